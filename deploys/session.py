@@ -1,0 +1,162 @@
+"""What every deploy shares: the host is read and judged, the report is told, the exit status is right."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from pyinfra.api.state import BaseStateCallback
+from pyinfra.context import host as context_host
+from pyinfra.context import state as context_state
+
+from facts.remote import RemoteError
+from operations import run
+from reports import json_file, terminal
+from reports.document import Exit, document
+from rules.wanted import WantedError
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+REPORT_KEY = "report"
+
+
+class Enter:
+    """Standard input where there is no terminal: every prompt of pyinfra gets its Enter. Nothing asks questions."""
+
+    def readline(self, *_: object) -> str:
+        return "\n"
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        raise OSError("no file")
+
+
+def without_prompts(state: State) -> None:
+    """No prompt without a terminal, and none about failed hosts at all: one host's failure never stops the others."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        sys.stdin = Enter()
+    if (
+        state.should_raise_failed_hosts is not None
+    ):  # pyinfra's own prompt; a --fail-percent of the user's stays
+        state.should_raise_failed_hosts = lambda _: False
+
+
+class Reporter(BaseStateCallback):
+    """Tells the report when the last host is let go, and gives pyinfra our exit status.
+
+    Raising SystemExit in host_disconnect is the way out that pyinfra leaves: it is called last, on every way to the
+    end, and gevent hands the exit to the main greenlet (pyinfra 3.10 pyinfra_cli/cli.py, measured).
+    """
+
+    def __init__(self) -> None:
+        self.usage_error = ""
+        self.gone: set[str] = set()
+
+    def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]  # pyinfra calls the instance's
+        self.gone.add(host.name)
+        if len(self.gone) < len(state.activated_hosts):
+            return
+        if self.usage_error:
+            raise SystemExit(int(Exit.USAGE))
+        status = finish(state)
+        if status is not Exit.OK:
+            raise SystemExit(int(status))
+
+
+def finish(state: State) -> Exit:
+    """Print the report, write its JSON where it is asked for, and return the exit status."""
+    this = run.current(state.inventory)
+    unreached(state, this)
+    for found in state.inventory:
+        if state.is_host_in_limit(found) and (record := this.record(found.name)).before is None:
+            record.error = record.error or "was not read: the run ended before it"
+    executed = state.is_executing
+    told = document(this, executed)
+    target = target_of(state)
+    if target != "-" and (executed or not this.shown):
+        click.echo(terminal.render(told, mended=executed), nl=False)
+    if target:
+        try:
+            json_file.write(told, target)
+        except OSError as error:
+            click.echo(f"gpumend: the report could not be written: {error}", err=True)
+            return max(Exit.UNREAD, Exit(told["exit"]))
+    return Exit(told["exit"])
+
+
+def unreached(state: State, this: run.Run) -> None:
+    """Hosts that pyinfra gave up before ours began have a record that says so."""
+    for found in state.failed_hosts:
+        record = this.record(found.name)
+        if record.before is None and not record.error:
+            record.error = "could not be reached: pyinfra's message is above"
+
+
+def target_of(state: State) -> str:
+    """Where `--data report=FILE` wants the JSON, or an empty text."""
+    found = state.inventory.get_override_data().get(REPORT_KEY, "")
+    return str(found)
+
+
+def reporter(state: State) -> Reporter:
+    """This run's reporter, registered once however many deploys are loaded."""
+    for handler in state.callback_handlers:
+        if isinstance(handler, Reporter):
+            return handler
+    handler = Reporter()
+    state.add_callback_handler(handler)
+    without_prompts(state)
+    return handler
+
+
+def begin() -> bool:
+    """Read and judge the host of this context. False where it gave no answer: the host is failed, the others go on.
+
+    Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
+    """
+    state, host = context_state, context_host
+    told = reporter(state)
+    this = run.current(state.inventory)
+    record = this.record(host.name)
+    try:
+        run.assess(host)
+    except WantedError as error:
+        told.usage_error = str(error)
+        click.echo(f"gpumend: {host.name}: the wanted state is not valid:\n{error}", err=True)
+        raise SystemExit(int(Exit.USAGE)) from None
+    except RemoteError as error:
+        record.error = str(error)
+    except Exception as error:  # a fault of ours on one host must not end the others' run
+        record.error = f"internal error: {type(error).__name__}: {error}"
+    progress(state)
+    if record.error:
+        click.echo(f"{host.print_prefix}{click.style(record.error, fg='red')}", err=True)
+        state.fail_hosts({real(host)})
+        return False
+    return True
+
+
+def real(host: Any) -> Host:
+    """The host behind pyinfra's context proxy: sets of hosts hold the real ones."""
+    found: Host = host.inventory.get_host(host.name)
+    return found
+
+
+def progress(state: State) -> None:
+    """A line that counts answers on a terminal; and the audit's report once the last host answered."""
+    this = run.current(state.inventory)
+    answered = sum(1 for record in this.records.values() if record.before or record.error)
+    total = len(state.activated_hosts)
+    if sys.stderr.isatty():
+        click.echo(
+            f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
+        )
+    if answered == total and not this.shown and target_of(state) != "-":
+        this.shown = True
+        unreached(state, this)
+        click.echo(terminal.render(document(this, executed=False), mended=False), nl=False)

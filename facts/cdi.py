@@ -1,0 +1,419 @@
+"""CDI specs: the files in the spec folders, read as strictly as the engines read them.
+
+Loader rules: tags.cncf.io/container-device-interface pkg/cdi (cache.go, spec.go, version.go) and SPEC.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Glob, Request
+from facts.snapshot import FileContent, FileMeta, Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")  # pkg/cdi/spec-dirs.go: later has priority
+KIND = "nvidia.com/gpu"
+REFRESH_ENV = "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
+# pkg/cdi/version.go, as of v1.1.0
+SPEC_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0")
+# Fields by place, from specs-go/config.go v1.1.0: the loader decodes strictly, so one more drops the whole file.
+FIELDS: Mapping[str, frozenset[str]] = {
+    "spec": frozenset({"cdiVersion", "kind", "annotations", "devices", "containerEdits"}),
+    "device": frozenset({"name", "annotations", "containerEdits"}),
+    "edits": frozenset({"env", "deviceNodes", "netDevices", "hooks", "mounts", "intelRdt", "additionalGids"}),
+    "node": frozenset(
+        {"path", "hostPath", "type", "major", "minor", "fileMode", "permissions", "uid", "gid"}
+    ),
+    "mount": frozenset({"hostPath", "containerPath", "options", "type"}),
+    "hook": frozenset({"hookName", "path", "args", "env", "timeout"}),
+}
+HOOK_NAMES = frozenset(
+    {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+)
+
+REQUEST = Request(
+    files=(REFRESH_ENV,),
+    stats=DEFAULT_DIRS,
+    globs=tuple(Glob(f"{folder}/*", mentioned=True) for folder in DEFAULT_DIRS),
+    units=("nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path"),
+    unit_properties=(
+        "LoadState",
+        "ActiveState",
+        "UnitFileState",
+        "Result",
+        "ExecMainStatus",
+        "FragmentPath",
+        "ActiveEnterTimestampMonotonic",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DeviceNode:
+    """host: the path on the host. major and minor as written; an omitted one is 0 (Go's zero value)."""
+
+    host: str
+    major: int
+    minor: int
+
+
+@dataclass(frozen=True)
+class Edits:
+    nodes: tuple[DeviceNode, ...] = ()
+    mounts: tuple[tuple[str, str], ...] = ()  # (host path, container path)
+    hooks: tuple[tuple[str, ...], ...] = ()  # (path, *args)
+    env: tuple[str, ...] = ()
+
+    def __add__(self, other: Edits) -> Edits:
+        return Edits(
+            self.nodes + other.nodes,
+            self.mounts + other.mounts,
+            self.hooks + other.hooks,
+            self.env + other.env,
+        )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for."""
+
+    path: str
+    kind: str
+    version: Version
+    needs: Version
+    devices: Mapping[str, Edits]
+    common: Edits
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.kind}={name}" for name in self.devices)
+
+    def edits(self) -> Edits:
+        """All edits of the file, of every device and common."""
+        total = self.common
+        for edits in self.devices.values():
+            total = total + edits
+        return total
+
+    def driver_version(self) -> Version | None:
+        """The driver this spec was made for: libcuda's file name in its mounts, or the hook's own argument."""
+        edits = self.edits()
+        for host, _ in edits.mounts:
+            match = re.search(r"/libcuda\.so\.(\d+\.\d+(?:\.\d+)?)$", host)
+            if match:
+                return parse_version(match.group(1))
+        for hook in edits.hooks:
+            for word in hook:
+                if word.startswith("--host-driver-version="):
+                    return parse_version(word)
+        return None
+
+
+class SpecError(ValueError):
+    """The loader would drop this file. The text is the engines' own wording."""
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A file in a spec folder: its metadata and the spec, or why no engine loads it."""
+
+    path: str
+    meta: FileMeta
+    spec: Reading[Spec]
+    sha256: str | None = None
+    data: bytes | None = None
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Cdi:
+    """files: what engines would load (*.yaml, *.json), in order. ignored: other files there (`.yml`).
+
+    mentioned: metadata of the paths that the specs name. refresh: nvidia-cdi-refresh.service (toolkit >= 1.18).
+    """
+
+    files: Reading[tuple[SpecFile, ...]]
+    ignored: tuple[str, ...]
+    folders: Mapping[str, Reading[FileMeta]]
+    mentioned: Mapping[str, Reading[FileMeta]]
+    refresh: Reading[Mapping[str, str]]
+    refresh_path: Reading[Mapping[str, str]]
+    refresh_env_file: Reading[FileContent]
+
+    @property
+    def refresh_env(self) -> Reading[str]:
+        return self.refresh_env_file.map(lambda content: content.text())
+
+    def resolve(self, dirs: Sequence[str] = DEFAULT_DIRS) -> Resolution:
+        """What an engine that reads `dirs` (later has priority) makes of the files; raises Unread."""
+        chosen: dict[str, tuple[int, SpecFile]] = {}
+        conflicts: dict[str, tuple[str, ...]] = {}
+        for file in self.files.need():
+            if file.folder not in dirs or file.spec.value is None:
+                continue
+            priority = list(dirs).index(file.folder)
+            for name in file.spec.value.names():
+                before = chosen.get(name)
+                if before is not None and before[0] == priority:
+                    conflicts[name] = tuple(
+                        dict.fromkeys((*conflicts.get(name, (before[1].path,)), file.path))
+                    )
+                elif before is None or before[0] < priority:
+                    chosen[name] = (priority, file)
+        # cache.go removes a conflicting device for good, even where a folder of higher priority defines it.
+        devices = {name: file for name, (_, file) in chosen.items() if name not in conflicts}
+        return Resolution(devices, conflicts)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """devices: qualified name -> the file that defines it for the engine. conflicts: name -> files."""
+
+    devices: Mapping[str, SpecFile]
+    conflicts: Mapping[str, tuple[str, ...]]
+
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(name for name in self.devices if name.startswith(f"{KIND}="))
+
+    def in_use(self) -> tuple[SpecFile, ...]:
+        """The files that define at least one device after precedence, each once."""
+        return tuple({file.path: file for file in self.devices.values()}.values())
+
+
+def _strict(place: str, raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise SpecError(f"{place}: not a mapping")
+    for key in raw:
+        if key not in FIELDS[place]:
+            raise SpecError(f'json: unknown field "{key}"')
+    return raw
+
+
+def _list(raw: Any, what: str) -> list[Any]:
+    if raw is None:
+        return []
+    if not isinstance(raw, list):
+        raise SpecError(f"{what}: not a list")
+    return raw
+
+
+def _text(raw: Any, what: str) -> str:
+    if raw is None:
+        return ""
+    if not isinstance(raw, str):
+        raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type string")
+    return raw
+
+
+def _number(raw: Any, what: str) -> int:
+    if raw is None:
+        return 0
+    if not isinstance(raw, int) or isinstance(raw, bool):
+        raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type int64")
+    return raw
+
+
+def _edits(raw: Any) -> Edits:
+    edits = _strict("edits", {} if raw is None else raw)
+    nodes = []
+    for item in _list(edits.get("deviceNodes"), "deviceNodes"):
+        node = _strict("node", item)
+        path = _text(node.get("path"), "path")
+        if not path:
+            raise SpecError("invalid (empty) device path")
+        nodes.append(
+            DeviceNode(
+                _text(node.get("hostPath"), "hostPath") or path,
+                _number(node.get("major"), "major"),
+                _number(node.get("minor"), "minor"),
+            )
+        )
+    mounts = []
+    for item in _list(edits.get("mounts"), "mounts"):
+        mount = _strict("mount", item)
+        pair = (_text(mount.get("hostPath"), "hostPath"), _text(mount.get("containerPath"), "containerPath"))
+        if not all(pair):
+            raise SpecError("invalid mount, empty host or container path")
+        mounts.append(pair)
+    hooks = []
+    for item in _list(edits.get("hooks"), "hooks"):
+        hook = _strict("hook", item)
+        if hook.get("hookName") not in HOOK_NAMES:
+            raise SpecError(f'invalid hook name "{hook.get("hookName")}"')
+        path = _text(hook.get("path"), "path")
+        if not path:
+            raise SpecError("invalid hook, empty path")
+        hooks.append((path, *(_text(word, "args") for word in _list(hook.get("args"), "args"))))
+    env = tuple(_text(word, "env") for word in _list(edits.get("env"), "env"))
+    for word in env:
+        if "=" not in word:
+            raise SpecError(f'invalid environment variable "{word}"')
+    return Edits(tuple(nodes), tuple(mounts), tuple(hooks), env)
+
+
+def _walk_edits(raw: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield raw.get("containerEdits") or {}
+    for device in raw.get("devices") or ():
+        yield device.get("containerEdits") or {}
+
+
+def least_version(raw: Mapping[str, Any]) -> Version:
+    """The least cdiVersion that a spec's fields call for (pkg/cdi/version.go: requiresVXYZ)."""
+    least: Version = (0, 3, 0)
+    kind = str(raw.get("kind", ""))
+    for device in raw.get("devices") or ():
+        if str(device.get("name", ""))[:1].isdigit():
+            least = max(least, (0, 5, 0))
+        if device.get("annotations"):
+            least = max(least, (0, 6, 0))
+    if raw.get("annotations") or "." in kind.partition("/")[2]:
+        least = max(least, (0, 6, 0))
+    for edits in _walk_edits(raw):
+        if any((mount or {}).get("type") for mount in edits.get("mounts") or ()):
+            least = max(least, (0, 4, 0))
+        if any((node or {}).get("hostPath") for node in edits.get("deviceNodes") or ()):
+            least = max(least, (0, 5, 0))
+        if edits.get("intelRdt") or edits.get("additionalGids"):
+            least = max(least, (0, 7, 0))
+        if edits.get("netDevices"):
+            least = max(least, (1, 1, 0))
+        if set(edits.get("intelRdt") or {}) & {"schemata", "enableMonitoring"}:
+            least = max(least, (1, 1, 0))
+    return least
+
+
+def load(path: str, text: str) -> Spec:
+    """A spec file as the CDI loader takes it; raises SpecError with the loader's reason where it drops it."""
+    try:
+        raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise SpecError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise SpecError("not YAML: nested too deep") from None
+    if raw is None:
+        raise SpecError("no Spec data")
+    spec = _strict("spec", raw)
+    version = _text(spec.get("cdiVersion"), "cdiVersion").removeprefix("v")
+    if version not in SPEC_VERSIONS:
+        raise SpecError(f'invalid version "{version}"')
+    kind = _text(spec.get("kind"), "kind")
+    vendor, slash, name = kind.partition("/")
+    if not slash:
+        raise SpecError(f'invalid kind "{kind}"')
+    if not vendor:
+        raise SpecError("invalid vendor. empty name")
+    if not name:
+        raise SpecError("invalid class. empty name")
+    for part, what in ((vendor, "vendor"), (name, "class")):
+        bad = re.search(r"[^A-Za-z0-9_.-]", part)
+        if bad:
+            raise SpecError(f"invalid {what}. invalid character '{bad.group()}' in name {part!r}")
+    devices: dict[str, Edits] = {}
+    for item in _list(spec.get("devices"), "devices"):
+        device = _strict("device", item)
+        device_name = _text(device.get("name"), "name")
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?", device_name):
+            raise SpecError(f'invalid device name "{device_name}"')
+        if device_name in devices:
+            raise SpecError(f'invalid spec, multiple device "{device_name}"')
+        if not device.get("containerEdits"):
+            raise SpecError(f'invalid device "{device_name}", empty device edits')
+        devices[device_name] = _edits(device.get("containerEdits"))
+    if not devices:
+        raise SpecError("invalid spec, no devices")
+    common = _edits(spec.get("containerEdits"))
+    least = least_version(spec)
+    if parse_version(version) < least:
+        raise SpecError(f"the spec version must be at least v{'.'.join(map(str, least))}")
+    return Spec(path, kind, parse_version(version), least, devices, common)
+
+
+def parse(snapshot: Snapshot) -> Cdi:
+    files: list[SpecFile] = []
+    ignored: list[str] = []
+    unread: Reading[Any] | None = None
+    for folder in DEFAULT_DIRS:
+        listed = snapshot.glob(f"{folder}/*")
+        if not listed.ok:
+            unread = unread or listed
+        for path in listed.value or ():
+            meta = snapshot.stat(path)
+            if meta.value is not None and meta.value.kind == "dir":
+                continue
+            if not path.endswith((".yaml", ".json")):
+                ignored.append(path)
+                continue
+            content = snapshot.file(path)
+            spec = content.map(lambda found: load(found.path, found.text()))
+            found = content.value
+            files.append(
+                SpecFile(
+                    path,
+                    meta.value or FileMeta(path, "other"),
+                    spec,
+                    found.sha256 if found else None,
+                    found.data if found else None,
+                )
+            )
+    mentioned = {
+        name: snapshot.stat(name)
+        for file in files
+        if file.spec.value is not None
+        for name in _paths(file.spec.value)
+    }
+    return Cdi(
+        files=Reading(unread.status, None, unread.source, unread.detail)
+        if unread
+        else Reading.of(tuple(files), ", ".join(DEFAULT_DIRS)),
+        ignored=tuple(ignored),
+        folders={folder: snapshot.stat(folder) for folder in DEFAULT_DIRS},
+        mentioned=mentioned,
+        refresh=snapshot.unit("nvidia-cdi-refresh.service"),
+        refresh_path=snapshot.unit("nvidia-cdi-refresh.path"),
+        refresh_env_file=snapshot.file(REFRESH_ENV),
+    )
+
+
+def _paths(spec: Spec) -> set[str]:
+    edits = spec.edits()
+    return (
+        {node.host for node in edits.nodes}
+        | {host for host, _ in edits.mounts}
+        | {hook[0] for hook in edits.hooks}
+    )
+
+
+class CdiDevices(StateFact[dict[str, str]]):
+    """Every CDI device an engine with the default folders resolves, and the file that defines it."""
+
+    def read(self, state: HostState) -> dict[str, str] | None:
+        return {name: file.path for name, file in state.cdi.resolve().devices.items()}
+
+
+class CdiSpecs(StateFact[list[dict[str, object]]]):
+    """Every file in the spec folders: path, kind, version and devices, or why engines drop it."""
+
+    def read(self, state: HostState) -> list[dict[str, object]] | None:
+        return [
+            {
+                "path": file.path,
+                "kind": file.spec.value.kind,
+                "version": ".".join(map(str, file.spec.value.version)),
+                "devices": list(file.spec.value.devices),
+            }
+            if file.spec.value is not None
+            else {"path": file.path, "error": file.spec.detail}
+            for file in state.cdi.files.need()
+        ]

@@ -1,0 +1,278 @@
+"""Docker: where it comes from, what its daemon says of itself, its daemon.json, and who uses GPUs how."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Glob, Request
+from facts.snapshot import FileContent, FileMeta, Process, Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+DAEMON_JSON = "/etc/docker/daemon.json"
+SNAP_DAEMON_JSON = "/var/snap/docker/current/config/daemon.json"
+ROOTLESS_GLOB = "/home/*/.config/docker/daemon.json"
+
+REQUEST = Request(
+    files=(DAEMON_JSON, SNAP_DAEMON_JSON),
+    stats=("/run/docker.sock", "/var/snap/docker", "/etc/docker"),
+    globs=(
+        Glob(DAEMON_JSON, mentioned=True),
+        Glob(ROOTLESS_GLOB, read=False),
+        Glob("/home/*/.docker/desktop", read=False),
+    ),
+    programs=("dockerd", "docker"),
+    commands={"dockerd": Command(("dockerd", "--version"), timeout=10)},
+    processes=("dockerd", "rootlesskit", "com.docker.backend"),
+    units=("docker.service", "docker.socket"),
+    unit_properties=(
+        "LoadState",
+        "ActiveState",
+        "SubState",
+        "UnitFileState",
+        "Result",
+        "MainPID",
+        "ExecStart",
+        "FragmentPath",
+        "DropInPaths",
+        "NeedDaemonReload",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities)."""
+
+    id: str
+    name: str
+    image: str
+    running: bool
+    runtime: str
+    requests: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+    devices: tuple[str, ...]
+    privileged: bool
+    restart: str
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    mounts: tuple[Mapping[str, Any], ...]
+
+    @property
+    def project(self) -> str | None:
+        """Its compose project."""
+        return self.labels.get("com.docker.compose.project")
+
+    def uses_gpus_flag(self) -> bool:
+        """Whether it asks through `--gpus`, compose `gpus:` or a reservation with driver nvidia: one DeviceRequest."""
+        return any(
+            driver in ("", "nvidia") and "gpu" in capabilities for driver, _, capabilities in self.requests
+        )
+
+    def uses_cdi(self) -> bool:
+        """Whether it asks through `--device nvidia.com/gpu=` or compose `driver: cdi`."""
+        return any(driver == "cdi" for driver, _, _ in self.requests)
+
+    def uses_runtime(self) -> bool:
+        """Whether it runs under the nvidia runtime."""
+        return self.runtime == "nvidia"
+
+    def label(self) -> str:
+        return f"{self.name} (compose project {self.project})" if self.project else self.name
+
+
+@dataclass(frozen=True)
+class Docker:
+    """A rootful dockerd, as systemd or snap runs it.
+
+    version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.
+    config_path: the file it reads (its --config-file flag, the snap's, or the default). config: that file parsed.
+    desktop, rootless: whose daemons were seen besides. runtime_paths: metadata of the absolute paths that
+    daemon.json's runtimes name.
+    """
+
+    version: Reading[Version]
+    process: Reading[Process]
+    info: Reading[Mapping[str, Any]]
+    containers: Reading[tuple[Container, ...]]
+    config_path: str
+    content: Reading[FileContent]
+    config: Reading[dict[str, Any]]
+    dangling: str | None
+    flags: Mapping[str, str]
+    unit: Reading[Mapping[str, str]]
+    snap: bool
+    desktop: bool
+    rootless_users: tuple[int, ...]
+    rootless_configs: tuple[str, ...]
+    runtime_paths: Mapping[str, Reading[FileMeta]]
+
+    @property
+    def installed(self) -> bool:
+        return self.version.ok or self.process.ok or self.unit.ok
+
+    @property
+    def running(self) -> bool:
+        return self.info.ok
+
+    def value(self, *keys: str) -> Any:
+        """A value of daemon.json by its path of keys, or None; raises Unread where the file could not be read."""
+        found: Any = self.config.get() or {}
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                return None
+            found = found[key]
+        return found
+
+    def effective(self, key: str) -> Any:
+        """A value of the running daemon's own account (`docker info`); raises Unread where none answered."""
+        return self.info.need().get(key)
+
+    def cgroup_driver(self) -> str | None:
+        return str((self.info.value or {}).get("CgroupDriver") or "") or None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError for a key that stands twice (which one counts is anybody's guess)."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice")
+        found[key] = value
+    return found
+
+
+def daemon_json(content: FileContent) -> dict[str, Any]:
+    """daemon.json as dockerd reads it: an empty file is an empty object, a UTF-8 BOM is skipped
+    (moby daemon/config/config.go getConflictFreeConfiguration). Raises ValueError naming line and column."""
+    text = content.text().removeprefix("\ufeff")
+    if not text.strip():
+        return {}
+    try:
+        found = json.loads(text, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno} column {error.colno}: {error.msg}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def flags_of(argv: tuple[str, ...]) -> dict[str, str]:
+    """dockerd's long flags by name without dashes; a flag without a value is `true`, a repeated one joined by commas."""
+    found: dict[str, str] = {}
+    words = list(argv[1:])
+    while words:
+        word = words.pop(0)
+        if word == "-H" and words:
+            word = f"--host={words.pop(0)}"
+        if not word.startswith("--"):
+            continue
+        name, sign, value = word[2:].partition("=")
+        if not sign:
+            value = words.pop(0) if words and not words[0].startswith("-") else "true"
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def exec_start(text: str) -> tuple[str, ...]:
+    """The argv of systemd's ExecStart property: `{ path=... ; argv[]=/usr/bin/dockerd -H fd:// ; ... }`."""
+    match = re.search(r"argv\[\]=(.*?) ;", text)
+    return tuple(match.group(1).split()) if match else ()
+
+
+def _container(raw: Mapping[str, Any]) -> Container:
+    requests = []
+    for request in raw.get("device_requests") or ():
+        capabilities = {word for group in request.get("Capabilities") or () for word in group}
+        requests.append(
+            (
+                str(request.get("Driver") or ""),
+                tuple(request.get("DeviceIDs") or ()),
+                tuple(sorted(capabilities)),
+            )
+        )
+    return Container(
+        id=str(raw.get("id")),
+        name=str(raw.get("name")),
+        image=str(raw.get("image")),
+        running=bool(raw.get("running")),
+        runtime=str(raw.get("runtime") or ""),
+        requests=tuple(requests),
+        devices=tuple(str(path) for path in raw.get("devices") or ()),
+        privileged=bool(raw.get("privileged")),
+        restart=str(raw.get("restart") or ""),
+        env=raw.get("env") or {},
+        labels=raw.get("labels") or {},
+        mounts=tuple(raw.get("mounts") or ()),
+    )
+
+
+def _runtime_paths(config: Reading[dict[str, Any]]) -> set[str]:
+    runtimes = (config.value or {}).get("runtimes")
+    entries = runtimes.values() if isinstance(runtimes, dict) else ()
+    paths = {str(entry.get("path")) for entry in entries if isinstance(entry, dict)}
+    return {path for path in paths if path.startswith("/")}
+
+
+def parse(snapshot: Snapshot) -> Docker:
+    daemons = snapshot.processes("dockerd")
+    rootful = next((found for found in daemons.value or () if found.uid == 0), None)
+    process: Reading[Process]
+    if not daemons.known:
+        process = Reading(daemons.status, None, daemons.source, daemons.detail)
+    elif rootful is None:
+        process = Reading.none("/proc", "no dockerd runs")
+    else:
+        process = Reading.of(rootful, "/proc")
+    unit = snapshot.unit("docker.service")
+    argv = rootful.argv if rootful else exec_start((unit.value or {}).get("ExecStart", ""))
+    flags = flags_of(argv)
+    snap = snapshot.stat("/var/snap/docker").ok or bool(rootful and (rootful.exe or "").startswith("/snap/"))
+    path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
+    content = snapshot.file(path)
+    raw = snapshot.docker
+    info: Reading[Mapping[str, Any]] = raw.map(lambda found: found["info"])
+    return Docker(
+        version=snapshot.succeeded("dockerd").map(lambda found: parse_version(found.out))
+        if not info.ok
+        else info.map(lambda found: parse_version(str(found["ServerVersion"]))),
+        process=process,
+        info=info,
+        containers=raw.map(lambda found: tuple(_container(item) for item in found["containers"])),
+        config_path=path,
+        content=content,
+        config=content.map(daemon_json),
+        dangling=snapshot.dangling(path),
+        flags=flags,
+        unit=unit,
+        snap=snap,
+        desktop=bool(snapshot.glob("/home/*/.docker/desktop").value)
+        or bool(snapshot.processes("com.docker.backend").value)
+        or "Docker Desktop" in str((info.value or {}).get("OperatingSystem", "")),
+        rootless_users=tuple(sorted({found.uid for found in daemons.value or () if found.uid != 0})),
+        rootless_configs=snapshot.glob(ROOTLESS_GLOB).value or (),
+        runtime_paths={path: snapshot.stat(path) for path in _runtime_paths(content.map(daemon_json))},
+    )
+
+
+class DaemonJson(StateFact[dict[str, Any]]):
+    """daemon.json as an object; None where there is no file. Values under `proxies` are left out: they hold secrets."""
+
+    def read(self, state: HostState) -> dict[str, Any] | None:
+        config = state.docker.config.get()
+        return None if config is None else {k: v for k, v in config.items() if not k.endswith("proxies")}
+
+
+class DockerVersion(StateFact[str]):
+    """dockerd's version; None where Docker is not installed."""
+
+    def read(self, state: HostState) -> str | None:
+        version = state.docker.version.get()
+        return ".".join(map(str, version)) if version else None

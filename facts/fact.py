@@ -1,0 +1,55 @@
+"""Single pyinfra facts over the one HostState: `pyinfra inventory.py fact facts.driver.DriverVersion`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pyinfra.api.exceptions import FactProcessError
+from pyinfra.api.facts import FactBase
+
+from facts.reading import Unread
+from facts.remote import RemoteError
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+    from facts.host_state import HostState
+
+T = TypeVar("T")
+
+
+class StateFact(FactBase[T | None], Generic[T]):
+    """A fact that is one part of HostState.
+
+    The host is probed once, however many facts are asked for (pyinfra has no fact cache of its own). A part that
+    could not be read fails this host with the reason, and does not touch the others.
+    """
+
+    abstract = True
+    _found: HostState | None = None
+    _error = ""
+
+    def check_preconditions(self, state: State, host: Host) -> None:
+        """pyinfra's hook before `command`: it is given the host, which `process` is not."""
+        from facts.host_state import host_state
+
+        try:
+            self._found = host_state(host)
+        except RemoteError as error:
+            self._error = str(error)
+
+    def command(self) -> str:
+        return "echo"
+
+    def process(self, output: list[str]) -> T | None:
+        if self._found is None:
+            raise FactProcessError(self._error)
+        try:
+            return self.read(self._found)
+        except Unread as unread:
+            raise FactProcessError(str(unread)) from None
+
+    def read(self, state: HostState) -> T | None:
+        """The value as JSON can show it, or None where the host has none; raises Unread where nobody knows."""
+        raise NotImplementedError

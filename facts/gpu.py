@@ -1,0 +1,145 @@
+"""The GPUs of a host: from nvidia-smi where it may be asked, else from /proc and PCI."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from facts.fact import StateFact
+from facts.reading import Reading, Status
+from facts.request import Command, Glob, Request
+from facts.snapshot import Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+NVIDIA_VENDOR = "0x10de"
+DISPLAY_CLASS = "0x03"  # PCI base class 03: display controllers, VGA and 3D (pci.ids)
+BRIDGE_CLASS = "0x0680"  # NVSwitch shows as a bridge, "other"
+
+NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
+
+# nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
+# there is nothing left for it to create (an audit writes nothing).
+REQUEST = Request(
+    globs=(
+        Glob("/proc/driver/nvidia/gpus/*/information"),
+        Glob("/sys/bus/pci/devices/*/vendor"),
+        Glob("/sys/bus/pci/devices/*/class"),
+        Glob("/sys/bus/pci/drivers/nouveau/0000:*", read=False),
+    ),
+    commands={
+        "nvidia-smi": Command(
+            ("nvidia-smi", "-L"),
+            timeout=20,
+            needs=NODES,
+        ),
+        "nvidia-smi-version": Command(("nvidia-smi", "--version"), timeout=20, needs=NODES),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """index as nvidia-smi counts; uuid `GPU-...`; mig: UUIDs of its MIG devices."""
+
+    index: int
+    name: str
+    uuid: str
+    mig: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """listed: what nvidia-smi says. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
+    display controllers on the bus, driver or not. nvswitches: their count.
+    cuda: the newest CUDA that the driver serves, as nvidia-smi --version says."""
+
+    listed: Reading[tuple[Gpu, ...]]
+    proc: Reading[dict[str, str]]
+    pci: Reading[tuple[str, ...]]
+    nvswitches: Reading[int]
+    cuda: Reading[Version]
+    nouveau_bound: tuple[str, ...]
+
+    def present(self) -> Reading[bool]:
+        """Whether this host has an NVIDIA GPU at all, by any of the three; unknown only if no source answered."""
+        if self.listed.value or self.proc.value or self.pci.value:
+            return Reading.of(True, "nvidia-smi, /proc/driver/nvidia, PCI")
+        if self.pci.ok or self.proc.ok:
+            return Reading.of(False, "/sys/bus/pci/devices, /proc/driver/nvidia/gpus")
+        return Reading(self.pci.status, None, self.pci.source, self.pci.detail)
+
+
+def smi_list(text: str) -> tuple[Gpu, ...]:
+    """`nvidia-smi -L`: `GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-...)`, MIG devices indented below it."""
+    found: list[Gpu] = []
+    for line in text.splitlines():
+        gpu = re.match(r"GPU (\d+): (.*) \(UUID: (GPU-[^)]+)\)", line)
+        mig = re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)
+        if gpu:
+            found.append(Gpu(int(gpu.group(1)), gpu.group(2), gpu.group(3)))
+        elif mig and found:
+            last = found.pop()
+            found.append(Gpu(last.index, last.name, last.uuid, (*last.mig, mig.group(1))))
+    if not found:
+        raise ValueError(f"no GPU in: {text.strip()[:120] or 'an empty answer'}")
+    return tuple(found)
+
+
+def smi_cuda(text: str) -> Version:
+    """`CUDA Version        : 13.0` of `nvidia-smi --version`; raises ValueError without it."""
+    match = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", text)
+    if match is None:
+        raise ValueError("no CUDA Version in `nvidia-smi --version`")
+    return parse_version(match.group(1))
+
+
+def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
+    listed = snapshot.glob("/proc/driver/nvidia/gpus/*/information")
+    if not listed.ok:
+        return Reading(listed.status, None, listed.source, listed.detail)
+    found = {}
+    for path in listed.value or ():
+        match = re.search(r"^Model:\s*(.+?)\s*$", snapshot.text(path).value or "", re.MULTILINE)
+        found[path.split("/")[-2]] = match.group(1) if match else "NVIDIA GPU"
+    return Reading.of(found, "/proc/driver/nvidia/gpus")
+
+
+def _pci(snapshot: Snapshot, wanted: str) -> Reading[tuple[str, ...]]:
+    listed = snapshot.glob("/sys/bus/pci/devices/*/vendor")
+    if not listed.ok:
+        return Reading(listed.status, None, listed.source, listed.detail)
+    found = []
+    for path in listed.value or ():
+        folder = path.removesuffix("/vendor")
+        vendor, kind = snapshot.text(path), snapshot.text(f"{folder}/class")
+        if not (vendor.known and kind.known):
+            return Reading(Status.FAILED, None, folder, "its vendor and class could not be read")
+        if (vendor.value or "").strip() == NVIDIA_VENDOR and (kind.value or "").startswith(wanted):
+            found.append(folder.rpartition("/")[2])
+    return Reading.of(tuple(found), "/sys/bus/pci/devices")
+
+
+def parse(snapshot: Snapshot) -> Gpus:
+    bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/0000:*")
+    return Gpus(
+        listed=snapshot.succeeded("nvidia-smi").map(lambda found: smi_list(found.out)),
+        proc=_proc(snapshot),
+        pci=_pci(snapshot, DISPLAY_CLASS),
+        nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
+        cuda=snapshot.succeeded("nvidia-smi-version").map(lambda found: smi_cuda(found.out)),
+        nouveau_bound=tuple(path.rpartition("/")[2] for path in bound.value or ()),
+    )
+
+
+class GpuList(StateFact[list[dict[str, object]]]):
+    """The host's GPUs as nvidia-smi lists them: index, name, uuid, mig."""
+
+    def read(self, state: HostState) -> list[dict[str, object]] | None:
+        listed = state.gpus.listed.get()
+        if listed is None:
+            return None
+        return [{"index": g.index, "name": g.name, "uuid": g.uuid, "mig": list(g.mig)} for g in listed]

@@ -1,0 +1,110 @@
+"""The host itself: distribution, kernel, what kind of machine it is, SELinux."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Request
+from facts.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+REQUEST = Request(
+    files=(
+        "/etc/os-release",
+        "/usr/lib/os-release",
+        "/proc/version",
+        "/proc/sys/net/core/bpf_jit_harden",
+        "/sys/fs/selinux/enforce",
+    ),
+    stats=("/etc/nv_tegra_release", "/dev/dxg", "/run/systemd/system"),
+    commands={"mokutil": Command(("mokutil", "--sb-state"), timeout=3)},
+)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
+
+    wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
+    readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
+    """
+
+    hostname: str
+    uid: int
+    kernel: str
+    machine: str
+    python: str
+    time: float
+    distribution: Reading[str]
+    name: Reading[str]
+    like: tuple[str, ...]
+    wsl2: bool
+    tegra: bool
+    systemd: bool
+    selinux_enforcing: Reading[bool]
+    secure_boot: Reading[bool]
+    bpf_jit_harden: Reading[int]
+    readonly: tuple[str, ...]
+    free: Mapping[str, int]
+
+    @property
+    def root(self) -> bool:
+        return self.uid == 0
+
+
+def os_release(text: str) -> dict[str, str]:
+    """os-release(5) as a dict; raises ValueError for a line that is no assignment."""
+    found = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, sign, value = line.partition("=")
+        if not sign:
+            raise ValueError(f"no assignment: {line!r}")
+        words = shlex.split(value)
+        found[key] = words[0] if words else ""
+    return found
+
+
+def parse(snapshot: Snapshot) -> HostFacts:
+    system = snapshot.system
+    release = snapshot.text("/etc/os-release")
+    if release.absent:
+        release = snapshot.text("/usr/lib/os-release")
+    fields = release.map(os_release)
+    kernel = str(system.get("kernel", ""))
+    filesystems = system.get("filesystems", {})
+    return HostFacts(
+        hostname=str(system.get("hostname", "")),
+        uid=int(system.get("uid", -1)),
+        kernel=kernel,
+        machine=str(system.get("machine", "")),
+        python=str(system.get("python", "")),
+        time=float(system.get("time", 0)),
+        distribution=fields.map(lambda found: found["ID"]),
+        name=fields.map(lambda found: found.get("PRETTY_NAME") or found["ID"]),
+        like=tuple((fields.value or {}).get("ID_LIKE", "").split()),
+        wsl2="microsoft" in kernel.lower() and snapshot.stat("/dev/dxg").ok,
+        tegra=snapshot.stat("/etc/nv_tegra_release").ok,
+        systemd=snapshot.stat("/run/systemd/system").ok,
+        selinux_enforcing=snapshot.text("/sys/fs/selinux/enforce").map(lambda text: text.strip() == "1"),
+        secure_boot=snapshot.succeeded("mokutil").map(lambda found: "enabled" in found.out),
+        bpf_jit_harden=snapshot.text("/proc/sys/net/core/bpf_jit_harden").map(int),
+        readonly=tuple(path for path, found in filesystems.items() if found.get("readonly")),
+        free={path: int(found["free"]) for path, found in filesystems.items() if "free" in found},
+    )
+
+
+class OsName(StateFact[str]):
+    """The distribution's name, as os-release gives it: `Debian GNU/Linux 13 (trixie)`."""
+
+    def read(self, state: HostState) -> str | None:
+        return state.host.name.get()

@@ -1,0 +1,456 @@
+"""The program that reads a host: stdlib only, Python 3.6 or newer, sent over stdin in one exec.
+
+It is a reader of things, not a judge of them: it executes a *request* (which files, globs, commands, units,
+processes and Docker endpoints to read; `facts/request.py` builds it from what each subsystem in `facts/`
+asks for) and prints one line of ASCII JSON. What was read is tagged, so that nothing unread can pass for fine:
+
+    ok | absent | denied | timeout | failed
+
+It writes nothing on the host, and starts nothing that does: it never connects to Docker's socket while no
+dockerd runs (socket activation would start it), and runs `nvidia-smi` only where the request's `needs` hold
+(without its device nodes nvidia-smi calls the setuid nvidia-modprobe, which creates them and loads modules).
+
+Secrets: environment values and Docker's answers pass an allow-list *here*, on the host.
+Python 3.6 is RHEL 8's and Ubuntu 18.04's (docs.python.org/3.6), hence no f-string `=`, no walrus, no dataclass.
+"""
+
+import base64
+import errno
+import glob
+import hashlib
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+FORMAT = 1
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
+MAX_FILE_BYTES = 1 << 20
+MAX_OUTPUT_BYTES = 1 << 20
+# Environment names that may leave the host. Everything else stays: proxies carry passwords, units carry tokens.
+ENV_NAMES = re.compile(
+    r"^(PATH|DOCKER_DRIVER|DOCKER_RAMDISK|DOCKER_CONTEXT|XDG_RUNTIME_DIR|LD_LIBRARY_PATH"
+    r"|NVIDIA_VISIBLE_DEVICES|NVIDIA_DRIVER_CAPABILITIES|NVIDIA_REQUIRE_[A-Z0-9_]+|NVIDIA_DISABLE_REQUIRE"
+    r"|CUDA_VERSION|CUDA_VISIBLE_DEVICES)$"
+)
+# Keys of `GET /info` that may leave the host: HttpProxy/HttpsProxy (passwords) and RegistryConfig must not.
+DOCKER_INFO_KEYS = (
+    "ServerVersion", "OperatingSystem", "Driver", "DriverStatus", "CgroupDriver", "CgroupVersion", "Runtimes",
+    "DefaultRuntime", "SecurityOptions", "LiveRestoreEnabled", "CDISpecDirs", "DiscoveredDevices",
+    "DockerRootDir", "ContainersRunning", "Containers", "Images", "KernelVersion", "Warnings", "Swarm",
+)  # fmt: skip
+COMPOSE_LABELS = (
+    "com.docker.compose.project",
+    "com.docker.compose.service",
+    "com.docker.compose.project.working_dir",
+    "com.docker.compose.project.config_files",
+)
+
+
+def failure(error):
+    """The tag of an OSError: what a rule may conclude from it differs (absent is knowledge, denied is not)."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return {"status": "absent", "error": os.strerror(error.errno)}
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return {"status": "denied", "error": os.strerror(error.errno)}
+    return {"status": "failed", "error": os.strerror(error.errno) if error.errno else str(error)}
+
+
+def kind_of(mode):
+    """One word for a file's type."""
+    for test, word in (
+        (stat.S_ISREG, "file"),
+        (stat.S_ISDIR, "dir"),
+        (stat.S_ISCHR, "char"),
+        (stat.S_ISBLK, "block"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISFIFO, "fifo"),
+        (stat.S_ISLNK, "link"),
+    ):
+        if test(mode):
+            return word
+    return "other"
+
+
+def meta(path):
+    """What `stat` says of a path, links followed, and where its link (if it is one) leads."""
+    item = {}
+    try:
+        own = os.lstat(path)
+        if stat.S_ISLNK(own.st_mode):
+            item["link"] = os.readlink(path)
+            item["real"] = os.path.realpath(path)
+        found = os.stat(path)
+    except OSError as error:
+        item.update(failure(error))
+        return item
+    item.update(
+        status="ok",
+        kind=kind_of(found.st_mode),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        size=found.st_size,
+        mtime=found.st_mtime,
+        ctime=found.st_ctime,
+    )
+    if item["kind"] in ("char", "block"):
+        item["rdev"] = [os.major(found.st_rdev), os.minor(found.st_rdev)]
+    return item
+
+
+def read_file(path, limit=MAX_FILE_BYTES):
+    """Metadata and bytes of a regular file. A directory, FIFO or device is reported by kind and not opened."""
+    item = meta(path)
+    if item["status"] != "ok" or item["kind"] != "file":
+        return item
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(limit + 1)
+    except OSError as error:
+        item.update(failure(error))
+        return item
+    if len(data) > limit:
+        item.update(status="failed", error="larger than %d bytes" % limit)
+        return item
+    item["sha256"] = hashlib.sha256(data).hexdigest()
+    item["data"] = base64.b64encode(data).decode("ascii")
+    try:
+        item["selinux"] = os.getxattr(path, "security.selinux").rstrip(b"\0").decode("ascii", "replace")
+    except (OSError, AttributeError):
+        pass
+    return item
+
+
+def mentioned(data):
+    """Absolute paths named in a file's text, as a superset of what any parser would find there."""
+    found = set()
+    for raw in re.findall(rb"/[A-Za-z0-9_./+:@%~=-]+", data):
+        text = raw.decode("ascii")
+        found.add(text.rstrip(":"))
+        for part in text.split("::"):  # create-symlinks hooks write TARGET::LINK
+            if part.startswith("/"):
+                found.add(part)
+    return found
+
+
+def run(argv, timeout):
+    """Run a command with no input and the C locale.
+
+    Ends after `timeout` seconds whatever the child does: a process in uninterruptible sleep (a broken GPU does
+    that to nvidia-smi) survives SIGKILL, so it is left behind rather than waited for.
+    """
+    env = {"PATH": PATH, "LC_ALL": "C", "LANG": "C", "HOME": os.environ.get("HOME", "/root")}
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+            close_fds=True,
+        )
+    except OSError as error:
+        return failure(error)
+    chunks = {child.stdout: [], child.stderr: []}
+    sizes = {child.stdout: 0, child.stderr: 0}
+    open_pipes = [child.stdout, child.stderr]
+    deadline = time.monotonic() + timeout
+    while open_pipes:
+        left = deadline - time.monotonic()
+        ready = select.select(open_pipes, [], [], max(left, 0))[0] if left > 0 else []
+        if not ready:
+            break
+        for pipe in ready:
+            data = os.read(pipe.fileno(), 65536)
+            if not data:
+                open_pipes.remove(pipe)
+            elif sizes[pipe] < MAX_OUTPUT_BYTES:
+                sizes[pipe] += len(data)
+                chunks[pipe].append(data)
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    item = {
+        "out": b"".join(chunks[child.stdout]).decode("utf-8", "replace"),
+        "err": b"".join(chunks[child.stderr]).decode("utf-8", "replace")[-8192:],
+    }
+    if child.returncode is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        item.update(status="timeout", error="no answer within %g s" % timeout)
+    else:
+        item.update(status="ok", rc=child.returncode)
+    return item
+
+
+def which(name):
+    """Where a program is, as root's own PATH would find it, or None."""
+    if "/" in name:
+        return name if os.access(name, os.X_OK) else None
+    for folder in PATH.split(":"):
+        candidate = os.path.join(folder, name)
+        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
+    return None
+
+
+def allowed_env(pairs):
+    """Only the environment names that may leave the host (`ENV_NAMES`), as a dict."""
+    result = {}
+    for pair in pairs or ():
+        name, _, value = pair.partition("=")
+        if ENV_NAMES.match(name):
+            result[name] = value
+    return result
+
+
+def processes(names):
+    """Every running process whose program is called one of `names`: who, since when, how started.
+
+    `start` is in seconds since the epoch (btime + starttime ticks, proc(5)), comparable with a file's ctime.
+    """
+    result = []
+    try:
+        with open("/proc/stat") as handle:
+            boot = next(int(line.split()[1]) for line in handle if line.startswith("btime "))
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError) as error:
+        return {"status": "failed", "error": str(error)}
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        base = "/proc/" + pid
+        try:
+            with open(base + "/cmdline", "rb") as handle:
+                argv = handle.read().decode("utf-8", "replace").split("\0")[:-1]
+            if not argv or os.path.basename(argv[0]) not in names:
+                continue
+            with open(base + "/stat") as handle:
+                fields = handle.read().rpartition(")")[2].split()
+            entry = {
+                "pid": int(pid),
+                "argv": argv,
+                "uid": os.stat(base).st_uid,
+                "state": fields[0],
+                "ppid": int(fields[1]),
+                "start": boot + int(fields[19]) / float(ticks),
+            }
+        except (OSError, IndexError, ValueError):
+            continue  # it ended while we looked
+        try:
+            entry["exe"] = os.readlink(base + "/exe")
+            with open(base + "/environ", "rb") as handle:
+                entry["env"] = allowed_env(handle.read().decode("utf-8", "replace").split("\0"))
+        except OSError as error:
+            entry["error"] = failure(error)["status"]
+        result.append(entry)
+    return {"status": "ok", "processes": result}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path, timeout):
+        http.client.HTTPConnection.__init__(self, "localhost", timeout=timeout)
+        self.unix_path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_path)
+
+
+def docker_get(connection, url):
+    """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong."""
+    connection.request("GET", url)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise ValueError("GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace")))
+    return json.loads(body.decode("utf-8"))
+
+
+def container(raw):
+    """What of a container's inspection matters for GPUs and may leave the host."""
+    config, host = raw.get("Config") or {}, raw.get("HostConfig") or {}
+    labels = config.get("Labels") or {}
+    return {
+        "id": raw.get("Id", "")[:12],
+        "name": raw.get("Name", "").lstrip("/"),
+        "image": config.get("Image"),
+        "pid": (raw.get("State") or {}).get("Pid"),
+        "running": bool((raw.get("State") or {}).get("Running")),
+        "started": (raw.get("State") or {}).get("StartedAt"),
+        "runtime": host.get("Runtime"),
+        "device_requests": [
+            {key: request.get(key) for key in ("Driver", "Count", "DeviceIDs", "Capabilities")}
+            for request in host.get("DeviceRequests") or ()
+        ],
+        "devices": [device.get("PathOnHost") for device in host.get("Devices") or ()],
+        "privileged": bool(host.get("Privileged")),
+        "restart": (host.get("RestartPolicy") or {}).get("Name"),
+        "env": allowed_env(config.get("Env")),
+        "mounts": [
+            {"source": mount.get("Source"), "target": mount.get("Destination"), "type": mount.get("Type")}
+            for mount in raw.get("Mounts") or ()
+        ],
+        "labels": {key: labels[key] for key in COMPOSE_LABELS if key in labels},
+    }
+
+
+def docker(path, running, timeout):
+    """Docker's own account of itself and of all its containers, over its socket.
+
+    Stopped ones count: they break at their next start, and a restart policy may start them any time.
+
+    `running` (is a dockerd alive?) guards the connect: docker.socket would otherwise start a stopped daemon.
+    """
+    if not running:
+        return {"status": "absent", "error": "no dockerd runs"}
+    deadline = time.monotonic() + timeout
+    connection = UnixConnection(path, timeout)
+    try:
+        info = docker_get(connection, "/info")
+        version = docker_get(connection, "/version")
+        containers = []
+        for entry in docker_get(connection, "/containers/json?all=1"):
+            if time.monotonic() > deadline:
+                return {"status": "timeout", "error": "%d containers not inspected in time" % len(containers)}
+            try:
+                containers.append(container(docker_get(connection, "/containers/%s/json" % entry["Id"])))
+            except ValueError:
+                continue  # it ended between the list and the look
+        return {
+            "status": "ok",
+            "info": {key: info[key] for key in DOCKER_INFO_KEYS if key in info},
+            "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
+            "containers": containers,
+        }
+    except socket.timeout:
+        return {"status": "timeout", "error": "dockerd gave no answer within %g s" % timeout}
+    except OSError as error:
+        return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
+    except (ValueError, http.client.HTTPException) as error:
+        return {"status": "failed", "error": str(error)}
+    finally:
+        connection.close()
+
+
+def units(names, properties, timeout):
+    """State of systemd units by name. One `systemctl show` for all; `absent` on a host without systemd."""
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        return {"status": "absent", "error": "this host was not booted by systemd"}
+    wanted = ["Id"] + [name for name in properties if name != "Id"]
+    item = run(["systemctl", "show", "--property=" + ",".join(wanted)] + list(names), timeout)
+    if item["status"] != "ok" or item.get("rc"):
+        if item["status"] == "ok":
+            item["status"] = "failed"
+            item["error"] = item.pop("err") or "systemctl show: exit status %d" % item["rc"]
+        return item
+    found = {}
+    for block, name in zip(item["out"].split("\n\n"), names):  # noqa: B905  (strict= is Python 3.10)
+        pairs = (line.partition("=") for line in block.strip("\n").split("\n"))
+        found[name] = {key: value for key, _, value in pairs if key}
+    return {"status": "ok", "units": found}
+
+
+def system(root):
+    """Who asks, on what, and when: the frame of every other fact."""
+    name = os.uname()
+    limits = {}
+    for path in ("/", "/etc", "/var/lib", "/run"):
+        try:
+            found = os.statvfs(root + path)
+            limits[path] = {
+                "free": found.f_bavail * found.f_frsize,
+                "readonly": bool(found.f_flag & 1),  # ST_RDONLY, statvfs(3)
+            }
+        except OSError as error:
+            limits[path] = failure(error)
+    return {
+        "status": "ok",
+        "uid": os.geteuid(),
+        "kernel": name.release,
+        "machine": name.machine,
+        "hostname": name.nodename,
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "time": time.time(),
+        "filesystems": limits,
+    }
+
+
+def needs_met(command, root):
+    """Whether every path a command needs exists: the guard that keeps an audit from writing."""
+    return all(os.path.exists(root + path) for path in command.get("needs", ()))
+
+
+def probe(request):
+    """Execute a request; the answer has an item for each thing asked for, whatever happens to the others."""
+    began = time.monotonic()
+    root = request.get("root", "")
+    timeout = request.get("timeout", 10)
+    answer = {
+        "gpumend": FORMAT,
+        "system": system(root),
+        "files": {},
+        "stats": {},
+        "globs": {},
+        "commands": {},
+    }
+    files = answer["files"]
+    # glob.glob answers [] for a folder it may not list, which would read as "there is none".
+    for spec in request.get("globs", ()):
+        folder = root + os.path.dirname(spec["pattern"])
+        listed = {"status": "ok", "paths": []}
+        try:
+            if not glob.has_magic(folder):
+                os.listdir(folder)
+            listed["paths"] = sorted(path[len(root) :] for path in glob.glob(root + spec["pattern"]))
+        except OSError as error:
+            listed.update(failure(error))
+        answer["globs"][spec["pattern"]] = listed
+        for path in listed["paths"]:
+            if spec["read"] and path not in files:
+                files[path] = read_file(root + path)
+            elif not spec["read"]:
+                answer["stats"][path] = meta(root + path)
+            if spec.get("mentioned") and "data" in files.get(path, ()):
+                for name in mentioned(base64.b64decode(files[path]["data"])):
+                    answer["stats"].setdefault(name, meta(root + name))
+    for path in request.get("files", ()):
+        files[path] = read_file(root + path)
+    for path in request.get("stats", ()):
+        answer["stats"][path] = meta(root + path)
+    answer["programs"] = {}
+    for name in request.get("programs", ()):
+        where = which(name)
+        answer["programs"][name] = dict(meta(where), path=where) if where else {"status": "absent"}
+    for name, command in request.get("commands", {}).items():
+        if not needs_met(command, root) or which(command["argv"][0]) is None:
+            answer["commands"][name] = {"status": "absent", "error": "%s is not here" % command["argv"][0]}
+        else:
+            answer["commands"][name] = run(command["argv"], command.get("timeout", timeout))
+    answer["processes"] = processes(request.get("processes", ()))
+    daemons = [
+        p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"
+    ]
+    answer["docker"] = docker("/run/docker.sock", any(p["uid"] == 0 for p in daemons), timeout)
+    answer["units"] = units(request.get("units", ()), request.get("unit_properties", ()), timeout)
+    answer["seconds"] = round(time.monotonic() - began, 3)
+    return answer
+
+
+def main(request):
+    """Print the answer as one line of ASCII JSON: one stray byte would make pyinfra drop the rest unseen."""
+    sys.stdout.write(json.dumps(probe(request), ensure_ascii=True, separators=(",", ":")) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,244 @@
+"""The probe's answer, as readings. The only place that knows the answer's JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from facts.reading import Reading, Status
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """A path's metadata, links followed. `link` is its own target where it is a symbolic link.
+
+    mode: permission bits; mtime, ctime: seconds since the epoch; rdev: (major, minor) of a device node.
+    """
+
+    path: str
+    kind: str
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: float = 0.0
+    ctime: float = 0.0
+    rdev: tuple[int, int] | None = None
+    link: str | None = None
+    real: str | None = None
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A regular file's metadata, bytes and their SHA-256 (hex)."""
+
+    meta: FileMeta
+    data: bytes
+    sha256: str
+    selinux: str | None = None
+
+    @property
+    def path(self) -> str:
+        return self.meta.path
+
+    def text(self) -> str:
+        """The bytes as UTF-8; raises ValueError naming the first offset that is not."""
+        try:
+            return self.data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 at byte {error.start}") from None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command printed and its exit status."""
+
+    out: str
+    err: str
+    rc: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running process. start: seconds since the epoch. env: allow-listed names only."""
+
+    pid: int
+    argv: tuple[str, ...]
+    uid: int
+    start: float
+    exe: str | None
+    env: Mapping[str, str]
+
+
+class AnswerError(ValueError):
+    """The probe's output is not an answer of ours."""
+
+
+def _status(item: Mapping[str, Any]) -> Status:
+    try:
+        return Status(str(item["status"]))
+    except (KeyError, ValueError):
+        return Status.FAILED
+
+
+def _meta(path: str, item: Mapping[str, Any]) -> FileMeta:
+    rdev = item.get("rdev")
+    return FileMeta(
+        path=path,
+        kind=str(item.get("kind", "other")),
+        mode=int(item.get("mode", 0)),
+        uid=int(item.get("uid", 0)),
+        gid=int(item.get("gid", 0)),
+        size=int(item.get("size", 0)),
+        mtime=float(item.get("mtime", 0)),
+        ctime=float(item.get("ctime", 0)),
+        rdev=(int(rdev[0]), int(rdev[1])) if rdev else None,
+        link=item.get("link"),
+        real=item.get("real"),
+    )
+
+
+class Snapshot:
+    """One host at one moment. Every accessor returns a Reading; what was not asked for reads `failed`."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        self.answer = answer
+
+    @classmethod
+    def from_output(cls, output: str) -> Snapshot:
+        """Parse the probe's whole output; raises AnswerError where it is not exactly one answer."""
+        try:
+            answer = json.loads(output)
+        except ValueError as error:
+            raise AnswerError(f"the probe's answer is not JSON: {error}") from None
+        if not isinstance(answer, dict) or answer.get("gpumend") != FORMAT:
+            raise AnswerError("the probe's answer is not one of this version")
+        return cls(answer)
+
+    def _item(self, section: str, key: str) -> Mapping[str, Any]:
+        part = self.answer.get(section)
+        item = part.get(key) if isinstance(part, dict) else None
+        return item if isinstance(item, dict) else {"status": "failed", "error": "not in the probe's answer"}
+
+    def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
+        return Reading(_status(item), None, source, str(item.get("error", "")))
+
+    @property
+    def system(self) -> Mapping[str, Any]:
+        part = self.answer.get("system")
+        return part if isinstance(part, dict) else {}
+
+    def stat(self, path: str) -> Reading[FileMeta]:
+        """Metadata of a path that was asked for as a file, a stat, or mentioned in a file."""
+        for section in ("stats", "files"):
+            part = self.answer.get(section)
+            if isinstance(part, dict) and path in part:
+                item = self._item(section, path)
+                if "kind" in item:
+                    return Reading(Status.OK, _meta(path, item), path)
+                return self._unread(item, path)
+        return Reading(Status.FAILED, None, path, "not in the probe's answer")
+
+    def dangling(self, path: str) -> str | None:
+        """Where a symbolic link that leads nowhere points, or None for any other path."""
+        item = self._item("files" if path in self.answer.get("files", ()) else "stats", path)
+        return str(item["link"]) if "link" in item and "kind" not in item else None
+
+    def file(self, path: str) -> Reading[FileContent]:
+        """A regular file's content. A directory, device or dangling link reads `failed`, with its kind."""
+        item = self._item("files", path)
+        if _status(item) is not Status.OK:
+            if "link" in item and _status(item) is Status.ABSENT:
+                return Reading(Status.FAILED, None, path, f"a link to {item['link']}, which does not exist")
+            return self._unread(item, path)
+        if item.get("kind") != "file":
+            return Reading(Status.FAILED, None, path, f"a {item.get('kind')}, not a file")
+        try:
+            data = base64.b64decode(str(item["data"]), validate=True)
+        except (KeyError, binascii.Error):
+            return Reading(Status.FAILED, None, path, "no content in the probe's answer")
+        meta = _meta(path, item)
+        return Reading(Status.OK, FileContent(meta, data, str(item.get("sha256")), item.get("selinux")), path)
+
+    def text(self, path: str) -> Reading[str]:
+        return self.file(path).map(lambda content: content.text())
+
+    def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
+        """The paths that match. A missing folder is an empty list: knowledge."""
+        item = self._item("globs", pattern)
+        status = _status(item)
+        if status in (Status.OK, Status.ABSENT):
+            return Reading(Status.OK, tuple(str(path) for path in item.get("paths", ())), pattern)
+        return self._unread(item, pattern)
+
+    def program(self, name: str) -> Reading[FileMeta]:
+        """A program in root's PATH; its `path` is where it was found."""
+        item = self._item("programs", name)
+        if _status(item) is not Status.OK:
+            return self._unread(item, name)
+        return Reading(Status.OK, _meta(str(item.get("path")), item), name)
+
+    def command(self, name: str) -> Reading[Output]:
+        """A command's output whatever its exit status; absent where it is not installed."""
+        item = self._item("commands", name)
+        if _status(item) is not Status.OK:
+            return self._unread(item, name)
+        return Reading(
+            Status.OK,
+            Output(str(item.get("out", "")), str(item.get("err", "")), int(item.get("rc", -1))),
+            name,
+        )
+
+    def succeeded(self, name: str) -> Reading[Output]:
+        """A command's output; a non-zero exit status reads `failed` with the last line it printed."""
+        found = self.command(name)
+        if found.value is not None and found.value.rc != 0:
+            lines = (found.value.err.strip() or found.value.out.strip()).splitlines()
+            return Reading(
+                Status.FAILED, None, name, f"exit status {found.value.rc}: {lines[-1] if lines else ''}"
+            )
+        return found
+
+    def processes(self, program: str) -> Reading[tuple[Process, ...]]:
+        item = self.answer.get("processes")
+        if not isinstance(item, dict) or _status(item) is not Status.OK:
+            return self._unread(item if isinstance(item, dict) else {}, "/proc")
+        return Reading(
+            Status.OK,
+            tuple(
+                Process(
+                    pid=int(entry["pid"]),
+                    argv=tuple(entry["argv"]),
+                    uid=int(entry["uid"]),
+                    start=float(entry["start"]),
+                    exe=entry.get("exe"),
+                    env=entry.get("env", {}),
+                )
+                for entry in item.get("processes", ())
+                if entry["argv"][0].rpartition("/")[2] == program
+            ),
+            "/proc",
+        )
+
+    def unit(self, name: str) -> Reading[Mapping[str, str]]:
+        """A systemd unit's properties; absent where the host has no systemd or no such unit."""
+        item = self.answer.get("units")
+        if not isinstance(item, dict) or _status(item) is not Status.OK:
+            return self._unread(item if isinstance(item, dict) else {}, f"systemctl show {name}")
+        found = item.get("units", {}).get(name)
+        if not found or found.get("LoadState") == "not-found":
+            return Reading(Status.ABSENT, None, f"systemctl show {name}", "no such unit")
+        return Reading(Status.OK, found, f"systemctl show {name}")
+
+    @property
+    def docker(self) -> Reading[Mapping[str, Any]]:
+        item = self.answer.get("docker")
+        if not isinstance(item, dict) or _status(item) is not Status.OK:
+            return self._unread(item if isinstance(item, dict) else {}, "/run/docker.sock")
+        return Reading(Status.OK, item, "/run/docker.sock")

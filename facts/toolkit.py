@@ -1,0 +1,130 @@
+"""The NVIDIA Container Toolkit: its programs, its config.toml, and the host's ldconfig that it calls."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Glob, Request
+from facts.snapshot import FileContent, FileMeta, Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+PROGRAMS = (
+    "nvidia-ctk",
+    "nvidia-cdi-hook",
+    "nvidia-container-runtime",
+    "nvidia-container-runtime-hook",
+    "nvidia-container-cli",
+)
+
+REQUEST = Request(
+    files=(CONFIG, "/etc/ld.so.conf"),
+    stats=("/sbin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig"),
+    globs=(Glob("/etc/apt/sources.list.d/*.list"), Glob("/etc/apt/sources.list.d/*.sources")),
+    programs=PROGRAMS,
+    commands={
+        "nvidia-ctk": Command(("nvidia-ctk", "--version"), timeout=10),
+        "ldconfig-head": Command(("head", "-c", "4", "/sbin/ldconfig"), timeout=5),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes. A missing config.toml is
+    `absent`: the programs then use their built-in defaults (api/config/v1/config.go).
+
+    ldconfig_wrapper: /sbin/ldconfig is a script, as on Ubuntu. ldconfig_real: /sbin/ldconfig.real exists.
+    sources: APT source files that name NVIDIA's repositories.
+    """
+
+    version: Reading[Version]
+    programs: Mapping[str, Reading[FileMeta]]
+    content: Reading[FileContent]
+    config: Reading[dict[str, Any]]
+    dangling: str | None
+    ldconfig_wrapper: Reading[bool]
+    ldconfig_real: Reading[bool]
+    sources: Mapping[str, FileContent]
+
+    @property
+    def installed(self) -> bool:
+        return any(self.programs[name].ok for name in ("nvidia-ctk", "nvidia-container-runtime"))
+
+    def value(self, *keys: str) -> Any:
+        """A value of config.toml by its path of keys, or None where the file or the key is not there.
+
+        Raises Unread where the file could not be read or parsed.
+        """
+        found: Any = self.config.get() or {}
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                return None
+            found = found[key]
+        return found
+
+    def mode(self) -> str:
+        """The configured mode of nvidia-container-runtime; `auto` is the built-in default."""
+        mode = self.value("nvidia-container-runtime", "mode")
+        return "auto" if mode in (None, "") else str(mode)
+
+    def ldconfig(self) -> str | None:
+        """The configured nvidia-container-cli.ldconfig, or None where the built-in default holds."""
+        value = self.value("nvidia-container-cli", "ldconfig")
+        return None if value in (None, "") else str(value)
+
+
+def _exists(reading: Reading[FileMeta]) -> Reading[bool]:
+    if reading.absent:
+        return Reading.of(False, reading.source)
+    return reading.map(lambda _: True)
+
+
+def parse(snapshot: Snapshot) -> Toolkit:
+    content = snapshot.file(CONFIG)
+    sources = {}
+    for pattern in ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"):
+        for path in snapshot.glob(pattern).value or ():
+            found = snapshot.file(path).value
+            if found is not None and b"nvidia.github.io" in found.data:
+                sources[path] = found
+    return Toolkit(
+        version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
+        programs={name: snapshot.program(name) for name in PROGRAMS},
+        content=content,
+        config=content.map(lambda found: tomllib.loads(found.text())),
+        dangling=snapshot.dangling(CONFIG),
+        ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
+        ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
+        sources=sources,
+    )
+
+
+class ToolkitVersion(StateFact[str]):
+    """nvidia-ctk's version, `1.17.8`; None where the toolkit is not installed."""
+
+    def read(self, state: HostState) -> str | None:
+        version = state.toolkit.version.get()
+        return ".".join(str(part) for part in version) if version else None
+
+
+class LdconfigPath(StateFact[str]):
+    """nvidia-container-cli.ldconfig of config.toml; None where it is not set."""
+
+    def read(self, state: HostState) -> str | None:
+        return state.toolkit.ldconfig()
+
+
+class RuntimeMode(StateFact[str]):
+    """nvidia-container-runtime.mode of config.toml: auto, cdi, legacy, csv or jit-cdi."""
+
+    def read(self, state: HostState) -> str | None:
+        return state.toolkit.mode()

@@ -1,0 +1,22 @@
+"""Version numbers as tuples of integers: 12.10 is newer than 12.9, and parts may be two or three."""
+
+from __future__ import annotations
+
+import re
+
+Version = tuple[int, ...]
+
+
+def parse_version(text: str) -> Version:
+    """The first dotted number in a text: '20.10.24+dfsg1' -> (20, 10, 24). Raises ValueError without one."""
+    match = re.search(r"\d+(?:\.\d+)+", text)
+    if match is None:
+        raise ValueError(f"no version number in {text.strip()[:60]!r}")
+    return tuple(int(part) for part in match.group().split("."))
+
+
+def show(version: Version) -> str:
+    """The number as people write it. Driver parts keep their two digits (550.54.15, 580.65.06)."""
+    if len(version) == 3 and version[0] >= 300:  # NVIDIA drivers: branch.minor.patch, patch two digits
+        return f"{version[0]}.{version[1]:02d}.{version[2]:02d}"
+    return ".".join(str(part) for part in version)

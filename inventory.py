@@ -1,0 +1,18 @@
+"""Which hosts, and how to reach them: this machine by default, or those of hosts.toml beside this file.
+
+`GPUMEND_HOSTS` names another file. Its form is in hosts.example.toml; a mistake in it ends here, with file and line,
+before anything connects.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from deploys import hosts as _hosts
+
+_found = _hosts.load(Path(__file__).resolve().parent)
+_hosts.prepare(_found)
+
+all = (_found.hosts, _found.data)
+globals().update(_found.groups)

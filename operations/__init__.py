@@ -1,0 +1,1 @@
+"""Make it so: thin pyinfra operations over one transaction a component."""

@@ -1,0 +1,113 @@
+"""Sending a transaction to a host and taking its answer: one exec each way."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import json
+import re
+import socket
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from facts.host_state import probe_source, request
+from facts.remote import run_program
+from facts.snapshot import AnswerError, Snapshot
+from rules.finding import Component
+from rules.plan import Transaction
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+TIMEOUT = 1200  # seconds; the program bounds each of its own waits, this bounds a dead connection
+# The one import that the program has from this project: its text goes along, so the line does not.
+PROBE_IMPORT = re.compile(r"^from facts\.probe import .*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a transaction ended, in the words of operations/transaction.py. lost: containers that did not come back."""
+
+    status: str
+    detail: str = ""
+    files: tuple[str, ...] = ()
+    told: str = ""
+    lost: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("unchanged", "changed", "pending")
+
+
+@cache
+def program_source() -> str:
+    """The probe's text and the transaction's below it, as one program without a call."""
+    own = files("operations").joinpath("transaction.py").read_text(encoding="ascii")
+    return f"{probe_source()}\n{PROBE_IMPORT.sub('', own)}"
+
+
+def program(wanted: dict[str, Any]) -> str:
+    """The program that goes over stdin: it runs the transaction, probes again and prints both."""
+    return (
+        f"{program_source()}\n"
+        f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({json.dumps(request())!r})))\n"
+    )
+
+
+def who() -> str:
+    """user@controller, for the lock and the journal on the host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "uid unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def as_data(transaction: Transaction, run: str, restarts: str) -> dict[str, Any]:
+    """A transaction as the program's JSON."""
+    return {
+        "verb": "recover" if transaction.component is Component.RECOVER else "apply",
+        "run": run,
+        "who": who(),
+        "component": str(transaction.component),
+        "restarts": restarts,
+        "steps": [
+            {
+                "do": step.do,
+                "path": step.path,
+                "before": step.before,
+                "data": base64.b64encode(step.data).decode("ascii") if step.data is not None else None,
+                "mode": step.mode,
+                "argv": list(step.argv),
+            }
+            for step in transaction.steps
+        ],
+        "service": list(transaction.service) if transaction.service else None,
+        "validate": list(transaction.validate),
+        "proofs": [{"path": list(proof.path), "needs": proof.needs} for proof in transaction.proofs],
+        "journals": list(transaction.journals),
+    }
+
+
+def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
+    """The program's whole output; raises AnswerError where it is not one answer."""
+    try:
+        raw = json.loads(text)
+        result = raw["result"]
+        outcome = Outcome(
+            status=str(result["status"]),
+            detail=str(result.get("detail") or ""),
+            files=tuple(map(str, result.get("files", ()))),
+            told=str(result.get("told") or ""),
+            lost=tuple(map(str, result.get("lost", ()))),
+        )
+        return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnswerError(f"the transaction's answer is not one of ours: {error}") from None
+
+
+def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
+    """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer."""
+    return parse_answer(run_program(host, program(wanted), timeout=TIMEOUT))

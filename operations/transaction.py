@@ -1,0 +1,796 @@
+"""The program that changes a host: stdlib only, Python 3.6 or newer, sent over stdin in one exec.
+
+It takes a *transaction* (data; `rules/plan.py` makes it) and does all of it or nothing:
+
+    lock, check that the host is as the plan saw it, stage beside the target, validate, back up, rename, reload or
+    restart what loaded the changed bytes, prove; and if anything fails, put everything back and prove that.
+
+What is true afterwards is in its answer, one line of ASCII JSON:
+
+    unchanged   nothing was to be done, nothing was written
+    changed     done and proven
+    pending     done, but a restart waits, because it would stop containers or is not allowed
+    moved       the host is not as the plan saw it; nothing was written
+    refused     it cannot be done here (lock held, read-only or full disk, validator says no); nothing was changed
+    put_back    it failed, and every file and daemon is as it was before
+    broken      it failed, and not everything could be put back: `detail` says what
+
+Each step is in the journal before it is made: /var/lib/gpumend/runs/RUN/COMPONENT/journal.json, mode 0600, with
+the old bytes beside it. A journal left in state `working` is an interrupted run; `recover` puts it back.
+A lost connection does not end the program: it writes to nobody, finishes, and its journal says how.
+"""
+
+import base64
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+
+from facts.probe import UnixConnection, docker_get, run, which
+
+ROOT = "/var/lib/gpumend"
+LOCK = "/run/gpumend.lock"
+LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
+COMMAND_TIMEOUT = 60
+SERVICE_TIMEOUT = (
+    180  # docker.service's own TimeoutStartSec is unlimited; 3 minutes is what an operator waits
+)
+PROOF_TIMEOUT = 45
+SPARE_BYTES = 1 << 20
+SOCKET = "/run/docker.sock"
+
+
+class Refused(Exception):
+    """Nothing was changed, and this is why. `status` is what the answer says."""
+
+    def __init__(self, detail, status="refused"):
+        Exception.__init__(self, detail)
+        self.status = status
+
+
+class Failed(Exception):
+    """Something was changed and must be put back."""
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def sync_folder(path):
+    """Make a rename in this folder durable. Some file systems have no fsync for folders: they need none."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def stage(target, data, like=None, mode=0o644):
+    """A new file beside `target` with these bytes, synced, of `like`'s mode, owner and extended attributes.
+
+    Its name starts with a dot and ends in neither .json nor .yaml nor .toml: no engine that watches the folder takes
+    it for its own. It is made with O_EXCL under a random name, so a link planted beside the target is not followed.
+    """
+    folder, name = os.path.split(target)
+    handle, path = tempfile.mkstemp(prefix="." + name + ".", suffix=".gpumend", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            if like is not None:
+                found = os.stat(like)
+                os.fchown(out.fileno(), found.st_uid, found.st_gid)
+                os.fchmod(out.fileno(), stat.S_IMODE(found.st_mode))
+                for name in os.listxattr(like):
+                    os.setxattr(path, name, os.getxattr(like, name))
+            else:
+                os.fchmod(out.fileno(), mode)
+            os.fsync(out.fileno())
+    except BaseException:
+        os.unlink(path)
+        raise
+    return path
+
+
+def replace(target, data, like=None, mode=0o644):
+    """The file at `target` has these bytes, or (on any error) the old ones; never a mix."""
+    path = stage(target, data, like, mode)
+    try:
+        os.rename(path, target)
+    except BaseException:
+        os.unlink(path)
+        raise
+    sync_folder(os.path.dirname(target))
+
+
+def make_folders(path, mode=0o755):
+    """The folder exists. Returns those that were made, outermost first, so that they can be taken away again."""
+    made = []
+    while not os.path.isdir(path):
+        made.insert(0, path)
+        path = os.path.dirname(path)
+    for folder in made:
+        os.mkdir(folder, mode)
+        os.chmod(folder, mode)
+        sync_folder(os.path.dirname(folder))
+    return made
+
+
+def current(path):
+    """The bytes of a regular file, or None where there is nothing. Raises Refused for anything else."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENOENT and not os.path.islink(path):
+            return None
+        raise Refused("%s: %s" % (path, os.strerror(error.errno)))
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("%s is not a regular file" % path)
+    with open(path, "rb") as handle:
+        return handle.read()
+
+
+class Journal:
+    """What a transaction did so far, on disk before it does the next thing. It holds no file's content: the backups
+    beside it do, mode 0600 in a folder of mode 0700."""
+
+    def __init__(self, folder, record):
+        self.folder = folder
+        self.path = os.path.join(folder, "journal.json")
+        self.record = record
+
+    @classmethod
+    def begin(cls, transaction):
+        folder = os.path.join(ROOT, "runs", transaction["run"], transaction["component"])
+        for path in (ROOT, os.path.join(ROOT, "runs"), os.path.dirname(folder), folder):
+            make_folders(path, 0o700)
+        record = {
+            "run": transaction["run"],
+            "component": transaction["component"],
+            "who": transaction["who"],
+            "started": time.time(),
+            "state": "working",
+            "files": [],
+            "service": transaction.get("service"),
+            "served": "",
+            "log": [],
+        }
+        journal = cls(folder, record)
+        journal.write()
+        return journal
+
+    @classmethod
+    def load(cls, path):
+        with open(path) as handle:
+            return cls(os.path.dirname(path), json.load(handle))
+
+    def write(self):
+        text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
+        replace(self.path, text.encode("ascii"), mode=0o600)
+
+    def log(self, step):
+        """Note a step that is about to be made."""
+        self.record["log"].append(step)
+        self.write()
+
+    def backup(self, path, data):
+        """Keep a file's old bytes. Returns the entry, to which the new bytes' hash is added once known."""
+        entry = {"path": path, "real": os.path.realpath(path), "before": None, "after": None, "made": []}
+        if data is not None:
+            found = os.stat(path)
+            entry["before"] = sha256(data)
+            entry["backup"] = "%d.before" % len(self.record["files"])
+            entry["mode"] = stat.S_IMODE(found.st_mode)
+            entry["uid"], entry["gid"] = found.st_uid, found.st_gid
+            kept = os.path.join(self.folder, entry["backup"])
+            replace(kept, data, like=path)
+            os.chmod(kept, 0o600)
+            os.chown(kept, os.geteuid(), os.getegid())
+        self.record["files"].append(entry)
+        return entry
+
+    def old(self, entry):
+        with open(os.path.join(self.folder, entry["backup"]), "rb") as handle:
+            data = handle.read()
+        if sha256(data) != entry["before"]:
+            raise OSError("the backup of %s is damaged" % entry["path"])
+        return data
+
+    def end(self, state):
+        self.record["state"] = state
+        self.record["ended"] = time.time()
+        self.write()
+
+
+def kept_name(path):
+    """Where a file's old inode waits, beside it, until its transaction has ended."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, "." + name + ".gpumend-old")
+
+
+def keep(path):
+    """The old inode under a second name: putting it back then needs no space and brings its times back, too.
+    A file system without hard links has the backup alone."""
+    forget(path)
+    try:
+        os.link(path, kept_name(path))
+    except OSError:
+        pass
+
+
+def forget(path):
+    try:
+        os.unlink(kept_name(path))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def restore(journal, entry):
+    """One file is as it was before its transaction. A file that somebody changed since is left, and raises Failed."""
+    path, kept = entry["real"], kept_name(entry["real"])
+    data = current(path) if os.path.lexists(path) else None
+    have = None if data is None else sha256(data)
+    if have == entry["before"]:
+        if data is not None and stat.S_IMODE(os.stat(path).st_mode) != entry["mode"]:
+            os.chmod(path, entry["mode"])
+        forget(path)
+    elif entry["after"] != "" and have != entry["after"]:
+        raise Failed("%s was changed by somebody else since: it is left as it is" % path)
+    elif entry["before"] is None:
+        os.unlink(path)
+        sync_folder(os.path.dirname(path))
+    elif os.path.lexists(kept) and sha256(current(kept)) == entry["before"]:
+        os.rename(kept, path)
+        sync_folder(os.path.dirname(path))
+    else:
+        staged = stage(path, journal.old(entry), like=os.path.join(journal.folder, entry["backup"]))
+        os.chown(staged, entry["uid"], entry["gid"])
+        os.chmod(staged, entry["mode"])
+        os.rename(staged, path)
+        sync_folder(os.path.dirname(path))
+        forget(path)
+    if entry["before"] is None:
+        for folder in reversed(entry["made"]):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                break
+
+
+def docker_call(url, method="GET", timeout=10):
+    """Docker's answer as JSON (None for an empty one). Raises OSError or ValueError."""
+    connection = UnixConnection(SOCKET, timeout)
+    try:
+        if method == "GET":
+            return docker_get(connection, url)
+        connection.request(method, url)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status >= 400:
+            raise ValueError(
+                "%s %s: HTTP %d %s" % (method, url, response.status, body[:200].decode("utf-8", "replace"))
+            )
+        return None
+    finally:
+        connection.close()
+
+
+def docker_info():
+    """`docker info`, or None while dockerd does not answer."""
+    try:
+        return docker_call("/info")
+    except (OSError, ValueError):
+        return None
+
+
+def running_containers():
+    """Ids and names of running containers. Raises OSError or ValueError where dockerd does not answer."""
+    return {entry["Id"]: entry["Names"][0].lstrip("/") for entry in docker_call("/containers/json")}
+
+
+def active(unit):
+    """Whether systemd calls a unit active."""
+    found = run(["systemctl", "is-active", unit], 20)
+    return found["status"] == "ok" and found["rc"] == 0
+
+
+def systemd():
+    return os.path.isdir("/run/systemd/system")
+
+
+def wait_for(test, seconds):
+    """Ask until the test is true or the time is over; the time is the only thing that ends it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if test():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def gate(policy):
+    """Why dockerd may not be restarted now, by its own word; an empty text where it may."""
+    if policy == "allow":
+        return ""
+    if policy == "never":
+        return "restarts is `never`"
+    try:
+        info = docker_call("/info")
+        running = running_containers()
+    except (OSError, ValueError) as error:
+        return "whether containers run is not known: %s" % error
+    if info.get("LiveRestoreEnabled") or not running:
+        return ""
+    return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
+
+
+class Service:
+    """The daemon a transaction tells of its new file, and the containers it ran before."""
+
+    def __init__(self, unit, journal):
+        self.unit = unit
+        self.journal = journal
+        self.before = {}
+
+    def tell(self, action):
+        """Reload or restart the unit; raises Failed where it does not come back."""
+        if action == "restart":
+            try:
+                self.before = running_containers()
+            except (OSError, ValueError):
+                self.before = {}
+        self.journal.record["served"] = action
+        self.journal.log("%s %s" % (action, self.unit))
+        if not systemd():
+            raise Failed("this host was not booted by systemd: %s %s by hand" % (action, self.unit))
+        found = run(["systemctl", action, self.unit], SERVICE_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            reason = found.get("err", "").strip() or found.get("error", "")
+            raise Failed("systemctl %s %s: %s%s" % (action, self.unit, reason, self.last_words()))
+        if not wait_for(lambda: docker_info() is not None, PROOF_TIMEOUT):
+            raise Failed(
+                "dockerd gives no answer %d s after its %s%s" % (PROOF_TIMEOUT, action, self.last_words())
+            )
+
+    def last_words(self):
+        """The unit's last error line in the journal, for the report; masked there."""
+        found = run(["journalctl", "-u", self.unit, "-n", "20", "-o", "cat", "--no-pager"], 20)
+        lines = [
+            line
+            for line in found.get("out", "").splitlines()
+            if re.search(r"(?i)unable|failed|fatal|error", line)
+        ]
+        return " (%s: %s)" % (self.unit, lines[-1][:300]) if lines else ""
+
+    def start_again(self):
+        """Containers that ran before a restart run again. Returns the names of those that do not."""
+        try:
+            now = running_containers()
+        except (OSError, ValueError):
+            return sorted(self.before.values())
+        lost = []
+        for ident, name in sorted(self.before.items()):
+            if ident not in now:
+                try:
+                    docker_call("/containers/%s/start" % ident, "POST", timeout=60)
+                except (OSError, ValueError):
+                    lost.append(name)
+        return lost
+
+
+def prove(proofs, told):
+    """The proofs that can be true by now come true in time; raises Failed with the one that does not."""
+    for proof in proofs:
+        if proof["needs"] == "restart" and told != "restart":
+            continue
+
+        def shown():
+            found = docker_info()
+            for key in proof["path"]:
+                found = found.get(key) if isinstance(found, dict) else None
+            return bool(found) or isinstance(found, dict)
+
+        if not wait_for(shown, PROOF_TIMEOUT):
+            raise Failed("`docker info` shows no %s" % ".".join(proof["path"]))
+
+
+def check_spec(data):
+    """A generated CDI spec names devices, and every file it mounts is there. Raises Failed.
+
+    The whole judgement is the controller's, which reads the file again after this program.
+    """
+    text = data.decode("utf-8", "replace")
+    if "cdiVersion" not in text or not re.search(r"(?m)^\s*-?\s*\"?name\"?:", text):
+        raise Failed("the generated spec has no device")
+    for path in re.findall(r"(?m)^\s*-?\s*hostPath:\s*\"?(/[^\s\"]+)", text):
+        if not os.path.exists(path):
+            raise Failed("the generated spec names %s, which is not there" % path)
+
+
+class Transaction:
+    """One component's change, from lock to answer."""
+
+    def __init__(self, wanted):
+        self.wanted = wanted
+        self.journal = None
+        self.staged = []  # (step, staged path, new bytes)
+        self.told = ""
+        self.lost = []
+
+    def preconditions(self):
+        """Refuse, before anything is written, what cannot end well: other bytes than the plan saw, no room, no right."""
+        for step in self.wanted["steps"]:
+            if not step.get("path"):
+                continue
+            path = os.path.realpath(step["path"])
+            data = current(step["path"])
+            if (None if data is None else sha256(data)) != step["before"]:
+                raise Refused("%s changed since it was read" % step["path"], "moved")
+            folder = os.path.dirname(path)
+            while not os.path.isdir(folder):
+                folder = os.path.dirname(folder)
+            self.writable(folder, len(data or b"") + len(step.get("data") or ""))
+        parent = ROOT
+        while not os.path.isdir(parent):
+            parent = os.path.dirname(parent)
+        self.writable(parent, 0)
+
+    @staticmethod
+    def writable(folder, size):
+        found = os.statvfs(folder)
+        if found.f_flag & 1:  # ST_RDONLY
+            raise Refused("%s is mounted read-only" % folder)
+        if found.f_bavail * found.f_frsize < size * 2 + SPARE_BYTES:
+            raise Refused("no space left in %s" % folder)
+        if not os.access(folder, os.W_OK):
+            raise Refused("%s cannot be written by uid %d" % (folder, os.geteuid()))
+
+    def waiting(self):
+        """Why the restart that this transaction calls for has to wait; an empty text where there is none to wait."""
+        service = self.wanted["service"]
+        return gate(self.wanted["restarts"]) if service and service[1] == "restart" else ""
+
+    def make(self):
+        """Stage every file, validate, then rename them all. Nothing but staged files is there until the last part."""
+        for step in self.wanted["steps"]:
+            if step["do"] in ("write", "generate"):
+                self.stage(step)
+        for step, path, _ in self.staged:
+            self.validate(step, path)
+        for step in self.wanted["steps"]:
+            self.carry_out(step)
+
+    def new_bytes(self, step):
+        if step["do"] == "write":
+            return base64.b64decode(step["data"])
+        found = run(step["argv"], COMMAND_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
+            raise Failed("%s: %s" % (" ".join(step["argv"][:3]), lines[-1] if lines else found["status"]))
+        data = found["out"].encode("utf-8")
+        check_spec(data)
+        return data
+
+    def stage(self, step):
+        data = self.new_bytes(step)
+        path = os.path.realpath(step["path"])
+        if step["before"] == sha256(data):
+            return
+        entry = self.journal.backup(step["path"], current(step["path"]))
+        entry["after"] = sha256(data)
+        entry["made"] = make_folders(os.path.dirname(path))
+        self.journal.log("stage %s" % step["path"])
+        like = path if step["before"] is not None else None
+        self.staged.append((step, stage(path, data, like, step["mode"]), data))
+
+    def validate(self, step, path):
+        argv = [word.replace("{staged}", path) for word in self.wanted["validate"]]
+        if not argv or step["do"] != "write":
+            return
+        found = run(argv, COMMAND_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            reason = (found.get("err", "") + found.get("out", "")).strip() or found.get("error", "")
+            raise Failed(
+                "%s refuses the new %s: %s"
+                % (argv[0], step["path"], reason.replace(path, step["path"])[:500])
+            )
+
+    def carry_out(self, step):
+        path = os.path.realpath(step["path"]) if step.get("path") else ""
+        if step["do"] in ("write", "generate"):
+            for staged, temporary, _ in self.staged:
+                if staged is step:
+                    self.journal.log("rename %s" % step["path"])
+                    if step["before"] is not None:
+                        keep(path)
+                    os.rename(temporary, path)
+                    sync_folder(os.path.dirname(path))
+                    if step["before"] is None:
+                        self.relabel(path)
+        elif step["do"] == "remove":
+            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry["after"] = None
+            self.journal.log("remove %s" % step["path"])
+            os.rename(path, kept_name(path))
+            sync_folder(os.path.dirname(path))
+        elif step["do"] == "mode":
+            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry["after"] = entry["before"]
+            self.journal.log("mode %s %o" % (step["path"], step["mode"]))
+            os.chmod(path, step["mode"])
+        elif step["do"] == "trigger":
+            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry["after"] = ""  # whatever the command writes: not known before
+            self.journal.log("run %s" % " ".join(step["argv"]))
+            if step["before"] is not None:
+                keep(path)
+            self.command(step["argv"])
+            data = current(step["path"])
+            if data is None:
+                raise Failed("%s wrote no %s" % (" ".join(step["argv"]), step["path"]))
+            check_spec(data)
+            entry["after"] = sha256(data)
+        else:
+            self.journal.log("run %s" % " ".join(step["argv"]))
+            self.command(step["argv"])
+
+    @staticmethod
+    def relabel(path):
+        """A new file gets its folder's policy label where SELinux is at work; elsewhere there is no restorecon."""
+        if os.path.isdir("/sys/fs/selinux") and which("restorecon"):
+            run(["restorecon", path], 20)
+
+    @staticmethod
+    def command(argv):
+        found = run(argv, COMMAND_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
+            raise Failed("%s: %s" % (" ".join(argv), lines[-1] if lines else found["status"]))
+
+    def serve(self, waiting):
+        """Tell the daemon. Where its restart has to wait, a reload makes true what a reload can."""
+        if not self.wanted["service"]:
+            prove(self.wanted["proofs"], "")
+            return
+        unit, action = self.wanted["service"]
+        self.told = "reload" if waiting else action
+        service = Service(unit, self.journal)
+        service.tell(self.told)
+        prove(self.wanted["proofs"], self.told)
+        if self.told == "restart":
+            self.lost = service.start_again()
+
+    def apply(self):
+        """All of it; the answer says how it ended."""
+        self.preconditions()
+        waiting = self.waiting()
+        if not self.wanted["steps"] and waiting:  # then nothing is written, not even a journal
+            return {"status": "pending", "detail": waiting}
+        self.journal = Journal.begin(self.wanted)
+        try:
+            self.make()
+            if not self.journal.record["files"] and not self.wanted["service"] and not self.ran():
+                self.discard()
+                return {"status": "unchanged"}
+            self.serve(waiting)
+        except (Failed, OSError, ValueError) as error:
+            return self.put_back(error)
+        for entry in self.journal.record["files"]:
+            forget(entry["real"])
+        self.journal.end("done")
+        answer = {"status": "pending" if waiting else "changed", "detail": waiting, "told": self.told}
+        answer["files"] = [entry["path"] for entry in self.journal.record["files"]]
+        if self.lost:
+            answer["lost"] = self.lost
+        return answer
+
+    def ran(self):
+        return any(step["do"] == "run" for step in self.wanted["steps"])
+
+    def discard(self):
+        """Nothing was changed: leave no trace of the run either."""
+        shutil.rmtree(self.journal.folder)
+        try:
+            os.rmdir(os.path.dirname(self.journal.folder))
+        except OSError:
+            pass
+
+    def put_back(self, error):
+        """Everything as before, and said so; `broken` where that fails."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = "%s: %s" % (error.filename, reason)
+        for _, path, _ in self.staged:
+            if os.path.exists(path):
+                os.unlink(path)
+        touched = any(step.split(" ", 1)[0] != "stage" for step in self.journal.record["log"])
+        problems = undo(self.journal)
+        if problems:
+            return {"status": "broken", "detail": "%s; then: %s" % (reason, "; ".join(problems))}
+        if not touched:
+            self.discard()
+        return {"status": "put_back" if touched else "refused", "detail": reason}
+
+
+def undo(journal, restarts="allow"):
+    """Put one journal's files back, newest first, and its daemon to work with them. Returns what could not be done."""
+    problems = []
+    for entry in reversed(journal.record["files"]):
+        try:
+            for leftover in leftovers(entry["real"]):
+                os.unlink(leftover)
+            restore(journal, entry)
+        except (OSError, Failed, Refused) as error:
+            problems.append(str(error))
+    served, service = journal.record["served"], journal.record["service"]
+    if served and service and systemd() and not problems:
+        held = gate(restarts) if served == "restart" and docker_info() is not None else ""
+        # systemd refuses a unit that failed three times in a minute (docker.service: StartLimitBurst=3).
+        run(["systemctl", "reset-failed", service[0]], 20)
+        teller = Service(service[0], journal)
+        try:
+            teller.tell(
+                "reload" if held else ("restart" if served == "restart" else reload_or_start(service[0]))
+            )
+            teller.start_again()
+        except Failed as error:
+            problems.append(str(error))
+        if held:
+            problems.append("%s still runs with the new configuration, since %s" % (service[0], held))
+    try:
+        journal.end("broken" if problems else "put_back")
+    except OSError:
+        pass  # the files are back; a journal that still says `working` is put back once more, which changes nothing
+    return problems
+
+
+def reload_or_start(unit):
+    """A reload that killed the daemon (dockerd of old versions exits on some files) takes a start to undo."""
+    return "reload" if active(unit) else "restart"
+
+
+def leftovers(target):
+    """Files that a killed transaction staged beside a target."""
+    folder, name = os.path.split(target)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    pattern = re.compile(r"\." + re.escape(name) + r"\.[A-Za-z0-9_]+\.gpumend$")
+    return [os.path.join(folder, entry) for entry in names if pattern.match(entry)]
+
+
+def apply(wanted):
+    return Transaction(wanted).apply()
+
+
+def recover(wanted):
+    """Interrupted runs are put back, newest first."""
+    problems, done = [], []
+    for path in sorted(wanted["journals"], reverse=True):
+        if not re.match(re.escape(ROOT) + r"/runs/[\w.-]+/[\w.-]+/journal\.json$", path):
+            raise Refused("%s is no journal" % path)
+        journal = Journal.load(path)
+        if journal.record["state"] == "working":
+            problems.extend(undo(journal))
+            done.extend(entry["path"] for entry in journal.record["files"])
+    if problems:
+        return {"status": "broken", "detail": "; ".join(problems)}
+    return {"status": "changed", "files": done, "detail": "put back as before the interrupted run"}
+
+
+def rollback(wanted):
+    """All transactions of one run (or of one component of it) are undone, newest first. Files that somebody changed
+    since are left and named."""
+    folder = os.path.join(ROOT, "runs", wanted["run"])
+    if not re.match(r"[\w.-]+$", wanted["run"]) or not os.path.isdir(folder):
+        raise Refused("there is no run %s on this host" % wanted["run"])
+    journals = []
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name, "journal.json")
+        if os.path.isfile(path) and wanted.get("component", "") in ("", name):
+            journals.append(Journal.load(path))
+    journals.sort(key=lambda journal: journal.record["started"], reverse=True)
+    problems, done = [], []
+    for journal in journals:
+        if journal.record["state"] == "put_back":
+            continue
+        problems.extend(undo(journal, wanted["restarts"]))
+        done.extend(entry["path"] for entry in journal.record["files"])
+    if problems:
+        return {"status": "broken", "detail": "; ".join(problems)}
+    return {
+        "status": "changed" if done else "unchanged",
+        "files": done,
+        "detail": "put back as before run %s" % wanted["run"],
+    }
+
+
+def containers(wanted):
+    """A container on each engine path runs the proving command; where one fails, the whole run is undone."""
+    failures = []
+    docker = which("docker")
+    if docker is None:
+        failures.append("there is no docker client on this host to start a container with")
+    for proof in wanted["containers"] if docker else ():
+        found = run([docker] + proof["argv"], COMMAND_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            lines = (found.get("err", "") + found.get("out", "")).strip().splitlines() or [
+                found.get("error", "")
+            ]
+            failures.append("%s: %s" % (proof["path"], " / ".join(lines[-3:])[:500]))
+    if not failures:
+        return {
+            "status": "changed",
+            "detail": "proven in a container: " + ", ".join(p["path"] for p in wanted["containers"]),
+        }
+    undone = rollback(wanted)
+    if undone["status"] == "broken":
+        return {"status": "broken", "detail": "%s; then: %s" % ("; ".join(failures), undone["detail"])}
+    return {"status": "put_back", "detail": "; ".join(failures), "files": undone.get("files", [])}
+
+
+VERBS = {"apply": apply, "recover": recover, "rollback": rollback, "containers": containers}
+
+
+def locked(wanted):
+    """Run the verb alone on this host. The lock is the kernel's: it ends with the process, however that ends."""
+    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if not wait_for(lambda: try_lock(handle), wanted.get("lock_wait", LOCK_WAIT)):
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip()
+            raise Refused("another run holds the lock: %s" % (holder or "it does not say who"))
+        os.ftruncate(handle, 0)
+        os.write(
+            handle, ("%s, run %s, pid %d\n" % (wanted["who"], wanted["run"], os.getpid())).encode("utf-8")
+        )
+        return VERBS[wanted["verb"]](wanted)
+    finally:
+        os.close(handle)  # which unlocks it
+
+
+def try_lock(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def transact(wanted):
+    """The answer of one transaction, whatever happens."""
+    try:
+        return locked(wanted)
+    except Refused as refused:
+        return {"status": refused.status, "detail": str(refused)}
+    except OSError as error:
+        where = "%s: " % error.filename if error.filename else ""
+        return {"status": "refused", "detail": where + (error.strerror or str(error))}
+
+
+def main_transaction(wanted, probe_again):
+    """Run it, look at the host again, and print both. Signals of a vanished connection do not end it."""
+    for name in ("SIGHUP", "SIGPIPE"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    result = transact(wanted)
+    text = json.dumps({"result": result, "snapshot": probe_again()}, ensure_ascii=True, separators=(",", ":"))
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody is there any more; the journal says how it ended

@@ -1,0 +1,1 @@
+"""Tell people and programs how it went: one file a format."""

@@ -1,0 +1,32 @@
+"""What a transaction would change in files, as people read it."""
+
+from __future__ import annotations
+
+import difflib
+
+from reports.mask import mask
+from rules.plan import Step
+
+
+def lines_of(data: bytes | None) -> list[str]:
+    return (data or b"").decode("utf-8", "replace").splitlines()
+
+
+def diff(step: Step) -> str:
+    """A masked unified diff of a step that sets bytes; one line in words for every other kind."""
+    if step.do == "write":
+        rows = difflib.unified_diff(
+            lines_of(step.was),
+            lines_of(step.data),
+            f"{step.path} (now)" if step.was is not None else "/dev/null",
+            f"{step.path} (wanted)",
+            lineterm="",
+        )
+        return mask("\n".join(rows))
+    argv = " ".join(step.argv)
+    return {
+        "generate": f"{step.path} <- {argv}",
+        "trigger": f"{step.path} <- {argv}",
+        "remove": f"{step.path} moved into the run's backup",
+        "mode": f"{step.path} gets mode {step.mode:04o}",
+    }.get(step.do, f"run {argv}")

@@ -1,0 +1,212 @@
+"""GM1xx: the NVIDIA driver, as far as containers need it. Numbers in sources are of the failure catalogue
+(docs/sources.md): nct = NVIDIA/nvidia-container-toolkit, nd = NVIDIA/nvidia-docker, lnc = NVIDIA/libnvidia-container."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from facts.driver import CONTROL_NODES
+from facts.version import show
+from rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from rules.rule import Context, has_gpu, rule
+
+
+def native(context: Context) -> bool:
+    """A GPU with a driver of its own in this kernel: not WSL2 (Windows has the driver) and not Tegra."""
+    return has_gpu(context) and not context.state.host.wsl2 and not context.state.host.tegra
+
+
+def loaded(context: Context) -> bool:
+    """As native, and the nvidia module is in the kernel, or it is not known that it is not."""
+    return native(context) and not context.state.driver.loaded.absent
+
+
+@rule(
+    "GM101",
+    "driver module and libraries of one version",
+    "nct#394, nct#171, ubuntu-packaging-nvidia-driver#3",
+    applies=loaded,
+)
+def mismatch(context: Context) -> Iterator[Finding]:
+    driver = context.state.driver
+    module, libraries = driver.loaded.need(), driver.userspace()
+    found = libraries.get()
+    if found is None or found == module:
+        return
+    evidence = [
+        Evidence("/proc/driver/nvidia/version", f"loaded module {show(module)}"),
+        Evidence(libraries.source, f"library {show(found)}"),
+    ]
+    if driver.module_on_disk.value:
+        evidence.append(
+            Evidence("modinfo -F version nvidia", f"module on disk {show(driver.module_on_disk.value)}")
+        )
+    yield Finding(
+        code="GM101",
+        status=Status.FAIL,
+        summary=f"the loaded driver is {show(module)}, its libraries are {show(found)}",
+        evidence=tuple(evidence),
+        cause="The driver's packages were upgraded and the old module is still in the kernel.",
+        remedy="Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
+        "nvidia again. Then run this audit again: CDI specs name the old version's files.",
+        risk=Risk.REBOOT,
+        symptoms=("Driver/library version mismatch",),
+    )
+
+
+@rule("GM102", "the nvidia module is loaded", "nct#260, nd#365, compute-gpu-installation#18", applies=native)
+def not_loaded(context: Context) -> Iterator[Finding]:
+    driver, host = context.state.driver, context.state.host
+    if driver.loaded.get() is not None or "nouveau" in (driver.modules.value or ()):
+        return
+    evidence = [Evidence("/proc/driver/nvidia/version", "not there"), Evidence("uname -r", host.kernel)]
+    if host.secure_boot.value:
+        evidence.append(Evidence("mokutil --sb-state", "SecureBoot enabled: the module must be signed"))
+    on_disk = driver.module_on_disk
+    if on_disk.value:
+        evidence.append(Evidence("modinfo -F version nvidia", show(on_disk.value)))
+        cause = f"A module {show(on_disk.value)} for kernel {host.kernel} is there, but not loaded."
+        remedy = "`modprobe nvidia`, and read `dmesg` if that fails (Secure Boot, another driver, a GPU off the bus)."
+    elif on_disk.absent:
+        cause, remedy = (
+            "modinfo is not installed: whether a module exists is not known.",
+            "Install kmod and look.",
+        )
+    else:
+        evidence.append(Evidence("modinfo -F version nvidia", on_disk.detail))
+        cause = f"There is no nvidia module for the running kernel {host.kernel}: it came with a kernel update, or none was ever built."
+        remedy = "Install the driver's module for this kernel (kernel headers and DKMS, or the distribution's linux-modules-nvidia package)."
+    yield Finding(
+        code="GM102",
+        status=Status.FAIL,
+        summary="the NVIDIA driver is not loaded",
+        evidence=tuple(evidence),
+        cause=cause,
+        remedy=remedy,
+        risk=Risk.REBOOT,
+        symptoms=("couldn't communicate with the NVIDIA driver", "driver not loaded"),
+    )
+
+
+@rule(
+    "GM103", "nouveau does not hold the GPU", "mattshma/bigdata#133, Oneflow-Inc/oneflow#3106", applies=native
+)
+def nouveau(context: Context) -> Iterator[Finding]:
+    driver, gpus = context.state.driver, context.state.gpus
+    if "nouveau" not in (driver.modules.get() or ()) or (driver.loaded.value and not gpus.nouveau_bound):
+        return
+    evidence = [Evidence("/proc/modules", "nouveau")]
+    evidence.extend(Evidence("/sys/bus/pci/drivers/nouveau", address) for address in gpus.nouveau_bound)
+    if driver.nouveau_blacklisted.value:
+        evidence.append(
+            Evidence(
+                "/etc/modprobe.d", "nouveau is blacklisted already: the initramfs or a reboot is missing"
+            )
+        )
+    yield Finding(
+        code="GM103",
+        status=Status.FAIL,
+        summary="nouveau holds the GPU, so the NVIDIA driver cannot",
+        evidence=tuple(evidence),
+        cause="The kernel's own driver was loaded first.",
+        remedy="Write `blacklist nouveau` and `options nouveau modeset=0` to /etc/modprobe.d/blacklist-nouveau.conf, renew the "
+        "initramfs (update-initramfs -u, or dracut --force) and reboot.",
+        risk=Risk.REBOOT,
+        symptoms=("NVRM: The NVIDIA probe routine was not called",),
+    )
+
+
+@rule(
+    "GM104",
+    "driver libraries in the linker's cache",
+    "lnc#231, nct#154, docker/for-win#13835; nct#735",
+    applies=loaded,
+)
+def libraries(context: Context) -> Iterator[Finding]:
+    driver = context.state.driver
+    if driver.loaded.get() is None:
+        return
+    present = {found.soname: found for found in driver.libraries.need()}
+    cached = driver.cached.need()
+    toolkit = context.state.toolkit
+    root = toolkit.value("nvidia-container-cli", "root") if toolkit.config.known else None
+    for soname in ("libnvidia-ml.so.1", "libcuda.so.1"):
+        if soname in cached or (root and soname in present):
+            continue
+        if soname in present:
+            library = present[soname]
+            folder = library.path.rpartition("/")[0]
+            standard = re.fullmatch(r"/usr/lib(64|/[^/]+-linux-gnu)?", folder) is not None
+            yield Finding(
+                code="GM104",
+                status=Status.FAIL,
+                summary=f"{soname} is in {folder}, but not in the dynamic linker's cache",
+                evidence=(Evidence(library.path, "exists"), Evidence("ldconfig -p", f"no {soname}")),
+                cause="ldconfig has not run since the driver was installed."
+                if standard
+                else "The driver's libraries are off the linker's path.",
+                remedy="Mend runs ldconfig."
+                if standard
+                else f"Name {folder} in a file of /etc/ld.so.conf.d and run ldconfig, or set nvidia-container-cli.root.",
+                change=Change(Component.DRIVER, action="ldconfig") if standard else None,
+                refused=""
+                if standard
+                else f"{folder} is not a standard folder: which files belong there is not ours to decide",
+                symptoms=(
+                    "load library failed: libnvidia-ml.so.1",
+                    "ERROR_LIBRARY_NOT_FOUND",
+                    "failed to locate libcuda.so",
+                ),
+            )
+        else:
+            yield Finding(
+                code="GM104",
+                status=Status.FAIL,
+                summary=f"{soname} is not installed, although the driver's module is loaded",
+                evidence=(
+                    Evidence("ldconfig -p", f"no {soname}"),
+                    Evidence("the usual library folders", f"no {soname}"),
+                ),
+                cause="The driver's user-space packages are missing.",
+                remedy=f"Install the libraries of driver {show(driver.loaded.need())}: the same version as the module.",
+                symptoms=("load library failed: libnvidia-ml.so.1", "ERROR_LIBRARY_NOT_FOUND"),
+            )
+
+
+@rule("GM105", "device nodes", "nct#50, nct#1982, NVIDIA/enroot#106, k8s-device-plugin#222", applies=loaded)
+def nodes(context: Context) -> Iterator[Finding]:
+    driver = context.state.driver
+    if driver.loaded.get() is None:
+        return
+    numbered = [path for path, reading in driver.nodes.items() if path not in CONTROL_NODES and reading.ok]
+    missing = [path for path in ("/dev/nvidiactl", "/dev/nvidia-uvm") if driver.nodes[path].get() is None]
+    if not numbered:
+        missing.insert(0, "/dev/nvidia0")
+    if not missing:
+        return
+    tools = [name for name in ("nvidia-ctk",) if context.state.toolkit.programs[name].ok]
+    can = bool(tools) and (context.state.toolkit.version.value or ()) >= (1, 14)
+    yield Finding(
+        code="GM105",
+        status=Status.FAIL,
+        summary=f"device nodes are missing: {', '.join(missing)}",
+        evidence=tuple(Evidence(path, "not there") for path in missing),
+        cause="nvidia-uvm was not loaded at boot, or nothing has opened the GPU yet.",
+        remedy="Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
+        if can
+        else "Run `nvidia-modprobe -u -c0`.",
+        change=Change(Component.DRIVER, action="nodes") if can else None,
+        refused="" if can else "nvidia-ctk 1.14 or newer, which makes them, is not here",
+        symptoms=("CUDA unknown error", "no CUDA-capable device is detected"),
+    )
+
+
+def required_cuda(expression: str) -> tuple[int, ...] | None:
+    """The least CUDA version of NVIDIA_REQUIRE_CUDA: alternatives are separated by spaces, one of them suffices;
+    `cuda>=12.8 brand=tesla,driver>=470 ...` (nvidia-container-runtime docs). None where none is named."""
+    versions = [
+        tuple(int(part) for part in match.split("."))
+        for match in re.findall(r"cuda>=(\d+(?:\.\d+)*)", expression)
+    ]
+    return min(versions, default=None)

@@ -1,0 +1,137 @@
+"""What is wanted of a host: the host data key `gpumend`, checked against its schema before anything connects."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import schemas
+
+
+class WantedError(ValueError):
+    """The wanted state is not valid. The text names the path, what stands there and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A finding that somebody answers for. until: the last day it holds."""
+
+    code: str
+    host: str
+    reason: str
+    owner: str
+    until: datetime.date
+
+    def covers(self, code: str, host: str) -> bool:
+        return self.code == code and fnmatch(host, self.host)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One host's wanted state, every default filled in. The schema says what each key means."""
+
+    manage_runtime: bool = True
+    mode: str = "cdi"
+    ldconfig: str = "auto"
+    manage_cdi: bool = True
+    cdi_writer: str = "auto"
+    manage_docker: bool = True
+    docker_paths: tuple[str, ...] | None = None
+    restarts: str = "idle"
+    allow_breaking_gpus_flag: bool = False
+    allow_disabling_no_cgroups: bool = False
+    prove_image: str | None = None
+    prove_command: tuple[str, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+
+
+def _explain(error: Any) -> str:
+    """One schema error as `gpumend.runtime.mode: 'cdii' is not allowed; allowed: ...`."""
+    path = "gpumend" + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path
+    )
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", ()))
+        unknown = sorted(set(error.instance) - set(allowed))
+        return f"{path}: unknown key {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}"
+    if error.validator == "enum":
+        values = ", ".join(repr(value) for value in error.validator_value)
+        return f"{path}: {error.instance!r} is not allowed; allowed: {values}"
+    if error.validator == "type":
+        return f"{path}: {error.instance!r} is not of type {error.validator_value}"
+    if error.validator == "required":
+        return f"{path}: {error.message}"
+    if error.validator == "oneOf":
+        return f"{path}: {error.instance!r} is not allowed; {error.schema.get('description', error.message)}"
+    return f"{path}: {error.message}"
+
+
+def check(raw: Any) -> None:
+    """Raises WantedError for an unknown key, a wrong type or value, or a date that is none."""
+    from jsonschema import Draft202012Validator
+
+    errors = sorted(
+        Draft202012Validator(schemas.load("wanted")).iter_errors(raw),
+        key=lambda error: list(map(str, error.path)),
+    )
+    if errors:
+        raise WantedError("\n".join(_explain(error) for error in errors))
+    for number, waiver in enumerate(raw.get("waivers", ())):
+        try:
+            datetime.date.fromisoformat(waiver["until"])
+        except ValueError as error:
+            raise WantedError(f"gpumend.waivers[{number}].until: {waiver['until']!r}: {error}") from None
+
+
+def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Layers from the most general to the most particular, merged key by key: a group that sets one key keeps the
+    others of `group_data/all.py`. Lists and values are replaced; waivers add up."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge_into(merged, layer)
+    return merged
+
+
+def _merge_into(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            _merge_into(merged[key], value)
+        elif key == "waivers" and isinstance(value, list) and isinstance(merged.get(key), list):
+            merged[key] = [*merged[key], *value]
+        else:
+            merged[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def parse(raw: Mapping[str, Any]) -> Wanted:
+    """The wanted state of one host; raises WantedError."""
+    check(raw)
+    runtime, cdi, docker = raw.get("runtime", {}), raw.get("cdi", {}), raw.get("docker", {})
+    prove = raw.get("prove", {})
+    paths = docker.get("paths", "auto")
+    return Wanted(
+        manage_runtime=runtime.get("manage", True),
+        mode=runtime.get("mode", "cdi"),
+        ldconfig=runtime.get("ldconfig", "auto"),
+        manage_cdi=cdi.get("manage", True),
+        cdi_writer=cdi.get("writer", "auto"),
+        manage_docker=docker.get("manage", True),
+        docker_paths=None if paths == "auto" else tuple(paths),
+        restarts=raw.get("restarts", "idle"),
+        allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
+        allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),
+        prove_image=prove.get("image"),
+        prove_command=tuple(prove.get("command", ())),
+        waivers=tuple(
+            Waiver(
+                code=entry["code"],
+                host=entry.get("host", "*"),
+                reason=entry["reason"],
+                owner=entry["owner"],
+                until=datetime.date.fromisoformat(entry["until"]),
+            )
+            for entry in raw.get("waivers", ())
+        ),
+    )

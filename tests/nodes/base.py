@@ -1,0 +1,272 @@
+"""Base root file systems: one read-only Debian tree per suite, built once a machine and cached.
+
+After `base(suite)` returns, the folder it names is a complete Debian of that suite that nothing will write to
+again; nodes mount it as the lower layer of an overlay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE = Path("/var/cache/gpumend/nodes")
+SUITES = ("bookworm", "trixie", "sid")
+
+TOOLS = {  # a program the lab calls: the Debian package that brings it
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "nsenter": "util-linux",
+    "gcc": "gcc",
+}
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+PACKAGES = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "openssh-server",
+    "sudo",
+    "ca-certificates",
+    "iproute2",
+    "docker.io",
+    "containerd",
+    "runc",
+    "iptables",
+    "nftables",
+    "procps",
+    "kmod",
+    "python3",
+    "python3-yaml",
+    "busybox-static",
+    "cron",
+]
+EXTRA_PACKAGES = {"bookworm": [], "trixie": ["docker-cli"], "sid": ["docker-cli"]}
+
+# Units that only cost boot time or touch the network; none of them is what a test looks at.
+MASKED = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "dpkg-db-backup.timer",
+    "systemd-networkd-wait-online.service",
+    "systemd-resolved.service",
+    "getty@.service",
+    "console-getty.service",
+    "systemd-firstboot.service",
+    "systemd-pcrphase.service",
+]
+
+# Runs inside the finished tree. No host key and no machine id may stay: every node brings its own.
+CUSTOMIZE = f"""
+set -eu
+useradd --create-home --shell /bin/bash ops
+useradd --create-home --shell /bin/bash nosudo
+printf 'ops ALL=(ALL) NOPASSWD: ALL\\n' >/etc/sudoers.d/ops
+chmod 0440 /etc/sudoers.d/ops
+mkdir -p /etc/ssh/sshd_config.d /var/log/journal
+printf 'LogLevel VERBOSE\\nPasswordAuthentication no\\nPermitRootLogin prohibit-password\\n' \
+    >/etc/ssh/sshd_config.d/lab.conf
+rm -f /etc/ssh/ssh_host_* /etc/resolv.conf /var/lib/dbus/machine-id
+: >/etc/machine-id
+rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/locale/* /var/lib/docker /var/lib/containerd
+mkdir -p /var/lib/docker /var/lib/containerd
+for unit in {" ".join(MASKED)}; do ln -sf /dev/null /etc/systemd/system/$unit; done
+"""
+
+
+class BaseError(RuntimeError):
+    """A base could not be built; the message ends with the last lines of what the builder said."""
+
+
+def missing_tools() -> list[str]:
+    """The packages whose programs (or keyring) this machine lacks, in a stable order."""
+    packages = {package for tool, package in TOOLS.items() if shutil.which(tool) is None}
+    if not KEYRING.exists():
+        packages.add("debian-archive-keyring")
+    return sorted(packages)
+
+
+def ensure_tools() -> None:
+    """Every program the lab calls is installed; raises `BaseError` where apt-get cannot do that."""
+    packages = missing_tools()
+    if not packages:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise BaseError(f"not installed and not installable here: {' '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for argv in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages],
+    ):
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or missing_tools():
+        raise BaseError(f"apt-get could not install {' '.join(packages)}: {done.stderr[-500:].strip()}")
+
+
+def _one_line_sources(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(uri, suites, components) of the `deb` lines of one sources.list."""
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if not words or words[0] != "deb":
+            continue
+        words = words[1:]
+        if words and words[0].startswith("["):  # options may hold spaces: [ arch=amd64 signed-by=... ]
+            while words and not words[0].endswith("]"):
+                words.pop(0)
+            words = words[1:]
+        if len(words) >= 3:
+            yield words[0], [words[1]], words[2:]
+
+
+def _deb822_sources(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(uri, suites, components) of the enabled `deb` stanzas of one .sources file."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    for stanza in "\n".join(lines).split("\n\n"):
+        fields: dict[str, str] = {}
+        key = ""
+        for line in stanza.splitlines():
+            if line[:1] in (" ", "\t") and key:
+                fields[key] += " " + line.strip()
+            elif ":" in line:
+                key, value = line.split(":", 1)
+                key = key.strip().lower()
+                fields[key] = value.strip()
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() == "no":
+            continue
+        for uri in fields.get("uris", "").split():
+            yield uri, fields.get("suites", "").split(), fields.get("components", "").split()
+
+
+def mirror(etc_apt: Path = Path("/etc/apt")) -> str | None:
+    """The archive this machine itself takes Debian's main suites from, or None where it does not use Debian.
+
+    With None, mmdebstrap is called without a mirror and picks the one it knows for a Debian suite.
+    """
+    entries: list[tuple[str, list[str], list[str]]] = []
+    for path in [etc_apt / "sources.list", *sorted(etc_apt.glob("sources.list.d/*"))]:
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix == ".list":
+            entries.extend(_one_line_sources(text))
+        elif path.suffix == ".sources":
+            entries.extend(_deb822_sources(text))
+    # Only Debian's own archive has these suites with a "main"; updates, security and backports have a dash.
+    names = {*SUITES, "bullseye", "forky", "oldstable", "stable", "testing", "unstable"}
+    for uri, suites, components in entries:
+        if names.intersection(suites) and "main" in components and not uri.startswith(("cdrom:", "file:")):
+            return uri
+    return None
+
+
+def apt_options() -> list[str]:
+    """This machine's own acquire settings (proxies, checks) in the form mmdebstrap takes them."""
+    dumped = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    wanted = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv")
+    return [
+        line.rstrip()
+        for line in dumped.splitlines()
+        if line.startswith(wanted) and not line.rstrip().endswith('"";')
+    ]
+
+
+def packages(suite: str) -> list[str]:
+    """The Debian packages a base of `suite` is built from."""
+    return [*PACKAGES, *EXTRA_PACKAGES[suite]]
+
+
+def base_path(suite: str) -> Path:
+    """Where the base of `suite` lies or would lie; the name changes with the recipe."""
+    if suite not in SUITES:
+        raise ValueError(f"unknown suite {suite!r}; one of {', '.join(SUITES)}")
+    recipe = "\0".join([suite, *packages(suite), CUSTOMIZE])
+    return CACHE / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on `path`; the kernel drops it when the process ends, however it ends."""
+    with open(path, "ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
+    """The command that builds `suite` into `target`."""
+    options = apt_options()
+    if suite == "sid":  # a mirror's sid may be a snapshot that is weeks old
+        options.append('Acquire::Check-Valid-Until "false";')
+    argv = [
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--variant=minbase",
+        f"--include={','.join(packages(suite))}",
+    ]
+    argv += [f"--aptopt={option}" for option in options]
+    argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*"]
+    argv += ['--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"', suite, str(target)]
+    source = mirror()
+    if source is not None:
+        argv.append(source)
+    return argv
+
+
+def _build(suite: str, target: Path) -> None:
+    """`target` holds the finished base of `suite`; a failed build leaves nothing behind."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{suite}-", dir=target.parent))
+    try:
+        tree = scratch / "tree"
+        done = subprocess.run(
+            mmdebstrap_argv(suite, tree),
+            env={**os.environ, "GPUMEND_CUSTOMIZE": CUSTOMIZE},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BaseError(f"mmdebstrap {suite} failed (rc {done.returncode}):\n{done.stdout[-3000:]}")
+        os.rename(tree, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def base(suite: str) -> Path:
+    """The finished base of `suite`, built now where this machine has none yet (30-60 s)."""
+    target = base_path(suite)
+    if target.exists():
+        return target
+    ensure_tools()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with locked(CACHE / f"{suite}.lock"):
+        for leftover in CACHE.glob(f".{suite}-*"):  # of a build that was killed: its lock is ours now
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not target.exists():
+            _build(suite, target)
+    return target
+
+
+def main(suites: Sequence[str]) -> None:
+    """Builds the named bases (all of them by default): `python -m tests.nodes.base [SUITE...]`."""
+    for suite in suites or SUITES:
+        print(base(suite), flush=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

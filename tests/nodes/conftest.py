@@ -1,0 +1,104 @@
+"""Fixtures for tests on nodes. Where nodes cannot boot, such tests are skipped; with CI=true they fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.nodes import gpu, scenarios
+from tests.nodes.lab import MAX_NODES, Lab, Node, why_not
+from tests.nodes.toolkit import DEFAULT_TOOLKIT
+
+Boot = Callable[..., Node]
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The session's lab; all its nodes are gone at the end."""
+    reason = why_not()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with Lab() as made:
+        yield made
+
+
+class _Pool:
+    """Nodes by what they were asked to be; the one longest unused makes room for a new one."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.shared: dict[tuple[str, str | None, str, str], Node] = {}
+
+    def room(self) -> None:
+        """One more node may boot."""
+        if len(self.lab.nodes) < MAX_NODES:
+            return
+        for asked, node in self.shared.items():
+            del self.shared[asked]
+            node.stop()
+            return
+
+    def new(self, suite: str, scenario: str | None, toolkit: str, driver: str) -> Node:
+        """A node of its own."""
+        self.room()
+        node = self.lab.boot(suite)
+        try:
+            if scenario is not None:
+                scenarios.apply(node, scenario, toolkit, driver)
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    def share(self, suite: str, scenario: str | None, toolkit: str, driver: str) -> Node:
+        """The node that was asked for before, or a new one."""
+        asked = (suite, scenario, toolkit, driver)
+        node = self.shared.pop(asked, None) or self.new(*asked)
+        self.shared[asked] = node  # last in the dict: used last
+        return node
+
+
+@pytest.fixture(scope="session")
+def _pool(lab: Lab) -> _Pool:
+    return _Pool(lab)
+
+
+@pytest.fixture
+def boot(_pool: _Pool) -> Iterator[Boot]:
+    """boot(suite, scenario, toolkit, driver): a fresh node in that state, which is gone after the test."""
+    made: list[Node] = []
+
+    def new(
+        suite: str = "trixie",
+        scenario: str | None = "healthy",
+        toolkit: str = DEFAULT_TOOLKIT,
+        driver: str = gpu.DEFAULT_DRIVER,
+    ) -> Node:
+        made.append(_pool.new(suite, scenario, toolkit, driver))
+        return made[-1]
+
+    yield new
+    for node in made:
+        node.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_boot(_pool: _Pool) -> Iterator[Boot]:
+    """As `boot`, but one node for the same arguments throughout a module: for tests that change nothing."""
+
+    def share(
+        suite: str = "trixie",
+        scenario: str | None = "healthy",
+        toolkit: str = DEFAULT_TOOLKIT,
+        driver: str = gpu.DEFAULT_DRIVER,
+    ) -> Node:
+        return _pool.share(suite, scenario, toolkit, driver)
+
+    yield share
+    for node in _pool.shared.values():
+        node.stop()
+    _pool.shared.clear()

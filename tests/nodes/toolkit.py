@@ -1,0 +1,127 @@
+"""Installs the stand-ins for NVIDIA's container toolkit on a node, where its packages would put the tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.nodes.lab import Node
+
+STANDINS = Path(__file__).parent / "standins"
+LIBRARY = "/usr/local/lib/gpumend-standin"  # on the node
+SETTINGS = "/etc/gpumend-standin.json"
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+DEFAULT_TOOLKIT = "1.17.8"
+PROGRAMS = (  # installed in /usr/bin; the module of the same name (with underscores) is what runs
+    "nvidia-ctk",
+    "nvidia-container-runtime",
+    "nvidia-container-runtime-hook",
+    "nvidia-cdi-hook",
+)
+
+WRAPPER = """#!/usr/bin/python3
+# STAND-IN for tests, not NVIDIA's {program}: see {library}/standins/{module}.py
+import sys
+
+sys.path.insert(0, "{library}")
+from standins.{module} import main
+
+sys.exit(main())
+"""
+
+REFRESH_SERVICE = """# STAND-IN for tests: the unit of toolkit >= 1.18, less its check of modules.dep.
+[Unit]
+Description=Refresh NVIDIA CDI specification file
+ConditionPathExists=|/usr/bin/nvidia-smi
+ConditionPathExists=|/usr/sbin/nvidia-smi
+ConditionPathExists=/usr/bin/nvidia-ctk
+
+[Service]
+Type=oneshot
+Environment=NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=/var/run/cdi/nvidia.yaml
+EnvironmentFile=-/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env
+ExecStart=/usr/bin/nvidia-ctk cdi generate
+
+[Install]
+WantedBy=multi-user.target
+"""
+REFRESH_PATH = """# STAND-IN for tests: the unit of toolkit >= 1.18.
+[Unit]
+Description=Trigger CDI refresh on NVIDIA driver install / uninstall events
+
+[Path]
+PathChanged=/lib/modules/%v/modules.dep
+PathChanged=/lib/modules/%v/modules.dep.bin
+PathChanged=/usr/bin/nvidia-ctk
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A version as numbers that compare."""
+    return tuple(int(part) for part in version.split("-")[0].split("."))
+
+
+def archive() -> bytes:
+    """A tar of the stand-in modules and of their programs in usr/bin."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+
+        def add(path: str, data: bytes, mode: int) -> None:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = len(data), mode
+            tar.addfile(member, io.BytesIO(data))
+
+        for source in sorted(STANDINS.glob("*.py")):
+            add(f"{LIBRARY}/standins/{source.name}", source.read_bytes(), 0o644)
+        for program in PROGRAMS:
+            text = WRAPPER.format(program=program, library=LIBRARY, module=program.replace("-", "_"))
+            add(f"/usr/bin/{program}", text.encode(), 0o755)
+    return buffer.getvalue()
+
+
+def configure(node: Node, version: str = DEFAULT_TOOLKIT, faults: Sequence[str] = ()) -> None:
+    """The stand-ins pretend to be `version` and have `faults` ("nvidia-ctk fails", "nvidia-ctk hangs")."""
+    node.write(SETTINGS, json.dumps({"toolkit": version, "faults": list(faults)}) + "\n")
+
+
+def install(node: Node, version: str = DEFAULT_TOOLKIT) -> None:
+    """The toolkit's programs are in /usr/bin. No config file, no spec and no unit comes with them."""
+    node.unpack(archive())
+    configure(node, version)
+
+
+def remove(node: Node) -> None:
+    """None of the toolkit's programs is installed; the files that an admin may have written stay."""
+    node.sh('for name; do rm -f "/usr/bin/$name"; done', *PROGRAMS)
+    node.sh('rm -rf "$1" "$2"', LIBRARY, SETTINGS)
+
+
+def write_config(node: Node, text: str | None = None, mode: str = "auto") -> None:
+    """config.toml is `text`, or the toolkit's own default with that runtime mode."""
+    if text is None:
+        text = node.run(["nvidia-ctk", "config", "default"]).stdout.replace(
+            'mode = "auto"', f'mode = "{mode}"'
+        )
+    node.write(CONFIG, text)
+
+
+def generate_spec(node: Node, path: str = "/etc/cdi/nvidia.yaml") -> None:
+    """`path` holds the spec that the node's nvidia-ctk generates now."""
+    node.run(["nvidia-ctk", "cdi", "generate", f"--output={path}"])
+
+
+def install_refresh_units(node: Node, version: str = "1.18.2") -> None:
+    """nvidia-cdi-refresh's units are enabled, and its spec lies in /var/run/cdi (new after each reboot)."""
+    folder = "/lib/systemd/system" if numbers(version) >= (1, 20) else "/etc/systemd/system"
+    node.write(f"{folder}/nvidia-cdi-refresh.service", REFRESH_SERVICE)
+    node.write(f"{folder}/nvidia-cdi-refresh.path", REFRESH_PATH)
+    node.sh(
+        "systemctl daemon-reload; set -- nvidia-cdi-refresh.path nvidia-cdi-refresh.service;"
+        ' systemctl enable --quiet "$@"; systemctl start "$@"'
+    )
