@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from pyinfra.context import state as context_state
 from facts.remote import RemoteError
 from operations import run
 from reports import json_file, terminal
-from reports.document import Exit, document
+from reports.document import Exit, document, worst
 from rules.wanted import WantedError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Reporter(BaseStateCallback):
     end, and gevent hands the exit to the main greenlet (pyinfra 3.10 pyinfra_cli/cli.py, measured).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, finish: Callable[[State], Exit]) -> None:
+        self.finish = finish
         self.usage_error = ""
         self.gone: set[str] = set()
 
@@ -63,7 +65,7 @@ class Reporter(BaseStateCallback):
             return
         if self.usage_error:
             raise SystemExit(int(Exit.USAGE))
-        status = finish(state)
+        status = self.finish(state)
         if status is not Exit.OK:
             raise SystemExit(int(status))
 
@@ -77,16 +79,21 @@ def finish(state: State) -> Exit:
             record.error = record.error or "was not read: the run ended before it"
     executed = state.is_executing
     told = document(this, executed)
-    target = target_of(state)
-    if target != "-" and (executed or not this.shown):
+    if target_of(state) != "-" and (executed or not this.shown):
         click.echo(terminal.render(told, mended=executed), nl=False)
+    return write(state, told, Exit(told["exit"]))
+
+
+def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
+    """The JSON is where `--data report=FILE` wants it; a file that cannot be written is told, and is at least exit 1."""
+    target = target_of(state)
     if target:
         try:
             json_file.write(told, target)
         except OSError as error:
             click.echo(f"gpumend: the report could not be written: {error}", err=True)
-            return max(Exit.UNREAD, Exit(told["exit"]))
-    return Exit(told["exit"])
+            return worst((Exit.UNREAD, status))
+    return status
 
 
 def unreached(state: State, this: run.Run) -> None:
@@ -103,24 +110,25 @@ def target_of(state: State) -> str:
     return str(found)
 
 
-def reporter(state: State) -> Reporter:
-    """This run's reporter, registered once however many deploys are loaded."""
+def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
+    """This run's reporter, registered once however many deploys are loaded. finish: tells the report at the end."""
     for handler in state.callback_handlers:
         if isinstance(handler, Reporter):
             return handler
-    handler = Reporter()
+    handler = Reporter(finish)
     state.add_callback_handler(handler)
     without_prompts(state)
     return handler
 
 
-def begin() -> bool:
+def begin(finish: Callable[[State], Exit] = finish, show: bool = True) -> bool:
     """Read and judge the host of this context. False where it gave no answer: the host is failed, the others go on.
 
     Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
+    show: whether the audit is shown as soon as the last host has answered.
     """
     state, host = context_state, context_host
-    told = reporter(state)
+    told = reporter(state, finish)
     this = run.current(state.inventory)
     record = this.record(host.name)
     try:
@@ -133,7 +141,7 @@ def begin() -> bool:
         record.error = str(error)
     except Exception as error:  # a fault of ours on one host must not end the others' run
         record.error = f"internal error: {type(error).__name__}: {error}"
-    progress(state)
+    progress(state, show)
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(record.error, fg='red')}", err=True)
         state.fail_hosts({real(host)})
@@ -147,7 +155,7 @@ def real(host: Any) -> Host:
     return found
 
 
-def progress(state: State) -> None:
+def progress(state: State, show: bool) -> None:
     """A line that counts answers on a terminal; and the audit's report once the last host answered."""
     this = run.current(state.inventory)
     answered = sum(1 for record in this.records.values() if record.before or record.error)
@@ -156,7 +164,7 @@ def progress(state: State) -> None:
         click.echo(
             f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
         )
-    if answered == total and not this.shown and target_of(state) != "-":
+    if show and answered == total and not this.shown and target_of(state) != "-":
         this.shown = True
         unreached(state, this)
         click.echo(terminal.render(document(this, executed=False), mended=False), nl=False)

@@ -139,24 +139,20 @@ class Docker:
         return str((self.info.value or {}).get("CgroupDriver") or "") or None
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; raises ValueError for a key that stands twice (which one counts is anybody's guess)."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice")
-        found[key] = value
-    return found
-
-
 def daemon_json(content: FileContent) -> dict[str, Any]:
-    """daemon.json as dockerd reads it: an empty file is an empty object, a UTF-8 BOM is skipped
-    (moby daemon/config/config.go getConflictFreeConfiguration). Raises ValueError naming line and column."""
-    text = content.text().removeprefix("\ufeff")
+    """daemon.json as dockerd reads it: an empty file is an empty object, a UTF-8 or UTF-16 byte order mark is skipped,
+    of a key that stands twice the last counts (moby daemon/config/config.go getConflictFreeConfiguration).
+
+    Raises ValueError naming line and column.
+    """
+    if content.data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = content.data.decode("utf-16")
+    else:
+        text = content.text().removeprefix("\ufeff")
     if not text.strip():
         return {}
     try:
-        found = json.loads(text, object_pairs_hook=unique_keys)
+        found = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno} column {error.colno}: {error.msg}") from None
     if not isinstance(found, dict):
@@ -214,6 +210,9 @@ def _container(raw: Mapping[str, Any]) -> Container:
     )
 
 
+NOWHERE = FileMeta("", "other")
+
+
 def _runtime_paths(config: Reading[dict[str, Any]]) -> set[str]:
     runtimes = (config.value or {}).get("runtimes")
     entries = runtimes.values() if isinstance(runtimes, dict) else ()
@@ -234,7 +233,11 @@ def parse(snapshot: Snapshot) -> Docker:
     unit = snapshot.unit("docker.service")
     argv = rootful.argv if rootful else exec_start((unit.value or {}).get("ExecStart", ""))
     flags = flags_of(argv)
-    snap = snapshot.stat("/var/snap/docker").ok or bool(rootful and (rootful.exe or "").startswith("/snap/"))
+    # A leftover /var/snap/docker says nothing where a dockerd from elsewhere runs, or is installed.
+    program = (
+        (rootful.exe or rootful.argv[0]) if rootful else (snapshot.program("dockerd").value or NOWHERE).path
+    )
+    snap = program.startswith("/snap/") or (not program and snapshot.stat("/var/snap/docker").ok)
     path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
     content = snapshot.file(path)
     raw = snapshot.docker

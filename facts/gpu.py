@@ -28,7 +28,7 @@ REQUEST = Request(
         Glob("/proc/driver/nvidia/gpus/*/information"),
         Glob("/sys/bus/pci/devices/*/vendor"),
         Glob("/sys/bus/pci/devices/*/class"),
-        Glob("/sys/bus/pci/drivers/nouveau/0000:*", read=False),
+        Glob("/sys/bus/pci/drivers/nouveau/*:*:*", read=False),
     ),
     commands={
         "nvidia-smi": Command(
@@ -65,10 +65,10 @@ class Gpus:
     nouveau_bound: tuple[str, ...]
 
     def present(self) -> Reading[bool]:
-        """Whether this host has an NVIDIA GPU at all, by any of the three; unknown only if no source answered."""
+        """Whether this host has an NVIDIA GPU at all, by any of the three. Only the bus can say that there is none."""
         if self.listed.value or self.proc.value or self.pci.value:
             return Reading.of(True, "nvidia-smi, /proc/driver/nvidia, PCI")
-        if self.pci.ok or self.proc.ok:
+        if self.pci.ok:
             return Reading.of(False, "/sys/bus/pci/devices, /proc/driver/nvidia/gpus")
         return Reading(self.pci.status, None, self.pci.source, self.pci.detail)
 
@@ -124,7 +124,7 @@ def _pci(snapshot: Snapshot, wanted: str) -> Reading[tuple[str, ...]]:
 
 
 def parse(snapshot: Snapshot) -> Gpus:
-    bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/0000:*")
+    bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/*:*:*")
     return Gpus(
         listed=snapshot.succeeded("nvidia-smi").map(lambda found: smi_list(found.out)),
         proc=_proc(snapshot),

@@ -23,6 +23,7 @@ PROGRAMS = (
     "nvidia-container-runtime",
     "nvidia-container-runtime-hook",
     "nvidia-container-cli",
+    "nvidia-modprobe",
 )
 
 REQUEST = Request(
@@ -43,6 +44,7 @@ class Toolkit:
     `absent`: the programs then use their built-in defaults (api/config/v1/config.go).
 
     ldconfig_wrapper: /sbin/ldconfig is a script, as on Ubuntu. ldconfig_real: /sbin/ldconfig.real exists.
+    ldconfig_there: /sbin/ldconfig exists. merged_sbin: /sbin is /usr/sbin under another name.
     sources: APT source files that name NVIDIA's repositories.
     """
 
@@ -53,6 +55,8 @@ class Toolkit:
     dangling: str | None
     ldconfig_wrapper: Reading[bool]
     ldconfig_real: Reading[bool]
+    ldconfig_there: Reading[bool]
+    merged_sbin: bool
     sources: Mapping[str, FileContent]
 
     @property
@@ -104,6 +108,8 @@ def parse(snapshot: Snapshot) -> Toolkit:
         dangling=snapshot.dangling(CONFIG),
         ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
+        ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
+        merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
         sources=sources,
     )
 

@@ -17,6 +17,8 @@ def parse_version(text: str) -> Version:
 
 def show(version: Version) -> str:
     """The number as people write it. Driver parts keep their two digits (550.54.15, 580.65.06)."""
-    if len(version) == 3 and version[0] >= 300:  # NVIDIA drivers: branch.minor.patch, patch two digits
+    if (
+        len(version) == 3 and version[0] >= 300 and version[2]
+    ):  # NVIDIA drivers: two digits; but Tegra's 540.4.0
         return f"{version[0]}.{version[1]:02d}.{version[2]:02d}"
     return ".".join(str(part) for part in version)

@@ -13,6 +13,7 @@ from facts.remote import RemoteError
 from facts.snapshot import AnswerError
 from operations import run
 from operations.exchange import Outcome, as_data, send, who
+from reports.mask import mask
 from rules.finding import Component
 from rules.plan import Transaction
 
@@ -49,14 +50,19 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
     transaction = record.now.plan.get(which)
     for _ in range(ATTEMPTS):
         if transaction is None:
+            outcome = Outcome("unchanged", "another run did it meanwhile")
             break
+        sent = transaction
         outcome = _attempt(host, record, transaction)
         if outcome.status != "moved":
             break
         transaction = record.now.plan.get(which)
+    else:
+        record.done.append((sent, outcome))  # moved twice: somebody else is at work there
     record.outcomes[which] = outcome
     log = logger.info if outcome.good else logger.error
-    log(f"{host.print_prefix}{which}: {outcome.status}{f': {outcome.detail}' if outcome.detail else ''}")
+    detail = f": {mask(outcome.detail)}" if outcome.detail else ""
+    log(f"{host.print_prefix}{which}: {outcome.status}{detail}")
     return outcome.good
 
 

@@ -37,7 +37,8 @@ class Assessment:
 
 @dataclass
 class Record:
-    """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one was asked for."""
+    """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
+    was asked for. undone: how a rollback went."""
 
     name: str
     before: Assessment | None = None
@@ -46,6 +47,7 @@ class Record:
     outcomes: dict[Component, Outcome] = field(default_factory=dict)
     done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
     proof: Outcome | None = None
+    undone: Outcome | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ import base64
 import errno
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -114,12 +115,18 @@ def replace(target, data, like=None, mode=0o644):
     sync_folder(os.path.dirname(target))
 
 
+def missing_folders(path):
+    """The folders that have to be made before this one is there, outermost first."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.insert(0, path)
+        path = os.path.dirname(path)
+    return missing
+
+
 def make_folders(path, mode=0o755):
     """The folder exists. Returns those that were made, outermost first, so that they can be taken away again."""
-    made = []
-    while not os.path.isdir(path):
-        made.insert(0, path)
-        path = os.path.dirname(path)
+    made = missing_folders(path)
     for folder in made:
         os.mkdir(folder, mode)
         os.chmod(folder, mode)
@@ -149,12 +156,12 @@ class Journal:
         self.folder = folder
         self.path = os.path.join(folder, "journal.json")
         self.record = record
+        self.strict = True
 
     @classmethod
     def begin(cls, transaction):
+        """The journal of a transaction that has done nothing yet. Where it cannot be written nothing is left of it."""
         folder = os.path.join(ROOT, "runs", transaction["run"], transaction["component"])
-        for path in (ROOT, os.path.join(ROOT, "runs"), os.path.dirname(folder), folder):
-            make_folders(path, 0o700)
         record = {
             "run": transaction["run"],
             "component": transaction["component"],
@@ -164,10 +171,16 @@ class Journal:
             "files": [],
             "service": transaction.get("service"),
             "served": "",
+            "running": {},
             "log": [],
         }
         journal = cls(folder, record)
-        journal.write()
+        try:
+            make_folders(folder, 0o700)
+            journal.write()
+        except OSError:
+            journal.discard()
+            raise
         return journal
 
     @classmethod
@@ -175,9 +188,22 @@ class Journal:
         with open(path) as handle:
             return cls(os.path.dirname(path), json.load(handle))
 
+    def discard(self):
+        """Nothing was changed: leave no trace of the run either."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            os.rmdir(os.path.dirname(self.folder))
+        except OSError:
+            pass
+
     def write(self):
+        """The record is on the disk. While things are put back (`strict` is off) a full disk does not stop that."""
         text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
-        replace(self.path, text.encode("ascii"), mode=0o600)
+        try:
+            replace(self.path, text.encode("ascii"), mode=0o600)
+        except OSError:
+            if self.strict:
+                raise
 
     def log(self, step):
         """Note a step that is about to be made."""
@@ -193,6 +219,7 @@ class Journal:
             entry["backup"] = "%d.before" % len(self.record["files"])
             entry["mode"] = stat.S_IMODE(found.st_mode)
             entry["uid"], entry["gid"] = found.st_uid, found.st_gid
+            entry["times"] = [found.st_atime_ns, found.st_mtime_ns]
             kept = os.path.join(self.folder, entry["backup"])
             replace(kept, data, like=path)
             os.chmod(kept, 0o600)
@@ -247,17 +274,19 @@ def restore(journal, entry):
             os.chmod(path, entry["mode"])
         forget(path)
     elif entry["after"] != "" and have != entry["after"]:
+        forget(path)  # the backup has the old bytes
         raise Failed("%s was changed by somebody else since: it is left as it is" % path)
     elif entry["before"] is None:
         os.unlink(path)
         sync_folder(os.path.dirname(path))
-    elif os.path.lexists(kept) and sha256(current(kept)) == entry["before"]:
+    elif os.path.isfile(kept) and not os.path.islink(kept) and sha256(current(kept)) == entry["before"]:
         os.rename(kept, path)
         sync_folder(os.path.dirname(path))
     else:
         staged = stage(path, journal.old(entry), like=os.path.join(journal.folder, entry["backup"]))
         os.chown(staged, entry["uid"], entry["gid"])
         os.chmod(staged, entry["mode"])
+        os.utime(staged, ns=tuple(entry["times"]))
         os.rename(staged, path)
         sync_folder(os.path.dirname(path))
         forget(path)
@@ -265,8 +294,9 @@ def restore(journal, entry):
         for folder in reversed(entry["made"]):
             try:
                 os.rmdir(folder)
-            except OSError:
-                break
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # killed before it was made; any other: it is in use by now
+                    break
 
 
 def docker_call(url, method="GET", timeout=10):
@@ -283,6 +313,8 @@ def docker_call(url, method="GET", timeout=10):
                 "%s %s: HTTP %d %s" % (method, url, response.status, body[:200].decode("utf-8", "replace"))
             )
         return None
+    except http.client.HTTPException as error:  # an answer that broke off
+        raise OSError("%s %s: %s" % (method, url, error or type(error).__name__))
     finally:
         connection.close()
 
@@ -338,24 +370,27 @@ def gate(policy):
 
 
 class Service:
-    """The daemon a transaction tells of its new file, and the containers it ran before."""
+    """The daemon a transaction tells of its new file. The journal keeps which containers it ran before a restart, so
+    that a run that puts back an interrupted one starts them, too."""
 
     def __init__(self, unit, journal):
         self.unit = unit
         self.journal = journal
-        self.before = {}
 
     def tell(self, action):
         """Reload or restart the unit; raises Failed where it does not come back."""
         if action == "restart":
             try:
-                self.before = running_containers()
+                self.journal.record["running"].update(running_containers())
             except (OSError, ValueError):
-                self.before = {}
+                pass
         self.journal.record["served"] = action
         self.journal.log("%s %s" % (action, self.unit))
         if not systemd():
             raise Failed("this host was not booted by systemd: %s %s by hand" % (action, self.unit))
+        if action == "restart":
+            # systemd refuses a unit that was started three times in a minute (docker.service: StartLimitBurst=3).
+            run(["systemctl", "reset-failed", self.unit], 20)
         found = run(["systemctl", action, self.unit], SERVICE_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
             reason = found.get("err", "").strip() or found.get("error", "")
@@ -377,12 +412,13 @@ class Service:
 
     def start_again(self):
         """Containers that ran before a restart run again. Returns the names of those that do not."""
+        before = self.journal.record["running"]
         try:
             now = running_containers()
         except (OSError, ValueError):
-            return sorted(self.before.values())
+            return sorted(before.values())
         lost = []
-        for ident, name in sorted(self.before.items()):
+        for ident, name in sorted(before.items()):
             if ident not in now:
                 try:
                     docker_call("/containers/%s/start" % ident, "POST", timeout=60)
@@ -489,12 +525,21 @@ class Transaction:
         path = os.path.realpath(step["path"])
         if step["before"] == sha256(data):
             return
-        entry = self.journal.backup(step["path"], current(step["path"]))
+        entry = self.journal.backup(step["path"], self.still(step))
         entry["after"] = sha256(data)
-        entry["made"] = make_folders(os.path.dirname(path))
+        entry["made"] = missing_folders(os.path.dirname(path))
         self.journal.log("stage %s" % step["path"])
+        make_folders(os.path.dirname(path))
         like = path if step["before"] is not None else None
         self.staged.append((step, stage(path, data, like, step["mode"]), data))
+
+    @staticmethod
+    def still(step):
+        """The bytes of a step's file, which are those that the plan saw. Raises Failed: somebody else is at work."""
+        data = current(step["path"])
+        if (None if data is None else sha256(data)) != step["before"]:
+            raise Failed("%s was changed by somebody else meanwhile" % step["path"])
+        return data
 
     def validate(self, step, path):
         argv = [word.replace("{staged}", path) for word in self.wanted["validate"]]
@@ -513,6 +558,7 @@ class Transaction:
         if step["do"] in ("write", "generate"):
             for staged, temporary, _ in self.staged:
                 if staged is step:
+                    self.last_look(step, path)
                     self.journal.log("rename %s" % step["path"])
                     if step["before"] is not None:
                         keep(path)
@@ -521,18 +567,18 @@ class Transaction:
                     if step["before"] is None:
                         self.relabel(path)
         elif step["do"] == "remove":
-            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry = self.journal.backup(step["path"], self.still(step))
             entry["after"] = None
             self.journal.log("remove %s" % step["path"])
             os.rename(path, kept_name(path))
             sync_folder(os.path.dirname(path))
         elif step["do"] == "mode":
-            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry = self.journal.backup(step["path"], self.still(step))
             entry["after"] = entry["before"]
             self.journal.log("mode %s %o" % (step["path"], step["mode"]))
             os.chmod(path, step["mode"])
         elif step["do"] == "trigger":
-            entry = self.journal.backup(step["path"], current(step["path"]))
+            entry = self.journal.backup(step["path"], self.still(step))
             entry["after"] = ""  # whatever the command writes: not known before
             self.journal.log("run %s" % " ".join(step["argv"]))
             if step["before"] is not None:
@@ -546,6 +592,15 @@ class Transaction:
         else:
             self.journal.log("run %s" % " ".join(step["argv"]))
             self.command(step["argv"])
+
+    def last_look(self, step, path):
+        """Right before the rename: bytes that came since the plan are not written over, nor put back afterwards."""
+        try:
+            self.still(step)
+        except Failed:
+            files = self.journal.record["files"]
+            self.journal.record["files"] = [entry for entry in files if entry["real"] != path]
+            raise
 
     @staticmethod
     def relabel(path):
@@ -561,10 +616,11 @@ class Transaction:
             raise Failed("%s: %s" % (" ".join(argv), lines[-1] if lines else found["status"]))
 
     def serve(self, waiting):
-        """Tell the daemon. Where its restart has to wait, a reload makes true what a reload can."""
+        """Tell the daemon. Where its restart has to wait, a reload makes true what a reload can. Returns why it waits."""
         if not self.wanted["service"]:
             prove(self.wanted["proofs"], "")
-            return
+            return ""
+        waiting = waiting or self.waiting()  # a container may have been started meanwhile
         unit, action = self.wanted["service"]
         self.told = "reload" if waiting else action
         service = Service(unit, self.journal)
@@ -572,6 +628,7 @@ class Transaction:
         prove(self.wanted["proofs"], self.told)
         if self.told == "restart":
             self.lost = service.start_again()
+        return waiting
 
     def apply(self):
         """All of it; the answer says how it ended."""
@@ -583,14 +640,15 @@ class Transaction:
         try:
             self.make()
             if not self.journal.record["files"] and not self.wanted["service"] and not self.ran():
-                self.discard()
+                self.journal.discard()
                 return {"status": "unchanged"}
-            self.serve(waiting)
-        except (Failed, OSError, ValueError) as error:
+            waiting = self.serve(waiting)
+            for entry in self.journal.record["files"]:
+                forget(entry["real"])
+            self.journal.record["running"] = {}  # a rollback days later does not start them
+            self.journal.end("done")
+        except Exception as error:  # whatever it is, a fault of ours included: put back first
             return self.put_back(error)
-        for entry in self.journal.record["files"]:
-            forget(entry["real"])
-        self.journal.end("done")
         answer = {"status": "pending" if waiting else "changed", "detail": waiting, "told": self.told}
         answer["files"] = [entry["path"] for entry in self.journal.record["files"]]
         if self.lost:
@@ -600,34 +658,42 @@ class Transaction:
     def ran(self):
         return any(step["do"] == "run" for step in self.wanted["steps"])
 
-    def discard(self):
-        """Nothing was changed: leave no trace of the run either."""
-        shutil.rmtree(self.journal.folder)
-        try:
-            os.rmdir(os.path.dirname(self.journal.folder))
-        except OSError:
-            pass
-
     def put_back(self, error):
         """Everything as before, and said so; `broken` where that fails."""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, OSError) and error.filename:
-            reason = "%s: %s" % (error.filename, reason)
-        for _, path, _ in self.staged:
-            if os.path.exists(path):
-                os.unlink(path)
+        reason = reason_of(error)
         touched = any(step.split(" ", 1)[0] != "stage" for step in self.journal.record["log"])
-        problems = undo(self.journal)
+        for _, path, _ in self.staged:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # renamed already, or `undo` names what it cannot put back
+        # Allowed, since it was restarted with that permission a moment ago.
+        problems, _ = undo(self.journal, "allow")
         if problems:
             return {"status": "broken", "detail": "%s; then: %s" % (reason, "; ".join(problems))}
         if not touched:
-            self.discard()
+            self.journal.discard()
         return {"status": "put_back" if touched else "refused", "detail": reason}
 
 
-def undo(journal, restarts="allow"):
-    """Put one journal's files back, newest first, and its daemon to work with them. Returns what could not be done."""
-    problems = []
+def reason_of(error):
+    """What went wrong, for the report: an error of the system names its file, one of ours its class."""
+    if isinstance(error, (Failed, Refused)):
+        return str(error)
+    if isinstance(error, OSError):
+        where = "%s: " % error.filename if error.filename else ""
+        return where + (error.strerror or str(error))
+    return "internal error: %s: %s" % (type(error).__name__, error)
+
+
+def undo(journal, restarts):
+    """Put one journal's files back, newest first, and its daemon to work with them.
+
+    Returns what could not be done, and why a restart that it takes has to wait (an empty text where none does). A
+    journal that cannot be written does not stop it: one that still says `working` is put back once more later.
+    """
+    problems, held = [], ""
+    journal.strict = False
     for entry in reversed(journal.record["files"]):
         try:
             for leftover in leftovers(entry["real"]):
@@ -638,23 +704,24 @@ def undo(journal, restarts="allow"):
     served, service = journal.record["served"], journal.record["service"]
     if served and service and systemd() and not problems:
         held = gate(restarts) if served == "restart" and docker_info() is not None else ""
-        # systemd refuses a unit that failed three times in a minute (docker.service: StartLimitBurst=3).
-        run(["systemctl", "reset-failed", service[0]], 20)
         teller = Service(service[0], journal)
         try:
-            teller.tell(
-                "reload" if held else ("restart" if served == "restart" else reload_or_start(service[0]))
-            )
-            teller.start_again()
-        except Failed as error:
-            problems.append(str(error))
-        if held:
-            problems.append("%s still runs with the new configuration, since %s" % (service[0], held))
-    try:
-        journal.end("broken" if problems else "put_back")
-    except OSError:
-        pass  # the files are back; a journal that still says `working` is put back once more, which changes nothing
-    return problems
+            if held:
+                teller.tell("reload")
+                held = "%s still runs with the new configuration: %s" % (service[0], held)
+            else:
+                teller.tell("restart" if served == "restart" else reload_or_start(service[0]))
+                problems.extend("container %s did not come back" % name for name in teller.start_again())
+        except (OSError, Failed) as error:
+            problems.append(reason_of(error))
+    for leftover in os.listdir(journal.folder):
+        if leftover.endswith(".gpumend"):
+            try:
+                os.unlink(os.path.join(journal.folder, leftover))
+            except OSError:
+                pass  # a disk that is read-only by now
+    journal.end("broken" if problems else "put_back")
+    return problems, held
 
 
 def reload_or_start(unit):
@@ -678,18 +745,28 @@ def apply(wanted):
 
 
 def recover(wanted):
-    """Interrupted runs are put back, newest first."""
-    problems, done = [], []
+    """Interrupted runs are put back, newest first. A restart that this takes is made as `restarts` allows."""
+    problems, waits, done = [], [], []
     for path in sorted(wanted["journals"], reverse=True):
         if not re.match(re.escape(ROOT) + r"/runs/[\w.-]+/[\w.-]+/journal\.json$", path):
             raise Refused("%s is no journal" % path)
         journal = Journal.load(path)
         if journal.record["state"] == "working":
-            problems.extend(undo(journal))
-            done.extend(entry["path"] for entry in journal.record["files"])
+            failed, held = undo(journal, wanted["restarts"])
+            problems.extend(failed)
+            waits.extend([held] if held else [])
+            done.append(journal)
+    return undone(problems, waits, done, "put back as before the interrupted run")
+
+
+def undone(problems, waits, journals, detail):
+    """The answer of a verb that puts back."""
     if problems:
         return {"status": "broken", "detail": "; ".join(problems)}
-    return {"status": "changed", "files": done, "detail": "put back as before the interrupted run"}
+    paths = [entry["path"] for journal in journals for entry in journal.record["files"]]
+    if waits:
+        return {"status": "pending", "files": paths, "detail": "; ".join(waits)}
+    return {"status": "changed" if journals else "unchanged", "files": paths, "detail": detail}
 
 
 def rollback(wanted):
@@ -704,19 +781,15 @@ def rollback(wanted):
         if os.path.isfile(path) and wanted.get("component", "") in ("", name):
             journals.append(Journal.load(path))
     journals.sort(key=lambda journal: journal.record["started"], reverse=True)
-    problems, done = [], []
+    problems, waits, done = [], [], []
     for journal in journals:
         if journal.record["state"] == "put_back":
             continue
-        problems.extend(undo(journal, wanted["restarts"]))
-        done.extend(entry["path"] for entry in journal.record["files"])
-    if problems:
-        return {"status": "broken", "detail": "; ".join(problems)}
-    return {
-        "status": "changed" if done else "unchanged",
-        "files": done,
-        "detail": "put back as before run %s" % wanted["run"],
-    }
+        failed, held = undo(journal, wanted["restarts"])
+        problems.extend(failed)
+        waits.extend([held] if held else [])
+        done.append(journal)
+    return undone(problems, waits, done, "put back as before run %s" % wanted["run"])
 
 
 def containers(wanted):
@@ -737,10 +810,11 @@ def containers(wanted):
             "status": "changed",
             "detail": "proven in a container: " + ", ".join(p["path"] for p in wanted["containers"]),
         }
-    undone = rollback(wanted)
-    if undone["status"] == "broken":
-        return {"status": "broken", "detail": "%s; then: %s" % ("; ".join(failures), undone["detail"])}
-    return {"status": "put_back", "detail": "; ".join(failures), "files": undone.get("files", [])}
+    back = rollback(wanted)
+    if back["status"] in ("broken", "pending"):
+        failures.append("then: %s" % back["detail"])
+    status = "broken" if back["status"] == "broken" else "put_back"
+    return {"status": status, "detail": "; ".join(failures), "files": back.get("files", [])}
 
 
 VERBS = {"apply": apply, "recover": recover, "rollback": rollback, "containers": containers}
@@ -748,6 +822,8 @@ VERBS = {"apply": apply, "recover": recover, "rollback": rollback, "containers":
 
 def locked(wanted):
     """Run the verb alone on this host. The lock is the kernel's: it ends with the process, however that ends."""
+    if os.geteuid() != 0:
+        raise Refused("root is needed to change this host, this is uid %d" % os.geteuid())
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if not wait_for(lambda: try_lock(handle), wanted.get("lock_wait", LOCK_WAIT)):
@@ -779,8 +855,9 @@ def transact(wanted):
     except Refused as refused:
         return {"status": refused.status, "detail": str(refused)}
     except OSError as error:
-        where = "%s: " % error.filename if error.filename else ""
-        return {"status": "refused", "detail": where + (error.strerror or str(error))}
+        return {"status": "refused", "detail": reason_of(error)}
+    except Exception as error:  # a journal of another version, say: the host is told by what is on its disk
+        return {"status": "broken", "detail": reason_of(error)}
 
 
 def main_transaction(wanted, probe_again):

@@ -8,10 +8,12 @@ from typing import Any
 MASK = "********"
 # user:password@ in a URL (RFC 3986 userinfo)
 URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^/@\s\"']+)@")
+WORDS = r"(?:password|passwd|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key|\bauth\b)"
+SECRET_KEY = re.compile(WORDS, re.IGNORECASE)
 # a key that names a secret, and its value: JSON, TOML, YAML, env and flag spelling
 NAMED = re.compile(
-    r"(?i)(?P<key>[\"']?[\w.-]*(?:password|passwd|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key"
-    r"|\bauth\b|identitytoken)[\w.-]*[\"']?\s*[:=]\s*)(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]]+)"
+    rf"(?i)(?P<key>[\"']?[\w.-]*{WORDS}[\w.-]*[\"']?\s*[:=]\s*)"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]]+)"
 )
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 
@@ -30,11 +32,14 @@ def mask(text: str) -> str:
 
 
 def mask_all(value: Any) -> Any:
-    """Every string of a JSON value, masked."""
+    """Every string of a JSON value, masked; and whatever stands under a key that names a secret."""
     if isinstance(value, str):
         return mask(value)
     if isinstance(value, list):
         return [mask_all(item) for item in value]
     if isinstance(value, dict):
-        return {key: mask_all(item) for key, item in value.items()}
+        return {
+            key: MASK if isinstance(item, str) and item and SECRET_KEY.search(str(key)) else mask_all(item)
+            for key, item in value.items()
+        }
     return value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from facts.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
-from facts.driver import CONTROL_NODES
 from facts.version import Version, show
 from rules.finding import Change, Component, Evidence, Finding, Status
 from rules.rule import Context, has_toolkit, rule
@@ -19,8 +19,8 @@ READS: dict[str, tuple[tuple[Version, Version], ...]] = {
     "docker": (
         ((25, 0), (0, 6, 0)),
         ((26, 1), (0, 7, 0)),
-        ((27, 5), (0, 8, 0)),
-        ((28, 5), (1, 0, 0)),
+        ((27, 4), (0, 8, 0)),
+        ((28, 2), (1, 0, 0)),
         ((29, 2), (1, 1, 0)),
     ),
     "podman": (
@@ -44,9 +44,14 @@ def newest_readable(engine: str, version: Version) -> Version | None:
 
 
 def readers(context: Context) -> dict[str, Version]:
-    """Engines on this host that load CDI specs, with the newest cdiVersion each can read."""
+    """Engines on this host that load CDI specs, with the newest cdiVersion each can read. A Docker whose CDI nobody
+    wants is none of them."""
+    from rules.docker import wanted_paths
+
     found = {}
     docker, podman = context.state.docker.version.value, context.state.engines.versions["podman"].value
+    if "device" not in wanted_paths(context):
+        docker = None
     for name, version in (("docker", docker), ("podman", podman)):
         readable = newest_readable(name, version) if version else None
         if version and readable:
@@ -54,11 +59,21 @@ def readers(context: Context) -> dict[str, Version]:
     return found
 
 
+def canonical(folder: str) -> str:
+    """A spec folder under the name that the defaults have: /var/run is /run."""
+    folder = folder.rstrip("/")
+    return f"/var{folder}" if folder.startswith("/run/") else folder
+
+
 def docker_dirs(context: Context) -> tuple[str, ...]:
     """The folders dockerd reads: as it says itself, else as daemon.json sets them, else the defaults."""
     docker = context.state.docker
     listed = (docker.info.value or {}).get("CDISpecDirs") or (docker.config.value or {}).get("cdi-spec-dirs")
-    return tuple(str(item) for item in listed) if isinstance(listed, list) and listed else DEFAULT_DIRS
+    return (
+        tuple(canonical(str(item)) for item in listed)
+        if isinstance(listed, list) and listed
+        else DEFAULT_DIRS
+    )
 
 
 def runtime_dirs(context: Context) -> tuple[str, ...]:
@@ -69,7 +84,11 @@ def runtime_dirs(context: Context) -> tuple[str, ...]:
         if toolkit.config.known
         else None
     )
-    return tuple(str(item) for item in listed) if isinstance(listed, list) and listed else DEFAULT_DIRS
+    return (
+        tuple(canonical(str(item)) for item in listed)
+        if isinstance(listed, list) and listed
+        else DEFAULT_DIRS
+    )
 
 
 def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
@@ -87,7 +106,13 @@ def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
     podman = context.state.engines.versions["podman"].value
     if podman and newest_readable("podman", podman):
         # containers.conf's default was /etc/cdi alone in 5.5 (nixpkgs#420638)
-        found["podman --device"] = ("/etc/cdi",) if (5, 5) <= podman < (5, 6) else DEFAULT_DIRS
+        configured = any(
+            "cdi_spec_dirs" in (text.value or "")
+            for path, text in context.state.engines.configs.items()
+            if path.startswith("/etc/containers/")
+        )
+        narrow = (5, 5) <= podman < (5, 6) and not configured
+        found["podman --device"] = ("/etc/cdi",) if narrow else DEFAULT_DIRS
     return found
 
 
@@ -101,23 +126,37 @@ def can_generate(context: Context) -> str:
     userspace = driver.userspace().value
     if userspace and driver.loaded.value and userspace != driver.loaded.value:
         return "the driver's module and libraries differ in version (GM101)"
-    if (toolkit.version.get() or ())[:3] == (1, 18, 0) and toolkit.config.known and toolkit.mode() == "cdi":
-        return 'toolkit 1.18.0 cannot generate one in mode "cdi" (GM206); run again after that is mended'
+    if (
+        (toolkit.version.get() or ())[:3] == (1, 18, 0)
+        and toolkit.config.known
+        and toolkit.mode() not in ("auto", "csv")
+    ):
+        return f'toolkit 1.18.0 cannot generate one in mode "{toolkit.mode()}" (GM206); run again after that is mended'
+    if context.wanted.cdi_writer == "refresh" and not context.state.cdi.refresh.ok:
+        return "cdi.writer is `refresh`, and this host has no nvidia-cdi-refresh.service"
     if not context.wanted.manage_cdi:
         return "cdi.manage is false"
     return ""
 
 
 def uses_refresh(context: Context) -> bool:
-    """Whether nvidia-cdi-refresh writes the spec here."""
-    unit = context.state.cdi.refresh.value
-    there = unit is not None and unit.get("LoadState") == "loaded" and unit.get("UnitFileState") != "masked"
-    return context.wanted.cdi_writer == "refresh" or (context.wanted.cdi_writer == "auto" and there)
+    """Whether nvidia-cdi-refresh writes the spec here: it is enabled, so that it does so at the next boot, too."""
+    units = (context.state.cdi.refresh.value, context.state.cdi.refresh_path.value)
+    there = units[0] is not None and units[0].get("LoadState") == "loaded"
+    enabled = any(unit is not None and unit.get("UnitFileState") == "enabled" for unit in units)
+    return context.wanted.cdi_writer == "refresh" or (
+        context.wanted.cdi_writer == "auto" and there and enabled
+    )
 
 
 def target(context: Context) -> str:
-    """The file that is (re)written on this host."""
-    return DYNAMIC if uses_refresh(context) else STATIC
+    """The file that is (re)written on this host. nvidia-cdi-refresh.env may name another than the default."""
+    if not uses_refresh(context):
+        return STATIC
+    environment = context.state.cdi.refresh_env.value or ""
+    named = re.search(r"(?m)^NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=[\"']?([^\"'\s]+)", environment)
+    folder = canonical(named.group(1).rpartition("/")[0]) if named else ""
+    return f"{folder}/{named.group(1).rpartition('/')[2]}" if named and folder in DEFAULT_DIRS else DYNAMIC
 
 
 def flags(context: Context) -> tuple[str, ...]:
@@ -293,6 +332,12 @@ def stale_paths(context: Context, spec: Spec) -> list[Evidence]:
     return found
 
 
+MADE_BY_MEND = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+)  # GM105 makes these anew; a spec that lacks others is made anew
+
+
 def stale_nodes(context: Context, spec: Spec) -> list[Evidence]:
     """Device nodes a spec names with other numbers than the host's, or that are no device (toolkit >= 1.19 writes
     numbers; nvidia-uvm's major changes from boot to boot, nct#1934). Missing control nodes are GM105's."""
@@ -300,7 +345,7 @@ def stale_nodes(context: Context, spec: Spec) -> list[Evidence]:
     for node in dict.fromkeys(spec.edits().nodes):
         meta = context.state.cdi.mentioned[node.host].get()
         if meta is None:
-            if node.host not in CONTROL_NODES:
+            if node.host not in MADE_BY_MEND:
                 found.append(Evidence(spec.path, f"device {node.host}, which is not there"))
         elif meta.rdev is None:
             found.append(Evidence(spec.path, f"device {node.host}, which is a {meta.kind}"))
@@ -348,6 +393,36 @@ def missing_control_nodes(context: Context, spec: Spec) -> list[Evidence]:
     ]
 
 
+def staleness(context: Context, spec: Spec) -> tuple[tuple[Evidence, ...], str, str]:
+    """All that is no longer true in a spec, with the one cause that explains most of it and its symptom."""
+    loaded, made_for = context.state.driver.loaded.get(), spec.driver_version()
+    driver = []
+    if loaded and made_for and made_for != loaded:
+        driver = [Evidence(spec.path, f"made for driver {show(made_for)}, loaded is {show(loaded)}")]
+    paths, nodes = stale_paths(context, spec), stale_nodes(context, spec)
+    names, control = wrong_names(context, spec), missing_control_nodes(context, spec)
+    if driver:
+        cause, symptom = "The driver was updated after the spec was made.", "no such file or directory"
+    elif paths:
+        cause, symptom = "Files that the spec names were removed or moved.", "no such file or directory"
+    elif nodes:
+        cause = "Device numbers changed: nvidia-uvm gets a new major from boot to boot, and nothing made the spec anew."
+        symptom = "cuInit returns 999 (CUDA_ERROR_UNKNOWN) although nvidia-smi works"
+    elif names:
+        cause = "GPUs or MIG devices changed; nvidia-cdi-refresh does not watch for that."
+        symptom = "unresolvable CDI devices"
+    else:
+        cause, symptom = "The spec was made before nvidia-uvm's nodes existed.", "CUDA unknown error"
+    return (*driver, *paths, *nodes, *names, *control), cause, symptom
+
+
+def gpu_specs_in_use(context: Context) -> Iterator[tuple[SpecFile, Spec]]:
+    """The files that define a GPU for some engine, after precedence."""
+    for file in context.state.cdi.resolve(DEFAULT_DIRS).in_use():
+        if file.spec.value is not None and file.spec.value.kind == KIND:
+            yield file, file.spec.value
+
+
 @rule(
     "GM304",
     "specs say what is true of this host now",
@@ -356,48 +431,19 @@ def missing_control_nodes(context: Context, spec: Spec) -> list[Evidence]:
 )
 def stale(context: Context) -> Iterator[Finding]:
     """One finding a file, with all that is wrong with it: they have one cause and one remedy."""
-    loaded = context.state.driver.loaded.get()
-    for file in context.state.cdi.resolve(DEFAULT_DIRS).in_use():
-        spec = file.spec.value
-        if spec is None or spec.kind != KIND:
-            continue
-        made_for = spec.driver_version()
-        evidence = []
-        if loaded and made_for and made_for != loaded:
-            evidence.append(
-                Evidence(file.path, f"made for driver {show(made_for)}, loaded is {show(loaded)}")
-            )
-        paths, nodes = stale_paths(context, spec), stale_nodes(context, spec)
-        names, control = wrong_names(context, spec), missing_control_nodes(context, spec)
-        if evidence:
-            cause, symptom = "The driver was updated after the spec was made.", "no such file or directory"
-        elif paths:
-            cause, symptom = "Files that the spec names were removed or moved.", "no such file or directory"
-        elif nodes:
-            cause = "Device numbers changed: nvidia-uvm gets a new major from boot to boot, and nothing made the spec anew."
-            symptom = "cuInit returns 999 (CUDA_ERROR_UNKNOWN) although nvidia-smi works"
-        elif names:
-            cause, symptom = (
-                "GPUs or MIG devices changed; nvidia-cdi-refresh does not watch for that.",
-                "unresolvable CDI devices",
-            )
-        else:
-            cause, symptom = "The spec was made before nvidia-uvm's nodes existed.", "CUDA unknown error"
-        evidence += paths + nodes + names + control
-        if not evidence:
+    for file, spec in gpu_specs_in_use(context):
+        evidence, cause, symptom = staleness(context, spec)
+        if not evidence or is_leftover(context, file):
             continue
         change, refused = regenerate(context)
         if change and file.path != target(context):
-            if file.path == STATIC:
-                yield _leftover(context, file, tuple(evidence))
-                continue
             change, refused = None, f"{file.path} is not the file that mend writes ({target(context)})"
+        more = f", and {len(evidence) - 1} more" if len(evidence) > 1 else ""
         yield Finding(
             code="GM304",
             status=Status.FAIL,
-            summary=f"{file.path} is stale: {evidence[0].text}"
-            + (f", and {len(evidence) - 1} more" if len(evidence) > 1 else ""),
-            evidence=tuple(evidence),
+            summary=f"{file.path} is stale: {evidence[0].text}{more}",
+            evidence=evidence,
             cause=cause,
             remedy="Mend generates it anew." if change else "Put that right first, then generate it anew.",
             change=change,
@@ -406,26 +452,9 @@ def stale(context: Context) -> Iterator[Finding]:
         )
 
 
-def _leftover(context: Context, file: SpecFile, evidence: tuple[Evidence, ...]) -> Finding:
-    """A static spec beside nvidia-cdi-refresh: nothing keeps it true."""
-    narrow = [who for who, dirs in needed_by(context).items() if DYNAMIC.rpartition("/")[0] not in dirs]
-    refused = f"{', '.join(narrow)} reads /etc/cdi only" if narrow else ""
-    return Finding(
-        code="GM309",
-        status=Status.FAIL if evidence else Status.WARN,
-        summary=f"{file.path} is left over: nvidia-cdi-refresh keeps {DYNAMIC}, nothing keeps this one true",
-        evidence=evidence
-        or (Evidence(file.path, "exists"), Evidence("nvidia-cdi-refresh.service", "loaded")),
-        cause="It was generated by hand before toolkit 1.18 brought nvidia-cdi-refresh. Devices that only it defines outlive every driver update.",
-        remedy=f"Mend moves it into the run's backup once {DYNAMIC} is there."
-        if not refused
-        else "Let that engine read both folders first.",
-        change=None
-        if refused or not context.wanted.manage_cdi
-        else Change(Component.CDI, action=f"remove:{file.path}"),
-        refused=refused or ("" if context.wanted.manage_cdi else "cdi.manage is false"),
-        symptoms=("failed to mount: no such file or directory",),
-    )
+def is_leftover(context: Context, file: SpecFile) -> bool:
+    """A spec made by hand in /etc/cdi where nvidia-cdi-refresh keeps another: nothing keeps this one true."""
+    return uses_refresh(context) and file.path == STATIC and target(context) != STATIC
 
 
 @rule(
@@ -435,15 +464,30 @@ def _leftover(context: Context, file: SpecFile, evidence: tuple[Evidence, ...]) 
     applies=has_toolkit,
 )
 def leftover(context: Context) -> Iterator[Finding]:
-    files = {file.path: file for file in gpu_files(context)}
-    if not uses_refresh(context) or STATIC not in files or DYNAMIC not in files:
-        return
-    in_use = context.state.cdi.resolve(DEFAULT_DIRS).in_use()
-    if files[STATIC] in in_use and not can_generate(context):
-        spec = files[STATIC].spec.value
-        if spec and (stale_paths(context, spec) or stale_nodes(context, spec)):
-            return  # GM304 has it, with its evidence
-    yield _leftover(context, files[STATIC], ())
+    written = target(context)
+    for file in gpu_files(context):
+        if not is_leftover(context, file) or file.spec.value is None:
+            continue
+        evidence, _, symptom = staleness(context, file.spec.value)
+        narrow = [who for who, dirs in needed_by(context).items() if written.rpartition("/")[0] not in dirs]
+        there = any(other.path == written for other in gpu_files(context))
+        refused = f"{', '.join(narrow)} reads /etc/cdi only" if narrow else ""
+        refused = refused or ("" if there else can_generate(context))
+        refused = refused or ("" if context.wanted.manage_cdi else "cdi.manage is false")
+        yield Finding(
+            code="GM309",
+            status=Status.FAIL if evidence else Status.WARN,
+            summary=f"{file.path} is left over: nvidia-cdi-refresh keeps {written}, nothing keeps this one true",
+            evidence=evidence
+            or (Evidence(file.path, "exists"), Evidence("nvidia-cdi-refresh.service", "enabled")),
+            cause="It was generated by hand before toolkit 1.18 brought nvidia-cdi-refresh. Devices that only it defines outlive every driver update.",
+            remedy=f"Mend moves it into the run's backup once {written} is there."
+            if not refused
+            else "Put that right first; then it can go.",
+            change=None if refused else Change(Component.CDI, action=f"remove:{file.path}"),
+            refused=refused,
+            symptoms=(symptom if evidence else "failed to mount: no such file or directory",),
+        )
 
 
 @rule(
@@ -453,13 +497,16 @@ def leftover(context: Context) -> Iterator[Finding]:
     applies=has_toolkit,
 )
 def too_new(context: Context) -> Iterator[Finding]:
-    for file in context.state.cdi.resolve(DEFAULT_DIRS).in_use():
-        spec = file.spec.value
-        blind = [who for who, newest in readers(context).items() if spec and spec.version > newest]
-        if not spec or not blind:
+    for file, spec in gpu_specs_in_use(context):
+        blind = [who for who, newest in readers(context).items() if spec.version > newest]
+        if not blind:
             continue
-        can = file.path == target(context) and bool(flags(context)) and spec.needs <= (0, 7, 0)
-        change, refused = regenerate(context) if can else (None, "this toolkit cannot write an older version")
+        if file.path != target(context):
+            change, refused = None, f"{file.path} is not the file that mend writes ({target(context)})"
+        elif not flags(context) or spec.needs > (0, 7, 0):
+            change, refused = None, "this toolkit cannot write an older version"
+        else:
+            change, refused = regenerate(context)
         version = ".".join(map(str, spec.version))
         yield Finding(
             code="GM308",
@@ -489,13 +536,16 @@ def refresh_failed(context: Context) -> Iterator[Finding]:
         return
     change, refused = regenerate(context)
     if change and not uses_refresh(context):
-        change, refused = None, "cdi.writer is `file`"
+        change, refused = (
+            None,
+            "nvidia-cdi-refresh is not the writer here: it is disabled, or cdi.writer is `file`",
+        )
     yield Finding(
         code="GM310",
         status=Status.FAIL,
         summary=f"nvidia-cdi-refresh.service failed: {unit.get('Result')}, exit status {unit.get('ExecMainStatus')}",
         evidence=(Evidence("systemctl show nvidia-cdi-refresh.service", f"Result={unit.get('Result')}"),),
-        cause="At boot it often runs before the driver is there (toolkit before 1.18.2 does not try again).",
+        cause="At boot it often runs before the driver is there (toolkit 1.18.0, 1.18.1 and 1.19.0 do not try again).",
         remedy="Mend starts it again. If it fails at every boot, order it: a drop-in with After=nvidia-persistenced.service and "
         "Restart=on-failure, or toolkit 1.20.",
         change=change,
@@ -526,7 +576,8 @@ def ignored(context: Context) -> Iterator[Finding]:
 @rule("GM313", "spec files that every engine may read", "nct#146: chmod 644", applies=has_toolkit)
 def permissions(context: Context) -> Iterator[Finding]:
     for file in context.state.cdi.files.need():
-        if file.meta.kind == "file" and not file.meta.mode & 0o004:
+        ours = file.path == target(context) or (file.spec.value is not None and file.spec.value.kind == KIND)
+        if ours and file.meta.kind == "file" and not file.meta.mode & 0o004:
             can = context.wanted.manage_cdi
             yield Finding(
                 code="GM313",

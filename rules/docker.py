@@ -12,7 +12,7 @@ from typing import Any
 
 from facts.cdi import DEFAULT_DIRS
 from facts.version import Version, show
-from rules.driver import required_cuda
+from rules.driver import unmet_cuda
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, has_docker, has_gpu, rule
@@ -23,9 +23,10 @@ CDI_BY_DEFAULT: Version = (28, 2)  # moby v28.2.0, commit 4cecce03f6
 GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
 VALIDATE_SINCE: Version = (23, 0)  # dockerd --validate; 20.10 answers `unknown flag`
 RELOAD, RESTART = ("docker.service", "reload"), ("docker.service", "restart")
-# dockerd's flags whose key in daemon.json has another name (moby cmd/dockerd/config.go, config_unix.go)
+# dockerd's flags whose key in daemon.json has another name (moby cmd/dockerd/config.go, config_unix.go). --add-runtime
+# is not among them: dockerd merges it with `runtimes` (moby daemon/config skipDuplicates, 19.03 to 29.2).
 FLAG_KEYS = {
-    "host": "hosts", "add-runtime": "runtimes", "exec-opt": "exec-opts", "storage-opt": "storage-opts",
+    "host": "hosts", "exec-opt": "exec-opts", "storage-opt": "storage-opts",
     "label": "labels", "insecure-registry": "insecure-registries", "registry-mirror": "registry-mirrors",
     "cdi-spec-dir": "cdi-spec-dirs", "log-opt": "log-opts", "authorization-plugin": "authorization-plugins",
     "default-ulimit": "default-ulimits", "default-address-pool": "default-address-pools", "feature": "features",
@@ -76,11 +77,23 @@ def hold_back(context: Context, *keys: str) -> str:
     return ""
 
 
+def restart_switches_store(context: Context) -> str:
+    """Why dockerd is not restarted by mend: the restart would switch the image store and hide every image."""
+    stores = _stores(context)
+    if stores is None or stores[0] == stores[1] or (context.state.docker.version.value or ()) >= (29, 0):
+        return ""
+    if stores[0]:
+        return ""  # GM411 puts the feature back in the same transaction
+    return "features.containerd-snapshotter waits for a restart, which would hide every image there is: restart dockerd yourself"
+
+
 def change(
     context: Context, edits: dict[tuple[str, ...], Any], service: tuple[str, str]
 ) -> tuple[Change | None, str]:
     """The change that sets keys of daemon.json, or why it is held back."""
     held = hold_back(context, *{keys[0] for keys in edits})
+    if not held and service == RESTART:
+        held = restart_switches_store(context)
     if held:
         return None, held
     path = context.state.docker.config_path
@@ -115,7 +128,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
             if running
             else " dockerd cannot start with it."
         ),
-        remedy=f"Repair it by hand, and check it with `dockerd --validate --config-file={docker.config_path}`.",
+        remedy=f"Repair it by hand, and check it with `dockerd --validate --config-file={docker.config_path}` (Docker 23.0 and newer).",
         refused="what this file was meant to say is not ours to guess: it is left as it is",
         symptoms=("unable to configure the Docker daemon with file",),
     )
@@ -134,7 +147,7 @@ def flag_conflict(context: Context) -> Iterator[Finding]:
             status=Status.FAIL,
             summary=f"--{flag} is a flag of dockerd, and {key} stands in {context.state.docker.config_path}: dockerd will not start again",
             evidence=(
-                Evidence("dockerd's command line", f"--{flag}={context.state.docker.flags[flag]}"),
+                Evidence("dockerd's command line", f"--{flag}"),
                 evidence(context, key, "set"),
             ),
             cause="dockerd refuses to start when a directive stands in both places, even with one value.",
@@ -227,7 +240,7 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     on = bool((docker.info.get() or {}).get("CDISpecDirs"))
     if (right and (on or not docker.info.ok)) or not docker.config.known:
         return
-    if right and docker.value("cdi-spec-dirs") == [""]:
+    if right and docker.value("cdi-spec-dirs") in ([""], []):
         return  # GM405
     made, refused = change(context, {} if right else {("features", "cdi"): True}, RESTART)
     yield Finding(
@@ -251,10 +264,6 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     )
 
 
-def _canonical(folder: str) -> str:
-    return folder.replace("/run/cdi", "/var/run/cdi") if folder == "/run/cdi" else folder.rstrip("/")
-
-
 @rule(
     "GM405",
     "Docker reads both spec folders",
@@ -262,6 +271,8 @@ def _canonical(folder: str) -> str:
     applies=has_docker,
 )
 def narrowed(context: Context) -> Iterator[Finding]:
+    from rules.cdi import canonical
+
     docker = context.state.docker
     if (
         "device" not in wanted_paths(context)
@@ -272,7 +283,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
     listed = docker.value("cdi-spec-dirs")
     if not isinstance(listed, list):
         return
-    have = [_canonical(str(item)) for item in listed if item]
+    have = [canonical(str(item)) for item in listed if item]
     lacking = [folder for folder in DEFAULT_DIRS if folder not in have]
     if not lacking:
         return
@@ -373,7 +384,7 @@ def snap(context: Context) -> Iterator[Finding]:
             Evidence("/var/snap/docker", "exists"),
             Evidence(context.state.docker.config_path, "its configuration"),
         ),
-        remedy="Use the snap's own NVIDIA support (`snap set docker nvidia-support.disabled=false`), or Docker's packages instead.",
+        remedy="Use the snap's own NVIDIA support (see `snap info docker`), or Docker's packages instead.",
         refused="a snap's configuration is not changed by mend",
         symptoms=("unknown or invalid runtime name: nvidia", "could not select device driver"),
     )
@@ -416,7 +427,7 @@ def store_flip(context: Context) -> Iterator[Finding]:
     if stores is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
         return
     running, asked = stores
-    if running == asked or "features" in {FLAG_KEYS.get(flag, flag) for flag in docker.flags}:
+    if not running or asked or "features" in {FLAG_KEYS.get(flag, flag) for flag in docker.flags}:
         return
     made, refused = change(context, {("features", "containerd-snapshotter"): running}, RELOAD)
     yield Finding(
@@ -449,28 +460,33 @@ def store_flip(context: Context) -> Iterator[Finding]:
     applies=up,
 )
 def cuda_requirement(context: Context) -> Iterator[Finding]:
-    if (context.state.toolkit.config.value or {}).get("disable-require") is True:
+    toolkit = context.state.toolkit
+    if not toolkit.config.known or toolkit.value("disable-require") is True:
         return
+    # Only nvidia-container-cli checks requirements, in legacy injection: what the hook does, and mode auto before 1.18.
+    legacy_runtime = toolkit.mode() == "legacy" or (
+        toolkit.mode() == "auto" and (toolkit.version.value or (1, 17)) < (1, 18)
+    )
     for container in context.state.docker.containers.get() or ():
-        needed = required_cuda(container.env.get("NVIDIA_REQUIRE_CUDA", ""))
-        if needed is None or "NVIDIA_DISABLE_REQUIRE" in container.env:
+        expression = container.env.get("NVIDIA_REQUIRE_CUDA", "")
+        checked = container.uses_gpus_flag() or (container.uses_runtime() and legacy_runtime)
+        disabled = container.env.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("1", "t", "true")
+        if not expression or not checked or disabled:
             continue
         serves = context.state.gpus.cuda.need()
-        if serves >= needed:
+        needed = unmet_cuda(expression, serves, context.state.driver.loaded.value)
+        if needed is None:
             continue
         yield Finding(
             code="GM414",
             status=Status.WARN,
             summary=f"{container.label()} asks for CUDA {show(needed)}, the driver serves {show(serves)}",
             evidence=(
-                Evidence(
-                    f"docker inspect {container.name}",
-                    f"NVIDIA_REQUIRE_CUDA={container.env['NVIDIA_REQUIRE_CUDA'][:120]}",
-                ),
+                Evidence(f"docker inspect {container.name}", f"NVIDIA_REQUIRE_CUDA={expression[:120]}"),
                 Evidence("nvidia-smi --version", f"CUDA Version: {show(serves)}"),
             ),
-            remedy="Upgrade the driver, or use an image for an older CUDA. NVIDIA_DISABLE_REQUIRE=1 skips the check for one container; what needs the "
-            "newer CUDA still fails.",
+            remedy="Upgrade the driver, or use an image for an older CUDA. NVIDIA_DISABLE_REQUIRE=1 skips the check for "
+            "one container; what needs the newer CUDA still fails.",
             refused="a driver upgrade needs a reboot, and is the owner's decision",
             symptoms=("requirement error: unsatisfied condition: cuda>=",),
         )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from facts.driver import CONTROL_NODES
-from facts.version import show
+from facts.version import Version, show
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, has_gpu, rule
 
@@ -68,11 +68,10 @@ def not_loaded(context: Context) -> Iterator[Finding]:
         evidence.append(Evidence("modinfo -F version nvidia", show(on_disk.value)))
         cause = f"A module {show(on_disk.value)} for kernel {host.kernel} is there, but not loaded."
         remedy = "`modprobe nvidia`, and read `dmesg` if that fails (Secure Boot, another driver, a GPU off the bus)."
-    elif on_disk.absent:
-        cause, remedy = (
-            "modinfo is not installed: whether a module exists is not known.",
-            "Install kmod and look.",
-        )
+    elif "not found" not in on_disk.detail:
+        evidence.append(Evidence("modinfo -F version nvidia", on_disk.detail or str(on_disk.status)))
+        cause = "Whether a module for this kernel exists is not known."
+        remedy = "Look with `modinfo nvidia` and `dmesg`."
     else:
         evidence.append(Evidence("modinfo -F version nvidia", on_disk.detail))
         cause = f"There is no nvidia module for the running kernel {host.kernel}: it came with a kernel update, or none was ever built."
@@ -94,7 +93,7 @@ def not_loaded(context: Context) -> Iterator[Finding]:
 )
 def nouveau(context: Context) -> Iterator[Finding]:
     driver, gpus = context.state.driver, context.state.gpus
-    if "nouveau" not in (driver.modules.get() or ()) or (driver.loaded.value and not gpus.nouveau_bound):
+    if "nouveau" not in (driver.modules.get() or ()) or not gpus.nouveau_bound:
         return
     evidence = [Evidence("/proc/modules", "nouveau")]
     evidence.extend(Evidence("/sys/bus/pci/drivers/nouveau", address) for address in gpus.nouveau_bound)
@@ -185,28 +184,64 @@ def nodes(context: Context) -> Iterator[Finding]:
         missing.insert(0, "/dev/nvidia0")
     if not missing:
         return
-    tools = [name for name in ("nvidia-ctk",) if context.state.toolkit.programs[name].ok]
-    can = bool(tools) and (context.state.toolkit.version.value or ()) >= (1, 14)
+    toolkit = context.state.toolkit
+    by_ctk = toolkit.programs["nvidia-ctk"].ok and (toolkit.version.value or ()) >= (1, 14)
+    by_modprobe = toolkit.programs["nvidia-modprobe"].ok
+    # `nvidia-ctk system create-device-nodes --control-devices` makes the control nodes, never a GPU's own.
+    action = "" if not (by_modprobe or (by_ctk and numbered)) else "modprobe" if by_modprobe else "nodes"
     yield Finding(
         code="GM105",
         status=Status.FAIL,
         summary=f"device nodes are missing: {', '.join(missing)}",
         evidence=tuple(Evidence(path, "not there") for path in missing),
         cause="nvidia-uvm was not loaded at boot, or nothing has opened the GPU yet.",
-        remedy="Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
-        if can
-        else "Run `nvidia-modprobe -u -c0`.",
-        change=Change(Component.DRIVER, action="nodes") if can else None,
-        refused="" if can else "nvidia-ctk 1.14 or newer, which makes them, is not here",
+        remedy="Mend runs nvidia-modprobe, which makes them."
+        if action == "modprobe"
+        else "Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
+        if action
+        else "Run `nvidia-modprobe -c 0 -c 255` and `nvidia-modprobe -u -c 0`.",
+        change=Change(Component.DRIVER, action=action) if action else None,
+        refused="" if action else "no program that makes them is on this host",
         symptoms=("CUDA unknown error", "no CUDA-capable device is detected"),
     )
 
 
-def required_cuda(expression: str) -> tuple[int, ...] | None:
-    """The least CUDA version of NVIDIA_REQUIRE_CUDA: alternatives are separated by spaces, one of them suffices;
-    `cuda>=12.8 brand=tesla,driver>=470 ...` (nvidia-container-runtime docs). None where none is named."""
-    versions = [
-        tuple(int(part) for part in match.split("."))
-        for match in re.findall(r"cuda>=(\d+(?:\.\d+)*)", expression)
-    ]
-    return min(versions, default=None)
+# One constraint of NVIDIA_REQUIRE_CUDA: `cuda>=12.8`, `driver<551`, `brand=tesla` (libnvidia-container src/cli/dsl.c)
+CONSTRAINT = re.compile(r"(cuda|driver|arch|brand)(>=|<=|!=|=|<|>)([\w.]+)")
+
+
+def unmet_cuda(expression: str, cuda: Version, driver: Version | None) -> Version | None:
+    """The least CUDA version that NVIDIA_REQUIRE_CUDA asks for, where this driver surely does not do; else None.
+
+    Alternatives are separated by spaces and one suffices; within one, commas join what must all hold. A constraint
+    that cannot be told from here (brand, arch) counts as held: only what is surely unmet is reported.
+    """
+    least: list[Version] = []
+    for alternative in expression.split():
+        held = True
+        for name, sign, text in CONSTRAINT.findall(alternative):
+            if name in ("brand", "arch") or not re.fullmatch(r"\d+(\.\d+)*", text):
+                continue
+            wanted = tuple(int(part) for part in text.split("."))
+            have = cuda if name == "cuda" else driver
+            if have is None:
+                continue
+            held = held and compare(have, sign, wanted)
+            if name == "cuda" and sign in (">=", "="):
+                least.append(wanted)
+        if held:
+            return None
+    return min(least, default=None)
+
+
+def compare(have: Version, sign: str, wanted: Version) -> bool:
+    """Two versions part by part, as far as `wanted` goes for equality: 550.54 = 550."""
+    same = have[: len(wanted)] == wanted
+    return {
+        ">=": have >= wanted or same,
+        "<=": have <= wanted or same,
+        ">": have > wanted and not same,
+        "<": have < wanted,
+        "=": same,
+        "!=": not same,
+    }[sign]

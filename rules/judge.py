@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from facts.host_state import HostState
 from facts.reading import Status as ReadStatus
 from facts.reading import Unread
-from rules import cdi, docker, driver, host, toolkit  # noqa: F401  (each registers its rules)
+from rules import apt, cdi, docker, driver, host, runtime, toolkit  # noqa: F401  (each registers its rules)
 from rules.finding import Evidence, Finding, Status
 from rules.rule import RULES, Context
 from rules.wanted import Wanted

@@ -5,6 +5,7 @@ Audit shows a plan and mend sends it: they cannot disagree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -124,6 +125,12 @@ def _driver(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
     actions = {change.action for change in changes}
     if "ldconfig" in actions:
         steps.append(Step("run", argv=("ldconfig",)))
+    if "modprobe" in actions:
+        count = max(len(context.state.gpus.proc.value or ()), 1)
+        minors = tuple(word for minor in (*range(count), 255) for word in ("-c", str(minor)))
+        # With -u its -c counts nvidia-uvm's own nodes: two calls (nvidia-modprobe(1)).
+        steps.append(Step("run", argv=("nvidia-modprobe", *minors)))
+        steps.append(Step("run", argv=("nvidia-modprobe", "-u", "-c", "0", "-c", "1")))
     if "nodes" in actions:
         argv = ("nvidia-ctk", "system", "create-device-nodes", "--control-devices", "--load-kernel-modules")
         steps.append(Step("run", argv=argv))
@@ -144,8 +151,12 @@ def _cdi(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tra
     files = {file.path: file for file in context.state.cdi.files.need()}
     actions = list(dict.fromkeys(change.action for change in changes))
     steps: list[Step] = []
+    target = cdi.target(context)
+    if target not in files and any(action.startswith("remove:") for action in actions):
+        actions.insert(0, "generate")  # nothing is taken away before what replaces it is there
+        actions = list(dict.fromkeys(actions))
     if "generate" in actions:
-        path = cdi.target(context)
+        path = target
         old = files.get(path)
         before, was = (old.sha256, old.data) if old else (None, None)
         if cdi.uses_refresh(context):
@@ -161,7 +172,7 @@ def _cdi(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tra
         verb, _, paths = action.partition(":")
         if verb == "remove":
             steps.extend(_remove(context, path) for path in paths.split(":"))
-        elif verb == "mode" and "generate" not in actions:
+        elif verb == "mode" and not (paths == target and "generate" in actions):
             old = files.get(paths)
             steps.append(Step("mode", paths, before=old.sha256 if old else None, mode=0o644))
     info = context.state.docker.info.value or {}
@@ -176,22 +187,25 @@ def _refresh_environment(context: Context) -> list[Step]:
     """The line in nvidia-cdi-refresh.env that keeps its feature flags, where an old engine needs them."""
     from facts.cdi import REFRESH_ENV
 
-    wanted = cdi.flags(context)
-    before = context.state.cdi.refresh_env.get()
-    key = "NVIDIA_CTK_CDI_GENERATE_FEATURE_FLAGS"
-    if not wanted or any(line.startswith(f"{key}=") for line in (before or "").splitlines()):
+    content, before = context.state.cdi.refresh_env_file.value, context.state.cdi.refresh_env.get()
+    key, text = "NVIDIA_CTK_CDI_GENERATE_FEATURE_FLAGS", before or ""
+    set_now = re.search(rf"(?m)^{key}=(.*)$", text)
+    flags = [flag for flag in (set_now.group(1) if set_now else "").strip("\"' ").split(",") if flag]
+    lacking = [flag for flag in cdi.flags(context) if flag not in flags]
+    if not lacking:
         return []
-    text = before or ""
-    if text and not text.endswith("\n"):
-        text += "\n"
-    content = context.state.cdi.refresh_env_file
+    line = f"{key}={','.join((*flags, *lacking))}"
+    if set_now:
+        text = text[: set_now.start()] + line + text[set_now.end() :]
+    else:
+        text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
     return [
         Step(
             "write",
             REFRESH_ENV,
-            before=content.value.sha256 if content.value else None,
-            data=f"{text}{key}={','.join(wanted)}\n".encode(),
-            was=(before or "").encode() if before is not None else None,
+            before=content.sha256 if content else None,
+            data=text.encode(),
+            was=content.data if content else None,
         )
     ]
 

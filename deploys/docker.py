@@ -1,0 +1,13 @@
+"""Docker: the nvidia runtime and CDI in daemon.json. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from deploys import session
+from operations import docker, runs
+
+session.begin()
+runs.recovered()
+docker.daemon_config()
