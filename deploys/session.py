@@ -80,7 +80,7 @@ def finish(state: State) -> Exit:
     executed = state.is_executing
     told = document(this, executed)
     if target_of(state) != "-" and (executed or not this.shown):
-        click.echo(terminal.render(told, mended=executed), nl=False)
+        click.echo(terminal.render(told, mended=executed, diffs=not this.shown), nl=False)
     return write(state, told, Exit(told["exit"]))
 
 
@@ -156,7 +156,8 @@ def real(host: Any) -> Host:
 
 
 def progress(state: State, show: bool) -> None:
-    """A line that counts answers on a terminal; and the audit's report once the last host answered."""
+    """A line that counts answers on a terminal; and, where pyinfra is about to ask there whether to go on, the audit's
+    report as soon as the last host has answered."""
     this = run.current(state.inventory)
     answered = sum(1 for record in this.records.values() if record.before or record.error)
     total = len(state.activated_hosts)
@@ -164,7 +165,8 @@ def progress(state: State, show: bool) -> None:
         click.echo(
             f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
         )
-    if show and answered == total and not this.shown and target_of(state) != "-":
+    asks = sys.stdin.isatty() and state.check_for_changes
+    if show and asks and answered == total and not this.shown and target_of(state) != "-":
         this.shown = True
         unreached(state, this)
         click.echo(terminal.render(document(this, executed=False), mended=False), nl=False)

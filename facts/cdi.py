@@ -26,17 +26,29 @@ KIND = "nvidia.com/gpu"
 REFRESH_ENV = "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
 # pkg/cdi/version.go, as of v1.1.0
 SPEC_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0")
-# Fields by place, from specs-go/config.go v1.1.0: the loader decodes strictly, so one more drops the whole file.
-FIELDS: Mapping[str, frozenset[str]] = {
-    "spec": frozenset({"cdiVersion", "kind", "annotations", "devices", "containerEdits"}),
-    "device": frozenset({"name", "annotations", "containerEdits"}),
-    "edits": frozenset({"env", "deviceNodes", "netDevices", "hooks", "mounts", "intelRdt", "additionalGids"}),
-    "node": frozenset(
-        {"path", "hostPath", "type", "major", "minor", "fileMode", "permissions", "uid", "gid"}
-    ),
-    "mount": frozenset({"hostPath", "containerPath", "options", "type"}),
-    "hook": frozenset({"hookName", "path", "args", "env", "timeout"}),
-}
+# Fields by place and their types, from specs-go/config.go v1.1.0: the loader decodes strictly, so one more field or
+# another type drops the whole file. A type in brackets is a list of it.
+FIELDS: Mapping[str, Mapping[str, str]] = {
+    "spec": {
+        "cdiVersion": "text", "kind": "text", "annotations": "labels", "devices": "[device]", "containerEdits": "edits",
+    },
+    "device": {"name": "text", "annotations": "labels", "containerEdits": "edits"},
+    "edits": {
+        "env": "[text]", "deviceNodes": "[node]", "netDevices": "[net]", "hooks": "[hook]", "mounts": "[mount]",
+        "intelRdt": "rdt", "additionalGids": "[uint32]",
+    },
+    "node": {
+        "path": "text", "hostPath": "text", "type": "text", "major": "int64", "minor": "int64", "fileMode": "uint32",
+        "permissions": "text", "uid": "uint32", "gid": "uint32",
+    },
+    "net": {"hostInterfaceName": "text", "name": "text"},
+    "mount": {"hostPath": "text", "containerPath": "text", "options": "[text]", "type": "text"},
+    "hook": {"hookName": "text", "path": "text", "args": "[text]", "env": "[text]", "timeout": "int64"},
+    "rdt": {
+        "closID": "text", "l3CacheSchema": "text", "memBwSchema": "text", "schemata": "[text]", "enableMonitoring": "bool",
+    },
+}  # fmt: skip
+INTEGERS = {"int64": (-(2**63), 2**63), "uint32": (0, 2**32)}
 HOOK_NAMES = frozenset(
     {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
 )
@@ -192,75 +204,118 @@ class Resolution:
         return tuple({file.path: file for file in self.devices.values()}.values())
 
 
-def _strict(place: str, raw: Any) -> dict[str, Any]:
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as sigs.k8s.io/yaml takes it: a key that stands twice is an error, and a date is a text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, (str, int, float, bool)) or name in seen:
+                raise SpecError(f'not YAML: key "{name}" already set in map, or none')
+            seen.add(name)
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+
+
+def _decode(raw: Any, kind: str, what: str) -> Any:
+    """A value as Go's decoder takes it for a field of this type; raises SpecError where it would not. None is Go's zero
+    value, a field's name counts in any case, and sigs.k8s.io/yaml makes a text of a number where a text is due."""
+    refused = SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
+    if kind.startswith("["):
+        if not isinstance(raw, list):
+            raise refused
+        inner = kind.strip("[]")
+        if None in raw and inner in FIELDS and inner != "device":
+            raise SpecError(f"null in {what}")  # a pointer in Go: the loader panics, and the engine with it
+        return [
+            _decode({} if item is None else item, inner, what)
+            if inner in FIELDS
+            else _scalar(item, inner, what)
+            for item in raw
+        ]
+    if kind == "labels":
+        if not isinstance(raw, dict):
+            raise refused
+        return {str(key): _scalar(value, "text", what) for key, value in raw.items()}
+    if kind not in FIELDS:
+        return _scalar(raw, kind, what)
     if not isinstance(raw, dict):
-        raise SpecError(f"{place}: not a mapping")
-    for key in raw:
-        if key not in FIELDS[place]:
+        raise refused
+    names = {name.lower(): name for name in FIELDS[kind]}
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = names.get(str(key).lower())
+        if name is None:
             raise SpecError(f'json: unknown field "{key}"')
-    return raw
+        if value is not None:
+            found[name] = _decode(value, FIELDS[kind][name], name)
+    return found
 
 
-def _list(raw: Any, what: str) -> list[Any]:
-    if raw is None:
-        return []
-    if not isinstance(raw, list):
-        raise SpecError(f"{what}: not a list")
-    return raw
-
-
-def _text(raw: Any, what: str) -> str:
-    if raw is None:
+def _scalar(raw: Any, kind: str, what: str) -> Any:
+    if kind == "text" and raw is None:
         return ""
-    if not isinstance(raw, str):
-        raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type string")
-    return raw
+    if kind == "text" and isinstance(raw, (str, int, float)):
+        return str(raw).lower() if isinstance(raw, bool) else str(raw)
+    if kind == "bool" and (raw is None or isinstance(raw, bool)):
+        return bool(raw)
+    if kind in INTEGERS and not isinstance(raw, (bool, str)):
+        number = 0 if raw is None else raw
+        least, beyond = INTEGERS[kind]
+        if isinstance(number, (int, float)) and number == number // 1 and least <= number < beyond:
+            return int(number)
+    raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
 
 
-def _number(raw: Any, what: str) -> int:
-    if raw is None:
-        return 0
-    if not isinstance(raw, int) or isinstance(raw, bool):
-        raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type int64")
-    return raw
+def _environment(edits: Mapping[str, Any]) -> tuple[str, ...]:
+    for word in edits.get("env", ()):
+        if "=" not in word[1:]:
+            raise SpecError(f'invalid environment variable "{word}"')
+    return tuple(edits.get("env", ()))
 
 
-def _edits(raw: Any) -> Edits:
-    edits = _strict("edits", {} if raw is None else raw)
-    nodes = []
-    for item in _list(edits.get("deviceNodes"), "deviceNodes"):
-        node = _strict("node", item)
-        path = _text(node.get("path"), "path")
+def _edits(edits: Mapping[str, Any]) -> Edits:
+    """Decoded edits, validated (container-edits.go Validate)."""
+    env = _environment(edits)
+    nodes, mounts, hooks = [], [], []
+    for node in edits.get("deviceNodes", ()):
+        path = node.get("path", "")
         if not path:
             raise SpecError("invalid (empty) device path")
-        nodes.append(
-            DeviceNode(
-                _text(node.get("hostPath"), "hostPath") or path,
-                _number(node.get("major"), "major"),
-                _number(node.get("minor"), "minor"),
-            )
-        )
-    mounts = []
-    for item in _list(edits.get("mounts"), "mounts"):
-        mount = _strict("mount", item)
-        pair = (_text(mount.get("hostPath"), "hostPath"), _text(mount.get("containerPath"), "containerPath"))
+        if node.get("type", "") not in ("", "b", "c", "u", "p"):
+            raise SpecError(f'device "{path}": invalid type "{node["type"]}"')
+        if set(node.get("permissions", "")) - set("rwm"):
+            raise SpecError(f'device "{path}": invalid permissions "{node["permissions"]}"')
+        nodes.append(DeviceNode(node.get("hostPath") or path, node.get("major", 0), node.get("minor", 0)))
+    for hook in edits.get("hooks", ()):
+        if hook.get("hookName") not in HOOK_NAMES:
+            raise SpecError(f'invalid hook name "{hook.get("hookName", "")}"')
+        if not hook.get("path"):
+            raise SpecError("invalid hook, empty path")
+        _environment(hook)
+        hooks.append((hook["path"], *hook.get("args", ())))
+    for mount in edits.get("mounts", ()):
+        pair = (mount.get("hostPath", ""), mount.get("containerPath", ""))
         if not all(pair):
             raise SpecError("invalid mount, empty host or container path")
         mounts.append(pair)
-    hooks = []
-    for item in _list(edits.get("hooks"), "hooks"):
-        hook = _strict("hook", item)
-        if hook.get("hookName") not in HOOK_NAMES:
-            raise SpecError(f'invalid hook name "{hook.get("hookName")}"')
-        path = _text(hook.get("path"), "path")
-        if not path:
-            raise SpecError("invalid hook, empty path")
-        hooks.append((path, *(_text(word, "args") for word in _list(hook.get("args"), "args"))))
-    env = tuple(_text(word, "env") for word in _list(edits.get("env"), "env"))
-    for word in env:
-        if "=" not in word:
-            raise SpecError(f'invalid environment variable "{word}"')
+    closid = edits.get("intelRdt", {}).get("closID", "")
+    if closid != "/" and (len(closid.encode()) >= 4096 or closid in (".", "..") or set(closid) & set("/\n")):
+        raise SpecError("invalid ClosID")
+    for field in ("hostInterfaceName", "name"):
+        named = [device.get(field, "") for device in edits.get("netDevices", ())]
+        if "" in named or len(set(named)) != len(named):
+            raise SpecError(f"invalid linux net device, empty or duplicate {field}")
     return Edits(tuple(nodes), tuple(mounts), tuple(hooks), env)
+
+
+def _is_empty(edits: Mapping[str, Any]) -> bool:
+    return "intelRdt" not in edits and not any(edits.values())
 
 
 def _walk_edits(raw: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -285,11 +340,12 @@ def least_version(raw: Mapping[str, Any]) -> Version:
             least = max(least, (0, 4, 0))
         if any((node or {}).get("hostPath") for node in edits.get("deviceNodes") or ()):
             least = max(least, (0, 5, 0))
-        if edits.get("intelRdt") or edits.get("additionalGids"):
+        if edits.get("intelRdt") is not None or edits.get("additionalGids"):
             least = max(least, (0, 7, 0))
         if edits.get("netDevices"):
             least = max(least, (1, 1, 0))
-        if set(edits.get("intelRdt") or {}) & {"schemata", "enableMonitoring"}:
+        rdt = edits.get("intelRdt") or {}
+        if rdt.get("schemata") is not None or rdt.get("enableMonitoring"):
             least = max(least, (1, 1, 0))
     return least
 
@@ -297,46 +353,48 @@ def least_version(raw: Mapping[str, Any]) -> Version:
 def load(path: str, text: str) -> Spec:
     """A spec file as the CDI loader takes it; raises SpecError with the loader's reason where it drops it."""
     try:
-        raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        raw = loader.get_data() if loader.check_data() else None  # of several documents the first counts
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise SpecError(f"not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise SpecError("not YAML: nested too deep") from None
     if raw is None:
         raise SpecError("no Spec data")
-    spec = _strict("spec", raw)
-    version = _text(spec.get("cdiVersion"), "cdiVersion").removeprefix("v")
+    spec = _decode(raw, "spec", "Spec")
+    version = spec.get("cdiVersion", "").removeprefix("v")
     if version not in SPEC_VERSIONS:
-        raise SpecError(f'invalid version "{version}"')
-    kind = _text(spec.get("kind"), "kind")
+        raise SpecError(f'invalid version "{spec.get("cdiVersion", "")}"')
+    least = least_version(spec)
+    if parse_version(version) < least:
+        raise SpecError(f"the spec version must be at least v{'.'.join(map(str, least))}")
+    kind = spec.get("kind", "")
     vendor, slash, name = kind.partition("/")
     if not slash:
         raise SpecError(f'invalid kind "{kind}"')
-    if not vendor:
-        raise SpecError("invalid vendor. empty name")
-    if not name:
-        raise SpecError("invalid class. empty name")
     for part, what in ((vendor, "vendor"), (name, "class")):
+        if not part:
+            raise SpecError(f"invalid {what}. empty name")
         bad = re.search(r"[^A-Za-z0-9_.-]", part)
         if bad:
-            raise SpecError(f"invalid {what}. invalid character '{bad.group()}' in name {part!r}")
+            raise SpecError(f"invalid {what}. invalid character '{bad.group()}' in name \"{part}\"")
+        if not re.fullmatch(r"[A-Za-z](.*[A-Za-z0-9])?", part):
+            raise SpecError(
+                f'invalid {what}. "{part}", should start with letter and end with a letter or digit'
+            )
+    common = _edits(spec.get("containerEdits", {}))
     devices: dict[str, Edits] = {}
-    for item in _list(spec.get("devices"), "devices"):
-        device = _strict("device", item)
-        device_name = _text(device.get("name"), "name")
+    for device in spec.get("devices", ()):
+        device_name = device.get("name", "")
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?", device_name):
             raise SpecError(f'invalid device name "{device_name}"')
         if device_name in devices:
             raise SpecError(f'invalid spec, multiple device "{device_name}"')
-        if not device.get("containerEdits"):
+        if _is_empty(device.get("containerEdits", {})):
             raise SpecError(f'invalid device "{device_name}", empty device edits')
-        devices[device_name] = _edits(device.get("containerEdits"))
+        devices[device_name] = _edits(device["containerEdits"])
     if not devices:
         raise SpecError("invalid spec, no devices")
-    common = _edits(spec.get("containerEdits"))
-    least = least_version(spec)
-    if parse_version(version) < least:
-        raise SpecError(f"the spec version must be at least v{'.'.join(map(str, least))}")
     return Spec(path, kind, parse_version(version), least, devices, common)
 
 

@@ -196,7 +196,14 @@ def parse(snapshot: Snapshot) -> Driver:
         libraries=_libraries(snapshot),
         cached=snapshot.succeeded("ldconfig").map(lambda found: ldconfig_cache(found.out)),
         modules=modules,
-        nodes={path: snapshot.stat(path) for path in (*CONTROL_NODES, *(numbered.value or ()))},
+        nodes={
+            **{path: snapshot.stat(path) for path in (*CONTROL_NODES, *(numbered.value or ()))},
+            **(
+                {}
+                if numbered.ok
+                else {"/dev/nvidia0": Reading(numbered.status, None, "/dev", numbered.detail)}
+            ),
+        },
         char_links=snapshot.glob("/dev/char/195:*"),
         uvm_major=snapshot.text("/proc/devices").map(uvm_major),
         persistenced=_unit_state(snapshot, "nvidia-persistenced.service"),

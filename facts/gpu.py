@@ -21,6 +21,12 @@ BRIDGE_CLASS = "0x0680"  # NVSwitch shows as a bridge, "other"
 
 NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
 
+# What of `nvidia-smi -q` leaves the host: no serial numbers. MIG Mode is the heading of its two lines.
+DETAIL_LINES = (
+    r"(?m)^GPU \S+$|^[ \t]+Product (?:Name|Brand|Architecture)[ \t]*:.*$"
+    r"|^[ \t]+MIG Mode\n[ \t]+Current[ \t]*:.*\n[ \t]+Pending[ \t]*:.*$|^(?:Driver|CUDA|KMD|CUDA UMD) Version[ \t]*:.*$"
+)
+
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
 # there is nothing left for it to create (an audit writes nothing).
 REQUEST = Request(
@@ -37,6 +43,11 @@ REQUEST = Request(
             needs=NODES,
         ),
         "nvidia-smi-version": Command(("nvidia-smi", "--version"), timeout=20, needs=NODES),
+        "nvidia-smi-query": Command(("nvidia-smi", "-q"), timeout=20, needs=NODES, keep=DETAIL_LINES),
+        # WSL2's own, which has nothing to create: the driver is Windows's
+        "nvidia-smi-wsl": Command(
+            ("/usr/lib/wsl/lib/nvidia-smi", "-q"), timeout=20, needs=("/dev/dxg",), keep=DETAIL_LINES
+        ),
     },
 )
 
@@ -52,10 +63,33 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
+    after a reset (None: this GPU has no MIG)."""
+
+    name: str
+    brand: str
+    architecture: str
+    mig: bool | None = None
+    mig_pending: bool | None = None
+
+
+@dataclass(frozen=True)
+class Details:
+    """driver: the version that the GPU's driver says it has (on WSL2 a Windows number). cuda: what libcuda serves,
+    which an active compat library changes: decide on `driver`."""
+
+    gpus: tuple[Detail, ...]
+    driver: Version
+    cuda: Version | None
+
+
+@dataclass(frozen=True)
 class Gpus:
     """listed: what nvidia-smi says. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
-    cuda: the newest CUDA that the driver serves, as nvidia-smi --version says."""
+    cuda: the newest CUDA that the driver serves, as nvidia-smi --version says. details: each GPU's brand, architecture
+    and MIG mode."""
 
     listed: Reading[tuple[Gpu, ...]]
     proc: Reading[dict[str, str]]
@@ -63,6 +97,7 @@ class Gpus:
     nvswitches: Reading[int]
     cuda: Reading[Version]
     nouveau_bound: tuple[str, ...]
+    details: Reading[Details]
 
     def present(self) -> Reading[bool]:
         """Whether this host has an NVIDIA GPU at all, by any of the three. Only the bus can say that there is none."""
@@ -90,11 +125,48 @@ def smi_list(text: str) -> tuple[Gpu, ...]:
 
 
 def smi_cuda(text: str) -> Version:
-    """`CUDA Version        : 13.0` of `nvidia-smi --version`; raises ValueError without it."""
-    match = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", text)
+    """`CUDA Version        : 13.0` of `nvidia-smi --version`, `CUDA UMD Version` from R610 on; raises ValueError without
+    it."""
+    match = re.search(r"CUDA(?:\s+UMD)?\s+Version\s*:\s*(\d+\.\d+)", text)
     if match is None:
         raise ValueError("no CUDA Version in `nvidia-smi --version`")
     return parse_version(match.group(1))
+
+
+def smi_details(text: str) -> Details:
+    """The lines of `nvidia-smi -q` that the probe keeps; raises ValueError where there is no GPU or no driver in them."""
+    driver = re.search(r"(?m)^(?:Driver|KMD) Version\s*:\s*(\d+\.\d+(?:\.\d+)?)", text)
+    if driver is None:
+        raise ValueError("no Driver Version in `nvidia-smi -q`")
+    found = []
+    for block in re.split(r"(?m)^GPU \S+$", text)[1:]:
+        fields = dict(re.findall(r"(?m)^\s+(Product \w+|Current|Pending)\s*:\s*(.*?)\s*$", block))
+        found.append(
+            Detail(
+                fields.get("Product Name", ""),
+                fields.get("Product Brand", ""),
+                fields.get("Product Architecture", ""),
+                _mig(fields.get("Current", "")),
+                _mig(fields.get("Pending", "")),
+            )
+        )
+    if not found:
+        raise ValueError("no GPU in `nvidia-smi -q`")
+    cuda = re.search(r"(?m)^CUDA(?: UMD)? Version\s*:\s*(\d+\.\d+)", text)
+    return Details(
+        tuple(found), parse_version(driver.group(1)), parse_version(cuda.group(1)) if cuda else None
+    )
+
+
+def _mig(text: str) -> bool | None:
+    return {"Enabled": True, "Disabled": False}.get(text)
+
+
+def _details(snapshot: Snapshot) -> Reading[Details]:
+    found = snapshot.succeeded("nvidia-smi-query")
+    if found.absent:
+        found = snapshot.succeeded("nvidia-smi-wsl")
+    return found.map(lambda output: smi_details(output.out))
 
 
 def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
@@ -132,6 +204,7 @@ def parse(snapshot: Snapshot) -> Gpus:
         nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
         cuda=snapshot.succeeded("nvidia-smi-version").map(lambda found: smi_cuda(found.out)),
         nouveau_bound=tuple(path.rpartition("/")[2] for path in bound.value or ()),
+        details=_details(snapshot),
     )
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from facts import cdi, docker, driver, engines, gpu, host, packages, runs, toolkit
+from facts import cdi, cuda, docker, drift, driver, engines, gpu, host, packages, runs, toolkit
 from facts.remote import RemoteError, run_program
 from facts.request import merge
 from facts.snapshot import AnswerError, Snapshot
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bounds a dead connection
-SUBSYSTEMS = (host, driver, gpu, packages, toolkit, cdi, docker, engines, runs)
+SUBSYSTEMS = (host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, engines, runs)
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class HostState:
 
     host: host.HostFacts
     driver: driver.Driver
+    drift: drift.Drift
     gpus: gpu.Gpus
     packages: packages.Packages
+    cuda: cuda.Cuda
     toolkit: toolkit.Toolkit
     cdi: cdi.Cdi
     docker: docker.Docker
@@ -41,8 +43,10 @@ def parse(snapshot: Snapshot) -> HostState:
     return HostState(
         host=host.parse(snapshot),
         driver=driver.parse(snapshot),
+        drift=drift.parse(snapshot),
         gpus=gpu.parse(snapshot),
         packages=packages.parse(snapshot),
+        cuda=cuda.parse(snapshot),
         toolkit=toolkit.parse(snapshot),
         cdi=cdi.parse(snapshot),
         docker=docker.parse(snapshot),

@@ -10,8 +10,9 @@ from facts.request import Command, Request
 from facts.snapshot import Output, Snapshot
 
 PATTERNS = (
-    "nvidia*", "libnvidia*", "libcuda*", "cuda*", "libcudnn*", "libnccl*", "tensorrt*", "libnvinfer*",
-    "docker*", "containerd*", "runc", "crun", "podman*", "cri-o*", "criu", "linux-modules-nvidia*", "xserver-xorg-video-nvidia*",
+    "nvidia*", "libnvidia*", "cuda*", "cudnn*", "libcu*", "libnv*", "libnpp*", "libnccl*", "nv-tensorrt*", "tensorrt*",
+    "gds-tools*", "docker*", "containerd*", "runc", "crun", "podman*", "cri-o*", "criu", "linux-modules-nvidia*",
+    "linux-objects-nvidia*", "linux-signatures-nvidia*", "xserver-xorg-video-nvidia*", "unattended-upgrades",
 )  # fmt: skip
 
 REQUEST = Request(
@@ -26,9 +27,13 @@ REQUEST = Request(
 
 @dataclass(frozen=True)
 class Packages:
-    """installed: package name -> full version, of dpkg and rpm together."""
+    """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
+    they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
+    neither dpkg nor rpm answers."""
 
     installed: Reading[Mapping[str, str]]
+    held: frozenset[str] = frozenset()
+    manager: str = ""
 
 
 def parse_dpkg(output: Output) -> dict[str, str]:
@@ -41,6 +46,12 @@ def parse_dpkg(output: Output) -> dict[str, str]:
     if output.rc > 1:
         raise ValueError(f"dpkg-query: exit status {output.rc}: {output.err.strip()}")
     return found
+
+
+def parse_held(output: Output) -> frozenset[str]:
+    """Installed packages on hold: the first letter of dpkg's status, the wish, is `h`."""
+    rows = (line.split("\t") for line in output.out.splitlines())
+    return frozenset(row[1] for row in rows if len(row) == 3 and row[0][:2] == "hi")
 
 
 def parse_rpm(output: Output) -> dict[str, str]:
@@ -65,4 +76,10 @@ def parse(snapshot: Snapshot) -> Packages:
         found.update(part.value or {})
     if all(part.absent for part in parts):
         return Packages(Reading(Status.ABSENT, None, "dpkg, rpm", "neither is installed"))
-    return Packages(Reading.of(found, "dpkg, rpm"))
+    dpkg, rpm = parts
+    return Packages(
+        Reading.of(found, "dpkg, rpm"),
+        snapshot.command("dpkg").map(parse_held).value or frozenset(),
+        # Debian has an rpm, too, with an empty database
+        "apt" if dpkg.value or (dpkg.ok and not rpm.value) else "dnf" if rpm.value else "",
+    )

@@ -26,6 +26,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ import time
 FORMAT = 1
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 MAX_FILE_BYTES = 1 << 20
+MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 MAX_OUTPUT_BYTES = 1 << 20
 # Environment names that may leave the host. Everything else stays: proxies carry passwords, units carry tokens.
 ENV_NAMES = re.compile(
@@ -127,6 +129,64 @@ def read_file(path, limit=MAX_FILE_BYTES):
     except (OSError, AttributeError):
         pass
     return item
+
+
+def matches(pattern, text):
+    """What a pattern finds in a text: of each match its last group, or all of it where it has none."""
+    return [found.group(found.lastindex or 0) for found in re.finditer(pattern, text)]
+
+
+def search(path, pattern):
+    """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host."""
+    item = meta(path)
+    if item["status"] != "ok" or item["kind"] != "file":
+        return item
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_SEARCHED_BYTES + 1)
+    except OSError as error:
+        item.update(failure(error))
+        return item
+    if len(data) > MAX_SEARCHED_BYTES:
+        item.update(status="failed", error="larger than %d bytes" % MAX_SEARCHED_BYTES)
+        return item
+    item["found"] = matches(pattern, data.decode("utf-8", "replace"))
+    return item
+
+
+def elf_section(path, name):
+    """The bytes of one section of an ELF file (elf(5)), by name: its headers are read and nothing else.
+
+    `absent` where the file is no ELF file or has no such section.
+    """
+    try:
+        with open(path, "rb") as handle:
+            ident = handle.read(64)
+            if ident[:4] != b"\x7fELF" or len(ident) < 64:
+                return {"status": "absent", "error": "not an ELF file"}
+            wide, order = ident[4] == 2, "<" if ident[5] == 1 else ">"
+            # e_shoff; then e_shentsize, e_shnum, e_shstrndx, which end the header
+            (table,) = struct.unpack_from(order + ("Q" if wide else "I"), ident, 40 if wide else 32)
+            size, count, names = struct.unpack_from(order + "HHH", ident, 58 if wide else 46)
+            entry = struct.Struct(order + ("IIQQQQIIQQ" if wide else "IIIIIIIIII"))
+            if size < entry.size or table == 0:
+                return {"status": "absent", "error": "no section headers"}
+            handle.seek(table)
+            raw = handle.read(size * count)
+            headers = [entry.unpack_from(raw, at) for at in range(0, len(raw) - size + 1, size)]
+            handle.seek(headers[names][4])
+            strings = handle.read(min(headers[names][5], MAX_FILE_BYTES))
+            for header in headers:
+                start = header[0]
+                if strings[start : strings.index(b"\0", start)] == name.encode("ascii"):
+                    handle.seek(header[4])
+                    data = handle.read(min(header[5], MAX_FILE_BYTES))
+                    return {"status": "ok", "data": base64.b64encode(data).decode("ascii")}
+    except OSError as error:
+        return failure(error)
+    except (struct.error, IndexError, ValueError) as error:
+        return {"status": "failed", "error": "not a whole ELF file: %s" % error}
+    return {"status": "absent", "error": "no section " + name}
 
 
 def mentioned(data):
@@ -308,6 +368,15 @@ def container(raw):
     }
 
 
+def image(raw):
+    """An image's names and those of its environment values that may leave the host."""
+    return {
+        "id": raw.get("Id", "").partition(":")[2][:12],
+        "names": raw.get("RepoTags") or raw.get("RepoDigests") or [],
+        "env": allowed_env((raw.get("Config") or {}).get("Env")),
+    }
+
+
 def docker(path, running, timeout):
     """Docker's own account of itself and of all its containers, over its socket.
 
@@ -330,8 +399,19 @@ def docker(path, running, timeout):
                 containers.append(container(docker_get(connection, "/containers/%s/json" % entry["Id"])))
             except ValueError:
                 continue  # it ended between the list and the look
+        images = []
+        for entry in docker_get(connection, "/images/json"):
+            if time.monotonic() > deadline:
+                return {"status": "timeout", "error": "%d images not inspected in time" % len(images)}
+            try:
+                found = image(docker_get(connection, "/images/%s/json" % entry["Id"]))
+            except ValueError:
+                continue  # it was removed between the list and the look
+            if "CUDA_VERSION" in found["env"] or any(n.startswith("NVIDIA_") for n in found["env"]):
+                images.append(found)
         return {
             "status": "ok",
+            "images": images,
             "info": {key: info[key] for key in DOCKER_INFO_KEYS if key in info},
             "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
             "containers": containers,
@@ -419,11 +499,19 @@ def probe(request):
         except OSError as error:
             listed.update(failure(error))
         answer["globs"][spec["pattern"]] = listed
-        for path in listed["paths"]:
+        for path in list(listed["paths"]):
             if spec["read"] and path not in files:
                 files[path] = read_file(root + path)
+            elif spec.get("search"):
+                found = search(root + path, spec["search"])
+                if found["status"] == "ok" and not found.get("found"):
+                    listed["paths"].remove(path)
+                else:
+                    answer["stats"][path] = found
             elif not spec["read"]:
                 answer["stats"][path] = meta(root + path)
+            if spec.get("section"):
+                answer["stats"][path]["section"] = elf_section(root + path, spec["section"])
             if spec.get("mentioned") and "data" in files.get(path, ()):
                 for name in mentioned(base64.b64decode(files[path]["data"])):
                     answer["stats"].setdefault(name, meta(root + name))
@@ -439,7 +527,10 @@ def probe(request):
         if not needs_met(command, root) or which(command["argv"][0]) is None:
             answer["commands"][name] = {"status": "absent", "error": "%s is not here" % command["argv"][0]}
         else:
-            answer["commands"][name] = run(command["argv"], command.get("timeout", timeout))
+            found = run(command["argv"], command.get("timeout", timeout))
+            if command.get("keep") and "out" in found:
+                found["out"] = "\n".join(matches(command["keep"], found["out"])) + "\n"
+            answer["commands"][name] = found
     answer["processes"] = processes(request.get("processes", ()))
     daemons = [
         p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"

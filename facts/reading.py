@@ -69,7 +69,7 @@ class Reading(Generic[T]):
             return Reading(self.status, None, self.source, self.detail)
         try:
             return Reading(Status.OK, parse(self.value), self.source, self.detail)
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             return Reading(Status.FAILED, None, self.source, str(error) or type(error).__name__)
 
     @classmethod

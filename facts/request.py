@@ -9,20 +9,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Glob:
-    """Files by pattern. `read` takes their bytes; `mentioned` stats every absolute path named in them, too."""
+    """Files by pattern. `read` takes their bytes; `mentioned` stats every absolute path named in them, too.
+
+    search: a regular expression; only what it finds leaves the host, and only files in which it finds something are
+    listed. section: the ELF section of this name is read besides. Both go with `read=False`.
+    """
 
     pattern: str
     read: bool = True
     mentioned: bool = False
+    search: str = ""
+    section: str = ""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that only reads. `needs`: paths without which it is not run (it would write, or hang)."""
+    """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
+    keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
 
     argv: tuple[str, ...]
     timeout: float = 10
     needs: tuple[str, ...] = ()
+    keep: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,12 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 if entry not in seen:
                     seen.append(entry)
         for name, command in request.commands.items():
-            entry = {"argv": list(command.argv), "timeout": command.timeout, "needs": list(command.needs)}
+            entry = {
+                "argv": list(command.argv),
+                "timeout": command.timeout,
+                "needs": list(command.needs),
+                "keep": command.keep,
+            }
             if commands.setdefault(name, entry) != entry:
                 raise ValueError(f"two subsystems ask for different commands under the name {name!r}")
     return {**merged, "commands": commands}

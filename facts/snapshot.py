@@ -177,6 +177,25 @@ class Snapshot:
             return Reading(Status.OK, tuple(str(path) for path in item.get("paths", ())), pattern)
         return self._unread(item, pattern)
 
+    def found(self, path: str) -> Reading[tuple[str, ...]]:
+        """What a `Glob.search` found in a file."""
+        item = self._item("stats", path)
+        if _status(item) is not Status.OK:
+            return self._unread(item, path)
+        return Reading(Status.OK, tuple(str(text) for text in item.get("found", ())), path)
+
+    def section(self, path: str) -> Reading[bytes]:
+        """The bytes of a file's ELF section that a `Glob.section` asked for; absent where it has none."""
+        item = self._item("stats", path).get("section")
+        if not isinstance(item, dict):
+            return Reading(Status.FAILED, None, path, "not in the probe's answer")
+        if _status(item) is not Status.OK:
+            return self._unread(item, path)
+        try:
+            return Reading(Status.OK, base64.b64decode(str(item["data"]), validate=True), path)
+        except (KeyError, binascii.Error):
+            return Reading(Status.FAILED, None, path, "no content in the probe's answer")
+
     def program(self, name: str) -> Reading[FileMeta]:
         """A program in root's PATH; its `path` is where it was found."""
         item = self._item("programs", name)

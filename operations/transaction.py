@@ -610,6 +610,8 @@ class Transaction:
 
     @staticmethod
     def command(argv):
+        if argv[:2] == ["systemctl", "restart"]:
+            run(["systemctl", "reset-failed"] + argv[2:], 20)  # the limit of starts counts others', too
         found = run(argv, COMMAND_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
             lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
@@ -645,11 +647,17 @@ class Transaction:
             waiting = self.serve(waiting)
             for entry in self.journal.record["files"]:
                 forget(entry["real"])
-            self.journal.record["running"] = {}  # a rollback days later does not start them
-            self.journal.end("done")
         except Exception as error:  # whatever it is, a fault of ours included: put back first
             return self.put_back(error)
-        answer = {"status": "pending" if waiting else "changed", "detail": waiting, "told": self.told}
+        detail = waiting
+        try:
+            self.journal.record["running"] = {}  # a rollback days later does not start them
+            self.journal.end("done")
+        except OSError as error:
+            # All is done and proven. A journal left `working` would have the next run put it back.
+            self.journal.discard()
+            detail = "; ".join(filter(None, (waiting, "it cannot be rolled back: %s" % reason_of(error))))
+        answer = {"status": "pending" if waiting else "changed", "detail": detail, "told": self.told}
         answer["files"] = [entry["path"] for entry in self.journal.record["files"]]
         if self.lost:
             answer["lost"] = self.lost
@@ -690,7 +698,7 @@ def undo(journal, restarts):
     """Put one journal's files back, newest first, and its daemon to work with them.
 
     Returns what could not be done, and why a restart that it takes has to wait (an empty text where none does). A
-    journal that cannot be written does not stop it: one that still says `working` is put back once more later.
+    journal that cannot be written does not stop it; one that cannot say that all is back is taken away.
     """
     problems, held = [], ""
     journal.strict = False
@@ -720,7 +728,12 @@ def undo(journal, restarts):
                 os.unlink(os.path.join(journal.folder, leftover))
             except OSError:
                 pass  # a disk that is read-only by now
-    journal.end("broken" if problems else "put_back")
+    journal.strict = True
+    try:
+        journal.end("broken" if problems else "put_back")
+    except OSError:
+        if not problems:
+            journal.discard()
     return problems, held
 
 

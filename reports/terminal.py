@@ -76,7 +76,7 @@ def _colored(diff: str) -> Iterator[str]:
         yield "      " + (click.style(row, fg=color) if color else row)
 
 
-def _changes(host: dict[str, Any]) -> Iterator[str]:
+def _changes(host: dict[str, Any], diffs: bool) -> Iterator[str]:
     for change in host["changes"]:
         good = change["status"] in ("changed", "unchanged", "pending")
         label = click.style(f"{change['status']:<9}", fg="green" if good else "red", bold=True)
@@ -85,6 +85,8 @@ def _changes(host: dict[str, Any]) -> Iterator[str]:
         )
         files = ", ".join(file["path"] or file["diff"] for file in change["files"])
         yield f"  {label} {change['component']}: {', '.join(change['codes'])}: {files or 'no file'}{told}"
+        for file in change["files"] if diffs else ():
+            yield from _colored(file["diff"])
         if change["detail"]:
             word = "the restart waits" if change["status"] == "pending" else "why"
             yield _wrap(f"{word}: {change['detail']}", "            ", "            ")
@@ -94,12 +96,12 @@ def _changes(host: dict[str, Any]) -> Iterator[str]:
         yield f"  proof     {host['proof']['status']}: {host['proof']['detail']}"
 
 
-def _body(host: dict[str, Any], mended: bool) -> str:
+def _body(host: dict[str, Any], mended: bool, diffs: bool) -> str:
     rows: list[str] = []
     if host["error"]:
         rows.append(_wrap(host["error"], "  ", "  "))
     if mended:
-        rows.extend(_changes(host))
+        rows.extend(_changes(host, diffs))
     for finding in host["findings"]:
         rows.extend(_finding(finding))
     if not mended or host["plan"]:
@@ -107,12 +109,13 @@ def _body(host: dict[str, Any], mended: bool) -> str:
     return "\n".join(rows)
 
 
-def render(document: dict[str, Any], mended: bool) -> str:
-    """The report as text. mended: tell what was changed; else what would be."""
+def render(document: dict[str, Any], mended: bool, diffs: bool = True) -> str:
+    """The report as text. mended: tell what was changed (with its diffs, where they were not shown before); else what
+    would be."""
     hosts = document["hosts"]
     groups: dict[str, list[str]] = {}
     for name, host in hosts.items():
-        groups.setdefault(_body(host, mended), []).append(name)
+        groups.setdefault(_body(host, mended, diffs), []).append(name)
     rows = ["", *_table(hosts)]
     for body, names in sorted(groups.items(), key=lambda item: item[1]):
         if body:

@@ -58,7 +58,8 @@ def mismatch(context: Context) -> Iterator[Finding]:
 @rule("GM102", "the nvidia module is loaded", "nct#260, nd#365, compute-gpu-installation#18", applies=native)
 def not_loaded(context: Context) -> Iterator[Finding]:
     driver, host = context.state.driver, context.state.host
-    if driver.loaded.get() is not None or "nouveau" in (driver.modules.value or ()):
+    nouveau_has_it = "nouveau" in (driver.modules.value or ()) and context.state.gpus.nouveau_bound  # GM103
+    if driver.loaded.get() is not None or nouveau_has_it:
         return
     evidence = [Evidence("/proc/driver/nvidia/version", "not there"), Evidence("uname -r", host.kernel)]
     if host.secure_boot.value:
@@ -178,7 +179,8 @@ def nodes(context: Context) -> Iterator[Finding]:
     driver = context.state.driver
     if driver.loaded.get() is None:
         return
-    numbered = [path for path, reading in driver.nodes.items() if path not in CONTROL_NODES and reading.ok]
+    gpus = {path: reading for path, reading in driver.nodes.items() if path not in CONTROL_NODES}
+    numbered = [path for path, reading in gpus.items() if reading.get() is not None]
     missing = [path for path in ("/dev/nvidiactl", "/dev/nvidia-uvm") if driver.nodes[path].get() is None]
     if not numbered:
         missing.insert(0, "/dev/nvidia0")

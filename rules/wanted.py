@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 import schemas
+from facts.version import Version, parse_version
 
 
 class WantedError(ValueError):
@@ -40,6 +41,14 @@ class Wanted:
     cdi_writer: str = "auto"
     manage_docker: bool = True
     docker_paths: tuple[str, ...] | None = None
+    manage_cuda: bool = True
+    cuda: tuple[Version, ...] = ()
+    cuda_needs: str = "runtime"
+    cuda_workload: str = "host"
+    cuda_services: tuple[str, ...] = ()
+    cuda_activate: str = "service"
+    cuda_accept_note: bool = False
+    cuda_lock_wait: int = 120
     restarts: str = "idle"
     allow_breaking_gpus_flag: bool = False
     allow_disabling_no_cgroups: bool = False
@@ -102,14 +111,15 @@ def _merge_into(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
         elif key == "waivers" and isinstance(value, list) and isinstance(merged.get(key), list):
             merged[key] = [*merged[key], *value]
         else:
-            merged[key] = dict(value) if isinstance(value, Mapping) else value
+            merged[key] = merge([value]) if isinstance(value, Mapping) else value
 
 
 def parse(raw: Mapping[str, Any]) -> Wanted:
     """The wanted state of one host; raises WantedError."""
     check(raw)
     runtime, cdi, docker = raw.get("runtime", {}), raw.get("cdi", {}), raw.get("docker", {})
-    prove = raw.get("prove", {})
+    prove, cuda = raw.get("prove", {}), raw.get("cuda", {})
+    releases = cuda.get("wanted", ())
     paths = docker.get("paths", "auto")
     return Wanted(
         manage_runtime=runtime.get("manage", True),
@@ -119,6 +129,14 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         cdi_writer=cdi.get("writer", "auto"),
         manage_docker=docker.get("manage", True),
         docker_paths=None if paths == "auto" else tuple(paths),
+        manage_cuda=cuda.get("manage", True),
+        cuda=tuple(parse_version(text) for text in ([releases] if isinstance(releases, str) else releases)),
+        cuda_needs=cuda.get("needs", "runtime"),
+        cuda_workload=cuda.get("workload", "host"),
+        cuda_services=tuple(cuda.get("services", ())),
+        cuda_activate=cuda.get("activate", "service"),
+        cuda_accept_note=cuda.get("accept_note", False),
+        cuda_lock_wait=cuda.get("lock_wait", 120),
         restarts=raw.get("restarts", "idle"),
         allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),

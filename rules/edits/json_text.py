@@ -57,6 +57,8 @@ def _value_end(text: str, at: int) -> int:
         return json.JSONDecoder().raw_decode(text, at)[1]
     except json.JSONDecodeError as error:
         raise EditError(f"line {error.lineno} column {error.colno}: {error.msg}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise EditError(str(error)) from None
     except RecursionError:
         raise EditError("nested too deep") from None
 
@@ -138,7 +140,8 @@ def set_value(text: str, keys: tuple[str, ...], value: JsonValue) -> str:
                 raise EditError(f"{'.'.join(keys[: depth + 1])} is not an object")
             here = scan(body, member.value_start)
     assert member is not None
-    if json.loads(body[member.value_start : member.value_end]) == value:
+    # As text: 1, 1.0 and true are equal to Python and not to dockerd.
+    if json.dumps(json.loads(body[member.value_start : member.value_end])) == json.dumps(value):
         return text
     indent = _line_indent(body, member.start)
     rendered = _render(value, indent or "", _unit(body, root), _newline(body))

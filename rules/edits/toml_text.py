@@ -31,7 +31,9 @@ def set_value(text: str, keys: tuple[str, ...], value: JsonValue) -> str:
     last = keys[-1]
     if last in table:
         old = table[last]
-        if old == value and isinstance(value, bool) == isinstance(old, bool):
+        if repr(old.unwrap() if hasattr(old, "unwrap") else old) == repr(
+            value
+        ):  # 1 and true are equal to Python
             return text
         new = tomlkit.item(value)
         trivia = getattr(old, "trivia", None)

@@ -13,9 +13,8 @@ import pytest
 from rules.finding import Component
 from tests.nodes import scenarios, toolkit
 from tests.nodes.conftest import Boot
-from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
+from tests.nodes.drive import audit, carry_out, mend, planned, result_of
 from tests.nodes.lab import Lab, Node
-from tests.nodes.slot import wait_for
 
 RUN = "20260101T000000Z-dead"
 LOCK = "/run/gpumend.lock"

@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all there is to set up: each brings what it needs on a fresh Debian or Ubuntu.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := facts rules operations deploys reports cli schemas
+
+.PHONY: demo test check unit nodes bench fuzz format clean
+
+## The main job on a throwaway broken host: audited, mended, proven, audited again.
+demo: $(STAMP)
+	@$(BIN)/python -m tests.nodes.demo
+
+## Everything that CI runs: style, types, tests on this machine and on booted hosts.
+test: check unit nodes
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy -p tests.nodes
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -q tests/unit tests/scripts
+
+nodes: $(STAMP)
+	$(BIN)/python -m pytest -q tests/nodes
+
+fuzz: $(STAMP)
+	GPUMEND_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/unit
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml tools/prerequisites
+	@tools/prerequisites
+	@python=$(PYTHON); $${python:-python3} -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

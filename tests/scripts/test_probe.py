@@ -1,0 +1,694 @@
+"""facts/probe.py as hosts run it: a plain program over stdin, `python3 -I -S -B -`, on a tree made for the test."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import http.client
+import io
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facts import probe
+from facts.host_state import probe_source, request
+
+ARGV = [sys.executable, "-I", "-S", "-B", "-"]  # facts.remote.PYTHON, with the interpreter of these tests
+NOBODY = 65534
+Answer = dict[str, Any]
+
+
+def asked(**request_parts: Any) -> str:
+    """The program with this request, put together as facts.host_state.probe_program does."""
+    return f"{probe_source()}\nmain(json.loads({json.dumps(request_parts)!r}))\n"
+
+
+def output(*argv: str, program: str, timeout: float = 60) -> str:
+    found = subprocess.run(
+        [*argv, *ARGV], input=program, capture_output=True, text=True, check=False, timeout=timeout, cwd="/"
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    return found.stdout
+
+
+def run(*argv: str, **request_parts: Any) -> Answer:
+    answer: Answer = json.loads(output(*argv, program=asked(**request_parts)))
+    return answer
+
+
+def a_glob(pattern: str, read: bool = True, mentioned: bool = False) -> dict[str, Any]:
+    return {"pattern": pattern, "read": read, "mentioned": mentioned}
+
+
+def data(item: dict[str, Any]) -> bytes:
+    return base64.b64decode(item["data"])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree that another user may enter: pytest makes its folders 0700."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    (tmp_path / "etc").mkdir()
+    return tmp_path
+
+
+# --- the program
+
+
+def test_its_grammar_is_python_36s() -> None:
+    """RHEL 8's and Ubuntu 18.04's python3 is 3.6."""
+    ast.parse(probe_source(), feature_version=(3, 6))
+
+
+def test_it_calls_nothing_newer_than_python_36() -> None:
+    newer = {
+        "removeprefix",
+        "removesuffix",
+        "capture_output",
+        "text",
+        "fromisoformat",
+        "cache",
+        "dirs_exist_ok",
+    }
+    tree = ast.parse(probe_source())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {
+        word.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg
+    }
+    assert not used & newer
+
+
+def test_it_imports_the_standard_library_alone() -> None:
+    names = set()
+    for node in ast.walk(ast.parse(probe_source())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).partition(".")[0])
+    assert names and names <= sys.stdlib_module_names
+
+
+def test_it_is_ascii_and_runs_only_when_called() -> None:
+    assert probe_source().isascii()
+    assert output(program=probe_source()) == ""
+
+
+def test_the_answer_is_one_line_of_ascii_json(root: Path) -> None:
+    (root / "etc/ü").write_bytes(b"\xff\n\x00")
+    found = output(
+        program=asked(
+            root=str(root), files=["/etc/ü"], commands={"x": {"argv": ["printf", "\\374\\n\\001é"]}}
+        )
+    )
+    assert found.isascii() and found.count("\n") == 1 and found.endswith("}\n")
+    answer = json.loads(found)
+    assert data(answer["files"]["/etc/ü"]) == b"\xff\n\x00"
+    assert answer["commands"]["x"]["out"] == "\ufffd\n\x01é"
+
+
+def test_file_names_that_are_no_text_are_no_trouble(root: Path) -> None:
+    (root / "etc/cdi").mkdir()
+    with open(os.path.join(os.fsencode(root), b"etc/cdi/\xff.yaml"), "wb") as handle:
+        handle.write(b"x")
+    found = output(program=asked(root=str(root), globs=[a_glob("/etc/cdi/*")]))
+    assert found.isascii() and len(json.loads(found)["globs"]["/etc/cdi/*"]["paths"]) == 1
+
+
+def test_the_whole_request_is_answered_here() -> None:
+    """The real request on this machine: an item for each thing that was asked for."""
+    answer: Answer = json.loads(output(program=asked(**request())))
+    assert answer["gpumend"] == probe.FORMAT
+    for section in ("files", "stats", "programs", "commands"):
+        assert set(request()[section]) <= set(answer[section])
+    assert {spec["pattern"] for spec in request()["globs"]} == set(answer["globs"])
+    statuses = {"ok", "absent", "denied", "timeout", "failed"}
+    for section in ("files", "stats", "globs", "commands", "programs"):
+        assert {item["status"] for item in answer[section].values()} <= statuses
+    assert answer["system"]["uid"] == os.geteuid()
+
+
+# --- it writes nothing
+
+HOOK = """
+import sys
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[2], int):
+        import os
+        writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        if arguments[2] & writing and arguments[0] != os.devnull:
+            sys.stderr.write("WROTE %r\\n" % (arguments[0],))
+    elif event.split(".")[0] in ("shutil", "tempfile") or event in FORBIDDEN:
+        sys.stderr.write("DID %s %r\\n" % (event, arguments))
+FORBIDDEN = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
+             "os.chown", "os.utime", "os.setxattr", "os.removexattr", "os.mknod", "os.mkfifo", "os.kill"}
+sys.addaudithook(hook)
+"""
+
+
+def test_it_opens_no_file_for_writing(root: Path) -> None:
+    """Promise 1, under an audit hook of the interpreter; the commands it runs are others' to answer for."""
+    (root / "etc/a").write_text("x")
+    full = asked(**{**request(), "files": [*request()["files"], "/etc/a"]})
+    here = asked(
+        root=str(root),
+        files=["/etc/a", "/etc/none"],
+        stats=["/etc"],
+        globs=[a_glob("/etc/*", mentioned=True)],
+    )
+    for program in (full, here):
+        found = subprocess.run(
+            ARGV, input=HOOK + program, capture_output=True, text=True, check=True, cwd="/"
+        )
+        assert found.stderr == ""
+        assert json.loads(found.stdout)["gpumend"] == probe.FORMAT
+
+
+def test_the_audit_hook_would_tell(root: Path) -> None:
+    writes = f"open({str(root / 'x')!r}, 'w').close()\nimport os\nos.remove({str(root / 'x')!r})\n"
+    found = subprocess.run(ARGV, input=HOOK + writes, capture_output=True, text=True, check=True)
+    assert "WROTE" in found.stderr and "DID os.remove" in found.stderr
+
+
+def test_the_tree_is_as_it_was(root: Path) -> None:
+    (root / "etc/a").write_text("/etc/b")
+
+    def listing() -> list[tuple[str, int, int, int]]:
+        return [
+            (str(path), path.lstat().st_mode, path.lstat().st_mtime_ns, path.lstat().st_ctime_ns)
+            for path in sorted(root.rglob("*"))
+        ]
+
+    before = listing()
+    run(
+        root=str(root),
+        files=["/etc/a", "/etc"],
+        globs=[a_glob("/etc/*", mentioned=True)],
+        stats=["/nowhere/x"],
+    )
+    assert listing() == before
+
+
+# --- files
+
+
+def test_a_file(root: Path) -> None:
+    path = root / "etc/config.toml"
+    path.write_bytes(b"mode = 1\n")
+    path.chmod(0o640)
+    item = run(root=str(root), files=["/etc/config.toml"])["files"]["/etc/config.toml"]
+    assert item["status"] == "ok" and item["kind"] == "file" and item["mode"] == 0o640
+    assert data(item) == b"mode = 1\n" and item["size"] == 9 and item["uid"] == os.geteuid()
+    assert item["sha256"] == hashlib.sha256(b"mode = 1\n").hexdigest()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"\x00" * 100, "ü".encode("latin-1"), b"\r\n"])
+def test_any_bytes_come_through(root: Path, content: bytes) -> None:
+    (root / "etc/x").write_bytes(content)
+    assert data(run(root=str(root), files=["/etc/x"])["files"]["/etc/x"]) == content
+
+
+def test_a_file_of_the_limit_and_one_byte_more(root: Path) -> None:
+    (root / "etc/full").write_bytes(b"x" * probe.MAX_FILE_BYTES)
+    (root / "etc/big").write_bytes(b"x" * (probe.MAX_FILE_BYTES + 1))
+    files = run(root=str(root), files=["/etc/full", "/etc/big"])["files"]
+    assert files["/etc/full"]["status"] == "ok" and len(data(files["/etc/full"])) == probe.MAX_FILE_BYTES
+    assert files["/etc/big"]["status"] == "failed" and "data" not in files["/etc/big"]
+    assert "larger than" in files["/etc/big"]["error"]
+
+
+def test_what_is_no_regular_file_is_named_and_not_opened(root: Path) -> None:
+    """A FIFO without a writer would block an open for ever."""
+    os.mkfifo(root / "etc/fifo")
+    (root / "etc/folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.chdir(root)  # a socket's path is short
+        listener.bind("etc/socket")
+        began = time.monotonic()
+        files = run(root=str(root), files=["/etc/fifo", "/etc/folder", "/etc/socket"])["files"]
+        os.chdir("/")
+    assert time.monotonic() - began < 20
+    assert {path: (item["status"], item["kind"]) for path, item in files.items()} == {
+        "/etc/fifo": ("ok", "fifo"),
+        "/etc/folder": ("ok", "dir"),
+        "/etc/socket": ("ok", "socket"),
+    }
+    assert not [path for path, item in files.items() if "data" in item]
+
+
+def test_a_device_is_told_by_its_numbers() -> None:
+    item = run(stats=["/dev/null"], files=["/dev/zero"])
+    assert item["stats"]["/dev/null"]["rdev"] == [1, 3] and item["stats"]["/dev/null"]["kind"] == "char"
+    assert item["files"]["/dev/zero"]["rdev"] == [1, 5] and "data" not in item["files"]["/dev/zero"]
+
+
+def test_links(root: Path) -> None:
+    (root / "etc/real").write_text("x")
+    (root / "etc/link").symlink_to("real")
+    (root / "etc/dangling").symlink_to("/nowhere/at/all")
+    (root / "etc/loop").symlink_to("loop")
+    files = run(root=str(root), files=["/etc/link", "/etc/dangling", "/etc/loop"])["files"]
+    assert data(files["/etc/link"]) == b"x" and files["/etc/link"]["link"] == "real"
+    assert files["/etc/link"]["real"] == str(root / "etc/real")
+    assert (
+        files["/etc/dangling"]["status"] == "absent" and files["/etc/dangling"]["link"] == "/nowhere/at/all"
+    )
+    assert files["/etc/loop"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("path", ["/etc/none", "/none/none", "/etc/file/below"])
+def test_absent(root: Path, path: str) -> None:
+    (root / "etc/file").write_text("x")
+    assert run(root=str(root), files=[path])["files"][path]["status"] == "absent"
+
+
+def as_nobody() -> list[str]:
+    """How to run as another user: root steps down, anybody else is one already."""
+    return (
+        ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+    )
+
+
+def test_denied(root: Path) -> None:
+    for name in ("secret", "closed/file", "listed/x"):
+        (root / "etc" / name).parent.mkdir(exist_ok=True)
+        (root / "etc" / name).write_text("x")
+    (root / "etc/secret").chmod(0)
+    (root / "etc/closed").chmod(0)
+    try:
+        answer = run(
+            *as_nobody(),
+            root=str(root),
+            files=["/etc/secret", "/etc/closed/file"],
+            stats=["/etc/secret", "/etc/closed/file"],
+            globs=[a_glob("/etc/closed/*"), a_glob("/etc/listed/*")],
+        )
+    finally:
+        (root / "etc/closed").chmod(0o755)
+    assert (
+        answer["files"]["/etc/secret"]["status"] == "denied" and "data" not in answer["files"]["/etc/secret"]
+    )
+    assert answer["files"]["/etc/closed/file"]["status"] == "denied"
+    assert answer["stats"]["/etc/secret"]["status"] == "ok", "its metadata may be seen"
+    assert answer["stats"]["/etc/closed/file"]["status"] == "denied"
+    assert answer["globs"]["/etc/closed/*"]["status"] == "denied", "glob.glob alone would say: empty"
+    assert answer["globs"]["/etc/listed/*"] == {"status": "ok", "paths": ["/etc/listed/x"]}
+    assert answer["system"]["uid"] != 0
+
+
+# --- globs
+
+
+def test_globs(root: Path) -> None:
+    (root / "etc/cdi").mkdir()
+    (root / "etc/cdi/b.yaml").write_text("hostPath: /etc/real\npath: /etc/none\nargs: [a::/etc/linked]\n")
+    (root / "etc/cdi/a.json").write_text("{}")
+    (root / "etc/real").write_text("x")
+    answer = run(
+        root=str(root),
+        globs=[a_glob("/etc/cdi/*", mentioned=True), a_glob("/no/*"), a_glob("/etc/re*", read=False)],
+    )
+    assert answer["globs"]["/etc/cdi/*"] == {"status": "ok", "paths": ["/etc/cdi/a.json", "/etc/cdi/b.yaml"]}
+    assert answer["globs"]["/no/*"]["status"] == "absent" and answer["globs"]["/no/*"]["paths"] == []
+    assert data(answer["files"]["/etc/cdi/a.json"]) == b"{}"
+    assert answer["stats"]["/etc/real"]["status"] == "ok" and "data" not in answer["stats"]["/etc/real"]
+    assert answer["stats"]["/etc/none"]["status"] == "absent"
+    assert answer["stats"]["/etc/linked"]["status"] == "absent"
+    assert "/etc/real" not in answer["files"]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("hostPath: /usr/lib/libcuda.so.580.159.04", {"/usr/lib/libcuda.so.580.159.04"}),
+        ('"path": "/usr/bin/nvidia-cdi-hook",', {"/usr/bin/nvidia-cdi-hook"}),
+        ("--link libcuda.so.1::/usr/lib/libcuda.so", {"/usr/lib/libcuda.so"}),
+        ("/dev/dri/by-path/pci-0000:00:06.0-card", {"/dev/dri/by-path/pci-0000:00:06.0-card"}),
+        ("/a/b: c", {"/a/b"}),
+        ("no path", set()),
+    ],
+)
+def test_mentioned(text: str, paths: set[str]) -> None:
+    assert paths <= probe.mentioned(text.encode())
+
+
+# --- commands
+
+
+def command(*argv: str, **more: Any) -> dict[str, Any]:
+    return {"x": {"argv": list(argv), **more}}
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (
+            ["sh", "-c", "echo out; echo err >&2; exit 3"],
+            {"status": "ok", "rc": 3, "out": "out\n", "err": "err\n"},
+        ),
+        (["true"], {"status": "ok", "rc": 0, "out": "", "err": ""}),
+        (["sh", "-c", "kill -9 $$"], {"status": "ok", "rc": -9, "out": "", "err": ""}),
+        (["cat"], {"status": "ok", "rc": 0, "out": "", "err": ""}),
+        (["sh", "-c", "echo $LC_ALL $LANG"], {"status": "ok", "rc": 0, "out": "C C\n", "err": ""}),
+    ],
+    ids=["both-outputs", "nothing", "killed", "no-input", "c-locale"],
+)
+def test_commands(argv: list[str], expected: dict[str, Any]) -> None:
+    assert run(commands=command(*argv))["commands"]["x"] == expected
+
+
+def test_an_absent_program() -> None:
+    answer = run(commands=command("no-such-program-here"), programs=["no-such-program-here", "sh"])
+    assert answer["commands"]["x"] == {"status": "absent", "error": "no-such-program-here is not here"}
+    assert answer["programs"]["no-such-program-here"] == {"status": "absent"}
+    assert answer["programs"]["sh"]["status"] == "ok" and answer["programs"]["sh"]["path"].endswith("/sh")
+
+
+def test_a_file_that_cannot_be_run_is_no_program() -> None:
+    assert probe.which("/etc/passwd") is None
+
+
+def test_a_command_is_not_run_where_what_it_needs_is_missing(root: Path) -> None:
+    (root / "etc/here").write_text("")
+    writes = f"touch {root}/etc/ran"
+    answer = run(
+        root=str(root),
+        commands={
+            "no": {"argv": ["sh", "-c", writes], "needs": ["/etc/here", "/etc/missing"]},
+            "yes": {"argv": ["sh", "-c", "echo ran"], "needs": ["/etc/here"]},
+        },
+    )
+    assert answer["commands"]["no"]["status"] == "absent" and not (root / "etc/ran").exists()
+    assert answer["commands"]["yes"]["out"] == "ran\n"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("echo $$; sleep 60", id="hangs"),
+        pytest.param("trap '' TERM; echo $$; sleep 60 & wait; sleep 60", id="ignores-terminate"),
+        pytest.param("echo $$; exec >&- 2>&-; sleep 60", id="closes-its-output"),
+        pytest.param("echo $$; while :; do echo yes; done", id="never-stops-talking"),
+    ],
+)
+def test_a_command_that_hangs_is_ended(script: str) -> None:
+    began = time.monotonic()
+    item = run(commands=command("sh", "-c", script, timeout=0.5))["commands"]["x"]
+    assert time.monotonic() - began < 15
+    assert item["status"] == "timeout" and "0.5 s" in item["error"] and "rc" not in item
+    pid = int(item["out"].split()[0])
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not alive(pid), "it was left running"
+
+
+def test_a_child_that_keeps_the_pipe_open_does_not_hold_the_probe() -> None:
+    """A daemon that a command leaves behind inherits its output."""
+    began = time.monotonic()
+    item = run(commands=command("sh", "-c", "sleep 30 & echo done", timeout=0.5))["commands"]["x"]
+    assert time.monotonic() - began < 15 and item["out"] == "done\n"
+    assert item["status"] in ("ok", "timeout")
+
+
+def test_endless_output_is_cut() -> None:
+    item = run(
+        commands=command(
+            "sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; head -c 100000 /dev/zero | tr '\\0' y >&2"
+        )
+    )
+    found = item["commands"]["x"]
+    assert found["rc"] == 0
+    assert (
+        probe.MAX_OUTPUT_BYTES <= len(found["out"]) <= probe.MAX_OUTPUT_BYTES + 65536
+        and len(found["err"]) <= 8192
+    )
+
+
+# --- processes
+
+
+@pytest.fixture
+def dockerd() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that calls itself dockerd, with secrets in its environment."""
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HTTP_PROXY": "http://user:hunter2@proxy",
+        "DOCKER_RAMDISK": "true",
+        "TOKEN": "hunter2",
+    }
+    found = subprocess.Popen(["bash", "-c", "exec -a /usr/bin/gpumend-test-daemon sleep 60"], env=env)
+    wait_for(found.pid, "gpumend-test-daemon")
+    yield found
+    found.kill()
+    found.wait()
+
+
+def wait_for(pid: int, word: str) -> None:
+    deadline = time.monotonic() + 10
+    while word not in Path(f"/proc/{pid}/cmdline").read_text() and time.monotonic() < deadline:
+        os.sched_yield()
+
+
+def test_processes_leave_their_secrets_at_home(dockerd: subprocess.Popen[bytes]) -> None:
+    found = output(program=asked(processes=["gpumend-test-daemon"]))
+    answer = json.loads(found)
+    assert "hunter2" not in found
+    (entry,) = answer["processes"]["processes"]
+    assert entry["pid"] == dockerd.pid and entry["uid"] == os.geteuid() and entry["ppid"] == os.getpid()
+    assert entry["env"] == {"PATH": "/usr/bin:/bin", "DOCKER_RAMDISK": "true"}
+    assert entry["argv"] == ["/usr/bin/gpumend-test-daemon", "60"]
+    assert abs(entry["start"] - time.time()) < 120
+
+
+def test_no_process_is_an_empty_list() -> None:
+    assert run(processes=["no-such-daemon"])["processes"] == {"status": "ok", "processes": []}
+
+
+def test_a_daemon_in_a_container_is_not_the_hosts() -> None:
+    """A dockerd in a container (Docker in Docker) stands in the host's /proc, too, as uid 0. Taken for the host's own, its
+    flags and start time are judged, and Docker's socket is asked although the host's dockerd does not run, which starts it.
+    """
+    unshare = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
+    ]
+    inner = subprocess.Popen([*unshare, "bash", "-c", "exec -a gpumend-inner-daemon sleep 60"])
+    try:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not named("gpumend-inner-daemon"):
+            os.sched_yield()
+        assert named("gpumend-inner-daemon"), "the other name space could not be made"
+        assert run(processes=["gpumend-inner-daemon"])["processes"]["processes"] == []
+    finally:
+        inner.kill()
+        inner.wait()
+
+
+def named(name: str) -> list[int]:
+    """Processes of this name, looked up without the probe."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (folder / "cmdline").read_bytes().split(b"\0")[0].decode() == name:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (["PATH=/bin", "HTTP_PROXY=http://u:p@h", "https_proxy=x"], {"PATH": "/bin"}),
+        (["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_REQUIRE_CUDA=cuda>=12.8", "NVIDIA_API_KEY=s"], {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_REQUIRE_CUDA": "cuda>=12.8"}),
+        (["AWS_SECRET_ACCESS_KEY=s", "HF_TOKEN=s", "PATHX=s", "XPATH=s", "path=s"], {}),
+        (["PATH=/bin\nTOKEN=s"], {"PATH": "/bin\nTOKEN=s"}),
+        (["CUDA_VISIBLE_DEVICES=0=1"], {"CUDA_VISIBLE_DEVICES": "0=1"}),
+        (["PATH", ""], {"PATH": ""}),
+        (None, {}),
+    ],
+)  # fmt: skip
+def test_allowed_env(pairs: list[str] | None, expected: dict[str, str]) -> None:
+    assert probe.allowed_env(pairs) == expected
+
+
+INSPECTED = {
+    "Id": "0123456789abcdef",
+    "Name": "/web",
+    "State": {"Pid": 7, "Running": True, "StartedAt": "2026-11-23T00:00:00Z"},
+    "Config": {
+        "Image": "cuda:13",
+        "Env": ["DB_PASSWORD=hunter2", "NVIDIA_VISIBLE_DEVICES=all"],
+        "Labels": {"com.docker.compose.project": "shop", "secret.label": "hunter2"},
+        "Cmd": ["--token=hunter2"],
+    },
+    "HostConfig": {
+        "Runtime": "nvidia",
+        "DeviceRequests": [
+            {
+                "Driver": "",
+                "Count": -1,
+                "DeviceIDs": None,
+                "Capabilities": [["gpu"]],
+                "Options": {"x": "hunter2"},
+            }
+        ],
+        "Devices": [{"PathOnHost": "/dev/nvidia0"}],
+        "RestartPolicy": {"Name": "always"},
+    },
+    "Mounts": [{"Source": "/srv", "Destination": "/data", "Type": "bind", "Options": "hunter2"}],
+}
+
+
+def test_a_container_shows_no_secret() -> None:
+    found = probe.container(INSPECTED)
+    assert "hunter2" not in json.dumps(found)
+    assert found["env"] == {"NVIDIA_VISIBLE_DEVICES": "all"}
+    assert found["labels"] == {"com.docker.compose.project": "shop"}
+    assert found["device_requests"] == [
+        {"Driver": "", "Count": -1, "DeviceIDs": None, "Capabilities": [["gpu"]]}
+    ]
+    assert found["name"] == "web" and found["id"] == "0123456789ab" and found["restart"] == "always"
+
+
+@pytest.mark.parametrize("raw", [{}, {"Config": None, "HostConfig": None, "State": None, "Mounts": None}])
+def test_a_container_without_anything(raw: dict[str, Any]) -> None:
+    assert probe.container(raw)["running"] is False
+
+
+@pytest.mark.parametrize(
+    "key", ["HttpProxy", "HttpsProxy", "NoProxy", "RegistryConfig", "Labels", "ID", "Name", "Plugins"]
+)
+def test_dockers_info_leaves_secrets_out(key: str) -> None:
+    assert key not in probe.DOCKER_INFO_KEYS
+
+
+# --- Docker's socket
+
+
+def test_docker_is_not_asked_while_no_dockerd_runs(root: Path) -> None:
+    """docker.socket would start a stopped daemon. The path is not even connected to."""
+    assert probe.docker(str(root / "none.sock"), False, 1) == {"status": "absent", "error": "no dockerd runs"}
+
+
+def test_docker_without_socket(root: Path) -> None:
+    assert probe.docker(str(root / "none.sock"), True, 1)["status"] == "failed"
+
+
+def test_docker_that_does_not_answer(root: Path) -> None:
+    os.chdir(root)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("d.sock")
+        listener.listen(1)
+        assert probe.docker("d.sock", True, 0.3)["status"] == "timeout"
+    os.chdir("/")
+
+
+class Canned(http.client.HTTPConnection):
+    """A connection whose answers are written here: what the probe makes of Docker's words."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__("localhost")
+        self.sock = CannedSocket(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))  # type: ignore[assignment]
+
+
+class CannedSocket:
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def sendall(self, sent: bytes) -> None:
+        assert sent.startswith(b"GET /info HTTP/1.1\r\n")
+
+    def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
+        return io.BytesIO(self.answer)
+
+    def close(self) -> None:
+        pass
+
+
+def test_docker_get() -> None:
+    assert probe.docker_get(Canned(200, b'{"a": 1}'), "/info") == {"a": 1}  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="GET /info: HTTP 500 broken"):
+        probe.docker_get(Canned(500, b"broken"), "/info")  # type: ignore[no-untyped-call]
+
+
+# --- units
+
+
+def test_units_without_systemd() -> None:
+    if os.path.isdir("/run/systemd/system"):
+        found = run(units=["gpumend-none.service"], unit_properties=["LoadState"])["units"]
+        assert found["units"]["gpumend-none.service"]["LoadState"] == "not-found"
+    else:
+        assert run(units=["x.service"], unit_properties=["LoadState"])["units"]["status"] == "absent"
+
+
+# --- odds
+
+
+@pytest.mark.parametrize(
+    ("mode", "word"),
+    [
+        (stat.S_IFREG, "file"),
+        (stat.S_IFDIR, "dir"),
+        (stat.S_IFCHR, "char"),
+        (stat.S_IFBLK, "block"),
+        (stat.S_IFIFO, "fifo"),
+        (0, "other"),
+    ],
+)
+def test_kind_of(mode: int, word: str) -> None:
+    assert probe.kind_of(mode) == word
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (2, "absent"),
+        (20, "absent"),
+        (13, "denied"),
+        (1, "denied"),
+        (5, "failed"),
+        (40, "failed"),
+        (116, "failed"),
+    ],
+)
+def test_failure(number: int, status: str) -> None:
+    found = probe.failure(OSError(number, "x"))
+    assert found["status"] == status and found["error"]
+
+
+def test_an_empty_request_has_every_section() -> None:
+    answer = run()
+    assert set(answer) == {
+        "gpumend", "system", "files", "stats", "globs", "commands", "programs", "processes", "docker", "units", "seconds",
+    }  # fmt: skip

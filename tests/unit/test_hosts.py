@@ -1,0 +1,83 @@
+"""hosts.toml: what becomes pyinfra's inventory, and what is refused, with file and line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deploys.hosts import HostsError, line_of, parse
+
+GOOD = """\
+[defaults]
+user = "ops"
+key = "keys/id"
+
+[hosts.gpu1]
+address = "gpu1.example.net"
+
+[hosts.gpu2]
+user = "root"
+port = 2222
+gpumend = { restarts = "allow" }
+
+[groups.training]
+hosts = ["gpu1"]
+gpumend = { runtime = { mode = "auto" } }
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "hosts.toml"
+    path.write_text(text)
+    return path
+
+
+def test_hosts_groups_and_settings(tmp_path: Path) -> None:
+    found = parse(written(tmp_path, GOOD))
+    hosts = dict(found.hosts)
+    assert hosts["gpu1"]["ssh_hostname"] == "gpu1.example.net"
+    assert hosts["gpu1"]["_sudo"] is True, "everyone but root uses sudo"
+    assert "_sudo" not in hosts["gpu2"]
+    assert hosts["gpu2"]["ssh_port"] == 2222
+    assert hosts["gpu2"]["gpumend"] == {"restarts": "allow"}
+    assert found.groups["training"] == (["gpu1"], {"gpumend": {"runtime": {"mode": "auto"}}})
+    assert found.data["ssh_key"] == str(tmp_path / "keys/id"), "relative to the file"
+    assert found.data["ssh_strict_host_key_checking"] == "yes", "strict unless the file says otherwise"
+
+
+BAD = [
+    pytest.param("[hosts.a\n", r"hosts\.toml: .*line 1", id="syntax"),
+    pytest.param("[hosts.a]\nuzer = 'x'\n", r"hosts\.toml:2: hosts\.a\.uzer", id="unknown-key"),
+    pytest.param("[hosts.a]\n\nport = 'x'\n", r"hosts\.toml:3: hosts\.a\.port: 'x' is not of type", id="type"),
+    pytest.param("[hosts.a]\nport = 70000\n", r"hosts\.toml:2: .*70000", id="range"),
+    pytest.param("[defaults]\nuser = 'x'\n", r"'hosts' is a required property", id="no-hosts"),
+    pytest.param(
+        "[hosts.a]\n[groups.g]\nhosts = ['b']\n", r"hosts\.toml:3: groups\.g: there is no host 'b'; known are a", id="group"
+    ),
+    pytest.param(
+        "[hosts.a]\ngpumend = { runtime = { mode = 'cdii' } }\n",
+        r"hosts\.toml:2: hosts\.a: gpumend\.runtime\.mode: 'cdii' is not allowed; allowed: 'cdi', 'auto'",
+        id="wanted",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_mistake_is_named_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(HostsError) as error:
+        parse(written(tmp_path, text))
+    assert re.search(message, str(error.value)), str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostsError, match=r"missing\.toml"):
+        parse(tmp_path / "missing.toml")
+
+
+def test_line_of_finds_the_nearest_line() -> None:
+    text = '[hosts."a.b"]\nuser = "x"\n\n[hosts.c]\nport = 1\n'
+    assert line_of(text, ["hosts", "c", "port"]) == 5
+    assert line_of(text, ["hosts", "c"]) == 4
+    assert line_of(text, ["nowhere"]) == 1
