@@ -8,6 +8,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from deploys import session
 from operations import cdi, runs
 
-session.begin()
-runs.recovered()
-cdi.spec_current()
+if session.begin():
+    runs.recovered()
+    cdi.spec_current()

@@ -8,6 +8,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from deploys import session
 from operations import docker, runs
 
-session.begin()
-runs.recovered()
-docker.daemon_config()
+if session.begin():
+    runs.recovered()
+    docker.daemon_config()

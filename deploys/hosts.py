@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import runpy
@@ -195,6 +196,8 @@ def prepare(found: Hosts) -> None:
 
     from deploys.session import without_prompts
 
+    # What it logs are tracebacks of errors that pyinfra tells in one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     config.PARALLEL = max(1, min(len(found.hosts), (limit - 10) // DESCRIPTORS_A_HOST))
     without_prompts(state)

@@ -11,7 +11,7 @@ from pyinfra.api.state import BaseStateCallback
 from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
-from facts.remote import RemoteError
+from facts.remote import NobodyToAsk, RemoteError
 from operations import run
 from reports import json_file, terminal
 from reports.document import Exit, document, worst
@@ -34,7 +34,7 @@ class Enter:
         return False
 
     def fileno(self) -> int:
-        raise OSError("no file")
+        raise NobodyToAsk("there is no terminal")  # getpass asks for it
 
 
 def without_prompts(state: State) -> None:
@@ -122,9 +122,10 @@ def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
 
 
 def begin(finish: Callable[[State], Exit] = finish, show: bool = True) -> bool:
-    """Read and judge the host of this context. False where it gave no answer: the host is failed, the others go on.
+    """Read and judge the host of this context. True where something is planned for it: only then are operations worth
+    their 1 ms each of pyinfra's own time, which on a thousand hosts that are as wanted would be most of the audit.
 
-    Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
+    A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
     show: whether the audit is shown as soon as the last host has answered.
     """
     state, host = context_state, context_host
@@ -145,8 +146,7 @@ def begin(finish: Callable[[State], Exit] = finish, show: bool = True) -> bool:
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(record.error, fg='red')}", err=True)
         state.fail_hosts({real(host)})
-        return False
-    return True
+    return record.now is not None and bool(record.now.plan.transactions)
 
 
 def real(host: Any) -> Host:

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from deploys import session
 from operations import runs, toolkit
 
-session.begin()
-runs.recovered()
-toolkit.apt_sources()
-toolkit.runtime_config()
+if session.begin():
+    runs.recovered()
+    toolkit.apt_sources()
+    toolkit.runtime_config()

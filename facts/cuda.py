@@ -149,8 +149,8 @@ def _two_parts(version: str, distribution: bool) -> Version | None:
     """`13.1.1-1` -> 13.1. Debian writes the library's own number first and CUDA's after the tilde:
     `11.5.117~11.5.1-1ubuntu1`, and the SONAME in the name (libcudart11.0) is no release."""
     plain = re.sub(r"^\d+:", "", version)
-    if distribution and "~" in plain:
-        plain = plain.rpartition("~")[2]
+    if distribution and (after := re.search(r"~(\d+\.\d.*)", plain)):  # not of ~deb12u1, ~bpo12+1
+        plain = after.group(1)
     match = re.match(r"(\d+)\.(\d+)", plain)
     return (int(match.group(1)), int(match.group(2))) if match else None
 
@@ -426,14 +426,14 @@ def _library_paths(snapshot: Snapshot) -> dict[tuple[str, str], list[tuple[str, 
     for scope, patterns in (("manager", MANAGER_GLOBS), ("login", LOGIN_GLOBS)):
         for pattern in patterns:
             for path in snapshot.glob(pattern).value or ():
-                found.setdefault((scope, ""), []).extend(_assignments(snapshot, [path]))
+                found.setdefault((scope, ""), []).extend(_assignments(snapshot, [path], scope == "login"))
     return found
 
 
-def _assignments(snapshot: Snapshot, paths: Iterable[str]) -> list[tuple[str, str]]:
+def _assignments(snapshot: Snapshot, paths: Iterable[str], login: bool = False) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for path in paths:
-        for text in snapshot.found(path).value or ():
+        for text in snapshot.found(path, LOGIN_LINES if login else UNIT_LINES).value or ():
             if text.startswith(LIBRARY_PATH):
                 found.append((path, text.partition("=")[2].strip().strip("\"'")))
             else:

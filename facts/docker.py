@@ -50,7 +50,11 @@ REQUEST = Request(
 
 @dataclass(frozen=True)
 class Container:
-    """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities)."""
+    """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities).
+
+    restarts: how often its policy has started it again; restarting: it waits for that now; exit: its last exit status. log: of a privileged container, the
+    lines that tell of a daemon's storage.
+    """
 
     id: str
     name: str
@@ -64,6 +68,10 @@ class Container:
     env: Mapping[str, str]
     labels: Mapping[str, str]
     mounts: tuple[Mapping[str, Any], ...]
+    restarts: int = 0
+    exit: int = 0
+    restarting: bool = False
+    log: tuple[str, ...] = ()
 
     @property
     def project(self) -> str | None:
@@ -109,7 +117,7 @@ class Docker:
     flags: Mapping[str, str]
     unit: Reading[Mapping[str, str]]
     snap: bool
-    desktop: bool
+    desktop: Reading[bool]
     rootless_users: tuple[int, ...]
     rootless_configs: tuple[str, ...]
     runtime_paths: Mapping[str, Reading[FileMeta]]
@@ -204,10 +212,25 @@ def _container(raw: Mapping[str, Any]) -> Container:
         devices=tuple(str(path) for path in raw.get("devices") or ()),
         privileged=bool(raw.get("privileged")),
         restart=str(raw.get("restart") or ""),
-        env=raw.get("env") or {},
-        labels=raw.get("labels") or {},
+        env={str(name): str(value) for name, value in (raw.get("env") or {}).items()},
+        labels={str(name): str(value) for name, value in (raw.get("labels") or {}).items()},
         mounts=tuple(raw.get("mounts") or ()),
+        restarts=int(raw.get("restarts") or 0),
+        exit=int(raw.get("exit") or 0),
+        restarting=bool(raw.get("restarting")),
+        log=tuple(str(line) for line in raw.get("log") or ()),
     )
+
+
+# Of `GET /info`, what rules look into; null where there is none (API 1.24 to 1.51).
+INFO_TYPES = {"Runtimes": dict, "DriverStatus": list, "CDISpecDirs": list, "DiscoveredDevices": list}
+
+
+def _info(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key, kind in INFO_TYPES.items():
+        if not isinstance(raw.get(key), (kind, type(None))):
+            raise ValueError(f"{key} is a {type(raw[key]).__name__}, not a {kind.__name__}")
+    return raw
 
 
 NOWHERE = FileMeta("", "other")
@@ -222,7 +245,9 @@ def _runtime_paths(config: Reading[dict[str, Any]]) -> set[str]:
 
 def parse(snapshot: Snapshot) -> Docker:
     daemons = snapshot.processes("dockerd")
-    rootful = next((found for found in daemons.value or () if found.uid == 0), None)
+    # A dockerd inside a container is that container's, not this host's.
+    own = tuple(found for found in daemons.value or () if not found.inner)
+    rootful = next((found for found in own if found.uid == 0), None)
     process: Reading[Process]
     if not daemons.known:
         process = Reading(daemons.status, None, daemons.source, daemons.detail)
@@ -241,7 +266,7 @@ def parse(snapshot: Snapshot) -> Docker:
     path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
     content = snapshot.file(path)
     raw = snapshot.docker
-    info: Reading[Mapping[str, Any]] = raw.map(lambda found: found["info"])
+    info: Reading[Mapping[str, Any]] = raw.map(lambda found: _info(found["info"]))
     return Docker(
         version=snapshot.succeeded("dockerd").map(lambda found: parse_version(found.out))
         if not info.ok
@@ -256,10 +281,11 @@ def parse(snapshot: Snapshot) -> Docker:
         flags=flags,
         unit=unit,
         snap=snap,
-        desktop=bool(snapshot.glob("/home/*/.docker/desktop").value)
-        or bool(snapshot.processes("com.docker.backend").value)
-        or "Docker Desktop" in str((info.value or {}).get("OperatingSystem", "")),
-        rootless_users=tuple(sorted({found.uid for found in daemons.value or () if found.uid != 0})),
+        desktop=Reading.of(True, "docker info, /proc")
+        if snapshot.processes("com.docker.backend").value
+        or "Docker Desktop" in str((info.value or {}).get("OperatingSystem", ""))
+        else snapshot.glob("/home/*/.docker/desktop").map(bool),
+        rootless_users=tuple(sorted({found.uid for found in own if found.uid != 0})),
         rootless_configs=snapshot.glob(ROOTLESS_GLOB).value or (),
         runtime_paths={path: snapshot.stat(path) for path in _runtime_paths(content.map(daemon_json))},
     )

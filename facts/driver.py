@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from facts.fact import StateFact
 from facts.reading import Reading, Status
 from facts.request import Command, Glob, Request
-from facts.snapshot import FileMeta, Snapshot
+from facts.snapshot import FileContent, FileMeta, Snapshot
 from facts.version import Version, parse_version, show
 
 if TYPE_CHECKING:
@@ -30,8 +30,17 @@ LIBRARY_FOLDERS = (
     "/run/nvidia/driver/usr/lib/x86_64-linux-gnu",
 )
 
+# udev rule that makes /dev/char links at boot (NVIDIA container toolkit, troubleshooting)
+CHAR_RULE = "/etc/udev/rules.d/71-nvidia-dev-char.rules"
+
 REQUEST = Request(
-    files=("/proc/driver/nvidia/version", "/sys/module/nvidia/version", "/proc/modules", "/proc/devices"),
+    files=(
+        "/proc/driver/nvidia/version",
+        "/sys/module/nvidia/version",
+        "/proc/modules",
+        "/proc/devices",
+        CHAR_RULE,
+    ),
     stats=(*CONTROL_NODES, "/usr/lib/wsl/lib/libnvidia-ml.so.1", "/proc/driver/nvidia"),
     globs=(
         Glob("/dev/nvidia[0-9]*", read=False),
@@ -45,7 +54,8 @@ REQUEST = Request(
     ),
     commands={
         "modinfo": Command(("modinfo", "-F", "version", "nvidia"), timeout=5),
-        "ldconfig": Command(("ldconfig", "-p"), timeout=5),
+        # A cache has a thousand libraries; these are the ones of which anything is asked.
+        "ldconfig": Command(("ldconfig", "-p"), timeout=5, keep=r"(?m)^\s*lib(?:cu|nv).*$"),
     },
     units=("nvidia-persistenced.service", "nvidia-fabricmanager.service"),
     unit_properties=("LoadState", "ActiveState", "UnitFileState", "Result"),
@@ -82,6 +92,7 @@ class Driver:
     persistenced: Reading[str]
     fabricmanager: Reading[str]
     nouveau_blacklisted: Reading[bool]
+    char_rule: Reading[FileContent]
 
     def userspace(self) -> Reading[Version]:
         """The version of the libnvidia-ml that programs get: the one the linker's cache names first, else the newest
@@ -209,6 +220,7 @@ def parse(snapshot: Snapshot) -> Driver:
         persistenced=_unit_state(snapshot, "nvidia-persistenced.service"),
         fabricmanager=_unit_state(snapshot, "nvidia-fabricmanager.service"),
         nouveau_blacklisted=_blacklist(snapshot),
+        char_rule=snapshot.file(CHAR_RULE),
     )
 
 

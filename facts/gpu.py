@@ -140,7 +140,7 @@ def smi_details(text: str) -> Details:
         raise ValueError("no Driver Version in `nvidia-smi -q`")
     found = []
     for block in re.split(r"(?m)^GPU \S+$", text)[1:]:
-        fields = dict(re.findall(r"(?m)^\s+(Product \w+|Current|Pending)\s*:\s*(.*?)\s*$", block))
+        fields = dict(re.findall(r"(?m)^[ \t]+(Product \w+|Current|Pending)[ \t]*:[ \t]*(.*?)[ \t]*$", block))
         found.append(
             Detail(
                 fields.get("Product Name", ""),

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from facts import cdi, cuda, docker, drift, driver, engines, gpu, host, packages, runs, toolkit
+from facts import (
+    cdi,
+    containerd,
+    crio,
+    criu,
+    cuda,
+    docker,
+    drift,
+    driver,
+    gpu,
+    grit,
+    host,
+    nvml,
+    packages,
+    podman,
+    runs,
+    storage,
+    toolkit,
+)
 from facts.remote import RemoteError, run_program
 from facts.request import merge
 from facts.snapshot import AnswerError, Snapshot
@@ -18,7 +36,10 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bounds a dead connection
-SUBSYSTEMS = (host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, engines, runs)
+SUBSYSTEMS = (
+    host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, crio, podman, grit, criu, runs,
+    storage,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,12 +55,28 @@ class HostState:
     toolkit: toolkit.Toolkit
     cdi: cdi.Cdi
     docker: docker.Docker
-    engines: engines.Engines
+    kubernetes: containerd.Kubernetes  # before `containerd`: from there on that name is the field
+    containerd: containerd.Containerd
+    crio: crio.Crio
+    podman: podman.Podman
+    grit: grit.Grit
+    criu: criu.Criu
     runs: runs.Runs
+    storage: storage.Storage
 
 
 def parse(snapshot: Snapshot) -> HostState:
-    """The probe's answer as HostState; raises nothing for what a host may hold: it is tagged instead."""
+    """The probe's answer as HostState; raises nothing for what a host may hold: it is tagged instead.
+
+    Raises AnswerError where the answer is not as the probe writes it.
+    """
+    try:
+        return _parse(snapshot)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise AnswerError(f"the probe's answer is not whole: {type(error).__name__}: {error}") from error
+
+
+def _parse(snapshot: Snapshot) -> HostState:
     return HostState(
         host=host.parse(snapshot),
         driver=driver.parse(snapshot),
@@ -50,8 +87,14 @@ def parse(snapshot: Snapshot) -> HostState:
         toolkit=toolkit.parse(snapshot),
         cdi=cdi.parse(snapshot),
         docker=docker.parse(snapshot),
-        engines=engines.parse(snapshot),
+        containerd=containerd.parse(snapshot),
+        kubernetes=containerd.parse_kubernetes(snapshot),
+        crio=crio.parse(snapshot),
+        podman=podman.parse(snapshot),
+        grit=grit.parse(snapshot),
+        criu=criu.parse(snapshot),
         runs=runs.parse(snapshot),
+        storage=storage.parse(snapshot),
     )
 
 
@@ -73,6 +116,14 @@ def probe_program() -> str:
     return f"{probe_source()}\nmain(json.loads({json.dumps(request())!r}))\n"
 
 
+def complete(host: Host, state: HostState) -> HostState:
+    """The state of this very machine with what NVML says of its GPUs, where nvidia-smi is not there to be asked."""
+    if host.name != "@local" or state.gpus.details.ok:
+        return state
+    found = nvml.read()
+    return replace(state, gpus=replace(state.gpus, details=found)) if found.ok else state
+
+
 # By inventory and host name: `host` may be pyinfra's context proxy, whose identity says nothing.
 _read: WeakKeyDictionary[Any, dict[str, HostState]] = WeakKeyDictionary()
 
@@ -83,7 +134,7 @@ def host_state(host: Host) -> HostState:
     if host.name not in known:
         output = run_program(host, probe_program(), timeout=PROBE_TIMEOUT)
         try:
-            known[host.name] = parse(Snapshot.from_output(output))
+            known[host.name] = complete(host, parse(Snapshot.from_output(output)))
         except AnswerError as error:
             raise RemoteError(str(error)) from None
     return known[host.name]

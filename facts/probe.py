@@ -29,6 +29,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 FORMAT = 1
@@ -38,7 +39,7 @@ MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches l
 MAX_OUTPUT_BYTES = 1 << 20
 # Environment names that may leave the host. Everything else stays: proxies carry passwords, units carry tokens.
 ENV_NAMES = re.compile(
-    r"^(PATH|DOCKER_DRIVER|DOCKER_RAMDISK|DOCKER_CONTEXT|XDG_RUNTIME_DIR|LD_LIBRARY_PATH"
+    r"^(PATH|DOCKER_DRIVER|DOCKER_STORAGE_DRIVER|DOCKERD_STORAGE_DRIVER|DOCKER_RAMDISK|DOCKER_CONTEXT|XDG_RUNTIME_DIR|LD_LIBRARY_PATH"
     r"|NVIDIA_VISIBLE_DEVICES|NVIDIA_DRIVER_CAPABILITIES|NVIDIA_REQUIRE_[A-Z0-9_]+|NVIDIA_DISABLE_REQUIRE"
     r"|CUDA_VERSION|CUDA_VISIBLE_DEVICES)$"
 )
@@ -150,8 +151,14 @@ def search(path, pattern):
     if len(data) > MAX_SEARCHED_BYTES:
         item.update(status="failed", error="larger than %d bytes" % MAX_SEARCHED_BYTES)
         return item
-    item["found"] = matches(pattern, data.decode("utf-8", "replace"))
+    hits = matches(pattern, data.decode("utf-8", "replace"))
+    item["found"] = {search_key(pattern): hits} if hits else {}
     return item
+
+
+def search_key(pattern):
+    """A short name for a pattern: several subsystems may look for different things in one file."""
+    return hashlib.sha256(pattern.encode("utf-8")).hexdigest()[:8]
 
 
 def elf_section(path, name):
@@ -305,6 +312,7 @@ def processes(names):
                 "ppid": int(fields[1]),
                 "start": boot + int(fields[19]) / float(ticks),
             }
+            entry.update(whereabouts(pid))
         except (OSError, IndexError, ValueError):
             continue  # it ended while we looked
         try:
@@ -315,6 +323,36 @@ def processes(names):
             entry["error"] = failure(error)["status"]
         result.append(entry)
     return {"status": "ok", "processes": result}
+
+
+CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+def whereabouts(pid):
+    """Where a process runs, as far as that is not where we do: `nested` in a pid name space of its own, `container` its id.
+
+    NSpid of proc(5) has one number for each name space from ours inwards (Linux 4.1 and newer; without it: not known to
+    be nested). A container with `--pid=host` shares ours, and is told by the id in its cgroup's name.
+    """
+    found = {"nested": False, "container": None}
+    try:
+        with open("/proc/%s/status" % pid) as handle:
+            for line in handle:
+                if line.startswith("NSpid:"):
+                    found["nested"] = len(line.split()) > 2
+        with open("/proc/self/cgroup") as handle:
+            ours = set(CONTAINER_ID.findall(handle.read()))
+        with open("/proc/%s/cgroup" % pid) as handle:
+            theirs = [name for name in CONTAINER_ID.findall(handle.read()) if name not in ours]
+        found["container"] = theirs[0][:12] if theirs else None
+    except OSError:
+        pass  # it ended while we looked
+    return found
+
+
+def inner(process):
+    """Whether a process is a container's own. Its daemon is not this host's, whatever its name."""
+    return bool(process.get("nested") or process.get("container"))
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -359,6 +397,9 @@ def container(raw):
         "devices": [device.get("PathOnHost") for device in host.get("Devices") or ()],
         "privileged": bool(host.get("Privileged")),
         "restart": (host.get("RestartPolicy") or {}).get("Name"),
+        "restarts": raw.get("RestartCount") or 0,
+        "exit": (raw.get("State") or {}).get("ExitCode") or 0,
+        "restarting": bool((raw.get("State") or {}).get("Restarting")),
         "env": allowed_env(config.get("Env")),
         "mounts": [
             {"source": mount.get("Source"), "target": mount.get("Destination"), "type": mount.get("Type")}
@@ -377,11 +418,43 @@ def image(raw):
     }
 
 
-def docker(path, running, timeout):
+def log_of(connection, ident, keep):
+    """Of a container's last log lines those that a pattern finds, the newest last. The rest stays on the host."""
+    try:
+        connection.request("GET", "/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
+        response = connection.getresponse()
+        body = response.read()
+    except http.client.HTTPException as error:
+        raise ValueError("GET logs: %s" % error)
+    if response.status != 200:  # a log driver that cannot be read back (docs.docker.com, dual logging)
+        return []
+    text, at = b"", 0
+    # Without a terminal each chunk has a header of 8 bytes (Engine API, ContainerAttach, stream format).
+    while body[at : at + 1] in (b"\1", b"\2") and body[at + 1 : at + 4] == b"\0\0\0":
+        (size,) = struct.unpack_from(">I", body, at + 4)
+        text += body[at + 8 : at + 8 + size]
+        at += 8 + size
+    return [line[-500:] for line in matches(keep, (text + body[at:]).decode("utf-8", "replace"))][-20:]
+
+
+def layers(connection, entry, names, history):
+    """An image's size, and the sizes of its layers from the lowest up; None where they were not asked for."""
+    found = {"id": entry["Id"].partition(":")[2][:12], "names": names, "size": entry.get("Size") or 0, "layers": None}
+    if history:
+        try:
+            steps = docker_get(connection, "/images/%s/history" % entry["Id"])
+            found["layers"] = [step.get("Size") or 0 for step in reversed(steps) if step.get("Size")]
+        except ValueError:
+            pass  # it was removed between the list and the look
+    return found
+
+
+def docker(path, running, timeout, keep=""):
     """Docker's own account of itself and of all its containers, over its socket.
 
     Stopped ones count: they break at their next start, and a restart policy may start them any time.
 
+    keep: what of the log of privileged containers may leave the host; an empty text reads no log.
     `running` (is a dockerd alive?) guards the connect: docker.socket would otherwise start a stopped daemon.
     """
     if not running:
@@ -396,10 +469,13 @@ def docker(path, running, timeout):
             if time.monotonic() > deadline:
                 return {"status": "timeout", "error": "%d containers not inspected in time" % len(containers)}
             try:
-                containers.append(container(docker_get(connection, "/containers/%s/json" % entry["Id"])))
+                found = container(docker_get(connection, "/containers/%s/json" % entry["Id"]))
             except ValueError:
                 continue  # it ended between the list and the look
-        images = []
+            if found["privileged"] and keep:
+                found["log"] = log_of(connection, entry["Id"], keep)
+            containers.append(found)
+        images, sizes = [], []
         for entry in docker_get(connection, "/images/json"):
             if time.monotonic() > deadline:
                 return {"status": "timeout", "error": "%d images not inspected in time" % len(images)}
@@ -409,9 +485,13 @@ def docker(path, running, timeout):
                 continue  # it was removed between the list and the look
             if "CUDA_VERSION" in found["env"] or any(n.startswith("NVIDIA_") for n in found["env"]):
                 images.append(found)
+            # Sizes of layers are for a prediction only: the other half of the time is left for what must be known.
+            history = deadline - time.monotonic() > timeout / 2
+            sizes.append(layers(connection, entry, found["names"], history))
         return {
             "status": "ok",
             "images": images,
+            "sizes": sizes,
             "info": {key: info[key] for key in DOCKER_INFO_KEYS if key in info},
             "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
             "containers": containers,
@@ -474,10 +554,160 @@ def needs_met(command, root):
     return all(os.path.exists(root + path) for path in command.get("needs", ()))
 
 
+def execute(command, root, timeout):
+    """One command of a request: its output, or why it was not run."""
+    if not needs_met(command, root) or which(command["argv"][0]) is None:
+        return {"status": "absent", "error": "%s is not here" % command["argv"][0]}
+    found = run(command["argv"], command.get("timeout", timeout))
+    if command.get("keep") and "out" in found:
+        found["out"] = "\n".join(matches(command["keep"], found["out"])) + "\n"
+    return found
+
+
+def at_once(jobs):
+    """Each job's answer under its key: (where, key, function, arguments). They run side by side, since they only wait:
+    for nvidia-smi half a second. One that fails in a way nobody thought of is `failed` by itself."""
+
+    def work(where, key, function, arguments):
+        try:
+            where[key] = function(*arguments)
+        except Exception as error:
+            where[key] = {"status": "failed", "error": "%s: %s" % (type(error).__name__, error)}
+
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def mount_points(text):
+    """(mount point, type) of each mount, from mountinfo of proc(5); its octal escapes undone."""
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) > 4 and right:
+            yield re.sub(r"\\([0-7]{3})", lambda m: chr(int(m.group(1), 8)), fields[4]), right.split()[0]
+
+
+def spaces(types):
+    """Size, free bytes and free inodes of each mounted file system of these types: local ones, that cannot hang."""
+    with open("/proc/self/mountinfo") as handle:
+        points = dict(mount_points(handle.read()))
+    found = {}
+    for path, kind in points.items():
+        if kind in types:
+            try:
+                at = os.statvfs(path)
+                found[path] = {"status": "ok", "size": at.f_blocks * at.f_frsize, "free": at.f_bavail * at.f_frsize}
+            except OSError as error:
+                found[path] = failure(error)
+    return found
+
+
+def listing(path):
+    """The names in a folder, each with how many names it has in turn (None where it is no folder)."""
+    found = {}
+    try:
+        for name in os.listdir(path):
+            inside = os.path.join(path, name)
+            found[name] = len(os.listdir(inside)) if os.path.isdir(inside) and not os.path.islink(inside) else None
+    except OSError as error:
+        return failure(error)
+    return {"status": "ok", "names": found}
+
+
+def open_inside(pid, path):
+    """A handle (O_PATH) on a path of a process's own root. No link on the way is followed: a container could lead one
+    out to the host's files, which are not its to show. Raises OSError."""
+    handle = os.open("/proc/%d/root" % pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in path.strip("/").split("/"):
+        try:
+            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+        finally:
+            os.close(handle)
+        handle = deeper
+    return handle
+
+
+def inside(pid, spec, timeout, daemon):
+    """What a container holds, read through /proc/PID/root without starting anything: its mounts, files and metadata of
+    paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket."""
+    found = {"pid": pid, "mountinfo": read_file("/proc/%d/mountinfo" % pid), "files": {}, "stats": {}}
+    for section in ("files", "stats"):
+        for path in spec.get(section, ()):
+            try:
+                handle = open_inside(pid, path)
+            except OSError as error:
+                found[section][path] = failure(error)
+                continue
+            try:
+                item = (read_file if section == "files" else meta)("/proc/self/fd/%d" % handle)
+                item.pop("link", None)
+                item.pop("real", None)
+                if item.get("kind") == "dir":
+                    at = os.fstatvfs(handle)
+                    item["free"] = at.f_bavail * at.f_frsize
+                found[section][path] = item
+            except OSError as error:
+                found[section][path] = failure(error)
+            finally:
+                os.close(handle)
+    if daemon:
+        try:
+            handle = open_inside(pid, spec["socket"])
+        except OSError as error:
+            found["docker"] = failure(error)
+            return found
+        try:
+            found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
+        finally:
+            os.close(handle)
+    return found
+
+
+def look_further(request, answer, daemons, timeout):
+    """What only the answers so far say where to look for: the daemon's folder, and containers that may run a dockerd."""
+    running = {}
+    for found in answer["docker"].get("containers", ()):
+        if found["privileged"] and found.get("pid"):
+            running[found["id"]] = (found["pid"], False)
+    for process in daemons:
+        if inner(process) and process["uid"] == 0:
+            running[process["container"] or str(process["pid"])] = (process["pid"], True)
+    answer["inside"], answer["listings"] = {}, {}
+    spec = request.get("inside") or {}
+    jobs = [
+        (answer["inside"], name, inside, (pid, spec, timeout, daemon))
+        for name, (pid, daemon) in running.items()
+        if spec
+    ]
+    folders = list(request.get("listings", ()))
+    folders.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
+    for process in daemons:
+        if not inner(process):
+            words = process["argv"] + [""]
+            for at, word in enumerate(words[:-1]):
+                name, sign, value = word.partition("=")
+                if name in ("--data-root", "--graph", "-g"):
+                    folders.append(value if sign else words[at + 1])
+    try:
+        config = answer["files"].get("/etc/docker/daemon.json", {}).get("data")
+        folders.append(json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None)
+    except (ValueError, AttributeError):
+        pass  # GM401 tells
+    for path in folders:
+        if isinstance(path, str) and path.startswith("/"):
+            jobs.append((answer["listings"], path, listing, (path,)))
+    jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
+    at_once(jobs)
+
+
 def probe(request):
     """Execute a request; the answer has an item for each thing asked for, whatever happens to the others."""
     began = time.monotonic()
     root = request.get("root", "")
+    commands = request.get("commands", {})
     timeout = request.get("timeout", 10)
     answer = {
         "gpumend": FORMAT,
@@ -498,6 +728,7 @@ def probe(request):
             listed["paths"] = sorted(path[len(root) :] for path in glob.glob(root + spec["pattern"]))
         except OSError as error:
             listed.update(failure(error))
+        before = answer["globs"].get(spec["pattern"], {}).get("paths", ())  # another search's
         answer["globs"][spec["pattern"]] = listed
         for path in list(listed["paths"]):
             if spec["read"] and path not in files:
@@ -507,7 +738,8 @@ def probe(request):
                 if found["status"] == "ok" and not found.get("found"):
                     listed["paths"].remove(path)
                 else:
-                    answer["stats"][path] = found
+                    others = answer["stats"].get(path, {}).get("found", {})
+                    answer["stats"][path] = dict(found, found=dict(others, **found.get("found", {})))
             elif not spec["read"]:
                 answer["stats"][path] = meta(root + path)
             if spec.get("section"):
@@ -515,6 +747,7 @@ def probe(request):
             if spec.get("mentioned") and "data" in files.get(path, ()):
                 for name in mentioned(base64.b64decode(files[path]["data"])):
                     answer["stats"].setdefault(name, meta(root + name))
+        listed["paths"] = sorted(set(listed["paths"]).union(before))
     for path in request.get("files", ()):
         files[path] = read_file(root + path)
     for path in request.get("stats", ()):
@@ -523,20 +756,21 @@ def probe(request):
     for name in request.get("programs", ()):
         where = which(name)
         answer["programs"][name] = dict(meta(where), path=where) if where else {"status": "absent"}
-    for name, command in request.get("commands", {}).items():
-        if not needs_met(command, root) or which(command["argv"][0]) is None:
-            answer["commands"][name] = {"status": "absent", "error": "%s is not here" % command["argv"][0]}
-        else:
-            found = run(command["argv"], command.get("timeout", timeout))
-            if command.get("keep") and "out" in found:
-                found["out"] = "\n".join(matches(command["keep"], found["out"])) + "\n"
-            answer["commands"][name] = found
     answer["processes"] = processes(request.get("processes", ()))
     daemons = [
         p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"
     ]
-    answer["docker"] = docker("/run/docker.sock", any(p["uid"] == 0 for p in daemons), timeout)
-    answer["units"] = units(request.get("units", ()), request.get("unit_properties", ()), timeout)
+    # A dockerd inside a container is no reason to knock: docker.socket would start the host's own, which is stopped.
+    rootful = any(p["uid"] == 0 and not inner(p) for p in daemons)
+    jobs = [
+        (answer["commands"], name, execute, (command, root, timeout)) for name, command in commands.items()
+    ]
+    jobs.append((answer, "docker", docker, ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""))))
+    jobs.append(
+        (answer, "units", units, (request.get("units", ()), request.get("unit_properties", ()), timeout))
+    )
+    at_once(jobs)
+    look_further(request, answer, daemons, timeout)
     answer["seconds"] = round(time.monotonic() - began, 3)
     return answer
 

@@ -34,9 +34,24 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What is read in each container that is privileged or runs a dockerd: files, metadata, its dockerd's socket.
+    Paths are of the container's own root, and must not lead through a link."""
+
+    files: tuple[str, ...] = ()
+    stats: tuple[str, ...] = ()
+    socket: str = "/run/docker.sock"
+
+
+@dataclass(frozen=True)
 class Request:
     """Files (bytes), stats (metadata), globs, programs (looked up in root's PATH), commands by name,
-    processes by program name, systemd units and their properties."""
+    processes by program name, systemd units and their properties.
+
+    spaces: types of file systems whose free space is read. listings: folders whose names are listed, besides Docker's
+    own. inside: one subsystem's. log_keep: one subsystem's regular expression; of the log of privileged containers only
+    the lines that it matches leave the host.
+    """
 
     files: tuple[str, ...] = ()
     stats: tuple[str, ...] = ()
@@ -46,6 +61,10 @@ class Request:
     processes: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     unit_properties: tuple[str, ...] = ()
+    spaces: tuple[str, ...] = ()
+    listings: tuple[str, ...] = ()
+    inside: Inside | None = None
+    log_keep: str = ""
 
 
 def merge(requests: Iterable[Request]) -> dict[str, Any]:
@@ -54,8 +73,12 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
     Raises ValueError when two subsystems give one command name to different commands.
     """
     merged: dict[str, Any] = {
-        key: [] for key in ("files", "stats", "globs", "programs", "processes", "units", "unit_properties")
+        key: []
+        for key in (
+            "files", "stats", "globs", "programs", "processes", "units", "unit_properties", "spaces", "listings",
+        )
     }
+    single: dict[str, Any] = {"inside": None, "log_keep": ""}
     commands: dict[str, Any] = {}
     for request in requests:
         for key, seen in merged.items():
@@ -63,6 +86,9 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 entry = vars(item) if isinstance(item, Glob) else item
                 if entry not in seen:
                     seen.append(entry)
+        if request.inside:
+            single["inside"] = vars(request.inside)
+        single["log_keep"] = request.log_keep or single["log_keep"]
         for name, command in request.commands.items():
             entry = {
                 "argv": list(command.argv),
@@ -72,4 +98,4 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
             }
             if commands.setdefault(name, entry) != entry:
                 raise ValueError(f"two subsystems ask for different commands under the name {name!r}")
-    return {**merged, "commands": commands}
+    return {**merged, **single, "commands": commands}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from facts.reading import Reading, Status
 
 FORMAT = 1
+NOT_ASKED = "not in the probe's answer"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Output:
 
 @dataclass(frozen=True)
 class Process:
-    """A running process. start: seconds since the epoch. env: allow-listed names only."""
+    """A running process. start: seconds since the epoch. env: allow-listed names only. container: the short id of the
+    container that it runs in, where that is not ours."""
 
     pid: int
     argv: tuple[str, ...]
@@ -74,6 +77,18 @@ class Process:
     start: float
     exe: str | None
     env: Mapping[str, str]
+    nested: bool = False
+    container: str | None = None
+
+    @property
+    def inner(self) -> bool:
+        """Whether it is a container's own: in a pid name space below ours, or in a container's cgroup."""
+        return self.nested or self.container is not None
+
+
+def search_key(search: str) -> str:
+    """The probe's short name for a search pattern."""
+    return hashlib.sha256(search.encode("utf-8")).hexdigest()[:8]
 
 
 class AnswerError(ValueError):
@@ -124,7 +139,7 @@ class Snapshot:
     def _item(self, section: str, key: str) -> Mapping[str, Any]:
         part = self.answer.get(section)
         item = part.get(key) if isinstance(part, dict) else None
-        return item if isinstance(item, dict) else {"status": "failed", "error": "not in the probe's answer"}
+        return item if isinstance(item, dict) else {"status": "failed", "error": NOT_ASKED}
 
     def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
         return Reading(_status(item), None, source, str(item.get("error", "")))
@@ -143,7 +158,7 @@ class Snapshot:
                 if "kind" in item:
                     return Reading(Status.OK, _meta(path, item), path)
                 return self._unread(item, path)
-        return Reading(Status.FAILED, None, path, "not in the probe's answer")
+        return Reading(Status.FAILED, None, path, NOT_ASKED)
 
     def dangling(self, path: str) -> str | None:
         """Where a symbolic link that leads nowhere points, or None for any other path."""
@@ -177,12 +192,14 @@ class Snapshot:
             return Reading(Status.OK, tuple(str(path) for path in item.get("paths", ())), pattern)
         return self._unread(item, pattern)
 
-    def found(self, path: str) -> Reading[tuple[str, ...]]:
-        """What a `Glob.search` found in a file."""
+    def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:
+        """What a `Glob.search` found in a file; without naming it, what any of them did."""
         item = self._item("stats", path)
         if _status(item) is not Status.OK:
             return self._unread(item, path)
-        return Reading(Status.OK, tuple(str(text) for text in item.get("found", ())), path)
+        hits: dict[str, list[str]] = item.get("found", {})
+        wanted = [hits.get(search_key(search), [])] if search else hits.values()
+        return Reading(Status.OK, tuple(str(text) for texts in wanted for text in texts), path)
 
     def section(self, path: str) -> Reading[bytes]:
         """The bytes of a file's ELF section that a `Glob.section` asked for; absent where it has none."""
@@ -238,6 +255,8 @@ class Snapshot:
                     start=float(entry["start"]),
                     exe=entry.get("exe"),
                     env=entry.get("env", {}),
+                    nested=bool(entry.get("nested")),
+                    container=entry.get("container"),
                 )
                 for entry in item.get("processes", ())
                 if entry["argv"][0].rpartition("/")[2] == program
@@ -254,6 +273,32 @@ class Snapshot:
         if not found or found.get("LoadState") == "not-found":
             return Reading(Status.ABSENT, None, f"systemctl show {name}", "no such unit")
         return Reading(Status.OK, found, f"systemctl show {name}")
+
+    def listing(self, path: str) -> Reading[Mapping[str, int | None]]:
+        """The names in a folder, each with how many names it has in turn; None where it is no folder."""
+        item = self._item("listings", path)
+        if _status(item) is not Status.OK:
+            return self._unread(item, path)
+        return Reading(Status.OK, dict(item["names"]), path)
+
+    @property
+    def spaces(self) -> Mapping[str, int]:
+        """Free bytes of local file systems, by mount point."""
+        part = self.answer.get("spaces")
+        items = part.items() if isinstance(part, dict) else ()
+        return {path: int(item["free"]) for path, item in items if isinstance(item, dict) and "free" in item}
+
+    @property
+    def inside(self) -> Mapping[str, Snapshot]:
+        """What was read inside of containers, by container id, each as an answer of its own."""
+        part = self.answer.get("inside")
+        items = part.items() if isinstance(part, dict) else ()
+        return {str(name): Snapshot(item) for name, item in items if isinstance(item, dict)}
+
+    def mountinfo(self) -> Reading[str]:
+        """mountinfo of the container's process, in an answer of `inside`."""
+        item = self.answer.get("mountinfo")
+        return Snapshot({"files": {"mountinfo": item if isinstance(item, dict) else {}}}).text("mountinfo")
 
     @property
     def docker(self) -> Reading[Mapping[str, Any]]:

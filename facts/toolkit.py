@@ -57,7 +57,7 @@ class Toolkit:
     ldconfig_real: Reading[bool]
     ldconfig_there: Reading[bool]
     merged_sbin: bool
-    sources: Mapping[str, FileContent]
+    sources: Reading[Mapping[str, FileContent]]
 
     @property
     def installed(self) -> bool:
@@ -92,14 +92,23 @@ def _exists(reading: Reading[FileMeta]) -> Reading[bool]:
     return reading.map(lambda _: True)
 
 
+def _sources(snapshot: Snapshot) -> Reading[Mapping[str, FileContent]]:
+    found: dict[str, FileContent] = {}
+    for pattern in ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"):
+        listed = snapshot.glob(pattern)
+        if not listed.ok:
+            return Reading(listed.status, None, listed.source, listed.detail)
+        for path in listed.value or ():
+            content = snapshot.file(path)
+            if not content.known:
+                return Reading(content.status, None, path, content.detail)
+            if content.value is not None and b"nvidia.github.io" in content.value.data:
+                found[path] = content.value
+    return Reading.of(found, "/etc/apt/sources.list.d")
+
+
 def parse(snapshot: Snapshot) -> Toolkit:
     content = snapshot.file(CONFIG)
-    sources = {}
-    for pattern in ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"):
-        for path in snapshot.glob(pattern).value or ():
-            found = snapshot.file(path).value
-            if found is not None and b"nvidia.github.io" in found.data:
-                sources[path] = found
     return Toolkit(
         version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
         programs={name: snapshot.program(name) for name in PROGRAMS},
@@ -110,7 +119,7 @@ def parse(snapshot: Snapshot) -> Toolkit:
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
         ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
         merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
-        sources=sources,
+        sources=_sources(snapshot),
     )
 
 

@@ -21,4 +21,6 @@ def show(version: Version) -> str:
         len(version) == 3 and version[0] >= 300 and version[2]
     ):  # NVIDIA drivers: two digits; but Tegra's 540.4.0
         return f"{version[0]}.{version[1]:02d}.{version[2]:02d}"
+    if len(version) == 2 and version[0] >= 300:  # Windows drivers: 576.02
+        return f"{version[0]}.{version[1]:02d}"
     return ".".join(str(part) for part in version)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 TIMEOUT = 1200  # seconds; the program bounds each of its own waits, this bounds a dead connection
-# The one import that the program has from this project: its text goes along, so the line does not.
-PROBE_IMPORT = re.compile(r"^from facts\.probe import .*\n", re.MULTILINE)
+# The imports that the program's parts have of each other: their texts go along, so the lines do not.
+OWN_IMPORT = re.compile(
+    r"^from (?:facts\.probe|operations\.packaging|operations\.inner) import (?:\([^)]*\)|.*)\n", re.MULTILINE
+)
+PARTS = ("packaging.py", "inner.py", "transaction.py")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Outcome:
 
 @cache
 def program_source() -> str:
-    """The probe's text and the transaction's below it, as one program without a call."""
-    own = files("operations").joinpath("transaction.py").read_text(encoding="ascii")
-    return f"{probe_source()}\n{PROBE_IMPORT.sub('', own)}"
+    """The probe's text, and below it what changes things, as one program without a call."""
+    parts = (files("operations").joinpath(name).read_text(encoding="ascii") for name in PARTS)
+    return "\n".join([probe_source(), *(OWN_IMPORT.sub("", part) for part in parts)])
 
 
 def program(wanted: dict[str, Any]) -> str:
@@ -86,8 +89,19 @@ def as_data(transaction: Transaction, run: str, restarts: str) -> dict[str, Any]
         ],
         "service": list(transaction.service) if transaction.service else None,
         "validate": list(transaction.validate),
-        "proofs": [{"path": list(proof.path), "needs": proof.needs} for proof in transaction.proofs],
+        "tree": [[name, base64.b64encode(data).decode("ascii")] for name, data in transaction.tree],
+        "expect": list(transaction.expect),
+        "proofs": [
+            {"path": list(proof.path), "needs": proof.needs, "value": proof.value} for proof in transaction.proofs
+        ],
+        "inner": [
+            {"unit": daemon.unit, "container": daemon.container, "drivers": list(daemon.drivers)}
+            for daemon in transaction.inner
+        ],
+        "must_restart": transaction.must_restart,
         "journals": list(transaction.journals),
+        "settle": [list(argv) for argv in transaction.settle],
+        "package_wait": transaction.package_wait,
     }
 
 

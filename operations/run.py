@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from facts.host_state import HostState, host_state, parse, remember
+from facts.host_state import HostState, complete, host_state, parse, remember
 from facts.snapshot import Snapshot
 from operations.exchange import Outcome
 from rules import wanted as wanted_state
@@ -118,7 +118,7 @@ def assess(host: Host) -> Record:
 def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:
     """The host was looked at again: judge what is there now."""
     assert record.now is not None
-    state = parse(snapshot)
+    state = complete(host, parse(snapshot))
     remember(host, state)
     record.now = judged(state, record.now.context.wanted, host.name)
     return record.now

@@ -36,6 +36,18 @@ import tempfile
 import time
 
 from facts.probe import UnixConnection, docker_get, run, which
+from operations.inner import Unmet, drop_in, fuse_ready, prove_inner, runs_now, try_overlay
+from operations.packaging import (
+    Unfit,
+    check_note,
+    cu_init,
+    installed,
+    perform,
+    prove_cuda,
+    simulate,
+    take_back,
+    wait_for_lock,
+)
 
 ROOT = "/var/lib/gpumend"
 LOCK = "/run/gpumend.lock"
@@ -47,6 +59,7 @@ SERVICE_TIMEOUT = (
 PROOF_TIMEOUT = 45
 SPARE_BYTES = 1 << 20
 SOCKET = "/run/docker.sock"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
 class Refused(Exception):
@@ -169,6 +182,9 @@ class Journal:
             "started": time.time(),
             "state": "working",
             "files": [],
+            "packages": [],
+            "inner": [],
+            "settle": transaction.get("settle", []),
             "service": transaction.get("service"),
             "served": "",
             "running": {},
@@ -248,12 +264,13 @@ def kept_name(path):
 
 def keep(path):
     """The old inode under a second name: putting it back then needs no space and brings its times back, too.
-    A file system without hard links has the backup alone."""
+    A file system without hard links has the backup alone; a full one raises OSError, before anything is changed."""
     forget(path)
     try:
         os.link(path, kept_name(path))
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
 
 
 def forget(path):
@@ -353,8 +370,10 @@ def wait_for(test, seconds):
         time.sleep(0.1)
 
 
-def gate(policy):
-    """Why dockerd may not be restarted now, by its own word; an empty text where it may."""
+def gate(policy, unit="docker.service"):
+    """Why a daemon may not be restarted now, by its own word; an empty text where it may."""
+    if unit == "containerd.service":
+        return containerd_gate(policy)
     if policy == "allow":
         return ""
     if policy == "never":
@@ -369,21 +388,44 @@ def gate(policy):
     return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
 
 
+def containerd_gate(policy):
+    """containerd's containers are children of shims, which a restart leaves alone with KillMode=process only."""
+    if policy == "never":
+        return "restarts is `never`"
+    found = run(["systemctl", "show", "--value", "-p", "KillMode", "containerd.service"], 20)
+    mode = found.get("out", "").strip()
+    return "" if mode == "process" else "KillMode=%s: it would stop every container" % (mode or "unknown")
+
+
+def inner_gate(policy, entry):
+    """Why an inner daemon's container may not be started anew now; an empty text where it may. Raises Unmet."""
+    if policy == "allow":
+        return ""
+    if policy == "never":
+        return "restarts is `never`"
+    return "it would stop %s" % entry["container"] if runs_now(SOCKET, entry["container"]) else ""
+
+
 class Service:
-    """The daemon a transaction tells of its new file. The journal keeps which containers it ran before a restart, so
-    that a run that puts back an interrupted one starts them, too."""
+    """The daemon a transaction tells of its new file: dockerd. The journal keeps which containers it ran before a restart,
+    so that a run that puts back an interrupted one starts them, too."""
+
+    reloads = True
+    name = "dockerd"
 
     def __init__(self, unit, journal):
         self.unit = unit
         self.journal = journal
+        self.told = time.time()
 
     def tell(self, action):
         """Reload or restart the unit; raises Failed where it does not come back."""
         if action == "restart":
             try:
-                self.journal.record["running"].update(running_containers())
+                self.journal.record["running"].update(self.running())
             except (OSError, ValueError):
                 pass
+        self.told = time.time()
         self.journal.record["served"] = action
         self.journal.log("%s %s" % (action, self.unit))
         if not systemd():
@@ -393,21 +435,41 @@ class Service:
             run(["systemctl", "reset-failed", self.unit], 20)
         found = run(["systemctl", action, self.unit], SERVICE_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
-            reason = found.get("err", "").strip() or found.get("error", "")
+            reason = (found.get("err", "").strip() or found.get("error", "")).split("\n")[0]
             raise Failed("systemctl %s %s: %s%s" % (action, self.unit, reason, self.last_words()))
-        if not wait_for(lambda: docker_info() is not None, PROOF_TIMEOUT):
+        if not wait_for(self.answers, PROOF_TIMEOUT):
             raise Failed(
-                "dockerd gives no answer %d s after its %s%s" % (PROOF_TIMEOUT, action, self.last_words())
+                "%s gives no answer %d s after its %s%s"
+                % (self.name, PROOF_TIMEOUT, action, self.last_words())
             )
 
+    @staticmethod
+    def running():
+        """What runs under the daemon, by id, with names for the report. Raises OSError or ValueError."""
+        return running_containers()
+
+    @staticmethod
+    def answers():
+        return docker_info() is not None
+
     def last_words(self):
-        """The unit's last error line in the journal, for the report; masked there."""
-        found = run(["journalctl", "-u", self.unit, "-n", "20", "-o", "cat", "--no-pager"], 20)
-        lines = [
-            line
-            for line in found.get("out", "").splitlines()
-            if re.search(r"(?i)unable|failed|fatal|error", line)
+        """What the daemon itself said last since it was told, an error where there is one, for the report; masked there."""
+        since = "--since=@%d" % self.told
+        # systemd's own words about the unit come by another transport.
+        argv = [
+            "journalctl",
+            "-u",
+            self.unit,
+            "_TRANSPORT=stdout",
+            since,
+            "-n",
+            "40",
+            "-o",
+            "cat",
+            "--no-pager",
         ]
+        said = [line for line in run(argv, 20).get("out", "").splitlines() if line.strip()]
+        lines = [line for line in said if re.search(r"(?i)unable|failed|fatal|error|unknown", line)] or said
         return " (%s: %s)" % (self.unit, lines[-1][:300]) if lines else ""
 
     def start_again(self):
@@ -427,6 +489,84 @@ class Service:
         return lost
 
 
+class Containerd(Service):
+    """containerd. What runs under it are its shims, by pid and start: a restart leaves every one of them as it is, and its
+    CRI plugin loads where it loaded before."""
+
+    reloads = False  # containerd.service has no ExecReload
+    name = "containerd"
+
+    def tell(self, action):
+        before = cri_broken()
+        Service.tell(self, action)
+        broken = cri_broken()
+        if broken and not before:
+            raise Failed("containerd's plugin %s does not load%s" % (broken, self.last_words()))
+
+    @staticmethod
+    def running():
+        return shims()
+
+    @staticmethod
+    def answers():
+        return active("containerd.service") and accepts(CONTAINERD_SOCKET)
+
+    def start_again(self):
+        """A shim that is gone cannot be started again: its name is all that can be told."""
+        now = shims()
+        return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
+
+
+SERVICES = {"containerd.service": Containerd}
+
+
+def service_of(unit, journal):
+    return SERVICES.get(unit, Service)(unit, journal)
+
+
+def accepts(path):
+    """Whether somebody listens at a socket; also true where there is none, for containerd may have another address."""
+    if not os.path.exists(path):
+        return True
+    connection = UnixConnection(path, 5)
+    try:
+        connection.connect()
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def shims():
+    """containerd's shims: `pid:start` -> a name. The start (proc(5), field 22) tells a pid from its successor."""
+    found = {}
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as handle:
+                argv = handle.read().decode("utf-8", "replace").split("\0")
+            with open("/proc/%s/stat" % pid) as handle:
+                start = handle.read().rpartition(")")[2].split()[19]
+        except (OSError, IndexError):
+            continue  # it ended while we looked
+        if os.path.basename(argv[0]).startswith("containerd-shim"):
+            ident = argv[argv.index("-id") + 1] if "-id" in argv[:-1] else "?"
+            found["%s:%s" % (pid, start)] = "shim %s of %s" % (pid, ident[:64])
+    return found
+
+
+def cri_broken():
+    """The plugin of CRI that containerd says it could not load, or an empty text; also where nobody can be asked."""
+    found = run(["ctr", "plugins", "ls"], 20)
+    for row in found.get("out", "").splitlines():
+        words = row.split()
+        if len(words) > 2 and words[-1] == "error" and "cri" in (words[0] + "." + words[1]).split("."):
+            return "%s.%s" % (words[0], words[1])
+    return ""
+
+
 def prove(proofs, told):
     """The proofs that can be true by now come true in time; raises Failed with the one that does not."""
     for proof in proofs:
@@ -437,10 +577,13 @@ def prove(proofs, told):
             found = docker_info()
             for key in proof["path"]:
                 found = found.get(key) if isinstance(found, dict) else None
+            if proof.get("value"):
+                return found == proof["value"]
             return bool(found) or isinstance(found, dict)
 
         if not wait_for(shown, PROOF_TIMEOUT):
-            raise Failed("`docker info` shows no %s" % ".".join(proof["path"]))
+            words = filter(None, (".".join(proof["path"]), proof.get("value")))
+            raise Failed("`docker info` shows no %s" % " ".join(words))
 
 
 def check_spec(data):
@@ -465,14 +608,21 @@ class Transaction:
         self.staged = []  # (step, staged path, new bytes)
         self.told = ""
         self.lost = []
+        self.packages = {}  # name -> what its manager would do
+        self.notes = []  # for the report: what was waited for, what a proof showed
+        self.before = (-1, 0)  # cu_init before anything was changed
 
     def preconditions(self):
         """Refuse, before anything is written, what cannot end well: other bytes than the plan saw, no room, no right."""
         for step in self.wanted["steps"]:
             if not step.get("path"):
                 continue
+            if step["do"] == "folder":
+                continue
             path = os.path.realpath(step["path"])
             data = current(step["path"])
+            if step["do"] == "dropin":  # its bytes never leave the host: the plan has not seen them
+                step["before"] = None if data is None else sha256(data)
             if (None if data is None else sha256(data)) != step["before"]:
                 raise Refused("%s changed since it was read" % step["path"], "moved")
             folder = os.path.dirname(path)
@@ -483,6 +633,22 @@ class Transaction:
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
         self.writable(parent, 0)
+        try:
+            self.simulations()
+        except Unfit as reason:
+            raise Refused(str(reason))
+
+    def simulations(self):
+        """What package managers would do is what they may do, and their lock is free. Raises Unfit."""
+        wait = self.wanted.get("package_wait", LOCK_WAIT)
+        for step in self.wanted["steps"]:
+            if step["do"] == "package":
+                manager, action, name = step["argv"]
+                waited = wait_for_lock(manager, wait)
+                self.notes.extend([waited] if waited else [])
+                self.packages[name] = simulate(manager, action, name, wait)
+            elif step["do"] == "cuda" and self.before[0] == -1:
+                self.before = cu_init()
 
     @staticmethod
     def writable(folder, size):
@@ -497,21 +663,29 @@ class Transaction:
     def waiting(self):
         """Why the restart that this transaction calls for has to wait; an empty text where there is none to wait."""
         service = self.wanted["service"]
-        return gate(self.wanted["restarts"]) if service and service[1] == "restart" else ""
+        return gate(self.wanted["restarts"], service[0]) if service and service[1] == "restart" else ""
 
     def make(self):
         """Stage every file, validate, then rename them all. Nothing but staged files is there until the last part."""
         for step in self.wanted["steps"]:
-            if step["do"] in ("write", "generate"):
+            if step["do"] in ("write", "generate", "dropin"):
                 self.stage(step)
         for step, path, _ in self.staged:
             self.validate(step, path)
+        if self.wanted.get("tree") and self.staged:
+            self.validate_tree()
         for step in self.wanted["steps"]:
             self.carry_out(step)
 
     def new_bytes(self, step):
         if step["do"] == "write":
             return base64.b64decode(step["data"])
+        if step["do"] == "dropin":
+            step["mode"] = stat.S_IMODE(os.stat(step["argv"][0]).st_mode)  # it holds what the unit holds
+            try:
+                return drop_in(step["argv"][0], step["argv"][1], step["argv"][2:])
+            except Unmet as reason:
+                raise Failed(str(reason))
         found = run(step["argv"], COMMAND_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
             lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
@@ -543,7 +717,7 @@ class Transaction:
 
     def validate(self, step, path):
         argv = [word.replace("{staged}", path) for word in self.wanted["validate"]]
-        if not argv or step["do"] != "write":
+        if not argv or step["do"] != "write" or self.wanted.get("tree"):
             return
         found = run(argv, COMMAND_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
@@ -553,15 +727,34 @@ class Transaction:
                 % (argv[0], step["path"], reason.replace(path, step["path"])[:500])
             )
 
+    def validate_tree(self):
+        """The daemon's own program reads the whole configuration as it will be, in a folder of its own, and shows of it what
+        is expected. Raises Failed; the folder is gone afterwards."""
+        folder = tempfile.mkdtemp(prefix="gpumend-", dir="/run")
+        try:
+            for name, data in self.wanted["tree"]:
+                with open(os.path.join(folder, name), "wb") as out:
+                    out.write(base64.b64decode(data).replace(b"{tree}", folder.encode("ascii")))
+            found = run([word.replace("{tree}", folder) for word in self.wanted["validate"]], COMMAND_TIMEOUT)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        program = self.wanted["validate"][0]
+        if found["status"] != "ok" or found["rc"] != 0:
+            reason = (found.get("err", "") + found.get("out", "")).strip() or found.get("error", "")
+            raise Failed("%s refuses the new configuration: %s" % (program, reason[:500]))
+        for pattern in self.wanted["expect"]:
+            if not re.search(pattern, found["out"]):
+                raise Failed("%s does not see what the new configuration says: %s" % (program, pattern))
+
     def carry_out(self, step):
         path = os.path.realpath(step["path"]) if step.get("path") else ""
-        if step["do"] in ("write", "generate"):
+        if step["do"] in ("write", "generate", "dropin"):
             for staged, temporary, _ in self.staged:
                 if staged is step:
                     self.last_look(step, path)
-                    self.journal.log("rename %s" % step["path"])
                     if step["before"] is not None:
                         keep(path)
+                    self.journal.log("rename %s" % step["path"])
                     os.rename(temporary, path)
                     sync_folder(os.path.dirname(path))
                     if step["before"] is None:
@@ -580,18 +773,86 @@ class Transaction:
         elif step["do"] == "trigger":
             entry = self.journal.backup(step["path"], self.still(step))
             entry["after"] = ""  # whatever the command writes: not known before
-            self.journal.log("run %s" % " ".join(step["argv"]))
+            self.journal.log("keep %s" % step["path"])
             if step["before"] is not None:
                 keep(path)
+            self.journal.log("run %s" % " ".join(step["argv"]))
             self.command(step["argv"])
             data = current(step["path"])
             if data is None:
                 raise Failed("%s wrote no %s" % (" ".join(step["argv"]), step["path"]))
             check_spec(data)
             entry["after"] = sha256(data)
+        elif step["do"] in ("folder", "fuse"):
+            try:
+                self.storage(step)
+            except Unmet as reason:
+                raise Failed(str(reason))
+        elif step["do"] in ("package", "note", "cuda"):
+            try:
+                self.beyond_files(step)
+            except Unfit as reason:
+                raise Failed(str(reason))
         else:
             self.journal.log("run %s" % " ".join(step["argv"]))
             self.command(step["argv"])
+
+    def storage(self, step):
+        """`folder`: it is there, and an overlay was mounted in it for trial. `fuse`: /dev/fuse is there. Raises Unmet."""
+        if step["do"] == "fuse":
+            self.journal.log("fuse")
+            fuse_ready()
+            return
+        made = missing_folders(step["path"])
+        inside = os.path.join(step["path"], ".gpumend-trial")  # never a file: undoing takes empty folders away alone
+        entry = {"path": step["path"], "real": inside, "before": None, "after": None, "made": made}
+        self.journal.record["files"].extend([entry] if made else [])
+        self.journal.log("folder %s" % step["path"])
+        make_folders(step["path"])
+        if made:
+            os.chmod(step["path"], step["mode"])
+        try_overlay(step["path"])
+
+    def serve_inner(self):
+        """Units of inner daemons are started anew, as far as that is allowed, and each daemon has its storage. Returns why
+        any waits."""
+        waits = []
+        for argv in self.wanted["settle"]:
+            self.command(argv)
+        for entry in self.wanted["inner"]:
+            try:
+                held = inner_gate(self.wanted["restarts"], entry)
+                if held:
+                    waits.append("%s waits for its restart: %s" % (entry["unit"], held))
+                    continue
+                self.journal.record["inner"].append(entry["unit"])
+                self.journal.log("restart %s" % entry["unit"])
+                self.command(["systemctl", "restart", entry["unit"]])
+                self.notes.append("%s: %s" % (entry["container"], prove_inner(SOCKET, entry)))
+            except Unmet as reason:
+                raise Failed(str(reason))
+        return "; ".join(waits)
+
+    def beyond_files(self, step):
+        """`package` (manager, action, name): each package that comes or goes is in the journal before. `note` (folder,
+        section, driver): the library is for the driver. `cuda` (kind, folder, version): cuInit says so. Raises Unfit."""
+        if step["do"] == "note":
+            check_note(*step["argv"])
+        elif step["do"] == "cuda":
+            self.notes.append(prove_cuda(*(step["argv"] + [self.before])))
+        else:
+            manager, action, name = step["argv"]
+            for _, other, version in self.packages[name]:
+                entry = {
+                    "manager": manager,
+                    "name": other,
+                    "before": installed(manager, other),
+                    "after": version,
+                }
+                self.journal.record["packages"].append(entry)
+            self.journal.log("package %s %s" % (action, name))
+            version = next((new for _, other, new in self.packages[name] if other == name), None)
+            perform(manager, action, name, version, self.wanted.get("package_wait", LOCK_WAIT))
 
     def last_look(self, step, path):
         """Right before the rename: bytes that came since the plan are not written over, nor put back afterwards."""
@@ -619,13 +880,19 @@ class Transaction:
 
     def serve(self, waiting):
         """Tell the daemon. Where its restart has to wait, a reload makes true what a reload can. Returns why it waits."""
+        if self.wanted.get("inner"):
+            return self.serve_inner()
         if not self.wanted["service"]:
             prove(self.wanted["proofs"], "")
             return ""
         waiting = waiting or self.waiting()  # a container may have been started meanwhile
+        if waiting and self.wanted.get("must_restart"):
+            raise Failed(waiting)
         unit, action = self.wanted["service"]
+        service = service_of(unit, self.journal)
+        if waiting and not service.reloads:
+            return waiting
         self.told = "reload" if waiting else action
-        service = Service(unit, self.journal)
         service.tell(self.told)
         prove(self.wanted["proofs"], self.told)
         if self.told == "restart":
@@ -636,6 +903,8 @@ class Transaction:
         """All of it; the answer says how it ended."""
         self.preconditions()
         waiting = self.waiting()
+        if waiting and self.wanted.get("must_restart"):
+            raise Refused("it needs a restart now, and %s" % waiting)
         if not self.wanted["steps"] and waiting:  # then nothing is written, not even a journal
             return {"status": "pending", "detail": waiting}
         self.journal = Journal.begin(self.wanted)
@@ -649,14 +918,14 @@ class Transaction:
                 forget(entry["real"])
         except Exception as error:  # whatever it is, a fault of ours included: put back first
             return self.put_back(error)
-        detail = waiting
+        detail = "; ".join(filter(None, [waiting] + self.notes))
         try:
             self.journal.record["running"] = {}  # a rollback days later does not start them
             self.journal.end("done")
         except OSError as error:
             # All is done and proven. A journal left `working` would have the next run put it back.
             self.journal.discard()
-            detail = "; ".join(filter(None, (waiting, "it cannot be rolled back: %s" % reason_of(error))))
+            detail = "; ".join(filter(None, (detail, "it cannot be rolled back: %s" % reason_of(error))))
         answer = {"status": "pending" if waiting else "changed", "detail": detail, "told": self.told}
         answer["files"] = [entry["path"] for entry in self.journal.record["files"]]
         if self.lost:
@@ -664,12 +933,12 @@ class Transaction:
         return answer
 
     def ran(self):
-        return any(step["do"] == "run" for step in self.wanted["steps"])
+        return any(step["do"] in ("run", "package", "fuse") for step in self.wanted["steps"])
 
     def put_back(self, error):
         """Everything as before, and said so; `broken` where that fails."""
         reason = reason_of(error)
-        touched = any(step.split(" ", 1)[0] != "stage" for step in self.journal.record["log"])
+        touched = any(step.split(" ", 1)[0] not in ("stage", "keep") for step in self.journal.record["log"])
         for _, path, _ in self.staged:
             try:
                 os.unlink(path)
@@ -709,13 +978,30 @@ def undo(journal, restarts):
             restore(journal, entry)
         except (OSError, Failed, Refused) as error:
             problems.append(str(error))
+    for entry in reversed(journal.record.get("packages", ())):
+        try:
+            take_back(entry, LOCK_WAIT)
+        except Unfit as error:
+            problems.append(str(error))
+    for argv in journal.record.get("settle", ()):
+        run(
+            argv, COMMAND_TIMEOUT
+        )  # daemon-reload, ldconfig: what makes files count is what makes their absence count
+    for unit in journal.record.get("inner", ()):
+        if restarts != "allow":
+            held = "%s still runs with the new storage: restarts is `%s`" % (unit, restarts)
+            continue
+        found = run(["systemctl", "restart", unit], SERVICE_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            problems.append("systemctl restart %s: %s" % (unit, found.get("err", "").strip()))
     served, service = journal.record["served"], journal.record["service"]
     if served and service and systemd() and not problems:
-        held = gate(restarts) if served == "restart" and docker_info() is not None else ""
-        teller = Service(service[0], journal)
+        teller = service_of(service[0], journal)
+        held = gate(restarts, service[0]) if served == "restart" and teller.answers() else ""
         try:
             if held:
-                teller.tell("reload")
+                if teller.reloads:
+                    teller.tell("reload")
                 held = "%s still runs with the new configuration: %s" % (service[0], held)
             else:
                 teller.tell("restart" if served == "restart" else reload_or_start(service[0]))

@@ -119,12 +119,8 @@ def _facts(assessment: Assessment) -> dict[str, Any]:
         "toolkit": show(state.toolkit.version.value) if state.toolkit.version.value else None,
         "mode": state.toolkit.mode() if state.toolkit.installed and state.toolkit.config.known else None,
         "docker": show(state.docker.version.value) if state.docker.version.value else None,
-        "podman": show(state.engines.versions["podman"].value)
-        if state.engines.versions["podman"].value
-        else None,
-        "containerd": show(state.engines.versions["containerd"].value)
-        if state.engines.versions["containerd"].value
-        else None,
+        "podman": show(state.podman.version.value) if state.podman.version.value else None,
+        "containerd": show(state.containerd.version.value) if state.containerd.version.value else None,
     }
 
 

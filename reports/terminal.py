@@ -136,6 +136,7 @@ def render(document: dict[str, Any], mended: bool, diffs: bool = True) -> str:
     )
     if found:
         rows.append("`gpumend explain CODE` says more about a finding.")
-    if mended and any(host.get("changes") for host in hosts.values()):
+    in_effect = ("changed", "pending")
+    if mended and any(change["status"] in in_effect for host in hosts.values() for change in host["changes"]):
         rows.append(f"`gpumend rollback {document['run']}` undoes this run.")
     return "\n".join(rows) + "\n"

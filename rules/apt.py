@@ -53,7 +53,7 @@ def deb822(path: str, text: str) -> list[Source]:
 )
 def signed_by(context: Context) -> Iterator[Finding]:
     sources = []
-    for path, content in context.state.toolkit.sources.items():
+    for path, content in context.state.toolkit.sources.need().items():
         text = content.data.decode("utf-8", "replace")
         sources += deb822(path, text) if path.endswith(".sources") else one_line(path, text)
     for uri, suite in sorted({(source.uri, source.suite) for source in sources}):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from facts.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
+from facts.reading import Reading, Unread
 from facts.version import Version, show
 from rules.finding import Change, Component, Evidence, Finding, Status
 from rules.rule import Context, has_toolkit, rule
@@ -13,6 +14,8 @@ from rules.rule import Context, has_toolkit, rule
 STATIC = "/etc/cdi/nvidia.yaml"
 DYNAMIC = "/var/run/cdi/nvidia.yaml"  # where nvidia-cdi-refresh writes (deployments/systemd, 1.18.0)
 NO_GIDS = "no-additional-gids-for-device-nodes"  # --feature-flag since 1.19.0: a 0.5.0 spec again (nct#1860)
+
+LEAST_WRITTEN: Version = (0, 5, 0)  # no toolkit's spec is older: its devices are named 0, 1, ...
 
 # The newest cdiVersion an engine loads, from the version it has that (vendored pkg/cdi CurrentVersion at those tags).
 READS: dict[str, tuple[tuple[Version, Version], ...]] = {
@@ -25,8 +28,8 @@ READS: dict[str, tuple[tuple[Version, Version], ...]] = {
     ),
     "podman": (
         ((4, 1), (0, 4, 0)),
-        ((4, 6), (0, 5, 0)),
-        ((4, 9), (0, 6, 0)),
+        ((4, 3), (0, 5, 0)),
+        ((4, 7), (0, 6, 0)),
         ((5, 1), (0, 7, 0)),
         ((5, 2), (0, 8, 0)),
         ((5, 5), (1, 0, 0)),
@@ -49,7 +52,7 @@ def readers(context: Context) -> dict[str, Version]:
     from rules.docker import wanted_paths
 
     found = {}
-    docker, podman = context.state.docker.version.value, context.state.engines.versions["podman"].value
+    docker, podman = context.state.docker.version.value, context.state.podman.version.value
     if "device" not in wanted_paths(context):
         docker = None
     for name, version in (("docker", docker), ("podman", podman)):
@@ -103,14 +106,11 @@ def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
         found['nvidia-container-runtime in mode "cdi"'] = runtime_dirs(context)
     if "device" in wanted_paths(context):
         found["docker --device"] = docker_dirs(context)
-    podman = context.state.engines.versions["podman"].value
+    podman = context.state.podman.version.value
     if podman and newest_readable("podman", podman):
         # containers.conf's default was /etc/cdi alone in 5.5 (nixpkgs#420638)
-        configured = any(
-            "cdi_spec_dirs" in (text.value or "")
-            for path, text in context.state.engines.configs.items()
-            if path.startswith("/etc/containers/")
-        )
+        files = context.state.podman.files.values()
+        configured = any(b"cdi_spec_dirs" in file.value.data for file in files if file.value)
         narrow = (5, 5) <= podman < (5, 6) and not configured
         found["podman --device"] = ("/etc/cdi",) if narrow else DEFAULT_DIRS
     return found
@@ -160,10 +160,11 @@ def target(context: Context) -> str:
 
 
 def flags(context: Context) -> tuple[str, ...]:
-    """Feature flags to generate with: without additional GIDs where an engine here cannot read cdiVersion 0.7."""
+    """Feature flags to generate with: without additional GIDs where that makes the spec one that an engine here can
+    read: it is 0.5.0 then, as device names start with a digit, and older than that no toolkit writes."""
     version = context.state.toolkit.version.value or ()
-    oldest = min(readers(context).values(), default=(9,))
-    return (NO_GIDS,) if version >= (1, 19) and oldest < (0, 7, 0) else ()
+    helped = any(LEAST_WRITTEN <= newest < (0, 7, 0) for newest in readers(context).values())
+    return (NO_GIDS,) if version >= (1, 19) and helped else ()
 
 
 def gpu_files(context: Context) -> tuple[SpecFile, ...]:
@@ -202,6 +203,11 @@ def unresolvable(context: Context) -> Iterator[Finding]:
     }
     if not lacking:
         return
+    for file in broken:
+        if file.spec.status.value in ("denied", "timeout"):
+            file.spec.need()  # it may be the one that defines them
+    for folder in (folder for dirs in lacking.values() for folder in dirs if folder not in DEFAULT_DIRS):
+        raise Unread(Reading.fail(folder, "not among the folders that are read: what is in it is not known"))
     if cdi.resolve(DEFAULT_DIRS).gpus():
         yield from _wrong_folder(context, lacking)
         return
@@ -368,14 +374,16 @@ def wrong_names(context: Context, spec: Spec) -> list[Evidence]:
     uuids = {gpu.uuid for gpu in gpus if not gpu.mig} | {uuid for gpu in gpus for uuid in gpu.mig}
     known = uuids | {gpu.uuid for gpu in gpus}
     named = {name for name in spec.devices if name.startswith(("GPU-", "MIG-"))}
-    found = [Evidence(spec.path, f"no device {uuid}") for uuid in sorted(uuids - named) if named]
+    # A GPU may stand in a file of its own: what another file defines is not missing.
+    anywhere = {name.partition("=")[2] for name in context.state.cdi.resolve(DEFAULT_DIRS).gpus()}
+    found = [Evidence(spec.path, f"no device {uuid}") for uuid in sorted(uuids - anywhere) if named]
     found.extend(
         Evidence(spec.path, f"device {uuid}, which no GPU here bears") for uuid in sorted(named - known)
     )
     plain = {name for name in spec.devices if name.isdigit()}
     whole = {str(gpu.index) for gpu in gpus if not gpu.mig}
     if plain:
-        found.extend(Evidence(spec.path, f"no device {index}") for index in sorted(whole - plain))
+        found.extend(Evidence(spec.path, f"no device {index}") for index in sorted(whole - anywhere))
         found.extend(
             Evidence(spec.path, f"device {index}, but there are {len(gpus)} GPUs")
             for index in sorted(plain - {str(g.index) for g in gpus})
@@ -503,7 +511,7 @@ def too_new(context: Context) -> Iterator[Finding]:
             continue
         if file.path != target(context):
             change, refused = None, f"{file.path} is not the file that mend writes ({target(context)})"
-        elif not flags(context) or spec.needs > (0, 7, 0):
+        elif not flags(context) or not LEAST_WRITTEN < spec.version <= (0, 7, 0):
             change, refused = None, "this toolkit cannot write an older version"
         else:
             change, refused = regenerate(context)

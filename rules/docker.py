@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from facts.cdi import DEFAULT_DIRS
+from facts.snapshot import NOT_ASKED
 from facts.version import Version, show
 from rules.driver import unmet_cuda
 from rules.edits import Edit
@@ -32,6 +33,22 @@ FLAG_KEYS = {
     "default-ulimit": "default-ulimits", "default-address-pool": "default-address-pools", "feature": "features",
     "dns-opt": "dns-opts", "node-generic-resource": "node-generic-resources",
 }  # fmt: skip
+
+
+# Objects of daemon.json that are one option; the keys of every other (`proxies`) are options of their own (moby
+# daemon/config/config.go flatOptions, configValuesSet).
+FLAT = {
+    "cluster-store-opts",
+    "default-network-opts",
+    "log-opts",
+    "runtimes",
+    "default-ulimits",
+    "features",
+    "builder",
+}
+
+# What dockerd takes from both places (daemon/config/config.go skipDuplicates; seen on 20.10, 26.1 and 28.5).
+MERGED = {"runtimes"}
 
 
 def wanted_paths(context: Context) -> tuple[str, ...]:
@@ -70,7 +87,7 @@ def hold_back(context: Context, *keys: str) -> str:
         return "flags and daemon.json are at odds already (GM402)"
     for key in keys:
         for flag in docker.flags:
-            if FLAG_KEYS.get(flag, flag) == key:
+            if FLAG_KEYS.get(flag, flag) == key and key not in MERGED:
                 return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
     if docker.info.absent:
         return "dockerd does not run (GM407): nothing could be proven"
@@ -105,7 +122,10 @@ def change(
 def conflicts(context: Context) -> dict[str, str]:
     """Flags that stand in daemon.json too, with their key there. dockerd then refuses to start."""
     docker = context.state.docker
-    keys = set(docker.config.value or {})
+    keys = set()
+    for key, value in (docker.config.value or {}).items():
+        keys |= set(value) if isinstance(value, dict) and key not in FLAT else {key}
+    keys -= MERGED
     return {flag: FLAG_KEYS.get(flag, flag) for flag in docker.flags if FLAG_KEYS.get(flag, flag) in keys}
 
 
@@ -114,8 +134,8 @@ def unreadable(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
     if docker.config.known:
         return
-    if docker.content.status.value in ("denied", "timeout"):
-        docker.config.need()
+    if docker.content.status.value in ("denied", "timeout") or docker.content.detail == NOT_ASKED:
+        docker.config.need()  # unknown, not wrong; NOT_ASKED: another file by --config-file
     running = docker.info.ok
     yield Finding(
         code="GM401",
@@ -392,7 +412,7 @@ def snap(context: Context) -> Iterator[Finding]:
 
 @rule("GM409", "no Docker Desktop in between", "docker/docs#19366", applies=has_gpu)
 def desktop(context: Context) -> Iterator[Finding]:
-    if not context.state.docker.desktop or context.state.host.wsl2:
+    if context.state.host.wsl2 or not context.state.docker.desktop.need():
         return
     yield Finding(
         code="GM409",
@@ -410,7 +430,11 @@ def _stores(context: Context) -> tuple[bool, bool] | None:
     info = docker.info.get()
     if info is None or not docker.config.known:
         return None
-    status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or () if len(row) == 2}
+    status = {
+        str(row[0]): str(row[1])
+        for row in info.get("DriverStatus") or ()
+        if isinstance(row, list) and len(row) == 2
+    }
     running = status.get("driver-type", "").startswith("io.containerd.snapshotter")
     return running, docker.value("features", "containerd-snapshotter") is True
 

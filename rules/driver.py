@@ -51,7 +51,11 @@ def mismatch(context: Context) -> Iterator[Finding]:
         remedy="Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
         "nvidia again. Then run this audit again: CDI specs name the old version's files.",
         risk=Risk.REBOOT,
-        symptoms=("Driver/library version mismatch",),
+        symptoms=(
+            "Driver/library version mismatch",
+            "system has unsupported display driver / cuda driver combination",  # CUDA error 803
+            "forward compatibility was attempted on non supported HW",  # 804, seen with newer libraries and no compat
+        ),
     )
 
 

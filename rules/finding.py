@@ -35,9 +35,15 @@ class Component(StrEnum):
     RECOVER = "runs.recovered"
     DRIVER = "driver.ready"
     APT = "toolkit.apt_sources"
+    CUDA = "cuda.compat"
     CDI = "cdi.spec_current"
     TOOLKIT = "toolkit.runtime_config"
+    GRIT = "grit.config"
+    CONTAINERD = "containerd.config"
+    PODMAN = "podman.spec_folders"
     DOCKER = "docker.daemon_config"
+    DOCKER_STORAGE = "storage.docker_root"
+    STORAGE = "storage.dind"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,23 @@ from dataclasses import dataclass, replace
 from facts.host_state import HostState
 from facts.reading import Status as ReadStatus
 from facts.reading import Unread
-from rules import apt, cdi, docker, driver, host, runtime, toolkit  # noqa: F401  (each registers its rules)
+from rules import (  # noqa: F401  (each registers its rules)
+    apt,
+    cdi,
+    containerd,
+    criu,
+    cuda,
+    docker,
+    drift,
+    driver,
+    grit,
+    host,
+    injection,
+    podman,
+    runtime,
+    storage,
+    toolkit,
+)
 from rules.finding import Evidence, Finding, Status
 from rules.rule import RULES, Context
 from rules.wanted import Wanted
@@ -79,13 +95,15 @@ def judge(state: HostState, wanted: Wanted, name: str, today: datetime.date) -> 
     findings: list[Finding] = []
     ok = skipped = 0
     for code, rule in sorted(RULES.items()):
+        found: list[Finding] = []
         try:
             if not rule.applies(context):
                 skipped += 1
                 continue
-            found = list(rule.check(context))
+            for finding in rule.check(context):
+                found.append(finding)
         except Unread as unread:
-            found = [_unknown(code, rule.title, unread)]
+            found.append(_unknown(code, rule.title, unread))
         findings.extend(found)
         ok += not found
-    return Verdict(tuple(_waive(findings, context)), ok, skipped)
+    return Verdict(tuple(_waive(drift.hold(findings, context), context)), ok, skipped)

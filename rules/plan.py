@@ -5,13 +5,18 @@ Audit shows a plan and mend sends it: they cannot disagree.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from facts.cuda import NOTE
+from facts.driver import CHAR_RULE
 from facts.reading import Unread
-from rules import cdi, docker
-from rules.edits import Edit, EditError, apply
+from facts.storage import FUSE_BOOT
+from facts.version import show
+from rules import cdi, containerd, cuda, docker, injection, podman, storage
+from rules.edits import Edit, EditError, apply, apply_lines
 from rules.finding import Change, Component, Finding, Risk
 from rules.rule import Context
 
@@ -21,7 +26,9 @@ class Step:
     """One thing done to one path, or one command.
 
     do: `write` (data), `generate` (argv's standard output becomes the file), `trigger` (argv writes the file itself),
-    `remove`, `mode` (only permission bits) or `run` (argv, no file).
+    `remove`, `mode` (only permission bits) or `run` (argv, no file). Beyond files: `package` (manager, install or remove,
+    name), `folder` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
+    options of its `docker run`), `note` (folder, ELF section, driver: the library there is for it), `cuda` (how, folder, CUDA: cuInit says so).
     before: SHA-256 of the bytes the plan was made from; None where there was no file. The host refuses the step when
     it finds others.
     """
@@ -36,16 +43,27 @@ class Step:
 
     @property
     def changes_bytes(self) -> bool:
-        return self.do != "mode" and self.do != "run"
+        return self.do in ("write", "generate", "trigger", "remove", "dropin")
 
 
 @dataclass(frozen=True)
 class Proof:
     """What the host must show afterwards. path: keys into `docker info`; wanted: a key or value that must be there.
-    needs: whether it can only come true after a `reload` or a `restart`."""
+    needs: whether it can only come true after a `reload` or a `restart`. value: what must stand there, where that matters.
+    """
 
     path: tuple[str, ...]
     needs: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class InnerDaemon:
+    """A Docker inside a container: the unit that starts it, and the drivers of which it must have one afterwards."""
+
+    unit: str
+    container: str
+    drivers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,12 @@ class Transaction:
     """All of one component's change on one host. service: (unit, reload|restart); gate: why a restart would wait now.
 
     codes: the findings it puts right. validate: argv with `{staged}` for the staged file, judged by its exit status.
+    tree: files of a folder that `validate` names `{tree}`: the configuration as it will be, whole. expect: regular
+    expressions that the validator's output has to match then.
+    inner: Dockers inside of containers whose units are restarted and proven. must_restart: where the restart has to wait,
+    nothing is changed.
+    settle: commands after which changed files count, run again when they are put back. package_wait: seconds that the
+    package manager's lock is waited for.
     """
 
     component: Component
@@ -63,6 +87,12 @@ class Transaction:
     validate: tuple[str, ...] = ()
     proofs: tuple[Proof, ...] = ()
     journals: tuple[str, ...] = ()
+    inner: tuple[InnerDaemon, ...] = ()
+    must_restart: bool = False
+    settle: tuple[tuple[str, ...], ...] = ()
+    package_wait: int = 60
+    tree: tuple[tuple[str, bytes], ...] = ()
+    expect: tuple[str, ...] = ()
 
     @property
     def risk(self) -> Risk:
@@ -134,11 +164,19 @@ def _driver(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
     if "nodes" in actions:
         argv = ("nvidia-ctk", "system", "create-device-nodes", "--control-devices", "--load-kernel-modules")
         steps.append(Step("run", argv=argv))
+    if "char-links" in actions:
+        steps.append(
+            Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all"))
+        )
+        old, data = context.state.driver.char_rule.get(), injection.UDEV_TEXT.encode()
+        if old is None or old.data != data:
+            before, was = (old.sha256, old.data) if old else (None, None)
+            steps.append(Step("write", CHAR_RULE, before=before, data=data, was=was))
     return Transaction(Component.DRIVER, codes, tuple(steps))
 
 
 def _apt(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
-    sources = context.state.toolkit.sources
+    sources = context.state.toolkit.sources.need()
     paths = [path for change in changes for path in change.action.removeprefix("remove:").split(":")]
     return Transaction(
         Component.APT,
@@ -254,11 +292,150 @@ def _docker(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
     )
 
 
+def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """Off the path what harms, then out what is outgrown, then in and on the path what is wanted; proven by cuInit.
+
+    A package comes before the files that name its folder, and goes after the files that named it.
+    """
+    actions = {change.action for change in changes}
+    release = cuda.compat_release(context) if "compat" in actions else None
+    files, away = cuda.files(context, "deactivate" in actions or "remove" in actions, release)
+    steps: list[Step] = []
+    manager = context.state.packages.manager
+    if release is not None:
+        folder, package = cuda.folder_of(release), cuda.package_of(release)
+        if not any(found.folder == folder for found in context.state.cuda.compats):
+            steps.append(Step("package", argv=(manager, "install", package)))
+        driver = show(context.state.driver.loaded.need())
+        steps.append(Step("note", argv=(folder, NOTE, driver)))
+    for path, data in files.items():
+        old = context.state.cuda.linker_files.get(path) or context.state.cuda.dropins.get(path)
+        before, was = (old.sha256, old.data) if old else (None, None)
+        do = "write" if data is not None else "remove"
+        steps.append(Step(do, path, before=before, data=data, was=was))
+    settle: list[tuple[str, ...]] = []
+    if any(path.startswith("/etc/systemd/") for path in files):
+        settle.append(("systemctl", "daemon-reload"))
+    if any(path.startswith("/etc/ld.so.conf") for path in files):
+        settle.append(("ldconfig",))
+    steps.extend(Step("run", argv=argv) for argv in settle)
+    if release is not None:
+        kind = "host" if context.wanted.cuda_activate == "host" else "with"
+        number = str(release[0] * 1000 + release[1] * 10)
+        steps.append(Step("cuda", argv=(kind, cuda.folder_of(release), number)))
+    else:
+        steps.append(Step("cuda", argv=("plain", "", "0")))
+    if "remove" in actions:
+        steps.extend(Step("package", argv=(manager, "remove", name)) for name in away)
+    return Transaction(
+        Component.CUDA,
+        codes,
+        tuple(steps),
+        settle=tuple(settle),
+        package_wait=context.wanted.cuda_lock_wait,
+    )
+
+
+def _grit(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    content = context.state.grit.content.get()
+    edits = [edit for change in changes for edit in change.edits]
+    path = edits[0].path
+    was = content.data if content else None
+    data = apply_lines(path, was, edits)
+    steps = () if data == was else (Step("write", path, content.sha256 if content else None, data, was=was),)
+    return Transaction(Component.GRIT, codes, steps)
+
+
+def _containerd(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """The edited files, and beside them the whole configuration as it will be, for containerd itself to read first."""
+    state = context.state.containerd
+    edits: dict[str, list[Edit]] = {}
+    for edit in dict.fromkeys((edit.path, edit.keys) for change in changes for edit in change.edits):
+        same = [e for change in changes for e in change.edits if (e.path, e.keys) == edit]
+        edits.setdefault(edit[0], []).append(same[-1])
+    steps, new = [], {}
+    for path, mine in edits.items():
+        content = state.files[path].get()
+        was = content.data if content else None
+        new[path] = apply_lines(path, was, mine)
+        if new[path] != was:
+            steps.append(Step("write", path, content.sha256 if content else None, new[path], was=was))
+    tree = containerd.staged_tree(context, new) if steps else ()
+    return Transaction(
+        Component.CONTAINERD,
+        codes,
+        tuple(steps),
+        service=containerd.RESTART,
+        gate="restarts is `never`" if context.wanted.restarts == "never" else "",
+        validate=("containerd", "--config", "{tree}/config.toml", "config", "dump") if tree else (),
+        tree=tree,
+        expect=containerd.expected_dump(mine for each in edits.values() for mine in each) if tree else (),
+    )
+
+
+def _podman(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    return Transaction(Component.PODMAN, codes, (Step("write", podman.DROP_IN, data=podman.TEXT.encode()),))
+
+
+def _docker_storage(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """The outer daemon's own storage: all or nothing. A restart that waits would leave a switch for the next boot, where
+    nobody proves it and nobody puts it back."""
+    content = context.state.docker.content.get()
+    edits = [edit for change in changes for edit in change.edits]
+    was, before = (content.data, content.sha256) if content else (None, None)
+    proved = {"storage-driver": "Driver", "data-root": "DockerRootDir"}
+    validates = (context.state.docker.version.value or (0,)) >= docker.VALIDATE_SINCE
+    return Transaction(
+        Component.DOCKER_STORAGE,
+        codes,
+        _edited(context.state.docker.config_path, was, before, edits),
+        service=docker.RESTART,
+        validate=("dockerd", "--validate", "--config-file", "{staged}") if validates else (),
+        proofs=tuple(
+            Proof((proved[edit.keys[0]],), needs="restart", value=str(edit.value)) for edit in edits
+        ),
+        must_restart=True,
+    )
+
+
+def _storage(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """What each inner daemon gets: its folder, tried by a real mount; /dev/fuse; a drop-in of the unit that starts it."""
+    steps: list[Step] = []
+    inner = []
+    names = list(dict.fromkeys(change.action for change in changes))
+    found = {known.name: known for known in context.state.storage.inners}
+    remedies = {name: storage.remedy(context, found[name]) for name in names if name != "fuse"}
+    if "fuse" in names or any(remedy.kind == "fuse-overlayfs" for remedy in remedies.values()):
+        boot = context.state.storage.fuse_boot
+        if boot.get() != "fuse\n":
+            text = boot.value or ""
+            before = hashlib.sha256(text.encode()).hexdigest() if boot.ok else None
+            steps.append(Step("write", FUSE_BOOT, before=before, data=b"fuse\n", was=text.encode() if boot.ok else None))
+        steps.append(Step("fuse"))
+    for name, remedy in remedies.items():
+        unit = found[name].unit
+        if unit is None:
+            raise EditError(f"{name}: no unit starts it")
+        if remedy.folder:
+            steps.append(Step("folder", remedy.folder, mode=0o710))  # as dockerd makes its own root
+        path = f"{unit.path}.d/gpumend-dind.conf"
+        steps.append(Step("dropin", path, argv=(unit.path, name, *remedy.options)))
+        inner.append(InnerDaemon(unit.name, name, remedy.drivers))
+    settle = (("systemctl", "daemon-reload"),) if inner else ()
+    return Transaction(Component.STORAGE, codes, tuple(steps), settle=settle, inner=tuple(inner))
+
+
 BUILDERS = {
     Component.RECOVER: _recover,
     Component.DRIVER: _driver,
     Component.APT: _apt,
+    Component.CUDA: _cuda,
     Component.CDI: _cdi,
     Component.TOOLKIT: _toolkit,
+    Component.GRIT: _grit,
+    Component.CONTAINERD: _containerd,
+    Component.PODMAN: _podman,
     Component.DOCKER: _docker,
+    Component.DOCKER_STORAGE: _docker_storage,
+    Component.STORAGE: _storage,
 }

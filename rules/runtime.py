@@ -139,9 +139,10 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
     if not users and "gpus" not in (context.wanted.docker_paths or ()):
         return
     names = ", ".join(sorted(found.label() for found in users))
+    accepted = context.wanted.allow_breaking_gpus_flag
     yield Finding(
         code="GM205",
-        status=Status.FAIL,
+        status=Status.WAIVED if accepted else Status.FAIL,
         summary=f"`--gpus` is refused in mode {current!r}" + (f": {names}" if names else ""),
         evidence=(
             config_evidence(context, "mode", current),
@@ -150,7 +151,9 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
         cause="Docker before 29.2 serves --gpus through nvidia-container-runtime-hook, which works in legacy mode only.",
         remedy="Recreate them with `runtime: nvidia` and NVIDIA_VISIBLE_DEVICES, or with `devices: [nvidia.com/gpu=...]`; "
         'or want `runtime.mode = "auto"`; or upgrade Docker to 29.2.',
-        refused="which of the three is a decision of the host's owner",
+        refused="accepted: allow_breaking_gpus_flag is set"
+        if accepted
+        else "which of the three is a decision of the host's owner",
         symptoms=("invoking the NVIDIA Container Runtime Hook directly",),
     )
 

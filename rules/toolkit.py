@@ -273,11 +273,15 @@ def types(context: Context) -> Iterator[Finding]:
     toolkit = context.state.toolkit
     for keys, kind in TYPES.items():
         value = toolkit.value(*keys)
-        if value is not None and not isinstance(value, kind):
+        texts = (
+            all(isinstance(item, str) for item in value) if isinstance(value, list) else True
+        )  # each list is of texts
+        if value is not None and not (isinstance(value, kind) and texts):
             yield Finding(
                 code="GM211",
                 status=Status.FAIL,
-                summary=f"{'.'.join(keys)} = {value!r} is a {type(value).__name__}, not a {kind.__name__}",
+                summary=f"{'.'.join(keys)} = {value!r} is a {type(value).__name__}, not a {kind.__name__}"
+                + (" of texts" if kind is list else ""),
                 evidence=(config_evidence(context, keys[-1], value),),
                 cause="The runtime cannot read its configuration, and refuses every container.",
                 remedy="Correct it by hand.",

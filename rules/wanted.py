@@ -49,6 +49,21 @@ class Wanted:
     cuda_activate: str = "service"
     cuda_accept_note: bool = False
     cuda_lock_wait: int = 120
+    manage_containerd: bool = True
+    containerd_runtimes: tuple[str, ...] | None = None
+    grit_role: str | None = None
+    grit_binary: str = ""
+    grit_root: str = "/run/containerd/runc"
+    grit_systemd_cgroup: str | bool = "auto"
+    grit_pool: str = ""
+    docker_storage_driver: str = ""
+    docker_data_root: str = ""
+    allow_storage_switch: bool = False
+    manage_dind: bool = True
+    dind_root: str = "/srv/dind"
+    dind_fs: str = "any"
+    dind_driver: str = "auto"
+    dind_containers: tuple[str, ...] = ()
     restarts: str = "idle"
     allow_breaking_gpus_flag: bool = False
     allow_disabling_no_cgroups: bool = False
@@ -74,6 +89,9 @@ def _explain(error: Any) -> str:
     if error.validator == "required":
         return f"{path}: {error.message}"
     if error.validator == "oneOf":
+        inner = [_explain(found) for found in error.context if found.validator == "enum"]  # of a list's items
+        if inner:
+            return "\n".join(inner)
         return f"{path}: {error.instance!r} is not allowed; {error.schema.get('description', error.message)}"
     return f"{path}: {error.message}"
 
@@ -118,8 +136,10 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
     """The wanted state of one host; raises WantedError."""
     check(raw)
     runtime, cdi, docker = raw.get("runtime", {}), raw.get("cdi", {}), raw.get("docker", {})
-    prove, cuda = raw.get("prove", {}), raw.get("cuda", {})
+    prove, cuda, dind = raw.get("prove", {}), raw.get("cuda", {}), raw.get("dind", {})
     releases = cuda.get("wanted", ())
+    containerd, grit = raw.get("containerd", {}), raw.get("grit", {})
+    runtimes = containerd.get("runtimes", "auto")
     paths = docker.get("paths", "auto")
     return Wanted(
         manage_runtime=runtime.get("manage", True),
@@ -137,6 +157,21 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         cuda_activate=cuda.get("activate", "service"),
         cuda_accept_note=cuda.get("accept_note", False),
         cuda_lock_wait=cuda.get("lock_wait", 120),
+        manage_containerd=containerd.get("manage", True),
+        containerd_runtimes=None if runtimes == "auto" else tuple(runtimes),
+        grit_role=grit.get("role"),
+        grit_binary=grit.get("binary", ""),
+        grit_root=grit.get("root", "/run/containerd/runc"),
+        grit_systemd_cgroup=grit.get("systemd_cgroup", "auto"),
+        grit_pool=grit.get("pool", ""),
+        docker_storage_driver=docker.get("storage_driver", ""),
+        docker_data_root=docker.get("data_root", ""),
+        allow_storage_switch=raw.get("allow_storage_switch", False),
+        manage_dind=dind.get("manage", True),
+        dind_root=str(dind.get("root", "/srv/dind")).rstrip("/"),
+        dind_fs=dind.get("fs", "any"),
+        dind_driver=dind.get("driver", "auto"),
+        dind_containers=tuple(dind.get("containers", ())),
         restarts=raw.get("restarts", "idle"),
         allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rules.edits.edit import Edit, EditError, JsonValue, apply
+from rules.edits.edit import Edit, EditError, JsonValue, apply, apply_lines
 
-__all__ = ["Edit", "EditError", "JsonValue", "apply"]
+__all__ = ["Edit", "EditError", "JsonValue", "apply", "apply_lines"]

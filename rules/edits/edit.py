@@ -44,3 +44,19 @@ def apply(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
         except EditError as error:
             raise EditError(f"{path}: {error}") from None
     return text.encode("utf-8")
+
+
+def apply_lines(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
+    """As `apply` for a TOML file, by its lines (rules/edits/toml_lines.py). Raises EditError."""
+    from rules.edits import toml_lines
+
+    try:
+        text = (before or b"").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EditError(f"{path}: not UTF-8 at byte {error.start}") from None
+    for edit in edits:
+        try:
+            text = toml_lines.set_value(text, edit.keys, edit.value)
+        except EditError as error:
+            raise EditError(f"{path}: {error}") from None
+    return text.encode("utf-8")

@@ -49,6 +49,7 @@ PACKAGES = [
     "python3-yaml",
     "busybox-static",
     "cron",
+    "fuse-overlayfs",
 ]
 EXTRA_PACKAGES = {"bookworm": [], "trixie": ["docker-cli"], "sid": ["docker-cli"]}
 

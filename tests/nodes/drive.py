@@ -119,6 +119,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # no terminal to ask at either
         )
 
     def sessions(self) -> dict[str, int]:

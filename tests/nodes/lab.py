@@ -115,6 +115,7 @@ class Node:
         self.folder = lab.slot.folder / name
         self.key = lab.key
         self.docker = True
+        self.overlay = False
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
 
@@ -289,8 +290,9 @@ class Node:
             "--capability=all",
             "--system-call-filter=add_key keyctl bpf",
         ]
-        # Docker's overlay2 refuses an overlay below it; these two are folders of the outer disk.
-        argv += [f"--bind={self.folder}/{engine}:/var/lib/{engine}" for engine in ("docker", "containerd")]
+        # Docker's overlay2 refuses an overlay below it; these are folders of the outer disk.
+        real = ("srv",) if self.overlay else ("var/lib/docker", "var/lib/containerd")
+        argv += [f"--bind={self.folder}/{Path(path).name}:/{path}" for path in real]
         return [*argv, "--console=pipe", "--boot"]
 
     def console(self) -> str:
@@ -431,12 +433,15 @@ class Lab:
         suite: str = "trixie",
         *,
         docker: bool = True,
+        overlay: bool = False,
         files: Mapping[str, bytes | str] | None = None,
         prepare: Callable[[Path], None] | None = None,
     ) -> Node:
         """A new node of `suite`, up and reachable.
 
         docker=False: neither dockerd nor containerd starts (their units are masked).
+        overlay=True: Docker's and containerd's roots lie on the node's own overlay, as in a container; /srv is a folder of
+        the outer disk instead.
         files: {path: content} that lie there before the first boot, root's, mode 0644.
         prepare: called with the node's upper folder before the first boot, for anything else.
         """
@@ -445,7 +450,7 @@ class Lab:
         lower = base(suite)
         self._booted += 1
         node = Node(self, f"{self.slot.prefix}{self._booted}", suite, self._booted)
-        node.docker = docker
+        node.docker, node.overlay = docker, overlay
         self.nodes.append(node)
         try:
             self._prepare(node, lower, files or {})
@@ -466,7 +471,7 @@ class Lab:
 
     def _prepare(self, node: Node, lower: Path, files: Mapping[str, bytes | str]) -> None:
         """The node's overlay holds its identity, its keys and `files`, before anything of it runs."""
-        for name in ("upper", "work", "root", "docker", "containerd"):
+        for name in ("upper", "work", "root", "docker", "containerd", "srv"):
             (node.folder / name).mkdir(parents=True, mode=0o755)
         upper = node.folder / "upper"
         put(upper, lower, "/etc/machine-id", uuid.uuid4().hex + "\n")

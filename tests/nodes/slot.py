@@ -115,7 +115,7 @@ class Slot:
     def _acquire() -> tuple[IO[bytes], int]:
         LOCKS.mkdir(mode=0o755, exist_ok=True)
         for number in range(SLOTS):
-            handle = open(LOCKS / f"slot-{number}", "ab")  # noqa: SIM115 - held until release
+            handle = open(LOCKS / f"slot-{number}", "ab")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from rules.finding import Component
-from tests.nodes import scenarios, toolkit
+from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
-from tests.nodes.drive import audit, carry_out, mend, planned, result_of
+from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
 
 RUN = "20260101T000000Z-dead"
 LOCK = "/run/gpumend.lock"
@@ -22,17 +23,17 @@ LOCK = "/run/gpumend.lock"
 KILL = """
 _steps = [0]
 
-def _step(name):
+def _step(name, arguments):
     _steps[0] += 1
     if _steps[0] == int(sys.argv[1]):
-        sys.stderr.write(name)
+        sys.stderr.write("%s %s" % (name, arguments[:2]))
         sys.stderr.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
 def _wrap(place, name):
     real = getattr(place, name)
     def wrapped(*arguments, **named):
-        _step("%s %s" % (name, arguments[:2]))
+        _step(name, arguments)
         return real(*arguments, **named)
     setattr(place, name, wrapped)
 
@@ -233,3 +234,119 @@ def test_recovery_killed_before_every_step(bench: Bench) -> None:
         step += 1
     assert bench.content() == bench.old
     assert step > 5
+
+
+# Not part of the shipped program: from its N-th step on, the disk has no room for one more file or byte.
+FULL = KILL.replace(
+    "    if _steps[0] == int(sys.argv[1]):",
+    """    adds = name in ("mkdir", "mkstemp", "link")
+    adds = adds or name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode)
+    if adds and _steps[0] >= int(sys.argv[1]):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if False:""",
+)
+
+
+@pytest.mark.parametrize("bench", ["docker", "config.toml"], indirect=True)
+def test_disk_that_is_full_from_any_step_on(bench: Bench) -> None:
+    """Old or new, said so, and nothing left over that a later run would take for an interrupted one."""
+    node, case = bench.node, bench.case
+    ended: list[str] = []
+    step = 1
+    while ended[-1:] != ["changed"] or bench.state()["journals"] == []:
+        done = carry_out(node, bench.data, FULL, (str(step),))
+        result = result_of(done)
+        ended.append(result["status"])
+        bench.check(f"step {step}")
+        state = bench.state()
+        assert result["status"] in ("refused", "put_back", "changed"), (step, result)
+        assert (bench.content() == bench.new) == (result["status"] == "changed"), (step, result)
+        assert state["beside"] == [], step
+        assert [journal["state"] for journal in state["journals"] if journal["state"] == "working"] == []
+        if result["status"] != "changed":
+            assert "No space left on device" in result["detail"]
+        elif state["journals"] == []:
+            assert "cannot be rolled back" in result["detail"]
+        if result["status"] == "changed":
+            bench.reset()
+        else:
+            node.sh("rm -rf /var/lib/gpumend")
+        step += 1
+        if ended[-1] == "changed" and state["journals"]:
+            break
+    order = ["refused", "put_back", "changed"] if case.serves else ["refused", "changed"]
+    assert [status for status in order if status in ended] == order, ended
+
+
+# -- D. the connection ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", ["root", "ops"])
+def test_lost_connection_does_not_end_the_transaction(lab: Lab, boot: Boot, user: str) -> None:
+    """The session's sshd is killed while dockerd is being restarted, and the program is told so: it finishes, proves,
+    and says so in its journal; the next run finds a host as wanted."""
+    node = boot("trixie", "healthy")
+    docker_untold(node)
+    node.sh("mkfifo /run/gate")
+    node.write(
+        "/etc/systemd/system/docker.service.d/gate.conf",
+        "[Service]\nExecStartPre=/bin/sh -c 'if [ -p /run/gate ]; then read x </run/gate; fi'\n",
+    )
+    node.sh("systemctl daemon-reload")
+    running = start(lab, Target(node, user))
+    wait_for("dockerd is being restarted", lambda: node.show("docker", "ActiveState") == "activating", 60.0)
+    node.run(["pkill", "-KILL", "-f", rf"^sshd.*: {user}"])
+    # As the kernel does where sudo gave the program a terminal of its own.
+    node.run(["pkill", "-HUP", "-f", "^python3 -I -S -B -$"])
+    ran = running.finish()
+    assert ran.rc == 5, ran.said
+    change = ran.change(node, Component.DOCKER)
+    assert change["status"] == "lost"
+    assert "audit it again" in change["detail"]
+    assert node.name in ran.stdout
+    journal = f"/var/lib/gpumend/runs/{ran.report['run']}/{Component.DOCKER}/journal.json"
+    assert json.loads(node.read(journal))["state"] == "working"
+    node.sh("echo go >/run/gate; rm /run/gate")
+    wait_for("the transaction has ended", lambda: json.loads(node.read(journal))["state"] != "working", 60.0)
+    assert json.loads(node.read(journal))["state"] == "done"
+    wait_for(
+        "the program has ended", lambda: node.run(["flock", "-n", LOCK, "true"], check=False).returncode == 0
+    )
+    before = node.tree("/etc")
+    again = mend(lab, Target(node, user))
+    assert again.rc == 0, again.said
+    assert again.host(node)["changes"] == []
+    assert node.tree("/etc") == before
+
+
+def test_interrupted_restart_waits_for_containers_started_since(lab: Lab, boot: Boot) -> None:
+    """What puts an interrupted run back may take a restart, too: it waits like any other."""
+    node = boot("trixie", "healthy")
+    docker_untold(node)
+    data = planned(node, Component.DOCKER, RUN)
+    kill_after_restart = "def prove(proofs, told):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    assert carry_out(node, data, kill_after_restart).returncode in (-9, 137)
+    node.run(["docker", "run", "-d", "--name", "trainer", images.BASE, "sleep", "86400"])
+    pid = node.main_pid("docker")
+    ran = mend(lab, node)
+    assert ran.rc in (0, 3), ran.said
+    assert ran.statuses(node)[Component.RECOVER] == "pending"
+    assert "it would stop 1 running: trainer" in ran.change(node, Component.RECOVER)["detail"]
+    assert node.main_pid("docker") == pid
+    assert node.run(["docker", "ps", "-q"]).stdout != ""
+
+
+def test_containers_of_an_interrupted_restart_run_again(lab: Lab, boot: Boot) -> None:
+    """Killed after dockerd's restart, before what it stopped was started: the next run starts it."""
+    node = boot("trixie", "healthy")
+    docker_untold(node)
+    node.run(
+        ["docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400"]
+    )
+    data = planned(node, Component.DOCKER, RUN, {"restarts": "allow"})
+    kill_after_restart = "def prove(proofs, told):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    assert carry_out(node, data, kill_after_restart).returncode in (-9, 137)
+    assert node.run(["docker", "ps", "-q"]).stdout == ""
+    ran = mend(lab, Target(node, wanted={"restarts": "allow"}))
+    assert ran.rc == 0, ran.said
+    assert node.run(["docker", "ps", "--format", "{{.Names}}"]).stdout == "trainer\n"

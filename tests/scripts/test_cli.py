@@ -114,7 +114,7 @@ def test_facts_are_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["hosts"]["@local"]
     assert found["host"]["kernel"] == os.uname().release
-    assert {"driver", "gpus", "toolkit", "cdi", "docker", "engines"} <= set(found)
+    assert {"driver", "gpus", "toolkit", "cdi", "docker", "containerd"} <= set(found)
 
 
 USAGE = [

@@ -108,6 +108,18 @@ def configure(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def create_links(arguments: argparse.Namespace) -> int:
+    """`nvidia-ctk system create-dev-char-symlinks`: /dev/char/MAJOR:MINOR leads to each NVIDIA device node."""
+    Path("/dev/char").mkdir(exist_ok=True)
+    for node in sorted(Path("/dev").glob("nvidia*")):
+        if node.is_char_device():
+            number = node.stat().st_rdev
+            link = Path(f"/dev/char/{os.major(number)}:{os.minor(number)}")
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"../{node.name}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The part of the real command line that is answered."""
     top = argparse.ArgumentParser(prog="nvidia-ctk", allow_abbrev=False)
@@ -131,6 +143,10 @@ def parser() -> argparse.ArgumentParser:
     show = cdi.add_parser("list", allow_abbrev=False)
     show.add_argument("--spec-dir", action="append", default=[])
     show.set_defaults(run=list_devices)
+    system = commands.add_parser("system").add_subparsers(dest="subcommand", required=True)
+    links = system.add_parser("create-dev-char-symlinks", allow_abbrev=False)
+    links.add_argument("--create-all", action="store_true")
+    links.set_defaults(run=create_links)
     change = commands.add_parser("config", allow_abbrev=False)
     change.add_argument("default", nargs="?", choices=("default", "create-default", "generate-default"))
     change.add_argument("--set", action="append", default=[])

@@ -113,10 +113,23 @@ static void table(void) {
     printf("|  No running processes found                                                             |\n%s", line);
 }
 
+static void details(void) {
+    puts("\n==============NVSMI LOG==============\n");
+    printf("Timestamp                                 : Mon Nov 23 04:12:11 2026\n");
+    printf("Driver Version                            : %s\nCUDA Version                              : %s\n\n",
+           DRIVER_VERSION, CUDA_NAME);
+    printf("Attached GPUs                             : 1\nGPU 0000%s\n", GPU_BUS);
+    printf("    Product Name                          : %s\n", GPU_NAME);
+    printf("    Product Brand                         : NVIDIA\n    Product Architecture                  : Hopper\n");
+    printf("    Persistence Mode                      : Enabled\n    MIG Mode\n");
+    printf("        Current                           : Disabled\n        Pending                           : Disabled\n");
+    printf("    GPU UUID                              : %s\n", GPU_UUID);
+}
+
 int main(int argc, char **argv) {
     char *names = NULL;
     const char *format = "csv";
-    int list = 0, version = 0;
+    int list = 0, version = 0, all = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "-L") == 0 || strcmp(argv[i], "--list-gpus") == 0)
             list = 1;
@@ -124,6 +137,8 @@ int main(int argc, char **argv) {
             names = argv[i] + 12;
         else if (strncmp(argv[i], "--format=", 9) == 0)
             format = argv[i] + 9;
+        else if (strcmp(argv[i], "-q") == 0 || strcmp(argv[i], "--query") == 0)
+            all = 1;
         else if (strcmp(argv[i], "--version") == 0)
             version = 1;
         else if (strcmp(argv[i], "-i") == 0 || strcmp(argv[i], "--id") == 0)
@@ -150,6 +165,8 @@ int main(int argc, char **argv) {
     }
     if (list)
         printf("GPU 0: %s (UUID: %s)\n", GPU_NAME, GPU_UUID);
+    else if (all)
+        details();
     else if (names)
         return query(names, format);
     else

@@ -1,0 +1,106 @@
+"""CRIU and cuda-checkpoint: versions, the CUDA plugin, and the configuration files that runc hands to CRIU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Glob, Request
+from facts.snapshot import FileContent, FileMeta, Output, Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+RUNC_CONF = "/etc/criu/runc.conf"  # runc libcontainer/criu_linux.go: over what runc itself asks for
+DEFAULT_CONF = "/etc/criu/default.conf"
+CONFS = "/etc/criu/*.conf"
+PLUGINS = (
+    "/usr/lib/criu/cuda_plugin.so",
+    "/usr/local/lib/criu/cuda_plugin.so",
+    "/usr/lib/*/criu/cuda_plugin.so",
+)
+# `criu check` keeps what it found out of the kernel in /run/criu.kdat: here it gets a /run of its own, which is gone
+# afterwards. An audit writes nothing.
+CHECK = "mount -t tmpfs none /run && exec criu check"
+
+REQUEST = Request(
+    files=(RUNC_CONF, DEFAULT_CONF),
+    globs=(Glob(CONFS), *(Glob(pattern, read=False) for pattern in PLUGINS), Glob("/proc/sys/fs/inotify/*")),
+    programs=("criu", "cuda-checkpoint"),
+    commands={
+        "criu": Command(("criu", "--version"), timeout=5),
+        "criu-check": Command(("unshare", "-m", "sh", "-c", CHECK), timeout=20, needs=("/usr/sbin/criu",)),
+        "criu-check-runc": Command(
+            ("unshare", "-m", "sh", "-c", f"{CHECK} --config {RUNC_CONF}"),
+            timeout=20,
+            needs=("/usr/sbin/criu", RUNC_CONF),
+        ),
+        # without arguments it prints its usage and does nothing (NVIDIA/cuda-checkpoint README)
+        "cuda-checkpoint": Command(("cuda-checkpoint", "--help"), timeout=5),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Criu:
+    """check: `criu check` of this host; check_runc: the same with runc.conf, its validator. confs: /etc/criu/*.conf.
+    plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls."""
+
+    version: Reading[Version]
+    program: Reading[FileMeta]
+    check: Reading[Output]
+    check_runc: Reading[Output]
+    confs: Mapping[str, Reading[FileContent]]
+    plugins: Reading[tuple[str, ...]]
+    cuda_checkpoint: Reading[FileMeta]
+    action: Reading[bool]
+
+    @property
+    def installed(self) -> bool:
+        return self.program.ok
+
+
+def parse(snapshot: Snapshot) -> Criu:
+    listed = snapshot.glob(CONFS)
+    confs = {
+        path: snapshot.file(path) for path in dict.fromkeys((RUNC_CONF, DEFAULT_CONF, *(listed.value or ())))
+    }
+    found: list[str] = []
+    plugins: Reading[tuple[str, ...]] | None = None
+    for pattern in PLUGINS:
+        matches = snapshot.glob(pattern)
+        if not matches.known:
+            plugins = Reading(matches.status, None, matches.source, matches.detail)
+        found.extend(matches.value or ())
+    usage = snapshot.command("cuda-checkpoint")
+    return Criu(
+        version=snapshot.succeeded("criu").map(lambda output: parse_version(output.out)),
+        program=snapshot.program("criu"),
+        check=snapshot.command("criu-check"),
+        check_runc=snapshot.command("criu-check-runc"),
+        confs=confs,
+        plugins=plugins or Reading.of(tuple(found), "cuda_plugin.so"),
+        cuda_checkpoint=snapshot.program("cuda-checkpoint"),
+        action=usage.map(lambda output: bool(re.search(r"--action\b", output.out + output.err))),
+    )
+
+
+class CriuReady(StateFact[dict[str, Any]]):
+    """CRIU's version, its `criu check` exit status, the CUDA plugin and cuda-checkpoint; None where CRIU is not here."""
+
+    def read(self, state: HostState) -> dict[str, Any] | None:
+        criu = state.criu
+        if not criu.installed:
+            return None
+        version, check = criu.version.value, criu.check.value
+        return {
+            "version": ".".join(map(str, version)) if version else None,
+            "check": check.rc if check else None,
+            "plugin": list(criu.plugins.value or ()),
+            "cuda_checkpoint": criu.cuda_checkpoint.value.path if criu.cuda_checkpoint.value else None,
+        }

@@ -1,0 +1,63 @@
+"""podman: its version, and the spec folders that containers.conf gives it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Glob, Request
+from facts.snapshot import FileContent, Snapshot
+from facts.version import Version, parse_version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+CONFIG = "/etc/containers/containers.conf"
+DROP_INS = "/etc/containers/containers.conf.d/*.conf"
+VENDOR = "/usr/share/containers/containers.conf"
+
+REQUEST = Request(
+    files=(VENDOR, CONFIG),
+    globs=(Glob(DROP_INS),),
+    programs=("podman",),
+    commands={"podman": Command(("podman", "--version"), timeout=5)},
+)
+
+
+@dataclass(frozen=True)
+class Podman:
+    """files: in podman's order, the later over the earlier (containers.conf(5))."""
+
+    version: Reading[Version]
+    files: Mapping[str, Reading[FileContent]]
+
+    def spec_dirs(self) -> tuple[str, ...] | None:
+        """engine.cdi_spec_dirs of the last file that has it, or None where none has; raises Unread."""
+        found = None
+        for content in self.files.values():
+            raw = content.map(lambda file: tomllib.loads(file.text())).get() or {}
+            engine = raw.get("engine")
+            listed = engine.get("cdi_spec_dirs") if isinstance(engine, dict) else None
+            if isinstance(listed, list):
+                found = tuple(str(item) for item in listed)
+        return found
+
+
+def parse(snapshot: Snapshot) -> Podman:
+    listed = snapshot.glob(DROP_INS)
+    files = {path: snapshot.file(path) for path in (VENDOR, CONFIG, *(listed.value or ()))}
+    if not listed.known:
+        files[DROP_INS] = Reading(listed.status, None, listed.source, listed.detail)
+    return Podman(snapshot.succeeded("podman").map(lambda found: parse_version(found.out)), files)
+
+
+class PodmanVersion(StateFact[str]):
+    """podman's version; None where it is not installed."""
+
+    def read(self, state: HostState) -> str | None:
+        version = state.podman.version.get()
+        return ".".join(map(str, version)) if version else None

@@ -1,0 +1,553 @@
+"""Where images and containers lie: Docker's and containerd's roots, and the Dockers that run inside of containers.
+
+Everything is read: mounts from /proc, the inner daemon's own words over its own socket, its log from the outer one.
+Nothing is started, mounted or written to find out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from facts.docker import Container, Docker, daemon_json
+from facts.fact import StateFact
+from facts.reading import Reading
+from facts.request import Command, Glob, Inside, Request
+from facts.snapshot import Snapshot
+from facts.version import Version
+
+if TYPE_CHECKING:
+    from facts.host_state import HostState
+
+DOCKER_ROOT, CONTAINERD_ROOT = "/var/lib/docker", "/var/lib/containerd"
+MOUNTINFO = "/proc/self/mountinfo"
+FUSE_DEVICE = "/dev/fuse"
+FUSE_PROGRAMS = ("/usr/bin/fuse-overlayfs", "/usr/local/bin/fuse-overlayfs", "/bin/fuse-overlayfs")
+FUSE_BOOT = "/etc/modules-load.d/gpumend-fuse.conf"  # modules-load.d(5)
+# Folders of a Docker root that hold a graph driver's data (moby daemon/graphdriver: each driver's home is its name).
+GRAPH_DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs")
+# vfs is not among them: moby scanPriorDrivers leaves it out.
+PRIOR_DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs")
+STORE_DEFAULT: Version = (
+    29,
+    0,
+)  # moby 29.0: the containerd image store is the default (image_store_choice.go)
+# Local file systems: statvfs(2) of them cannot hang as a network's can.
+LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "fuse.fuse-overlayfs")
+
+UNITS = "/etc/systemd/system/*.service"
+DROPINS = "/etc/systemd/system/*.service.d/*.conf"
+# Of a unit file only this leaves the host: its `docker run` may carry tokens.
+UNIT_LINES = (
+    r"(?m)^(?:StartLimitAction|FailureAction|StartLimitBurst|StartLimitInterval(?:Sec)?|Restart|Requires|BindsTo"
+    r"|PartOf)[ \t]*=.*$"
+    r"|^#.*\b[Mm]anaged by\b.*$|^#.*\bAnsible managed\b.*$"
+    r"|\b(?:docker|podman)(?: container)? run\b|--name[= ]\S+|--privileged\b|--device[= ]/dev/fuse\S*"
+    r"|(?:-v|--volume)[= ]\S+:/var/lib/docker\S*|\bDOCKERD?_(?:STORAGE_)?DRIVER=[a-z0-9-]+"
+    r"|\bgpumend:[ \t]\S+"
+)
+CRON = (
+    "/etc/crontab",
+    "/etc/cron.d/*",
+    "/etc/cron.hourly/*",
+    "/etc/cron.daily/*",
+    "/var/spool/cron/crontabs/*",
+    "/var/spool/cron/*",
+)
+# Scripts by their paths; what else stands on a line stays on the host.
+CRON_LINES = r"(?m)^[^#\n]*?(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|container)[\w./@-]*)"
+LOG_LINES = (
+    r"(?mi)^[^\n]*(?:error initializing graphdriver|driver not supported|contains several valid graphdrivers"
+    r"|not supported as upperdir|failed to mount|storage-driver=\S+|\[graphdriver\]|fuse: device|configured driver"
+    r"|no space left on device)[^\n]*$"
+)
+SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=auto-restart|Result=start-limit-hit)$"
+
+REQUEST = Request(
+    files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT),
+    stats=(FUSE_DEVICE, DOCKER_ROOT, CONTAINERD_ROOT),
+    globs=(
+        Glob(UNITS, read=False, search=UNIT_LINES),
+        Glob(DROPINS, read=False, search=UNIT_LINES),
+        *(Glob(pattern, read=False, search=CRON_LINES) for pattern in CRON),
+    ),
+    programs=("fuse-overlayfs", "modprobe"),
+    commands={
+        "xfs-info": Command(("xfs_info", DOCKER_ROOT), timeout=5, keep=r"ftype=\d"),
+        # Loaded units with what drop-ins and packages say of them: of a hundred, some lines.
+        "unit-dangers": Command(
+            (
+                "systemctl", "show", "--property=Id,NRestarts,StartLimitAction,FailureAction,SubState,Result",
+                "*.service",
+            ),
+            timeout=10,
+            needs=("/run/systemd/system",),
+            keep=f"(?m){SHOWN}",
+        ),
+    },
+    spaces=LOCAL,
+    listings=(DOCKER_ROOT,),
+    inside=Inside(files=("/etc/docker/daemon.json",), stats=(FUSE_DEVICE, *FUSE_PROGRAMS, DOCKER_ROOT)),
+    log_keep=LOG_LINES,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted file system, as mountinfo of proc(5) has it."""
+
+    point: str
+    fstype: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Root:
+    """A daemon's root folder. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
+    drivers whose folders in it hold something."""
+
+    path: str
+    mount: Reading[Mount]
+    free: int | None
+    drivers: Reading[tuple[str, ...]]
+
+    @property
+    def fstype(self) -> str:
+        """Its file system's name as findmnt gives it, or an empty text where it is not known."""
+        return self.mount.value.fstype if self.mount.value else ""
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """An image: bytes in all, and of its layers from the lowest up; None where they were not read."""
+
+    names: tuple[str, ...]
+    size: int
+    layers: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class UnitFile:
+    """A systemd unit that runs a container, with its drop-ins. settings: what UNIT_LINES found, by directive; owner: who
+    its header says manages it."""
+
+    path: str
+    name: str
+    settings: Mapping[str, str]
+    container: str
+    owner: str
+    words: tuple[str, ...]
+    dropins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
+
+    root: the inner daemon's root as that container sees it. info: its own `docker info`. fuse: whether the container has
+    /dev/fuse; fuse_program: whether it has fuse-overlayfs. store: its daemon.json asks for the containerd image store. unit: the systemd unit that starts it.
+    """
+
+    id: str
+    name: str
+    container: Container | None
+    daemon: bool
+    root: Root
+    info: Reading[Mapping[str, Any]]
+    images: Reading[tuple[ImageSize, ...]]
+    containers: Reading[int]
+    fuse: Reading[bool]
+    fuse_program: Reading[bool]
+    store: bool
+    unit: UnitFile | None
+
+    @property
+    def driver(self) -> str:
+        """The inner daemon's storage driver as it says itself, else as its log does; empty where neither is known."""
+        if self.info.value:
+            return str(self.info.value.get("Driver") or "")
+        for row in reversed(self.log):
+            found = re.search(r"storage-driver=([a-z0-9-]+)|driver not supported: ([a-z0-9-]+)", row)
+            if found:
+                return found.group(1) or found.group(2)
+        return ""
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        return self.container.log if self.container else ()
+
+    def named_driver(self) -> str:
+        """The driver that its environment names. Docker reads DOCKER_DRIVER; the other two are site entry points'."""
+        env = self.container.env if self.container else {}
+        names = ("DOCKERD_STORAGE_DRIVER", "DOCKER_STORAGE_DRIVER", "DOCKER_DRIVER")
+        return next((env[name] for name in names if env.get(name)), "")
+
+    def volume(self) -> Mapping[str, Any] | None:
+        """The mount on its /var/lib/docker."""
+        mounts = self.container.mounts if self.container else ()
+        return next((found for found in mounts if found.get("target") == DOCKER_ROOT), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Why Docker has the storage that it has. rule: the number in systems.md C.2; store: the containerd image store."""
+
+    rule: int
+    reason: str
+    driver: str
+    store: bool
+
+
+@dataclass(frozen=True)
+class Storage:
+    """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
+    /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
+    containers; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
+
+    docker: Root
+    containerd: Root
+    mounts: Reading[tuple[Mount, ...]]
+    spaces: Mapping[str, int]
+    ftype: Reading[bool]
+    kernel: Reading[tuple[str, ...]]
+    fuse: Reading[bool]
+    fuse_boot: Reading[str]
+    fuse_program: bool
+    images: Reading[tuple[ImageSize, ...]]
+    choice: Reading[Choice]
+    inners: tuple[Inner, ...]
+    units: tuple[UnitFile, ...]
+    dangers: Mapping[str, Mapping[str, str]]
+    cron: Mapping[str, tuple[str, ...]]
+
+    def lies_on(self, path: str) -> Mount | None:
+        """The mount that a path of the host lies on, whether it exists or not."""
+        return below(self.mounts.value or (), path)
+
+    def free(self, path: str) -> int | None:
+        """Bytes left where a path of the host lies or would lie."""
+        mount = self.lies_on(path)
+        return self.spaces.get(mount.point) if mount else None
+
+
+def mounts_of(text: str) -> tuple[Mount, ...]:
+    """mountinfo of proc(5). Of two mounts on one point the later one is what is seen."""
+    found: dict[str, Mount] = {}
+    for line in text.splitlines():
+        left, sign, right = line.partition(" - ")
+        fields, kinds = left.split(), right.split()
+        if not sign or len(fields) < 5 or len(kinds) < 2:
+            raise ValueError(f"not a line of mountinfo: {line[:80]!r}")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), fields[4])
+        found[point] = Mount(point, kinds[0], kinds[1])
+    return tuple(found.values())
+
+
+def below(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """The mount with the longest point that leads to the path."""
+    leading = [m for m in mounts if PurePosixPath(path).is_relative_to(m.point)]
+    return max(leading, key=lambda mount: len(mount.point), default=None)
+
+
+def _leads_to(path: str, mounts: tuple[Mount, ...]) -> Mount:
+    mount = below(mounts, path)
+    if mount is None:
+        raise ValueError(f"no mount leads to {path}")
+    return mount
+
+
+def _root(
+    path: str,
+    mounts: Reading[tuple[Mount, ...]],
+    free: int | None,
+    listing: Reading[Mapping[str, int | None]],
+) -> Root:
+    return Root(
+        path,
+        mounts.map(partial(_leads_to, path)),
+        free,
+        listing.map(lambda names: tuple(name for name in GRAPH_DRIVERS if names.get(name))),
+    )
+
+
+def image_sizes(raw: Mapping[str, Any]) -> tuple[ImageSize, ...]:
+    return tuple(
+        ImageSize(
+            tuple(map(str, item.get("names") or ())),
+            int(item.get("size") or 0),
+            tuple(map(int, item["layers"])) if item.get("layers") is not None else None,
+        )
+        for item in raw.get("sizes") or ()
+    )
+
+
+def vfs_bytes(images: tuple[ImageSize, ...], containers: int = 0) -> int:
+    """The disk that these images take under vfs, which copies the whole image so far for each layer
+    (docs.docker.com/engine/storage/drivers/vfs-driver), and twice for each container: its init layer and its own.
+
+    An upper bound where images share layers, or where the sizes of layers were not read (a layer each hundred MB then).
+    """
+    total = 0
+    for image in images:
+        if image.layers is None:
+            total += image.size * max(1, image.size // (100 << 20))
+        else:
+            total += sum(sum(image.layers[: count + 1]) for count in range(len(image.layers)))
+    largest = max((image.size for image in images), default=0)
+    return total + 2 * containers * largest
+
+
+def choice(
+    version: Version, named: str, snapshotter: object, prior: tuple[str, ...], running: str, store: bool
+) -> Choice:
+    """Which rule chose a daemon's storage (moby daemon/image_store_choice.go, systems.md C.2).
+
+    named: DOCKER_DRIVER, else `storage-driver`. snapshotter: features.containerd-snapshotter, None where not set.
+    prior: graph drivers with data. running: the driver it has.
+    """
+    data = tuple(name for name in prior if name in PRIOR_DRIVERS)
+    if snapshotter is not None:
+        return Choice(2, f"features.containerd-snapshotter is {str(snapshotter).lower()}", running, store)
+    if named:
+        return Choice(1 if version < STORE_DEFAULT else 4, f"the driver {named} is named", running, store)
+    if data:
+        return Choice(3, f"{', '.join(data)} has data from before", running, store)
+    if version >= STORE_DEFAULT:
+        return Choice(
+            5, "nothing is named and there is no older data: the containerd image store", running, store
+        )
+    return Choice(
+        5,
+        "nothing is named: the first of overlay2, fuse-overlayfs, btrfs, zfs, vfs that started",
+        running,
+        store,
+    )
+
+
+def _choice(docker: Docker, drivers: Reading[tuple[str, ...]]) -> Reading[Choice]:
+    def chosen(info: Mapping[str, Any]) -> Choice:
+        process = docker.process.value
+        env = process.env.get("DOCKER_DRIVER", "") if process else ""
+        config = docker.config.value or {}
+        features = config.get("features")
+        rows = [row for row in info.get("DriverStatus") or () if isinstance(row, list) and len(row) == 2]
+        return choice(
+            docker.version.need(),
+            env or docker.flags.get("storage-driver") or str(config.get("storage-driver") or ""),
+            features.get("containerd-snapshotter") if isinstance(features, dict) else None,
+            drivers.value or (),
+            str(info.get("Driver") or ""),
+            any(row[0] == "driver-type" and "snapshotter" in str(row[1]) for row in rows),
+        )
+
+    return docker.info.map(chosen) if docker.version.ok else Reading.none("docker info", "version not known")
+
+
+def _there(snapshot: Snapshot, *paths: str) -> Reading[bool]:
+    """Whether one of these paths is there."""
+    found = [snapshot.stat(path) for path in paths]
+    if any(reading.ok for reading in found):
+        return Reading.of(True, paths[0])
+    unread = next((reading for reading in found if not reading.known), None)
+    return Reading(unread.status, None, paths[0], unread.detail) if unread else Reading.of(False, paths[0])
+
+
+def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
+    dropins: dict[str, list[str]] = {}
+    for path in snapshot.glob(DROPINS).value or ():
+        dropins.setdefault(path.split("/")[-2].removesuffix(".d"), []).append(path)
+    units = []
+    for path in snapshot.glob(UNITS).value or ():
+        name = path.rpartition("/")[2]
+        words = list(snapshot.found(path, UNIT_LINES).value or ())
+        for dropin in dropins.get(name, ()):
+            words.extend(snapshot.found(dropin, UNIT_LINES).value or ())
+        if not any(re.search(r"\brun$", word) for word in words):
+            continue
+        settings = {}
+        for word in words:
+            if match := re.match(r"([A-Z][A-Za-z]+)[ \t]*=[ \t]*(.*)$", word):
+                settings[match.group(1)] = match.group(2)
+        names = [re.split(r"[= ]", word, maxsplit=1)[1] for word in words if word.startswith("--name")]
+        owners = [word.lstrip("# ") for word in words if word.startswith("#")]
+        container = names[0].strip("\"'") if names else ""
+        container = container.replace("%n", name).replace("%N", name.removesuffix(".service"))
+        units.append(
+            UnitFile(
+                path,
+                name,
+                settings,
+                container,
+                owners[0] if owners else "",
+                tuple(words),
+                tuple(dropins.get(name, ())),
+            )
+        )
+    return tuple(units)
+
+
+def _dangers(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    name = ""
+    output = snapshot.succeeded("unit-dangers").value
+    for line in (output.out if output else "").splitlines():
+        key, _, value = line.partition("=")
+        if key == "Id":
+            name = value
+        elif name:
+            found.setdefault(name, {})[key] = value
+    return found
+
+
+def _outer_root(container: Container, docker: Docker, mounts: Reading[tuple[Mount, ...]]) -> Reading[Mount]:
+    """What /var/lib/docker of a container that does not run would lie on: its mount's source, or its own root, which is
+    what the outer driver makes."""
+    for found in container.mounts:
+        target, source = str(found.get("target") or ""), str(found.get("source") or "")
+        if target and PurePosixPath(DOCKER_ROOT).is_relative_to(target) and source.startswith("/"):
+            return mounts.map(partial(_leads_to, source))
+    info = docker.info.value or {}
+    driver = str(info.get("Driver") or "")
+    if driver in ("overlay2", "overlayfs", "overlay"):
+        return Reading.of(Mount("/", "overlay", "overlay"), "docker info")
+    if driver == "fuse-overlayfs":
+        return Reading.of(Mount("/", "fuse.fuse-overlayfs", driver), "docker info")
+    path = str(info.get("DockerRootDir") or DOCKER_ROOT)
+    return mounts.map(partial(_leads_to, path))
+
+
+def _asks_for_store(within: Snapshot) -> bool:
+    config = within.file("/etc/docker/daemon.json").map(daemon_json).value or {}
+    features = config.get("features")
+    return isinstance(features, dict) and features.get("containerd-snapshotter") is True
+
+
+def _inner(
+    ident: str,
+    container: Container | None,
+    within: Snapshot | None,
+    docker: Docker,
+    mounts: Reading[tuple[Mount, ...]],
+    units: tuple[UnitFile, ...],
+) -> Inner:
+    absent: Reading[Any] = Reading.none(f"container {ident}", "it does not run")
+    name = container.name if container else ident
+    if within is None:
+        where = _outer_root(container, docker, mounts) if container else absent
+        root, raw, fuse, program, daemon = (
+            Root(DOCKER_ROOT, where, None, absent),
+            absent,
+            absent,
+            absent,
+            False,
+        )
+    else:
+        own = within.mountinfo().map(mounts_of)
+        raw = (
+            within.docker
+            if "docker" in within.answer
+            else Reading.none("/run/docker.sock", "no dockerd runs in it")
+        )
+        daemon = "docker" in within.answer
+        at = within.answer.get("stats", {}).get(DOCKER_ROOT, {})
+        path = str((raw.value or {}).get("info", {}).get("DockerRootDir") or DOCKER_ROOT)
+        free = int(at["free"]) if "free" in at else None
+        root = _root(path, own, free, absent)
+        fuse, program = _there(within, FUSE_DEVICE), _there(within, *FUSE_PROGRAMS)
+    return Inner(
+        id=ident,
+        name=name,
+        container=container,
+        daemon=daemon,
+        root=root,
+        info=raw.map(lambda found: found["info"]),
+        images=raw.map(image_sizes),
+        containers=raw.map(lambda found: len(found.get("containers") or ())),
+        fuse=fuse,
+        fuse_program=program,
+        store=within is not None and _asks_for_store(within),
+        unit=next((unit for unit in units if unit.container == name), None),
+    )
+
+
+def parse(snapshot: Snapshot) -> Storage:
+    from facts.docker import parse as parse_docker
+
+    docker = parse_docker(snapshot)
+    mounts = snapshot.text(MOUNTINFO).map(mounts_of)
+    spaces = snapshot.spaces
+
+    def free(path: str) -> int | None:
+        mount = below(mounts.value or (), path)
+        return spaces.get(mount.point) if mount else None
+
+    info = docker.info.value or {}
+    config = docker.config.value or {}
+    named = docker.flags.get("data-root") or config.get("data-root")
+    path = str(info.get("DockerRootDir") or named or DOCKER_ROOT)
+    root = _root(path, mounts, free(path), snapshot.listing(path))
+    units, inside = _units(snapshot), snapshot.inside
+    known = {found.id: found for found in docker.containers.value or () if found.privileged}
+    return Storage(
+        docker=root,
+        containerd=_root(CONTAINERD_ROOT, mounts, free(CONTAINERD_ROOT), Reading.none(CONTAINERD_ROOT)),
+        mounts=mounts,
+        spaces=spaces,
+        ftype=snapshot.succeeded("xfs-info").map(lambda found: "ftype=1" in found.out),
+        kernel=snapshot.text("/proc/filesystems").map(
+            lambda text: tuple(line.split()[-1] for line in text.splitlines() if line.split())
+        ),
+        fuse=_there(snapshot, FUSE_DEVICE),
+        fuse_boot=snapshot.text(FUSE_BOOT),
+        fuse_program=snapshot.program("fuse-overlayfs").ok,
+        images=snapshot.docker.map(image_sizes),
+        choice=_choice(docker, root.drivers),
+        inners=tuple(
+            _inner(ident, known.get(ident), inside.get(ident), docker, mounts, units)
+            for ident in sorted({*known, *inside})
+        ),
+        units=units,
+        dangers=_dangers(snapshot),
+        cron={
+            path: scripts
+            for pattern in CRON
+            for path in snapshot.glob(pattern).value or ()
+            if (scripts := tuple(dict.fromkeys(snapshot.found(path).value or ())))
+        },
+    )
+
+
+class DockerRoot(StateFact[dict[str, Any]]):
+    """Docker's root: path, file system, bytes left, driver and why Docker has it."""
+
+    def read(self, state: HostState) -> dict[str, Any] | None:
+        root, chosen = state.storage.docker, state.storage.choice.value
+        return {
+            "path": root.path,
+            "fstype": root.mount.need().fstype,
+            "free": root.free,
+            "drivers": list(root.drivers.value or ()),
+            "driver": chosen.driver if chosen else None,
+            "rule": chosen.rule if chosen else None,
+            "reason": chosen.reason if chosen else None,
+        }
+
+
+class DindContainers(StateFact[list[dict[str, Any]]]):
+    """Containers that run a dockerd of their own: where its root lies, and what it says of itself."""
+
+    def read(self, state: HostState) -> list[dict[str, Any]] | None:
+        return [
+            {
+                "name": found.name,
+                "fstype": found.root.fstype,
+                "driver": found.driver,
+                "fuse": found.fuse.value,
+            }
+            for found in state.storage.inners
+            if found.daemon
+        ]

@@ -1,0 +1,22 @@
+"""CUDA on a host. Toolkits and the driver itself are never installed, removed or upgraded."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra.api.command import FunctionCommand
+from pyinfra.api.operation import operation
+
+from operations.component import component
+from rules.finding import Component
+
+
+@operation()
+def compat() -> Generator[FunctionCommand, None, None]:
+    """Who is to run a newer CUDA than the driver brings has cuda-compat first on its library path, and nobody has one
+    that the driver has outgrown.
+
+    The package comes by apt or dnf, and only if that touches no driver package and removes nothing. Proven by cuInit
+    with and without it. Nothing is restarted: a service gets it when it is next started.
+    """
+    yield from component(Component.CUDA)

@@ -1,0 +1,1 @@
+"""Measurements, run by `make bench` and never by CI: timings on a busy machine are no test."""

@@ -1,0 +1,218 @@
+"""containerd and GRIT on real daemons: report 001 on two nodes of each generation, over SSH."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from facts.containerd import cri_of, merge
+from facts.host_state import parse, probe_program
+from facts.snapshot import Snapshot
+from rules.finding import Component
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import Target, audit, mend
+from tests.nodes.images import busybox_tar
+from tests.nodes.lab import Lab, Node
+
+GRIT = "/etc/containerd/grit.toml"
+CONFIG = "/etc/containerd/config.toml"
+CONF_D = "/etc/containerd/conf.d"
+WANTED: Mapping[str, Any] = {"grit": {"role": "both", "pool": "h100"}}
+REPORT_001 = '# written by setup-checkpoint-node.sh\nBinaryName = "/usr/bin/runc"   # see RECENT-UPDATES.md\n'
+RIGHT = 'BinaryName = "/usr/bin/nvidia-container-runtime"\nRoot = "/run/containerd/runc"\nSystemdCgroup = false\n'
+# CRI's table in a file of version 2, which is what Debian's packages of all three bring.
+V2 = 'plugins."io.containerd.grpc.v1.cri"'
+SUITES = ["bookworm", "trixie", "sid"]
+STANDIN_SHIM = "#!/bin/sh\n# STAND-IN for tests: containerd-shim-grit-v1 is found, and never started here.\nexit 1\n"
+
+
+def equip(node: Node, grit: str) -> None:
+    """The node has a shim of GRIT's name, and this grit.toml."""
+    node.write("/usr/local/bin/containerd-shim-grit-v1", STANDIN_SHIM, 0o755)
+    node.write(GRIT, grit)
+
+
+def dump(node: Node) -> dict[str, Any]:
+    """What containerd itself makes of its files."""
+    return tomllib.loads(node.run(["containerd", "config", "dump"]).stdout)
+
+
+def runtimes(node: Node) -> dict[str, Any]:
+    """The CRI plugin's runtimes in containerd's own dump, under either name."""
+    plugins = dump(node)["plugins"]
+    section = plugins.get("io.containerd.cri.v1.runtime") or plugins["io.containerd.grpc.v1.cri"]
+    return dict(section["containerd"]["runtimes"])
+
+
+def start_container(node: Node) -> tuple[int, int]:
+    """A container of busybox runs under containerd: (its pid, its shim's pid)."""
+    node.sh("mkdir -p /srv/rootfs")
+    node.run_bytes(["tar", "-xf", "-", "-C", "/srv/rootfs"], busybox_tar(node.suite))
+    # systemd's cgroups, as on a node of Kubernetes: in a cgroup of its own making runc finds no controllers here
+    cgroup = ["--runc-systemd-cgroup", "--cgroup", "system.slice:ctr:job"]
+    node.run(["ctr", "run", "--detach", *cgroup, "--rootfs", "/srv/rootfs", "job", "sleep", "3600"])
+    pid = int(node.run(["ctr", "tasks", "ls"]).stdout.splitlines()[1].split()[1])
+    shim = int(node.run(["ps", "-o", "ppid=", "-p", str(pid)]).stdout)
+    return pid, shim
+
+
+def alive(node: Node, *pids: int) -> bool:
+    """Whether all these processes are there, and containerd still calls the task running."""
+    there = all(node.exists(f"/proc/{pid}") for pid in pids)
+    return there and "RUNNING" in node.run(["ctr", "tasks", "ls"]).stdout
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) -> None:
+    bad, good = boot(suite), boot(suite)
+    equip(bad, REPORT_001)
+    equip(good, RIGHT)
+    targets = [Target(node, wanted=WANTED) for node in (bad, good)]
+    etc = bad.tree("/etc", "/var/lib/containerd")
+
+    found = audit(lab, *targets)
+    assert found.rc == 3, found.said
+    assert "GM522" in found.codes(bad), found.said
+    assert "GM522" not in found.codes(good)
+    assert "GM525" in found.codes(bad) and "GM525" in found.codes(good)
+    assert found.finding(bad, "GM522")["evidence"][0]["source"] == f"{GRIT}:2"
+    assert bad.tree("/etc", "/var/lib/containerd") == etc, "an audit writes nothing"
+
+    jobs = {node.name: start_container(node) for node in (bad, good)}
+    pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
+    before = {node.name: node.read(CONFIG).decode() for node in (bad, good)}
+    done = mend(lab, *targets)
+    assert done.change(bad, Component.GRIT)["told"] == "", done.said
+    for node in (bad, good):
+        assert done.statuses(node)[Component.CONTAINERD] == "changed", done.said
+        assert alive(node, *jobs[node.name]), "the container and its shim outlive the restart"
+        assert node.main_pid("containerd") != pids[node.name]
+        assert node.read(CONFIG).decode().startswith(before[node.name].split("[plugins]")[0])
+        assert not {"GM503", "GM504", "GM507", "GM522", "GM525"} & set(done.codes(node)), done.said
+        table = runtimes(node)
+        assert table["grit"]["runtime_type"] == "io.containerd.grit.v1"
+        assert table["grit"]["pod_annotations"] == table["grit"]["container_annotations"] == ["grit.dev/*"]
+        assert table["grit"]["options"]["ConfigPath"] == GRIT
+        assert table["grit"]["options"]["TypeUrl"] == "containerd.runc.v1.Options"
+        assert table["nvidia"]["options"]["BinaryName"] == "/usr/bin/nvidia-container-runtime"
+        assert "runc" in table, "a file that names a runtime takes the default away before 2.0"
+        assert " error" not in "".join(
+            row for row in node.run(["ctr", "plugins", "ls"]).stdout.splitlines() if " cri " in row
+        )
+    assert Component.GRIT not in done.statuses(good)
+    text = bad.read(GRIT).decode()
+    assert text == REPORT_001.replace("/usr/bin/runc", "/usr/bin/nvidia-container-runtime")
+
+    pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
+    trees = {node.name: node.tree("/etc") for node in (bad, good)}
+    again = mend(lab, *targets)
+    for node in (bad, good):
+        assert again.statuses(node) == {}, again.said
+        assert node.main_pid("containerd") == pids[node.name]
+        assert node.tree("/etc") == trees[node.name]
+        assert alive(node, *jobs[node.name])
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_grit_toml_alone_restarts_nothing(boot: Boot, lab: Lab, suite: str) -> None:
+    node = boot(suite)
+    equip(node, RIGHT)
+    target = Target(node, wanted=WANTED)
+    mend(lab, target)
+    node.write(GRIT, REPORT_001)
+    pid = node.main_pid("containerd")
+    done = mend(lab, target)
+    assert done.statuses(node) == {Component.GRIT: "changed"}, done.said
+    assert node.main_pid("containerd") == pid
+
+
+BROKEN = {
+    "duplicate-table": 'version = 2\n[debug]\n  level = "info"\n[debug]\n  level = "warn"\n',
+    "not-toml": "version = 2\n[plugins\n",
+}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_config_is_refused_with_its_line(shared_boot: Boot, lab: Lab, suite: str, name: str) -> None:
+    node = shared_boot(suite)
+    equip(node, RIGHT)
+    kept = node.read(CONFIG)
+    node.write(CONFIG, BROKEN[name])
+    try:
+        etc = node.tree("/etc")
+        done = mend(lab, Target(node, wanted=WANTED))
+        finding = done.finding(node, "GM501")
+        assert finding["mends"] is None and finding["refused"]
+        assert finding["summary"].startswith(f"{CONFIG}:{4 if name == 'duplicate-table' else 2}: ")
+        assert done.statuses(node) == {}, done.said
+        assert node.tree("/etc") == etc, "nothing is written"
+    finally:
+        node.write(CONFIG, kept)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_no_restart_where_it_would_stop_containers(boot: Boot, lab: Lab, suite: str) -> None:
+    node = boot(suite)
+    equip(node, RIGHT)
+    node.write("/etc/systemd/system/containerd.service.d/kill.conf", "[Service]\nKillMode=control-group\n")
+    node.sh("systemctl daemon-reload")
+    config, pid = node.read(CONFIG), node.main_pid("containerd")
+    done = mend(lab, Target(node, wanted=WANTED))
+    assert "GM506" in done.codes(node), done.said
+    assert "KillMode=control-group" in done.finding(node, "GM525")["refused"]
+    assert node.read(CONFIG) == config and node.main_pid("containerd") == pid
+
+
+# Files beside Debian's own, as people and nvidia-ctk write them; (config.toml, drop-ins)
+LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
+    "plain": ("version = 2\n", {}),
+    "one-runtime": (f'version = 2\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n', {}),
+    "drop-in": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n'
+        f"  [{V2}.containerd.runtimes.a.options]\n    SystemdCgroup = true\n",
+        {"10.toml": f'version = 2\n[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
+    "drop-in-of-another-plugin": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.runc]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {"10.toml": 'version = 2\n[plugins."io.containerd.internal.v1.opt"]\n  path = "/opt/x"\n'},
+    ),
+    "wrong-name": (
+        'version = 2\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {},
+    ),
+    "version-1": ('[plugins.cri.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n', {}),
+    "no-version": ("", {}),
+}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_files_are_merged_as_containerd_merges_them(shared_boot: Boot, suite: str) -> None:
+    """Our own merge, which counts where nobody can ask containerd, is containerd's: names, types and cgroup drivers."""
+    node = shared_boot(suite)
+    kept = node.read(CONFIG)
+    different = {}
+    try:
+        for name, (config, drop_ins) in LAYOUTS.items():
+            node.sh('rm -rf "$1"', CONF_D)
+            node.write(CONFIG, config)
+            for file, text in drop_ins.items():
+                node.write(f"{CONF_D}/{file}", text)
+            state = parse(Snapshot.from_output(node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout))
+            containerd = state.containerd
+            theirs = cri_of(containerd.dump.need())
+            ours = cri_of(merge(containerd.version.need(), containerd.path, containerd.parsed()))
+
+            def seen(cri: Any) -> Any:
+                table = {r.name: (r.type, r.systemd_cgroup) for r in cri.runtimes.values()}
+                return table, cri.default, cri.enabled, cri.enable_cdi, cri.cdi_spec_dirs
+
+            if seen(ours) != seen(theirs):
+                different[name] = (seen(ours), seen(theirs))
+    finally:
+        node.sh('rm -rf "$1"', CONF_D)
+        node.write(CONFIG, kept)
+    assert different == {}

@@ -1,0 +1,601 @@
+"""Hosts as tables: a builder of the probe's answers.
+
+A `Host` is what lies on a machine: files by path, programs, what commands print, what dockerd says. `answer()` makes
+of it exactly what `facts/probe.py` would print there (test_build.py holds the two side by side), so a test says what
+differs from a healthy host and nothing else:
+
+    verdict(healthy().but(files={CONFIG: config(mode="banana")}))
+
+`None` takes a thing away. Texts of a real H100 host come from tests/fixtures/h100.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from facts.host_state import HostState, parse, request
+from facts.probe import matches, mentioned, search_key
+from facts.snapshot import Snapshot
+from rules.edits import apply
+from rules.finding import Finding
+from rules.judge import Verdict, judge
+from rules.wanted import parse as parse_wanted
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+DAEMON_JSON = "/etc/docker/daemon.json"
+STATIC = "/etc/cdi/nvidia.yaml"
+DYNAMIC = "/var/run/cdi/nvidia.yaml"
+TODAY = datetime.date(2026, 11, 23)
+NOW = 1_795_000_000.0  # of the hosts below: dockerd started an hour before, programs were installed a day before
+HOUR, DAY = 3600.0, 86400.0
+
+Item = dict[str, Any]
+Files = Mapping[str, "str | bytes | Item | None"]
+Command = tuple[int, str, str]
+
+
+def fixture(name: str) -> str:
+    """A raw capture's text."""
+    return (FIXTURES / name).read_text("utf-8")
+
+
+def capture(name: str) -> str:
+    """What a captured command printed: without the `$ command` line before it and the `rc=` line after it."""
+    return re.sub(r"(?m)^(\$ .*|rc=\d+)\n", "", fixture(name))
+
+
+# --- things that lie at a path
+
+
+def _item(kind: str, mode: int, **more: Any) -> Item:
+    times = {"mtime": NOW - DAY, "ctime": NOW - DAY}
+    return {"status": "ok", "kind": kind, "mode": mode, "uid": 0, "gid": 0, "size": 0, **times, **more}
+
+
+def file(content: str | bytes = "", mode: int = 0o644, **more: Any) -> Item:
+    data = content.encode() if isinstance(content, str) else content
+    return _item(
+        "file",
+        mode,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        data=base64.b64encode(data).decode("ascii"),
+        **more,
+    )
+
+
+def program(path: str, ctime: float = NOW - DAY) -> Item:
+    return {**_item("file", 0o755, ctime=ctime), "path": path}
+
+
+def node(major: int, minor: int) -> Item:
+    return _item("char", 0o666, rdev=[major, minor])
+
+
+def directory() -> Item:
+    return _item("dir", 0o755)
+
+
+def fifo() -> Item:
+    return _item("fifo", 0o644)
+
+
+def link(to: str, found: Item, real: str = "") -> Item:
+    """A symbolic link and what it leads to."""
+    return {**found, "link": to, "real": real or to}
+
+
+def dangling(to: str) -> Item:
+    return {"link": to, "real": to, **absent()}
+
+
+def absent() -> Item:
+    return {"status": "absent", "error": "No such file or directory"}
+
+
+def unread(status: str) -> Item:
+    """What stands in an answer for a thing that could not be read: `denied`, `timeout` or `failed`."""
+    return {"status": status, "error": f"{status}, says the test"}
+
+
+# --- a host
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine. programs: name -> path or item. commands: name of the request -> (exit status, output, errors).
+
+    docker: {"info": ..., "containers": [...]} while dockerd runs, an `unread` item, or None where none runs.
+    units: properties by unit; None on a host without systemd. globs: items that stand for a whole listing.
+    inside: by container; listings: by folder; spaces: by mount point.
+    """
+
+    files: Files = field(default_factory=dict)
+    programs: Mapping[str, str | Item | None] = field(default_factory=dict)
+    commands: Mapping[str, Command | Item | None] = field(default_factory=dict)
+    globs: Mapping[str, Item] = field(default_factory=dict)
+    docker: Mapping[str, Any] | None = None
+    units: Mapping[str, Mapping[str, str] | None] | None = None
+    processes: tuple[Item, ...] | Item = ()
+    system: Mapping[str, Any] = field(default_factory=dict)
+    inside: Mapping[str, Item] = field(default_factory=dict)
+    listings: Mapping[str, Item] = field(default_factory=dict)
+    spaces: Mapping[str, Item] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> Host:
+        """This host with entries added, replaced, or (None) taken away. `info` merges into docker's info."""
+        info = changes.pop("info", None)
+        for name in ("files", "programs", "commands", "globs", "units", "system"):
+            if name in changes and isinstance(changes[name], Mapping):
+                changes[name] = {**(getattr(self, name) or {}), **changes[name]}
+        found = replace(self, **changes)
+        if info is not None and found.docker is not None:
+            merged = {
+                key: value for key, value in {**found.docker["info"], **info}.items() if value is not None
+            }
+            found = replace(found, docker={**found.docker, "info": merged})
+        return found
+
+    def with_containers(self, *containers: Item) -> Host:
+        assert self.docker is not None
+        return replace(self, docker={**self.docker, "containers": list(containers)})
+
+    def flags(self, *argv: str) -> Host:
+        """This host with dockerd started with these arguments."""
+        return replace(self, processes=(process("/usr/bin/dockerd", *argv),))
+
+    def answer(self) -> Item:
+        return answer(
+            self.files,
+            self.programs,
+            self.commands,
+            self.docker,
+            self.units,
+            self.processes,
+            self.system,
+            self.globs,
+            self.inside,
+            self.listings,
+            self.spaces,
+        )
+
+    def state(self) -> HostState:
+        return state(self.answer())
+
+    def daemon(self) -> Any:
+        """daemon.json as an object."""
+        content = self.files[DAEMON_JSON]
+        assert isinstance(content, str)
+        return json.loads(content)
+
+
+def process(exe: str, *argv: str, uid: int = 0, start: float = NOW - HOUR) -> Item:
+    return {
+        "pid": 4242,
+        "argv": [exe, *argv],
+        "uid": uid,
+        "state": "S",
+        "ppid": 1,
+        "start": start,
+        "exe": exe,
+        "env": {},
+        "nested": False,
+        "container": None,
+    }
+
+
+def container(name: str = "job", **more: Any) -> Item:
+    """A container as the probe shows it; `gpus=True` asks by --gpus, `cdi=...` by --device, `project=...` is compose's."""
+    requests: list[Item] = []
+    if more.pop("gpus", False):
+        requests.append({"Driver": "", "Count": -1, "DeviceIDs": None, "Capabilities": [["gpu"]]})
+    if "cdi" in more:
+        requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": [more.pop("cdi")], "Capabilities": None})
+    project = more.pop("project", None)
+    return {
+        "id": "0123456789ab",
+        "name": name,
+        "image": "cuda:13",
+        "pid": 777,
+        "running": True,
+        "started": "2026-11-22T00:00:00Z",
+        "runtime": "runc",
+        "device_requests": requests,
+        "devices": [],
+        "privileged": False,
+        "restart": "no",
+        "env": {},
+        "mounts": [],
+        "labels": {"com.docker.compose.project": project} if project else {},
+        **more,
+    }
+
+
+def _normal(found: str | bytes | Item | None) -> Item | None:
+    return found if found is None or isinstance(found, dict) else file(found)
+
+
+def _stat(found: Item) -> Item:
+    return {key: value for key, value in found.items() if key not in ("data", "sha256", "section")}
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """glob's rule: a star does not cross a slash."""
+    mine, theirs = path.split("/"), pattern.split("/")
+    return len(mine) == len(theirs) and all(fnmatchcase(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def _unit(name: str, found: Mapping[str, str] | None) -> dict[str, str]:
+    properties = dict.fromkeys(request()["unit_properties"], "")
+    return {"Id": name, **properties, **(found or {"LoadState": "not-found", "ActiveState": "inactive"})}
+
+
+def answer(
+    files: Files | None = None,
+    programs: Mapping[str, str | Item | None] | None = None,
+    commands: Mapping[str, Command | Item | None] | None = None,
+    docker: Mapping[str, Any] | None = None,
+    units: Mapping[str, Mapping[str, str] | None] | None = None,
+    processes: tuple[Item, ...] | Item = (),
+    system: Mapping[str, Any] | None = None,
+    globs: Mapping[str, Item] | None = None,
+    inside: Mapping[str, Item] | None = None,
+    listings: Mapping[str, Item] | None = None,
+    spaces: Mapping[str, Item] | None = None,
+) -> Item:
+    """The probe's answer of a host that holds these things and nothing else, to the request of all subsystems."""
+    lying = {path: item for path, found in (files or {}).items() if (item := _normal(found)) is not None}
+    folders = {path[:at] for path in lying for at in range(len(path)) if path[at] == "/"}
+    asked = request()
+    read: dict[str, Item] = {}
+    stats: dict[str, Item] = {}
+    listed: dict[str, Item] = {}
+
+    def stat(path: str) -> Item:
+        return _stat(lying[path]) if path in lying else directory() if path in folders else absent()
+
+    for spec in asked["globs"]:
+        pattern = spec["pattern"]
+        folder = pattern.rpartition("/")[0]
+        if globs and pattern in globs:
+            listed[pattern] = globs[pattern]
+            continue
+        paths = sorted(path for path in lying if _matches(path, pattern))
+        before = listed.get(pattern, {}).get("paths", ())  # another search's
+        listed[pattern] = {"status": "ok", "paths": paths}
+        if not re.search(r"[*?[]", folder) and folder not in folders and folder not in lying:
+            listed[pattern] = {**absent(), "paths": []}
+        for path in paths:
+            if spec["read"]:
+                read[path] = lying[path]
+            elif spec["search"] and "data" in lying[path]:
+                text = base64.b64decode(lying[path]["data"]).decode("utf-8", "replace")
+                if hits := matches(spec["search"], text):
+                    others = stats.get(path, {}).get("found", {})
+                    stats[path] = {**stat(path), "found": {**others, search_key(spec["search"]): hits}}
+                elif path not in before:
+                    listed[pattern]["paths"] = [other for other in listed[pattern]["paths"] if other != path]
+            else:
+                stats[path] = stat(path)
+            if spec["section"]:
+                stats[path]["section"] = lying[path].get(
+                    "section", {"status": "absent", "error": "not an ELF file"}
+                )
+            if spec["mentioned"] and "data" in lying[path]:
+                for name in mentioned(base64.b64decode(lying[path]["data"])):
+                    stats.setdefault(name, stat(name))
+    for path in asked["files"]:
+        read[path] = lying[path] if path in lying else directory() if path in folders else absent()
+    for path in asked["stats"]:
+        stats[path] = stat(path)
+    return {
+        "gpumend": 1,
+        "system": {
+            "status": "ok",
+            "uid": 0,
+            "kernel": "6.8.0-60-generic",
+            "machine": "x86_64",
+            "hostname": "gpu1",
+            "python": "3.12.3",
+            "time": NOW,
+            "filesystems": {
+                path: {"free": 50 << 30, "readonly": False} for path in ("/", "/etc", "/var/lib", "/run")
+            },
+            **(system or {}),
+        },
+        "files": read,
+        "stats": stats,
+        "globs": listed,
+        "commands": {
+            name: _command(command, (commands or {}).get(name)) for name, command in asked["commands"].items()
+        },
+        "programs": {name: _program((programs or {}).get(name)) for name in asked["programs"]},
+        "processes": {"status": "ok", "processes": list(processes)}
+        if isinstance(processes, tuple)
+        else processes,
+        "docker": _docker(docker),
+        "units": {"status": "absent", "error": "this host was not booted by systemd"}
+        if units is None
+        else {"status": "ok", "units": {name: _unit(name, units.get(name)) for name in asked["units"]}},
+        "inside": dict(inside or {}),
+        "listings": dict(listings or {}),
+        "spaces": dict(spaces or {}),
+        "seconds": 0.1,
+    }
+
+
+def _command(asked: Mapping[str, Any], found: Command | Item | None) -> Item:
+    if found is None:
+        return {"status": "absent", "error": f"{asked['argv'][0]} is not here"}
+    if isinstance(found, dict):
+        return found
+    out = "\n".join(matches(asked["keep"], found[1])) + "\n" if asked["keep"] else found[1]
+    return {"status": "ok", "rc": found[0], "out": out, "err": found[2]}
+
+
+def _program(found: str | Item | None) -> Item:
+    if found is None:
+        return {"status": "absent"}
+    return program(found) if isinstance(found, str) else found
+
+
+def _docker(found: Mapping[str, Any] | None) -> Item:
+    if found is None:
+        return {"status": "absent", "error": "no dockerd runs"}
+    if "status" in found:
+        return dict(found)
+    version = {"Version": found["info"].get("ServerVersion"), "ApiVersion": "1.51", "MinAPIVersion": "1.24"}
+    return {"status": "ok", "version": version, "containers": [], "images": [], "sizes": [], **found}
+
+
+# --- judging
+
+
+def state(found: Item) -> HostState:
+    """HostState of an answer, through the same JSON text that a host sends."""
+    return parse(Snapshot.from_output(json.dumps(found)))
+
+
+def verdict(host: Host | Item, wanted: Mapping[str, Any] | None = None) -> Verdict:
+    found = host.state() if isinstance(host, Host) else state(host)
+    return judge(found, parse_wanted(wanted or {}), "gpu1", TODAY)
+
+
+def findings(host: Host | Item, code: str, wanted: Mapping[str, Any] | None = None) -> list[Finding]:
+    return [found for found in verdict(host, wanted).findings if found.code == code]
+
+
+def outcome(host: Host | Item, code: str, wanted: Mapping[str, Any] | None = None) -> str:
+    """One word for a table: `ok`, or the status of the one finding with this code. Two findings fail the test."""
+    found = findings(host, code, wanted)
+    assert len(found) <= 1, [finding.summary for finding in found]
+    return str(found[0].status) if found else "ok"
+
+
+def the(host: Host | Item, code: str, wanted: Mapping[str, Any] | None = None) -> Finding:
+    """The one finding with this code."""
+    found = findings(host, code, wanted)
+    assert len(found) == 1, f"{len(found)} findings {code}"
+    return found[0]
+
+
+def edits_of(found: Iterable[Finding]) -> dict[str, Any]:
+    """What the findings' changes set: `section.key` -> value."""
+    return {
+        ".".join(edit.keys): edit.value
+        for finding in found
+        if finding.change
+        for edit in finding.change.edits
+    }
+
+
+def mended(host: Host, judged: Verdict) -> Host:
+    """The host after the edits of all changes, dockerd told of its own: what the next audit would see."""
+    files: dict[str, Any] = {}
+    for finding in judged.findings:
+        for edit in finding.change.edits if finding.change else ():
+            before = files.get(edit.path, host.files.get(edit.path))
+            item = _normal(before)
+            data = base64.b64decode(item["data"]) if item else None
+            files[edit.path] = apply(edit.path, data, [edit])
+    after = host.but(files=files)
+    if DAEMON_JSON not in files or host.docker is None:
+        return after
+    daemon = json.loads(files[DAEMON_JSON])
+    info = dict(host.docker["info"])
+    info["Runtimes"] = {"runc": {}, **daemon.get("runtimes", {})}
+    version = tuple(int(part) for part in info["ServerVersion"].split(".")[:2])
+    cdi = daemon.get("features", {}).get("cdi", version >= (28, 2))
+    info["CDISpecDirs"] = daemon.get("cdi-spec-dirs", ["/etc/cdi", "/var/run/cdi"]) if cdi else []
+    return after.but(info=info)
+
+
+# --- hosts to start from
+
+
+def h100_files() -> dict[str, str | bytes | Item | None]:
+    """The driver's traces on the captured host, as captured."""
+    version = re.findall(r"(?m)^(?:NVRM|GCC) version:.*$", fixture("h100/proc.txt"))
+    information = re.findall(r"(?ms)^Model:.*?^GPU Excluded:[^\n]*\n", fixture("h100/proc.txt"))[0]
+    files: dict[str, str | bytes | Item | None] = {
+        "/etc/os-release": capture("h100/os-release.txt"),
+        "/proc/driver/nvidia/version": "\n".join(sorted(version, reverse=True)) + "\n",
+        "/proc/driver/nvidia/gpus/0000:00:06.0/information": information,
+        "/proc/modules": "".join(re.findall(r"(?m)^nvidia.* Live .*\n", fixture("h100/sysmod.txt"))),
+        "/sys/module/nvidia/version": "580.159.04\n",
+        "/proc/devices": "Character devices:\n195 nvidia\n238 nvidia-uvm\n",
+        "/sbin/ldconfig": file("#!/bin/sh\n", 0o755),
+        "/sbin/ldconfig.real": file("\x7fELF", 0o755),
+        "/etc/ld.so.conf": "include /etc/ld.so.conf.d/*.conf\n",
+    }
+    for major, minor, path in re.findall(
+        r"(?m)^crw\S+ .*? (\d+), +(\d+) .* (/dev/nvidia\S+)$", fixture("h100/dev.txt")
+    ):
+        files[path] = node(int(major), int(minor))
+    lib = "/usr/local/nvidia/lib64"
+    for name in ("libcuda", "libnvidia-ml"):
+        real = f"{lib}/{name}.so.580.159.04"
+        files[real] = file("")
+        files[f"{lib}/{name}.so.1"] = link(f"{name}.so.580.159.04", file(""), real)
+    return files
+
+
+def h100() -> Host:
+    """The captured host as it is: a driver, no container toolkit, no Docker, no systemd, no modinfo, no /dev/char."""
+    return Host(
+        files=h100_files(),
+        commands={
+            "ldconfig": (0, capture("h100/ldconfig.txt"), ""),
+            "nvidia-smi": (0, capture("h100/smi_L.txt"), ""),
+            "nvidia-smi-version": (0, "NVIDIA-SMI version  : 580.159.04\nCUDA Version        : 13.0\n", ""),
+            "ldconfig-head": (0, "#!/b", ""),
+            "dpkg": (1, _dpkg(), "dpkg-query: no packages found matching podman*\n"),
+        },
+    )
+
+
+def _dpkg() -> str:
+    rows = re.findall(r"(?m)^(\S+)\t(\S+)$", fixture("h100/dpkg.txt"))
+    return "".join(f"ii \t{name}\t{version}\n" for name, version in rows)
+
+
+def config(mode: str | None = "cdi", ldconfig: str | None = "@/sbin/ldconfig.real", more: str = "") -> str:
+    """The default config.toml (a real one, verbatim) with these two values; None leaves the line out."""
+    text = fixture("config.default.toml")
+    for key, value in (("mode", mode), ("ldconfig", ldconfig)):
+        line = "" if value is None else f'{key} = "{value}"\n'
+        text = re.sub(rf"(?m)^{key} = .*\n", lambda _, line=line: line, text)  # type: ignore[misc]
+    return text + more
+
+
+def spec(text: str | None = None, *replacements: tuple[str, str]) -> str:
+    """The real spec of the H100 with pieces replaced; each piece must be there. Its UUID is the captured GPU's."""
+    text = text or fixture("h100/cdi-h100.yaml")
+    text = text.replace(
+        "GPU-bf1b60a9-98db-c888-cead-1578858123b2", "GPU-ddcfa932-2616-cecb-a95e-350855afb5ab"
+    )
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def named(text: str) -> dict[str, str | bytes | Item | None]:
+    """Every file that a spec names, so that nothing in it is stale. Device nodes are the host's own."""
+    paths = re.findall(r"hostPath: (\S+)", text) + re.findall(r"path: (/usr/bin\S+)", text)
+    return {path: file("", 0o755) for path in paths}
+
+
+def daemon_json(version: str, **more: Any) -> str:
+    """What a rightly set up Docker of this version has in daemon.json."""
+    needs_feature = (25, 0) <= _numbers(version) < (28, 2)
+    found: dict[str, Any] = {
+        "log-driver": "local",
+        "runtimes": {"nvidia": {"args": [], "path": "/usr/bin/nvidia-container-runtime"}},
+    }
+    if needs_feature:
+        found["features"] = {"cdi": True}
+    return json.dumps({**found, **more}, indent=4)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def healthy_docker(version: str = "28.5.2") -> dict[str, Any]:
+    """What a rightly set up dockerd of this version says of itself on the H100 host."""
+    dirs = ["/etc/cdi", "/var/run/cdi"] if _numbers(version) >= (25, 0) else None
+    found: dict[str, Any] = {
+        "ServerVersion": version,
+        "OperatingSystem": "Ubuntu 24.04.3 LTS",
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", "extfs"]],
+        "CgroupDriver": "systemd",
+        "CgroupVersion": "2",
+        "Runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "/usr/bin/nvidia-container-runtime"}},
+        "DefaultRuntime": "runc",
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "LiveRestoreEnabled": False,
+        "DockerRootDir": "/var/lib/docker",
+        "ContainersRunning": 0,
+    }
+    if dirs is not None:
+        found["CDISpecDirs"] = dirs
+    if _numbers(version) >= (28, 2):
+        names = ("0", "GPU-ddcfa932-2616-cecb-a95e-350855afb5ab", "all")
+        found["DiscoveredDevices"] = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in names]
+    return {"info": found, "containers": []}
+
+
+PROGRAMS = (
+    "nvidia-ctk",
+    "nvidia-cdi-hook",
+    "nvidia-container-runtime",
+    "nvidia-container-runtime-hook",
+    "nvidia-container-cli",
+    "dockerd",
+    "docker",
+)
+REFRESH = "nvidia-cdi-refresh.service"
+
+
+def healthy(
+    docker: str = "28.5.2", toolkit: str = "1.18.1", mode: str = "cdi", layout: str = "ubuntu"
+) -> Host:
+    """The H100 with toolkit and Docker set up as the default wanted state has it: an audit finds nothing.
+
+    layout: `ubuntu` (a wrapper script and ldconfig.real) or `debian` (a program).
+    """
+    base = h100()
+    text = spec()
+    units: dict[str, dict[str, str]] = {
+        "docker.service": {"LoadState": "loaded", "ActiveState": "active", "Result": "success"},
+        "nvidia-persistenced.service": {"LoadState": "loaded", "ActiveState": "active"},
+    }
+    refresh = _numbers(toolkit) >= (1, 18)
+    if refresh:
+        units[REFRESH] = {
+            "LoadState": "loaded",
+            "ActiveState": "inactive",
+            "UnitFileState": "enabled",
+            "Result": "success",
+            "ExecMainStatus": "0",
+        }
+    files: dict[str, Any] = {
+        CONFIG: config(mode, "@/sbin/ldconfig.real" if layout == "ubuntu" else "@/sbin/ldconfig"),
+        DAEMON_JSON: daemon_json(docker),
+        DYNAMIC if refresh else STATIC: text,
+        "/run/systemd/system": directory(),
+        "/usr/bin/nvidia-container-runtime": file("", 0o755),
+        **{f"/dev/char/195:{minor}": node(195, minor) for minor in (0, 254, 255)},  # as udev makes them
+        **named(text),
+    }
+    if layout == "debian":
+        files["/sbin/ldconfig"] = file("\x7fELF", 0o755)
+        files["/sbin/ldconfig.real"] = None
+        files["/etc/os-release"] = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_ID="13"\n'
+    return base.but(
+        files=files,
+        programs={name: f"/usr/bin/{name}" for name in PROGRAMS},
+        commands={
+            "nvidia-ctk": (0, f"NVIDIA Container Toolkit CLI version {toolkit}\ncommit: d34b3046\n", ""),
+            "dockerd": (0, f"Docker version {docker}, build 0a1b2c3\n", ""),
+            "ldconfig-head": (0, "#!/b" if layout == "ubuntu" else "\x7fELF", ""),
+            "modinfo": (0, "580.159.04\n", ""),
+        },
+        docker=healthy_docker(docker),
+        units=units,
+        processes=(
+            process("/usr/bin/dockerd", "-H", "fd://", "--containerd=/run/containerd/containerd.sock"),
+        ),
+    )
