@@ -12,6 +12,7 @@ VERBS = {
     "explain": "What a finding means, how it is known, and what to do by hand.",
     "rollback": "Undo a run: its files are as they were before it.",
     "facts": "What is known of the hosts, as JSON.",
+    "parity": "In what nodes differ that have to restore each other's checkpoints.",
 }
 
 

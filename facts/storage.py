@@ -17,7 +17,7 @@ from facts.docker import Container, Docker, daemon_json
 from facts.fact import StateFact
 from facts.reading import Reading
 from facts.request import Command, Glob, Inside, Request
-from facts.snapshot import Snapshot
+from facts.snapshot import Output, Snapshot
 from facts.version import Version
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ STORE_DEFAULT: Version = (
 # Local file systems: statvfs(2) of them cannot hang as a network's can.
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "fuse.fuse-overlayfs")
 
+DRIVER_NAMES = ("DOCKERD_STORAGE_DRIVER", "DOCKER_STORAGE_DRIVER", "DOCKER_DRIVER")
 UNITS = "/etc/systemd/system/*.service"
 DROPINS = "/etc/systemd/system/*.service.d/*.conf"
 # Of a unit file only this leaves the host: its `docker run` may carry tokens.
@@ -60,11 +61,12 @@ CRON = (
 )
 # Scripts by their paths; what else stands on a line stays on the host.
 CRON_LINES = r"(?m)^[^#\n]*?(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|container)[\w./@-]*)"
-LOG_LINES = (
-    r"(?mi)^[^\n]*(?:error initializing graphdriver|driver not supported|contains several valid graphdrivers"
+SAID = (
+    r"(?:error initializing graphdriver|driver not supported|contains several valid graphdrivers"
     r"|not supported as upperdir|failed to mount|storage-driver=\S+|\[graphdriver\]|fuse: device|configured driver"
-    r"|no space left on device)[^\n]*$"
+    r"|no space left on device)"
 )
+LOG_LINES = rf"(?mi)^[^\n]*{SAID}[^\n]*$"
 SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=auto-restart|Result=start-limit-hit)$"
 
 REQUEST = Request(
@@ -78,6 +80,13 @@ REQUEST = Request(
     programs=("fuse-overlayfs", "modprobe"),
     commands={
         "xfs-info": Command(("xfs_info", DOCKER_ROOT), timeout=5, keep=r"ftype=\d"),
+        # What `docker run` of a unit printed: with --rm its container is gone as soon as its daemon has died.
+        "unit-log": Command(
+            ("journalctl", "--boot", "_COMM=docker", "--lines=400", "--output=with-unit", "--no-pager"),
+            timeout=10,
+            needs=("/run/systemd/system",),
+            keep=rf"(?mi)\S+\.service\[\d+\]: [^\n]*{SAID}[^\n]*$",
+        ),
         # Loaded units with what drop-ins and packages say of them: of a hundred, some lines.
         "unit-dangers": Command(
             (
@@ -142,6 +151,12 @@ class UnitFile:
     owner: str
     words: tuple[str, ...]
     dropins: tuple[str, ...]
+    log: tuple[str, ...]
+
+    def volume(self) -> str:
+        """What it mounts on /var/lib/docker of its container, or an empty text."""
+        found = [re.match(r"(?:-v|--volume)[= ](.+?):", word) for word in self.words]
+        return next((match.group(1) for match in reversed(found) if match), "")
 
 
 @dataclass(frozen=True)
@@ -178,18 +193,26 @@ class Inner:
 
     @property
     def log(self) -> tuple[str, ...]:
-        return self.container.log if self.container else ()
+        """What its daemon last said of its storage: by its container's log, else by its unit's."""
+        return (self.container.log if self.container else ()) or (self.unit.log if self.unit else ())
 
     def named_driver(self) -> str:
         """The driver that its environment names. Docker reads DOCKER_DRIVER; the other two are site entry points'."""
-        env = self.container.env if self.container else {}
-        names = ("DOCKERD_STORAGE_DRIVER", "DOCKER_STORAGE_DRIVER", "DOCKER_DRIVER")
-        return next((env[name] for name in names if env.get(name)), "")
+        return next((value for name in DRIVER_NAMES if (value := self.env().get(name))), "")
 
-    def volume(self) -> Mapping[str, Any] | None:
-        """The mount on its /var/lib/docker."""
-        mounts = self.container.mounts if self.container else ()
-        return next((found for found in mounts if found.get("target") == DOCKER_ROOT), None)
+    def env(self) -> Mapping[str, str]:
+        """Its environment; while there is no container, as far as its unit's command names it."""
+        if self.container:
+            return self.container.env
+        pairs = [word.partition("=") for word in (self.unit.words if self.unit else ())]
+        return {name: value for name, _, value in pairs if name in DRIVER_NAMES}
+
+    def volume(self) -> str:
+        """What is mounted on its /var/lib/docker, or an empty text."""
+        if self.container:
+            mounts = self.container.mounts
+            return next((str(m.get("source")) for m in mounts if m.get("target") == DOCKER_ROOT), "")
+        return self.unit.volume() if self.unit else ""
 
 
 @dataclass(frozen=True)
@@ -206,7 +229,7 @@ class Choice:
 class Storage:
     """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
-    containers; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
+    containers; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
 
     docker: Root
     containerd: Root
@@ -217,11 +240,13 @@ class Storage:
     fuse: Reading[bool]
     fuse_boot: Reading[str]
     fuse_program: bool
+    modprobe: bool
     images: Reading[tuple[ImageSize, ...]]
     choice: Reading[Choice]
     inners: tuple[Inner, ...]
     units: tuple[UnitFile, ...]
-    dangers: Mapping[str, Mapping[str, str]]
+    unit_log: Reading[Output]
+    dangers: Reading[Mapping[str, Mapping[str, str]]]
     cron: Mapping[str, tuple[str, ...]]
 
     def lies_on(self, path: str) -> Mount | None:
@@ -361,6 +386,8 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
     for path in snapshot.glob(DROPINS).value or ():
         dropins.setdefault(path.split("/")[-2].removesuffix(".d"), []).append(path)
     units = []
+    output = snapshot.succeeded("unit-log").value
+    said = output.out.splitlines() if output else []
     for path in snapshot.glob(UNITS).value or ():
         name = path.rpartition("/")[2]
         words = list(snapshot.found(path, UNIT_LINES).value or ())
@@ -385,16 +412,16 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
                 owners[0] if owners else "",
                 tuple(words),
                 tuple(dropins.get(name, ())),
+                tuple(row.partition("]: ")[2] for row in said if row.startswith(f"{name}[")),
             )
         )
     return tuple(units)
 
 
-def _dangers(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+def _dangers(output: Output) -> Mapping[str, Mapping[str, str]]:
     found: dict[str, dict[str, str]] = {}
     name = ""
-    output = snapshot.succeeded("unit-dangers").value
-    for line in (output.out if output else "").splitlines():
+    for line in output.out.splitlines():
         key, _, value = line.partition("=")
         if key == "Id":
             name = value
@@ -403,11 +430,19 @@ def _dangers(snapshot: Snapshot) -> dict[str, dict[str, str]]:
     return found
 
 
-def _outer_root(container: Container, docker: Docker, mounts: Reading[tuple[Mount, ...]]) -> Reading[Mount]:
+def _outer_root(
+    container: Container | None, unit: UnitFile | None, docker: Docker, mounts: Reading[tuple[Mount, ...]]
+) -> Reading[Mount]:
     """What /var/lib/docker of a container that does not run would lie on: its mount's source, or its own root, which is
     what the outer driver makes."""
-    for found in container.mounts:
-        target, source = str(found.get("target") or ""), str(found.get("source") or "")
+    pairs = (
+        [(str(m.get("target") or ""), str(m.get("source") or "")) for m in container.mounts]
+        if container
+        else []
+    )
+    if unit and not container:
+        pairs.append((DOCKER_ROOT, unit.volume()))
+    for target, source in pairs:
         if target and PurePosixPath(DOCKER_ROOT).is_relative_to(target) and source.startswith("/"):
             return mounts.map(partial(_leads_to, source))
     info = docker.info.value or {}
@@ -436,8 +471,9 @@ def _inner(
 ) -> Inner:
     absent: Reading[Any] = Reading.none(f"container {ident}", "it does not run")
     name = container.name if container else ident
+    unit = next((unit for unit in units if unit.container == name), None)
     if within is None:
-        where = _outer_root(container, docker, mounts) if container else absent
+        where = _outer_root(container, unit, docker, mounts)
         root, raw, fuse, program, daemon = (
             Root(DOCKER_ROOT, where, None, absent),
             absent,
@@ -470,7 +506,7 @@ def _inner(
         fuse=fuse,
         fuse_program=program,
         store=within is not None and _asks_for_store(within),
-        unit=next((unit for unit in units if unit.container == name), None),
+        unit=unit,
     )
 
 
@@ -492,6 +528,9 @@ def parse(snapshot: Snapshot) -> Storage:
     root = _root(path, mounts, free(path), snapshot.listing(path))
     units, inside = _units(snapshot), snapshot.inside
     known = {found.id: found for found in docker.containers.value or () if found.privileged}
+    names = {found.name for found in docker.containers.value or ()}
+    # A unit's container that is not there now: between two starts, or --rm after its last.
+    away = {unit.container for unit in units if "--privileged" in unit.words and unit.container} - names
     return Storage(
         docker=root,
         containerd=_root(CONTAINERD_ROOT, mounts, free(CONTAINERD_ROOT), Reading.none(CONTAINERD_ROOT)),
@@ -504,14 +543,16 @@ def parse(snapshot: Snapshot) -> Storage:
         fuse=_there(snapshot, FUSE_DEVICE),
         fuse_boot=snapshot.text(FUSE_BOOT),
         fuse_program=snapshot.program("fuse-overlayfs").ok,
+        modprobe=snapshot.program("modprobe").ok,
         images=snapshot.docker.map(image_sizes),
         choice=_choice(docker, root.drivers),
         inners=tuple(
             _inner(ident, known.get(ident), inside.get(ident), docker, mounts, units)
-            for ident in sorted({*known, *inside})
+            for ident in sorted({*known, *inside, *away})
         ),
         units=units,
-        dangers=_dangers(snapshot),
+        unit_log=snapshot.succeeded("unit-log"),
+        dangers=snapshot.succeeded("unit-dangers").map(_dangers),
         cron={
             path: scripts
             for pattern in CRON

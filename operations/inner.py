@@ -16,7 +16,7 @@ import time
 from facts.probe import UnixConnection, docker_get, inner, open_inside, processes, run
 
 SOCKET_INSIDE = "/run/docker.sock"
-INNER_TIMEOUT = 90  # seconds; an inner dockerd answers 2 to 6 s after its container has started (measured)
+INNER_TIMEOUT = 60  # seconds; an inner dockerd answers 2 to 6 s after its container has started (measured)
 FUSE = "/dev/fuse"
 FUSE_NUMBER = (10, 229)  # linux Documentation/admin-guide/devices.txt
 # The folder is in the mount's own terms, so that no name in it can be taken for an option.

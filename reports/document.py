@@ -10,9 +10,11 @@ from typing import Any
 
 from facts.version import show
 from operations.run import Assessment, Record, Run
+from reports import parity
 from reports.diff import diff
 from reports.mask import mask_all
 from rules.finding import Finding, Status
+from rules.parity import Level
 from rules.plan import Transaction
 from rules.rule import RULES
 
@@ -161,6 +163,9 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
     """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
     records = sorted(run.records.values(), key=lambda record: record.name)
     finished = time.time()
+    pools = parity.section(parity.pools(records))
+    beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
+    beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
     return dict(
         mask_all(
             {
@@ -169,8 +174,9 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
                 "kind": "mend" if executed else "audit",
                 "started": _iso(run.started),
                 "seconds": round(finished - run.started, 3),
-                "exit": int(worst(exit_of(record) for record in records)),
+                "exit": int(worst((*map(exit_of, records), *beyond))),
                 "hosts": {record.name: _host(record, executed) for record in records},
+                **({"parity": pools} if pools else {}),
             }
         )
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from reports import parity
 from reports.document import counts
 
 WIDTH = 110
@@ -121,6 +122,7 @@ def render(document: dict[str, Any], mended: bool, diffs: bool = True) -> str:
         if body:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             rows.extend(("", click.style(shown, bold=True), body))
+    rows.extend(parity.render(document.get("parity", ())))
     totals = counts(finding for host in hosts.values() for finding in host["findings"])
     states: dict[str, int] = {}
     for host in hosts.values():

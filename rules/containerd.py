@@ -99,11 +99,13 @@ def version_of(context: Context) -> Version:
 
 
 def where(text: str, keys: Keys) -> int | None:
-    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or None."""
+    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or the first below it."""
     try:
-        found = next((item for item in scan(text.splitlines()) if item.keys == keys), None)
+        items = scan(text.splitlines())
     except (EditError, tomllib.TOMLDecodeError):
         return None
+    found = next((item for item in items if item.keys == keys), None)
+    found = found or next((item for item in items if item.keys[: len(keys)] == keys), None)
     return found.start + 1 if found else None
 
 

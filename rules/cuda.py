@@ -658,12 +658,13 @@ def without(data: bytes, texts: set[str]) -> bytes | None:
 
 
 def files(
-    context: Context, deactivate: bool, release: Version | None
+    context: Context, actions: set[str], release: Version | None
 ) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
     """(path -> new bytes, None to remove it; packages to remove) of the change: who should not have a compat folder
     loses it, who should gets it."""
     cuda, wanted = context.state.cuda, context.wanted
     changed: dict[str, bytes | None] = {}
+    deactivate = bool(actions & {"deactivate", "remove"})
     gone = removable(context) if deactivate else ()
     folders = {found.folder for found in gone} | (
         {compat.folder for compat, _, _ in harmful(context)} if deactivate else set()
@@ -684,6 +685,8 @@ def files(
             changed[activation.source] = (
                 b"" if left is None and activation.source == "/etc/ld.so.conf" else left
             )
+    if "unwanted" in actions:
+        changed.update({found.source: None for found in unwanted(context, compat_release(context))})
     if release is not None:
         folder = folder_of(release)
         if wanted.cuda_activate == "host":
@@ -705,6 +708,17 @@ def files(
 )
 def compat_missing(context: Context) -> Iterator[Finding]:
     release = compat_release(context)
+    if stale := unwanted(context, release):
+        yield Finding(
+            code="GM602",
+            status=Status.WARN,
+            summary=f"cuda-compat is on a library path that no longer needs it: {', '.join(found.unit or found.source for found in stale)}",
+            evidence=tuple(Evidence(found.source, f"names {found.text}") for found in stale),
+            cause="gpumend put it there; the wanted state has changed since.",
+            remedy="Mend removes the file.",
+            change=change(context, "unwanted"),
+            refused="" if context.wanted.manage_cuda else "cuda.manage is false",
+        )
     if release is None:
         return
     cuda, driver = context.state.cuda, context.state.driver.loaded.need()
@@ -763,6 +777,20 @@ def compat_missing(context: Context) -> Iterator[Finding]:
             "unsatisfied condition: cuda>=",
         ),
     )
+
+
+def unwanted(context: Context, release: Version | None) -> tuple[Activation, ...]:
+    """What gpumend once put on a library path and the wanted state no longer asks for; what harms is GM603's."""
+    bad = {activation.source for _, activation, _ in harmful(context)}
+    wanted = context.wanted
+
+    def asked(found: Activation) -> bool:
+        if found.scope == "host":
+            return bool(release) and wanted.cuda_activate == "host"
+        return bool(release) and wanted.cuda_activate == "service" and found.unit in wanted.cuda_services
+
+    mine = [found for found in context.state.cuda.activations if found.ours and found.source not in bad]
+    return tuple(found for found in mine if not asked(found))
 
 
 def lacking(context: Context, release: Version) -> tuple[str, ...]:

@@ -299,7 +299,7 @@ def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     """
     actions = {change.action for change in changes}
     release = cuda.compat_release(context) if "compat" in actions else None
-    files, away = cuda.files(context, "deactivate" in actions or "remove" in actions, release)
+    files, away = cuda.files(context, actions, release)
     steps: list[Step] = []
     manager = context.state.packages.manager
     if release is not None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from facts.docker import Container
-from facts.storage import DOCKER_ROOT, FUSE_DEVICE, PRIOR_DRIVERS, Inner, vfs_bytes
+from facts.reading import Unread
+from facts.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, PRIOR_DRIVERS, Inner, vfs_bytes
 from rules import docker
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
@@ -47,7 +48,6 @@ DEAD = re.compile(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
 )
 REFUSED_MOUNT = re.compile(r"failed to mount .*invalid argument")
-ENV_NAMES = ("DOCKERD_STORAGE_DRIVER", "DOCKER_STORAGE_DRIVER", "DOCKER_DRIVER")
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def left(context: Context, inner: Inner) -> int | None:
 
 def _environment(inner: Inner, driver: str) -> tuple[str, ...]:
     """The options that name a driver: by the variables that name one now, else by dockerd's own."""
-    env = inner.container.env if inner.container else {}
-    names = [name for name in ENV_NAMES if env.get(name)] or ["DOCKER_DRIVER"]
+    names = [name for name in DRIVER_NAMES if inner.env().get(name)] or ["DOCKER_DRIVER"]
     return tuple(word for name in names for word in ("-e", f"{name}={driver}"))
 
 
@@ -138,10 +137,8 @@ def _volume(context: Context, inner: Inner) -> Remedy:
     folder = f"{wanted.dind_root}/{inner.name}"
     mount = storage.lies_on(folder)
     fstype = mount.fstype if mount else ""
-    if inner.volume() and str((inner.volume() or {}).get("source")) != folder:
-        return Remedy(
-            "", refused=f"it has a mount on {DOCKER_ROOT} already: {(inner.volume() or {}).get('source')}"
-        )
+    if inner.volume() not in ("", folder):
+        return Remedy("", refused=f"it has a mount on {DOCKER_ROOT} already: {inner.volume()}")
     if wanted.dind_fs != "any" and fstype != wanted.dind_fs:
         return Remedy(
             "", refused=f"{folder} would lie on {fstype or 'nothing known'}, not on {wanted.dind_fs}"
@@ -166,8 +163,8 @@ def _fuse(context: Context, inner: Inner) -> Remedy:
         )
     if inner.fuse_program.value is False:
         return Remedy("", refused="its image has no fuse-overlayfs")
-    if "fuse" not in (storage.kernel.value or ()) and context.state.host.kernel == "":
-        return Remedy("", refused="the kernel has no fuse")
+    if "fuse" not in (storage.kernel.value or ()) and not storage.modprobe:
+        return Remedy("", refused="the kernel has no fuse, and there is no modprobe to load it with")
     options = ("--device", FUSE_DEVICE, *_environment(inner, "fuse-overlayfs"))
     return Remedy("fuse-overlayfs", options, "", ("fuse-overlayfs",), "any file system will do")
 
@@ -207,7 +204,7 @@ def as_wanted(context: Context, inner: Inner, found: Remedy) -> bool:
     if context.wanted.dind_driver == "auto" or inner.name not in context.wanted.dind_containers:
         return True
     if found.kind == "volume":
-        return str((inner.volume() or {}).get("source")) == found.folder and inner.driver in found.drivers
+        return inner.volume() == found.folder and inner.driver in found.drivers
     return not found.kind or inner.driver in found.drivers
 
 
@@ -282,11 +279,18 @@ def _evidence(inner: Inner) -> tuple[Evidence, ...]:
 )
 def inner_overlay(context: Context) -> Iterator[Finding]:
     known = {inner.name for inner in context.state.storage.inners}
+    unread: Unread | None = None
     for inner in inners(context):
         why = broken(context, inner)
         made, refused, by_hand = change(context, inner)
-        if not why and (without_fuse(inner) or as_wanted(context, inner, remedy(context, inner))):
-            continue
+        if not why:
+            try:
+                _heard(context, inner)
+            except Unread as error:
+                unread = error
+                continue
+            if without_fuse(inner) or as_wanted(context, inner, remedy(context, inner)):
+                continue
         yield Finding(
             code="GM701",
             status=Status.FAIL if why else Status.WARN,
@@ -314,6 +318,18 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
                 remedy="Start it, or take its name out of dind.containers.",
                 refused="no container is made by mend",
             )
+    if unread:
+        raise unread
+
+
+def _heard(context: Context, inner: Inner) -> None:
+    """What must be known before silence may be taken for health. Raises Unread."""
+    if inner.daemon:
+        inner.info.need()
+    elif inner.container is None:
+        context.state.storage.unit_log.get()
+    if inner.driver in OVERLAY_DRIVERS:
+        inner.root.mount.need()
 
 
 @rule(
@@ -420,7 +436,7 @@ def reboots(context: Context) -> dict[str, str]:
     """Units that run containers, and the action of theirs that would take the host down."""
     found = {}
     for unit in context.state.storage.units:
-        shown = context.state.storage.dangers.get(unit.name, {})
+        shown = (context.state.storage.dangers.get() or {}).get(unit.name, {})
         for key in ("StartLimitAction", "FailureAction"):
             action = shown.get(key) or unit.settings.get(key, "")
             if action in REBOOTS:
@@ -589,7 +605,7 @@ def reboot_units(context: Context) -> Iterator[Finding]:
     applies=rootful,
 )
 def restart_loops(context: Context) -> Iterator[Finding]:
-    for name, shown in sorted(context.state.storage.dangers.items()):
+    for name, shown in sorted((context.state.storage.dangers.get() or {}).items()):
         waits, given_up = shown.get("SubState") == "auto-restart", shown.get("Result") == "start-limit-hit"
         if given_up or (waits and int(shown.get("NRestarts") or 0) >= LOOP):
             yield _loop(

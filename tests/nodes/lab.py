@@ -310,7 +310,7 @@ class Node:
             for child in children.read_text(encoding="ascii").split():
                 try:  # nspawn's first child is its own helper; the leader is the one that has become systemd
                     name = Path(f"/proc/{child}/comm").read_text(encoding="utf-8").strip()
-                except FileNotFoundError:
+                except (FileNotFoundError, ProcessLookupError):  # it ended between the list and the look
                     continue
                 if name in ("systemd", "init"):
                     self.leader = int(child)

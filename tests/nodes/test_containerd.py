@@ -22,11 +22,15 @@ CONFIG = "/etc/containerd/config.toml"
 CONF_D = "/etc/containerd/conf.d"
 WANTED: Mapping[str, Any] = {"grit": {"role": "both", "pool": "h100"}}
 REPORT_001 = '# written by setup-checkpoint-node.sh\nBinaryName = "/usr/bin/runc"   # see RECENT-UPDATES.md\n'
-RIGHT = 'BinaryName = "/usr/bin/nvidia-container-runtime"\nRoot = "/run/containerd/runc"\nSystemdCgroup = false\n'
+RIGHT = (
+    'BinaryName = "/usr/bin/nvidia-container-runtime"\nRoot = "/run/containerd/runc"\nSystemdCgroup = false\n'
+)
 # CRI's table in a file of version 2, which is what Debian's packages of all three bring.
 V2 = 'plugins."io.containerd.grpc.v1.cri"'
 SUITES = ["bookworm", "trixie", "sid"]
-STANDIN_SHIM = "#!/bin/sh\n# STAND-IN for tests: containerd-shim-grit-v1 is found, and never started here.\nexit 1\n"
+STANDIN_SHIM = (
+    "#!/bin/sh\n# STAND-IN for tests: containerd-shim-grit-v1 is found, and never started here.\nexit 1\n"
+)
 
 
 def equip(node: Node, grit: str) -> None:
@@ -51,9 +55,21 @@ def start_container(node: Node) -> tuple[int, int]:
     """A container of busybox runs under containerd: (its pid, its shim's pid)."""
     node.sh("mkdir -p /srv/rootfs")
     node.run_bytes(["tar", "-xf", "-", "-C", "/srv/rootfs"], busybox_tar(node.suite))
-    # systemd's cgroups, as on a node of Kubernetes: in a cgroup of its own making runc finds no controllers here
-    cgroup = ["--runc-systemd-cgroup", "--cgroup", "system.slice:ctr:job"]
-    node.run(["ctr", "run", "--detach", *cgroup, "--rootfs", "/srv/rootfs", "job", "sleep", "3600"])
+    # ctr asks for CPU shares by default, and the lab's machine may lend its nodes no cpu controller
+    node.run(
+        [
+            "ctr",
+            "run",
+            "--detach",
+            "--cpu-shares",
+            "0",
+            "--rootfs",
+            "/srv/rootfs",
+            "job",
+            "/bin/sleep",
+            "3600",
+        ]
+    )
     pid = int(node.run(["ctr", "tasks", "ls"]).stdout.splitlines()[1].split()[1])
     shim = int(node.run(["ps", "-o", "ppid=", "-p", str(pid)]).stdout)
     return pid, shim
@@ -80,6 +96,12 @@ def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) 
     assert "GM525" in found.codes(bad) and "GM525" in found.codes(good)
     assert found.finding(bad, "GM522")["evidence"][0]["source"] == f"{GRIT}:2"
     assert bad.tree("/etc", "/var/lib/containerd") == etc, "an audit writes nothing"
+    [pool] = found.report["parity"]
+    blockers = {item["subject"]: item for item in pool["differences"] if item["class"] == "blocker"}
+    assert pool["pool"] == "h100" and sorted(pool["hosts"]) == sorted((bad.name, good.name))
+    assert set(blockers) == {"grit_binary"}, found.said
+    assert "No mapping for" in blockers["grit_binary"]["error"]
+    assert blockers["grit_binary"]["values"][bad.name] == "/usr/bin/runc"
 
     jobs = {node.name: start_container(node) for node in (bad, good)}
     pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
@@ -105,6 +127,9 @@ def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) 
     assert Component.GRIT not in done.statuses(good)
     text = bad.read(GRIT).decode()
     assert text == REPORT_001.replace("/usr/bin/runc", "/usr/bin/nvidia-container-runtime")
+    assert not [item for item in done.report["parity"][0]["differences"] if item["class"] == "blocker"], (
+        done.said
+    )
 
     pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
     trees = {node.name: node.tree("/etc") for node in (bad, good)}
@@ -170,7 +195,10 @@ def test_no_restart_where_it_would_stop_containers(boot: Boot, lab: Lab, suite: 
 # Files beside Debian's own, as people and nvidia-ctk write them; (config.toml, drop-ins)
 LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
     "plain": ("version = 2\n", {}),
-    "one-runtime": (f'version = 2\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n', {}),
+    "one-runtime": (
+        f'version = 2\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {},
+    ),
     "drop-in": (
         f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n'
         f"  [{V2}.containerd.runtimes.a.options]\n    SystemdCgroup = true\n",
@@ -201,7 +229,11 @@ def test_files_are_merged_as_containerd_merges_them(shared_boot: Boot, suite: st
             node.write(CONFIG, config)
             for file, text in drop_ins.items():
                 node.write(f"{CONF_D}/{file}", text)
-            state = parse(Snapshot.from_output(node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout))
+            state = parse(
+                Snapshot.from_output(
+                    node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
+                )
+            )
             containerd = state.containerd
             theirs = cri_of(containerd.dump.need())
             ours = cri_of(merge(containerd.version.need(), containerd.path, containerd.parsed()))

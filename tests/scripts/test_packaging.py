@@ -87,13 +87,21 @@ COMPAT = "cuda-compat-13-0"
         ("remove", "remove", COMPAT, [("remove", COMPAT, "580.95.05-1.el9")], ""),
         ("already", "install", COMPAT, [], ""),
         ("driver", "install", "cuda-compat-13-1", None, "driver's nvidia-driver-cuda-libs"),
-        ("long", "install", "cuda-compat-13-2", None, "driver's xorg-x11-drv-nvidia-power-and-other-very-long-names"),
+        (
+            "long",
+            "install",
+            "cuda-compat-13-2",
+            None,
+            "driver's xorg-x11-drv-nvidia-power-and-other-very-long-names",
+        ),
         ("obsoletes", "install", "cuda-compat-12-9", None, "remove oldthing"),
         ("upgrade", "install", "cuda-compat-12-8", None, "upgrade base"),
         ("remove_dep", "remove", COMPAT, None, "remove jobs"),
     ],
 )
-def test_dnf(name: str, action: str, package: str, changes: list[tuple[str, str, str]] | None, words: str) -> None:
+def test_dnf(
+    name: str, action: str, package: str, changes: list[tuple[str, str, str]] | None, words: str
+) -> None:
     """Printed by dnf 4.14 over packages of rpmbuild that only have these names and relations."""
     found = dnf_changes((FIXTURES / "dnf" / f"{name}.txt").read_text())
     assert changes is None or found == changes

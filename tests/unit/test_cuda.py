@@ -839,6 +839,20 @@ def test_a_second_run_changes_nothing() -> None:
     } == set()
 
 
+@pytest.mark.parametrize(
+    ("want", "found"),
+    [
+        (wanted("13.0", services=["other.service"]), {"remove", "write"}),
+        (wanted("12.4", services=["jobs.service"]), {"remove"}),
+        (wanted("13.0", services=["jobs.service"], activate="host"), {"remove", "write"}),
+    ],
+)
+def test_what_is_no_longer_wanted_is_taken_off_the_path(want: dict[str, Any], found: set[str]) -> None:
+    planned = steps(active("570.195.03"), want)
+    assert ("remove", DROPIN) in planned and {do for do, path in planned if path.startswith("/etc")} == found
+    assert not any(do == "package" for do, _ in planned)
+
+
 @pytest.mark.parametrize("driver", ["580.95.05", "580.159.04", "595.71.05"])
 def test_what_the_driver_has_outgrown_goes(driver: str) -> None:
     want = wanted("13.0", services=["jobs.service"])

@@ -1,0 +1,285 @@
+"""Docker in Docker on a node whose Docker root lies on an overlay: the report's failure, each remedy, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rules.finding import Component
+from tests.nodes import dind, images, scenarios
+from tests.nodes.drive import Ran, Target, audit, mend
+from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
+
+NAME = "edge"
+UNIT = f"/etc/systemd/system/{NAME}.service"
+DROPIN = f"{UNIT}.d/gpumend-dind.conf"
+OVERLAY_SAYS = "invalid argument"
+# How the failure comes about in each generation. Docker up to 28 falls back where no driver is named, so one is; the
+# containerd image store, which is 29's default, does not fall back, and is here by its feature.
+NAMED = "-e DOCKER_DRIVER=overlay2"
+STORE = "-v /etc/inner-daemon.json:/etc/docker/daemon.json:ro"
+GENERATIONS = [pytest.param("trixie", id="docker-26.1"), pytest.param("sid", id="docker-28.5")]
+
+
+def unit_text(options: str = "", command: str = "dockerd", header: str = "", more: str = "") -> str:
+    """A unit as r1setup writes one: it removes an old container, and runs the new one in the foreground."""
+    return (
+        f"{header}[Unit]\nRequires=docker.service\nAfter=docker.service\nStartLimitIntervalSec=0\n{more}\n[Service]\n"
+        f"ExecStartPre=-/usr/bin/docker rm -f {NAME}\n"
+        f"# the site's token must not leave the host\n"
+        f"ExecStart=/usr/bin/docker run --rm --name {NAME} --privileged \\\n    -e SITE_TOKEN=s3cret {options} {dind.IMAGE} {command}\n"
+        f"Restart=always\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n"
+    )
+
+
+def start(node: Node, text: str) -> None:
+    """The unit is there and was started; whether its daemon lives is what the test looks at."""
+    node.write(UNIT, text)
+    node.sh("systemctl daemon-reload; systemctl restart edge.service")
+
+
+def dind_wanted(**dind_keys: Any) -> dict[str, Any]:
+    return {"restarts": "allow", "dind": {"containers": [NAME], **dind_keys}}
+
+
+def storage_codes(ran: Ran, node: Node) -> list[str]:
+    return [code for code in ran.codes(node) if code.startswith("GM7")]
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def node(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node of that generation whose Docker root lies on an overlay, with the image of a Docker in it."""
+    made = lab.boot(request.param, overlay=True)
+    scenarios.write_daemon(made, {"storage-driver": "vfs"})
+    dind.import_dind_image(made)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The shared node has no unit of an earlier test."""
+    yield
+    if "node" in request.fixturenames:
+        found: Node = request.getfixturevalue("node")
+        found.sh(
+            "systemctl stop edge.service 2>/dev/null; docker rm -f -v edge; rm -rf /etc/systemd/system/edge.service*"
+            " /srv/dind /dev/fuse /etc/modules-load.d/gpumend-fuse.conf; systemctl daemon-reload; true",
+            check=False,
+        )
+
+
+def logs(node: Node) -> str:
+    return node.run(["journalctl", "-u", "edge.service", "-n", "200", "-o", "cat", "--no-pager"]).stdout
+
+
+REMEDIES = [
+    pytest.param("auto", "overlay2", "/srv/dind/edge:/var/lib/docker", id="volume"),
+    pytest.param("fuse-overlayfs", "fuse-overlayfs", "--device /dev/fuse", id="fuse-overlayfs"),
+    pytest.param("vfs", "vfs", "DOCKER_DRIVER=vfs", id="vfs"),
+]
+
+
+@pytest.mark.parametrize(("driver", "has", "option"), REMEDIES)
+def test_the_report_is_found_and_mended_by_each_remedy(
+    node: Node, lab: Lab, driver: str, has: str, option: str
+) -> None:
+    start(node, unit_text(NAMED))
+    wait_for("the inner dockerd dies", lambda: "driver not supported: overlay2" in logs(node), 60.0)
+    outer, config = node.main_pid("docker.service"), node.read(scenarios.DAEMON)
+
+    wanted = dind_wanted(driver=driver)
+    etc = node.tree("/etc", "/srv")
+    found = audit(lab, Target(node, wanted=wanted))
+    assert "GM701" in found.codes(node, "fail"), found.said
+    assert found.finding(node, "GM701")["mends"] == str(Component.STORAGE)
+    assert node.tree("/etc", "/srv") == etc, "an audit writes nothing"
+
+    done = mend(lab, Target(node, wanted=wanted))
+    assert done.statuses(node) == {str(Component.STORAGE): "changed"}, done.said
+    assert "s3cret" not in done.said + str(done.report)
+    assert option in node.read(DROPIN).decode()
+    assert dind.inner_info(node, NAME)["Driver"] == has
+    worked, said = dind.runs_a_container(node, NAME)
+    assert worked, said
+    assert (node.main_pid("docker.service"), node.read(scenarios.DAEMON)) == (outer, config), (
+        "the outer daemon is left"
+    )
+
+    etc, pid = node.tree("/etc", "/var/lib/gpumend/runs"), node.main_pid("edge.service")
+    again = mend(lab, Target(node, wanted=wanted))
+    assert again.statuses(node) == {}, again.said
+    assert storage_codes(again, node) == []
+    assert node.tree("/etc", "/var/lib/gpumend/runs") == etc, "a second run changes nothing"
+    assert node.main_pid("edge.service") == pid
+
+
+def test_the_image_store_that_does_not_fall_back(node: Node, lab: Lab) -> None:
+    """As Docker 29 in the report: the daemon lives, says `overlayfs`, and fails at the first container."""
+    node.write("/etc/inner-daemon.json", '{"features": {"containerd-snapshotter": true}}')
+    start(node, unit_text(STORE))
+    wait_for("the inner dockerd answers", lambda: bool(dind.inner_info(node, NAME)), 60.0)
+    worked, said = dind.runs_a_container(node, NAME)
+    assert not worked and OVERLAY_SAYS in said, said
+
+    found = audit(lab, Target(node, wanted=dind_wanted()))
+    finding = found.finding(node, "GM701")
+    assert "overlayfs mounts overlay, and its root lies on overlay" in finding["summary"]
+
+    held = mend(lab, Target(node, wanted={**dind_wanted(), "restarts": "idle"}))
+    assert held.statuses(node) == {str(Component.STORAGE): "pending"}, held.said
+    assert "it would stop edge" in held.change(node, Component.STORAGE)["detail"]
+
+    done = mend(lab, Target(node, wanted=dind_wanted()))
+    assert done.statuses(node) == {str(Component.STORAGE): "changed"}, done.said
+    assert dind.inner_info(node, NAME)["Driver"] == "overlayfs"
+    worked, said = dind.runs_a_container(node, NAME)
+    assert worked, said
+    assert storage_codes(audit(lab, Target(node, wanted=dind_wanted())), node) == []
+
+
+def test_fuse_overlayfs_that_was_picked_without_its_device_is_found(node: Node, lab: Lab) -> None:
+    start(node, unit_text())
+    wait_for("the inner dockerd answers", lambda: bool(dind.inner_info(node, NAME)), 60.0)
+    assert dind.inner_info(node, NAME)["Driver"] == "fuse-overlayfs"
+    worked, said = dind.runs_a_container(node, NAME)
+    assert not worked and "fuse: device" in said, said
+    wanted = dind_wanted(driver="fuse-overlayfs")
+    assert storage_codes(audit(lab, Target(node, wanted=wanted)), node) == ["GM702"]
+    done = mend(lab, Target(node, wanted=wanted))
+    assert done.statuses(node) == {str(Component.STORAGE): "changed"}, done.said
+    worked, said = dind.runs_a_container(node, NAME)
+    assert worked, said
+    assert node.read("/etc/modules-load.d/gpumend-fuse.conf") == b"fuse\n"
+
+
+def test_a_unit_of_another_tool_is_left_and_the_line_told(node: Node, lab: Lab) -> None:
+    text = unit_text(
+        NAMED,
+        header="# Managed by ratio1.multi_node_launcher\n",
+        more="StartLimitAction=reboot\nStartLimitBurst=30",
+    )
+    start(node, text)
+    wait_for("the inner dockerd dies", lambda: "driver not supported: overlay2" in logs(node), 60.0)
+    ran = mend(lab, Target(node, wanted=dind_wanted()))
+    finding = ran.finding(node, "GM701")
+    assert "Managed by ratio1.multi_node_launcher" in finding["refused"]
+    assert "-v /srv/dind/edge:/var/lib/docker" in finding["remedy"]
+    assert ran.finding(node, "GM706")["summary"].startswith("edge.service reboots this host")
+    assert ran.statuses(node) == {}, ran.said
+    assert node.read(UNIT).decode() == text
+    assert not node.exists(DROPIN)
+
+
+def test_a_daemon_that_does_not_come_up_is_put_back(node: Node, lab: Lab) -> None:
+    """The remedy is there and the daemon has another fault besides: the drop-in goes, and the unit is as it was."""
+    start(node, unit_text(command="dockerd --storage-driver=overlay2 --no-such-flag"))
+    wait_for("the inner dockerd dies", lambda: "no-such-flag" in logs(node), 60.0)
+    wanted = dind_wanted(driver="overlay2")
+    ran = mend(lab, Target(node, wanted=wanted))
+    assert ran.rc == 4, ran.said
+    assert ran.statuses(node) == {str(Component.STORAGE): "put_back"}
+    assert "gives no answer" in ran.change(node, Component.STORAGE)["detail"]
+    assert not node.exists(f"{UNIT}.d")
+    assert not node.exists("/srv/dind")
+    assert "/srv/dind" not in node.show("edge.service", "ExecStart")
+
+
+# -- the host's own storage
+
+
+def image_names(node: Node) -> list[str]:
+    return sorted(node.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).stdout.split())
+
+
+@pytest.fixture
+def outer(lab: Lab) -> Iterator[Node]:
+    """A node on overlay with vfs and an image of its own."""
+    made = lab.boot("trixie", overlay=True)
+    scenarios.write_daemon(made, {"storage-driver": "vfs"})
+    images.import_image(made)
+    yield made
+    made.stop()
+
+
+def test_the_outer_switch_is_refused_done_and_put_back(outer: Node, lab: Lab) -> None:
+    before, pid = outer.read(scenarios.DAEMON), outer.main_pid("docker.service")
+    wanted: dict[str, Any] = {"docker": {"storage_driver": "overlay2"}}
+    refused = mend(lab, Target(outer, wanted=wanted))
+    finding = refused.finding(outer, "GM704")
+    assert "it would hide 1 images (base:1)" in finding["refused"]
+    assert (outer.read(scenarios.DAEMON), outer.main_pid("docker.service")) == (before, pid)
+
+    opted = {**wanted, "allow_storage_switch": True}
+    back = mend(lab, Target(outer, wanted=opted))  # overlay2 on overlay: dockerd does not start with it
+    assert back.rc == 4, back.said
+    assert back.statuses(outer) == {str(Component.DOCKER_STORAGE): "put_back"}
+    assert "driver not supported: overlay2" in back.change(outer, Component.DOCKER_STORAGE)["detail"]
+    assert outer.read(scenarios.DAEMON) == before
+    assert outer.is_active("docker.service")
+    assert image_names(outer) == ["base:1"]
+
+    outer.sh("mknod -m 666 /dev/fuse c 10 229")
+    opted["docker"] = {"storage_driver": "fuse-overlayfs"}
+    done = mend(lab, Target(outer, wanted=opted))
+    assert done.statuses(outer) == {str(Component.DOCKER_STORAGE): "changed"}, done.said
+    assert outer.run(["docker", "info", "-f", "{{.Driver}}"]).stdout.strip() == "fuse-overlayfs"
+    assert image_names(outer) == []
+    assert mend(lab, Target(outer, wanted=opted)).statuses(outer) == {}
+
+    opted["docker"] = {"storage_driver": "vfs"}
+    assert mend(lab, Target(outer, wanted=opted)).statuses(outer) == {
+        str(Component.DOCKER_STORAGE): "changed"
+    }
+    assert image_names(outer) == ["base:1"], "nothing was deleted"
+
+
+def test_the_hosts_own_fuse_overlayfs_without_its_device(lab: Lab) -> None:
+    node = lab.boot("trixie", overlay=True)
+    try:
+        assert node.run(["docker", "info", "-f", "{{.Driver}}"]).stdout.strip() == "fuse-overlayfs"
+        images.import_image(node)
+        argv = ["docker", "run", "--rm", "--network=none", "base:1", "true"]
+        assert node.run(argv, check=False).returncode != 0
+        assert storage_codes(audit(lab, node), node) == ["GM702"]
+        done = mend(lab, node)
+        assert done.statuses(node)[str(Component.STORAGE)] == "changed", done.said
+        assert node.run(argv, check=False).returncode == 0
+        assert mend(lab, node).statuses(node) == {}
+    finally:
+        node.stop()
+
+
+def test_an_inner_daemon_is_never_taken_for_the_hosts_own(lab: Lab) -> None:
+    """While the host's Docker is stopped and a container's lives on, nobody knocks: docker.socket would start it."""
+    node = lab.boot("trixie", overlay=True)
+    try:
+        node.write(scenarios.DAEMON, '{"storage-driver": "vfs", "live-restore": true}')
+        node.restart("docker")
+        dind.import_dind_image(node)
+        node.run(
+            [
+                "docker",
+                "run",
+                "-d",
+                "--name",
+                NAME,
+                "--privileged",
+                "-e",
+                "DOCKER_DRIVER=vfs",
+                dind.IMAGE,
+                "dockerd",
+            ]
+        )
+        dind.wait_inner(node, NAME)
+        node.run(["systemctl", "stop", "docker.service"])
+        found = audit(lab, node)
+        assert not node.is_active("docker.service"), "the audit has started Docker"
+        assert node.is_active("docker.socket")
+        assert node.sh("pidof dockerd").stdout.split(), "the inner one lives"
+        assert found.rc in (1, 3), found.said
+    finally:
+        node.stop()

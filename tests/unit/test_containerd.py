@@ -1,0 +1,456 @@
+"""GM501-GM512, GM525: containerd's files over its generations, k3s around it, and what a mend makes of them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from facts.containerd import CONFIG, FLAVOURS, V2_PLUGIN, V3_PLUGIN, Cri, cri_of, merge, names_read
+from rules.containerd import where
+from rules.edits import EditError
+from rules.edits.toml_lines import set_value
+from rules.finding import Component
+from rules.judge import judge
+from rules.plan import Transaction, plan
+from rules.rule import Context
+from rules.wanted import parse as parse_wanted
+from tests.unit.build import (
+    NOW,
+    TODAY,
+    Host,
+    directory,
+    file,
+    findings,
+    fixture,
+    healthy,
+    outcome,
+    process,
+    the,
+    verdict,
+)
+
+GRIT_TOML = "/etc/containerd/grit.toml"
+GRIT: dict[str, Any] = {"grit": {"role": "both"}}
+RUNTIMES: dict[str, Any] = {"containerd": {"runtimes": ["nvidia"]}}
+DEBIAN = fixture("containerd/debian.toml")  # what Debian's packages of 1.6, 1.7 and 2.1 bring
+GOOD_UNIT = {
+    "LoadState": "loaded",
+    "ActiveState": "active",
+    "KillMode": "process",
+    "Delegate": "yes",
+    "MainPID": "4242",
+}
+KUBELET = "/var/lib/kubelet/config.yaml"
+K3S = FLAVOURS[0]
+
+
+def node(
+    version: str = "1.7.24", config: str | None = DEBIAN, dump: str | None = None, **drop_ins: str
+) -> Host:
+    """The healthy host with a containerd of its own that runs, and these files. Without `dump` nobody can ask it, so that
+    its files are merged by us; drop_ins: the files of conf.d by their names without .toml."""
+    host = healthy()
+    assert isinstance(host.processes, tuple)
+    files: dict[str, Any] = {CONFIG: config}
+    files.update({f"/etc/containerd/conf.d/{name}.toml": text for name, text in drop_ins.items()})
+    return host.but(
+        files=files,
+        programs={
+            "containerd": "/usr/bin/containerd",
+            "containerd-shim-grit-v1": "/usr/local/bin/containerd-shim-grit-v1",
+        },
+        commands={
+            "containerd": (0, f"containerd github.com/containerd/containerd {version} abc\n", ""),
+            "containerd-config": None if dump is None else (0, dump, ""),
+        },
+        units={"containerd.service": GOOD_UNIT},
+        processes=(*host.processes, process("/usr/bin/containerd")),
+    )
+
+
+def transaction(
+    host: Host, wanted: dict[str, Any], component: Component = Component.CONTAINERD
+) -> Transaction | None:
+    wants = parse_wanted(wanted)
+    state = host.state()
+    judged = judge(state, wants, "gpu1", TODAY)
+    return plan(Context(state, wants, "gpu1", TODAY), judged.findings).get(component)
+
+
+def written(host: Host, wanted: dict[str, Any]) -> dict[str, str]:
+    """The files that a mend of containerd would write."""
+    found = transaction(host, wanted)
+    return {step.path: (step.data or b"").decode() for step in found.steps} if found else {}
+
+
+def cri(host: Host) -> Cri:
+    return host.state().containerd.cri()
+
+
+def after(host: Host, wanted: dict[str, Any]) -> Host:
+    """The host as a mend of containerd leaves it: its files, and a process that started afterwards."""
+    return host.but(files=written(host, wanted))
+
+
+# --- which name counts
+
+
+@pytest.mark.parametrize(
+    ("version", "highest", "own", "names"),
+    [
+        ((1, 6, 20), 2, 2, (V2_PLUGIN,)),
+        ((1, 6, 20), 3, 3, (V2_PLUGIN,)),  # takes any number, and reads it as 2
+        ((1, 7, 24), 1, 1, ("cri",)),
+        ((2, 1, 9), 2, 2, (V2_PLUGIN, V3_PLUGIN)),
+        ((2, 1, 9), 3, 3, (V3_PLUGIN,)),
+        ((2, 1, 9), 3, 2, (V3_PLUGIN,)),  # a drop-in above the root: the root is not converted any more
+        ((2, 1, 9), 1, 1, (V3_PLUGIN,)),
+    ],
+)
+def test_names_that_count(version: tuple[int, ...], highest: int, own: int, names: tuple[str, ...]) -> None:
+    assert names_read(version, highest, own) == names
+
+
+def runtime(name: str, plugin: str = V2_PLUGIN, **options: Any) -> str:
+    rows = "".join(
+        f"  {key} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+        for key, value in options.items()
+    )
+    table = f'plugins."{plugin}".containerd.runtimes.{name}'
+    return f'[{table}]\n  runtime_type = "io.containerd.runc.v2"\n[{table}.options]\n{rows}'
+
+
+MAIN = "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n" + runtime("runc", SystemdCgroup=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "systemd", "names"),
+    [("1.6.20", None, {"nvidia"}), ("1.7.24", None, {"nvidia"}), ("2.1.9", True, {"nvidia", "runc"})],
+)
+def test_a_drop_in_replaces_the_table_before_2_1(version: str, systemd: bool | None, names: set[str]) -> None:
+    host = node(version, MAIN, **{"99-nvidia": "version = 2\n" + runtime("nvidia", BinaryName="/n")})
+    found = cri(host)
+    assert set(found.runtimes) == names
+    assert ("runc" in found.runtimes and found.runtimes["runc"].systemd_cgroup) == bool(systemd)
+
+
+# --- GM501, GM502: files that containerd would not take, or not heed
+
+BROKEN = {
+    "duplicate-table": ("version = 2\n[debug]\n[debug]\n", 3),
+    "not-toml": ("version = 2\n[plugins\n", 2),
+    "two-values": ("version = 2\nversion = 3\n", 2),
+}
+
+
+@pytest.mark.parametrize(("config", "line"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize("version", ["1.6.20", "1.7.24", "2.1.9"])
+def test_gm501(version: str, config: str, line: int) -> None:
+    host = node(version, config)
+    found = the(host, "GM501", GRIT)
+    assert found.status == "fail" and found.change is None and found.refused
+    assert found.summary.startswith(f"{CONFIG}:{line}: ")
+    assert written(host, GRIT) == {}
+
+
+def test_gm501_a_broken_drop_in_is_named() -> None:
+    found = the(node("2.1.9", MAIN, bad="version = 2\n[x\n"), "GM501", GRIT)
+    assert found.summary.startswith("/etc/containerd/conf.d/bad.toml:2: ")
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "expected"),
+    [
+        ("1.6.20", 3, "ok"),
+        ("1.7.24", 3, "fail"),
+        ("2.1.9", 3, "ok"),
+        ("2.1.9", 4, "fail"),
+        ("1.7.24", 2, "ok"),
+    ],
+)
+def test_gm501_a_version_that_is_too_new(version: str, number: int, expected: str) -> None:
+    assert outcome(node(version, f"version = {number}\n"), "GM501", RUNTIMES) == expected
+
+
+def test_gm501_in_containerds_own_words() -> None:
+    host = node("2.1.9").but(
+        commands={"containerd-config": (1, "", "containerd: failed to load: no such thing\n")}
+    )
+    assert "no such thing" in the(host, "GM501", RUNTIMES).summary
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "drop_ins", "expected"),
+    [
+        pytest.param("1.7.24", "version = 2\n" + runtime("nvidia", V3_PLUGIN), {}, ["fail"], id="v3-name-in-1.7"),
+        pytest.param("2.1.9", "version = 3\n" + runtime("nvidia", V2_PLUGIN), {}, ["fail"], id="v2-name-in-v3"),
+        pytest.param("2.1.9", "version = 2\n" + runtime("nvidia", V2_PLUGIN), {}, [], id="v2-in-2.1-is-converted"),
+        pytest.param("2.1.9", MAIN, {"99": "version = 3\n" + runtime("nvidia", V3_PLUGIN)}, ["fail"], id="drop-in-above-the-root"),
+        pytest.param("2.1.9", runtime("nvidia", "cri"), {}, ["fail"], id="no-version-in-2.1"),
+        pytest.param("1.7.24", runtime("nvidia", "cri"), {}, [], id="no-version-in-1.7-is-converted"),
+        pytest.param("1.7.24", MAIN, {"99": "version = 2\n" + runtime("nvidia", SystemdCgroup=True)}, ["warn"], id="drop-in-replaces"),
+        pytest.param("2.1.9", MAIN, {"99": "version = 2\n" + runtime("nvidia", SystemdCgroup=True)}, [], id="drop-in-adds"),
+        pytest.param("2.1.9", 'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n', {}, [], id="streaming"),
+    ],
+)  # fmt: skip
+def test_gm502(version: str, config: str, drop_ins: dict[str, str], expected: list[str]) -> None:
+    found = findings(node(version, config, **drop_ins), "GM502", RUNTIMES)
+    assert [finding.status for finding in found] == expected
+    assert all(":" in finding.evidence[0].source for finding in found), "file and line"
+
+
+# --- GM503 to GM507, GM525: what a mend writes
+
+
+@pytest.mark.parametrize("version", ["1.6.20", "1.7.24", "2.1.9"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(None, id="no-file"),
+        pytest.param("", id="empty"),
+        pytest.param("version = 2\n", id="version"),
+        pytest.param(DEBIAN, id="debian"),
+        pytest.param(MAIN.replace("imports", "# imports"), id="runc"),
+        pytest.param("# mine\r\nversion = 2\r\n[debug]\r\n  level = 'info' # keep\r\n", id="crlf"),
+    ],
+)
+def test_one_mend_is_enough(version: str, config: str | None) -> None:
+    host = node(version, config)
+    done = after(host, GRIT)
+    found = cri(done).runtimes
+    assert {"runc", "nvidia", "grit"} <= set(found), (
+        "the default runtime stays, or the CRI plugin would not load"
+    )
+    assert found["nvidia"].binary == "/usr/bin/nvidia-container-runtime"
+    assert found["grit"].type == "io.containerd.grit.v1"
+    assert found["grit"].pod_annotations == found["grit"].container_annotations == ("grit.dev/*",)
+    assert dict(found["grit"].options) == {"ConfigPath": GRIT_TOML, "TypeUrl": "containerd.runc.v1.Options"}
+    assert cri(done).enable_cdi is (None if version.startswith("1.6") else True)
+    left = [
+        f.code
+        for f in verdict(done, GRIT).findings
+        if f.change and f.change.component is Component.CONTAINERD
+    ]
+    assert left == []
+    rest = iter(written(host, GRIT)[CONFIG].splitlines())
+    assert all(line in rest for line in (config or "").splitlines()), (
+        "its lines are all there, in their order"
+    )
+
+
+def test_the_whole_candidate_goes_through_containerd() -> None:
+    found = transaction(node("1.7.24"), GRIT)
+    assert found is not None and found.service == ("containerd.service", "restart")
+    assert found.validate == ("containerd", "--config", "{tree}/config.toml", "config", "dump")
+    assert dict(found.tree)["config.toml"] == found.steps[0].data
+    assert any("runtimes" in pattern and "grit" in pattern for pattern in found.expect)
+
+
+def test_before_2_1_the_drop_in_that_counts_is_edited() -> None:
+    """nvidia-ctk's 99-nvidia.toml repeats the CRI's table: what the main file says has no effect there."""
+    drop_in = (
+        "version = 2\n" + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime") + runtime("runc")
+    )
+    host = node(
+        "1.7.24", "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n", **{"99-nvidia": drop_in}
+    )
+    files = written(host, GRIT)
+    assert set(files) == {"/etc/containerd/conf.d/99-nvidia.toml"}
+    found = transaction(host, GRIT)
+    assert found is not None
+    staged = {name: tomllib.loads(data.decode()) for name, data in found.tree}
+    assert staged["config.toml"]["imports"] == ["{tree}/0.toml"]
+    assert "grit" in staged["0.toml"]["plugins"][V2_PLUGIN]["containerd"]["runtimes"]
+    assert "grit" in cri(after(host, GRIT)).runtimes
+
+
+def test_from_2_1_on_the_main_file_is_edited_beside_a_drop_in() -> None:
+    host = node(
+        "2.1.9",
+        MAIN,
+        **{"99-nvidia": "version = 2\n" + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime")},
+    )
+    assert set(written(host, GRIT)) == {CONFIG}
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ({**GOOD_UNIT, "KillMode": "control-group"}, "KillMode=control-group"),
+        ({**GOOD_UNIT, "MainPID": "7"}, "not the one of containerd.service"),
+    ],
+)
+def test_no_change_where_a_restart_is_not_safe(unit: dict[str, str], words: str) -> None:
+    host = node().but(units={"containerd.service": unit})
+    assert words in the(host, "GM525", GRIT).refused and written(host, GRIT) == {}
+
+
+def test_restarts_never_is_pending() -> None:
+    found = transaction(node(), {**GRIT, "restarts": "never"})
+    assert found is not None and found.gate == "restarts is `never`"
+
+
+def test_nothing_is_changed_that_is_not_managed() -> None:
+    wanted = {**GRIT, "containerd": {"manage": False}}
+    assert (
+        the(node(), "GM525", wanted).refused == "containerd.manage is false" and written(node(), wanted) == {}
+    )
+
+
+def test_an_import_from_elsewhere_holds_back() -> None:
+    host = node("2.1.9", "version = 2\nimports = ['/srv/*.toml']\n", dump="version = 3\n")
+    assert "imports /srv/*.toml" in the(host, "GM525", GRIT).refused
+
+
+def test_docker_alone_needs_nothing_of_containerd() -> None:
+    assert [f.code for f in verdict(node()).findings if f.code.startswith("GM5")] == []
+
+
+def kubelet(driver: str) -> dict[str, Any]:
+    return {KUBELET: f"apiVersion: kubelet.config.k8s.io/v1beta1\ncgroupDriver: {driver}\n"}
+
+
+@pytest.mark.parametrize(("driver", "expected"), [("systemd", "fail"), ("cgroupfs", "ok")])
+def test_gm505(driver: str, expected: str) -> None:
+    host = node(
+        "1.7.24",
+        "version = 2\n" + runtime("runc") + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime"),
+    )
+    host = host.but(files=kubelet(driver))
+    assert isinstance(host.processes, tuple)
+    host = host.but(
+        processes=(*host.processes, process("/usr/bin/kubelet", "--config=/var/lib/kubelet/config.yaml"))
+    )
+    assert outcome(host, "GM505") == expected
+    if expected == "fail":
+        assert all(found.systemd_cgroup for found in cri(after(host, {})).runtimes.values())
+
+
+def test_gm507_a_runtime_of_ones_own_took_runc_away() -> None:
+    only = "version = 2\n" + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime")
+    assert outcome(node("1.7.24", only), "GM507", RUNTIMES) == "fail"
+    assert outcome(node("2.1.9", only), "GM507", RUNTIMES) == "ok"
+    assert "runc" in cri(after(node("1.7.24", only), RUNTIMES)).runtimes
+
+
+def test_gm508_a_file_changed_after_the_start() -> None:
+    host = node().but(files={CONFIG: file(DEBIAN) | {"mtime": NOW}})
+    assert outcome(host, "GM508", RUNTIMES) == "warn" and outcome(node(), "GM508", RUNTIMES) == "ok"
+
+
+# --- the captures
+
+
+def test_upstreams_containerd_config_is_right() -> None:
+    host = node("2.1.9", fixture("grit/containerd_upstream_config.toml")).but(
+        files={
+            GRIT_TOML: fixture("grit/upstream_grit.toml"),
+            "/usr/bin/nvidia-container-runtime": file("", 0o755),
+        }
+    )
+    assert (
+        outcome(host, "GM525", GRIT) == outcome(host, "GM502", GRIT) == outcome(host, "GM504", GRIT) == "ok"
+    )
+    assert set(cri(host).runtimes) == {"grit", "runc"}
+
+
+# --- k3s
+
+
+def k3s(
+    template: str | None = None, name: str = "config-v3.toml.tmpl", generated: str | None = None, **more: Any
+) -> Host:
+    files: dict[str, Any] = {
+        K3S.folder: directory(),
+        "/etc/rancher/k3s/config.yaml": more.pop("settings", "token: secret\n"),
+    }
+    if template is not None:
+        files[f"{K3S.folder}/{name}"] = file(template) | more.pop("times", {})
+    files[K3S.generated] = (
+        generated if generated is not None else fixture("grit/containerd_upstream_config.toml")
+    )
+    return healthy().but(files=files, processes=(process("/usr/local/bin/k3s", "server"),))
+
+
+GOOD_TEMPLATE = fixture("grit/k3s_good_config-v3.toml.tmpl")
+
+
+def test_the_good_template_is_fine() -> None:
+    host = k3s(GOOD_TEMPLATE)
+    assert [outcome(host, code, GRIT) for code in ("GM510", "GM511", "GM512", "GM525")] == ["ok"] * 4
+
+
+def test_gm510_a_template_without_the_base() -> None:
+    found = the(k3s('[plugins."io.containerd.snapshotter.v1.overlayfs"]\n  mount_options = []\n'), "GM510")
+    assert found.status == "fail" and found.change is None and found.evidence[0].source.endswith(".tmpl:1")
+
+
+def test_gm511_nvidia_twice() -> None:
+    twice = GOOD_TEMPLATE + "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]\n"
+    found = the(k3s(twice), "GM511")
+    line = twice.splitlines().index("[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]") + 1
+    assert found.status == "fail" and found.evidence[0].source == f"{K3S.folder}/config-v3.toml.tmpl:{line}"
+
+
+def test_gm511_what_k3s_wrote_cannot_be_read() -> None:
+    found = the(k3s(GOOD_TEMPLATE, generated="version = 3\n[a]\n[a]\n"), "GM511")
+    assert found.summary.startswith(f"{K3S.generated}:3: ")
+
+
+def test_gm512_an_external_containerd_serves_the_kubelet() -> None:
+    """Report 001's node: k3s with `container-runtime-endpoint`; its templates and its restarts change nothing."""
+    settings = 'token: secret\ncontainer-runtime-endpoint: "unix:///run/containerd/containerd.sock"\n'
+    host = k3s(GOOD_TEMPLATE, settings=settings)
+    assert host.state().kubernetes.k3s is not None
+    assert "unix:///run/containerd/containerd.sock" in the(host, "GM512").summary
+    assert "secret" not in str(host.answer()["stats"]), "the cluster's token stays on the host"
+
+
+def test_gm512_a_template_newer_than_what_was_made_of_it() -> None:
+    assert outcome(k3s(GOOD_TEMPLATE, times={"mtime": NOW}), "GM512") == "warn"
+
+
+# --- the editor
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "value", "expected"),
+    [
+        ("a = 1", ("a",), 2, "a = 2"),
+        ("a = 1 # one\n", ("a",), 2, "a = 2 # one\n"),
+        ('a = "x # y" # one\n', ("a",), "z", 'a = "z" # one\n'),
+        ("a = true\n", ("a",), True, "a = true\n"),
+        ("", ("a",), "x", 'a = "x"\n'),
+        ("[t]\n  x = 1\n", ("b",), True, "b = true\n[t]\n  x = 1\n"),
+        ("[t]\n  x = 1\n", ("t", "y"), 2, "[t]\n  x = 1\n  y = 2\n"),
+        ("[t]\n", ("t", "y"), 2, "[t]\n  y = 2\n"),
+        ("[t]\n  x = [\n    1, # one\n  ]\n", ("t", "y"), 2, "[t]\n  x = [\n    1, # one\n  ]\n  y = 2\n"),
+        ("[t]\r\nx = 1\r\n", ("t", "x"), 2, "[t]\r\nx = 2\r\n"),
+        ("x = 1\n", ("t", "a.b", "y"), 2, 'x = 1\n\n[t."a.b"]\n  y = 2\n'),
+        ("t.x = 1\n", ("t", "y"), 2, None),
+        ("t = {x = 1}\n", ("t", "y"), 2, None),
+        ("t = 1\n", ("t", "y"), 2, None),
+        ("a = [\n 1,\n]\n", ("a",), [2], None),
+        ("a = \n", ("a",), 1, None),
+    ],
+)  # fmt: skip
+def test_set_value(text: str, keys: tuple[str, ...], value: Any, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(EditError):
+            set_value(text, keys, value)
+    else:
+        assert set_value(text, keys, value) == expected
+
+
+def test_where() -> None:
+    text = 'version = 2\n\n[plugins]\n  [plugins."a.b"]\n    x = 1 # [y]\n'
+    assert where(text, ("plugins", "a.b")) == 4 and where(text, ("plugins", "a.b", "x")) == 5
+    assert where(text, ("version",)) == 1 and where(text, ("no",)) is None and where("[", ("a",)) is None
+
+
+def test_merge_needs_no_file() -> None:
+    assert set(cri_of(merge((2, 1), CONFIG, {})).runtimes) == {"runc"}
+    assert PurePosixPath(CONFIG).name == "config.toml"
