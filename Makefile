@@ -23,10 +23,10 @@ check: $(STAMP)
 	$(BIN)/mypy -p tests.nodes
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q tests/unit tests/scripts
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/scripts
 
 nodes: $(STAMP)
-	$(BIN)/python -m pytest -q tests/nodes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/nodes
 
 fuzz: $(STAMP)
 	GPUMEND_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/unit

@@ -30,6 +30,7 @@ SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 V2_PLUGIN = "io.containerd.grpc.v1.cri"
 V3_PLUGIN = "io.containerd.cri.v1.runtime"
+IMAGES = "io.containerd.cri.v1.images"  # of version 3: has the snapshotter, which before was the CRI's own
 MERGES_KEYS: Version = (
     2,
     1,
@@ -360,12 +361,15 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
     name = V3_PLUGIN if version >= (2, 0) else V2_PLUGIN
     highest = max((config_version(parsed[file]) for file in files if file in parsed), default=2)
     section: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     disabled: list[str] = []
     for file in files:
         raw = parsed.get(file, {})
         plugins = raw.get("plugins")
         plugins = plugins if isinstance(plugins, Mapping) else {}
         disabled.extend(str(item) for item in raw.get("disabled_plugins") or ())
+        if version >= (2, 0) and highest >= 3 and isinstance(plugins.get(IMAGES), Mapping):
+            _deep(images, plugins[IMAGES])
         for known in names_read(version, highest, config_version(raw)):
             part = plugins.get(known)
             if not isinstance(part, Mapping):
@@ -378,7 +382,7 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
     return {
         "version": 3 if version >= (2, 0) else 2,
         "disabled_plugins": disabled,
-        "plugins": {name: section},
+        "plugins": {name: section, IMAGES: images},
     }
 
 
@@ -416,7 +420,7 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
     plugins = _table(dump.get("plugins"))
     section = _table(plugins.get(V3_PLUGIN)) or _table(plugins.get(V2_PLUGIN))
     containerd = _table(section.get("containerd"))
-    images = _table(plugins.get("io.containerd.cri.v1.images"))
+    images = _table(plugins.get(IMAGES))
     runtimes = {
         str(name): Runtime(
             str(name),

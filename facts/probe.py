@@ -109,19 +109,28 @@ def meta(path):
     return item
 
 
-def read_file(path, limit=MAX_FILE_BYTES):
-    """Metadata and bytes of a regular file. A directory, FIFO or device is reported by kind and not opened."""
+def opened(path, limit):
+    """Metadata of a path, and the bytes of a regular file (None for all else: a directory, FIFO or device is reported
+    by kind and not opened). A file over `limit` is `failed`: half a file is no answer."""
     item = meta(path)
     if item["status"] != "ok" or item["kind"] != "file":
-        return item
+        return item, None
     try:
         with open(path, "rb") as handle:
             data = handle.read(limit + 1)
     except OSError as error:
         item.update(failure(error))
-        return item
+        return item, None
     if len(data) > limit:
         item.update(status="failed", error="larger than %d bytes" % limit)
+        return item, None
+    return item, data
+
+
+def read_file(path, limit=MAX_FILE_BYTES):
+    """Metadata, bytes, their hash and the SELinux label of a regular file."""
+    item, data = opened(path, limit)
+    if data is None:
         return item
     item["sha256"] = hashlib.sha256(data).hexdigest()
     item["data"] = base64.b64encode(data).decode("ascii")
@@ -139,20 +148,10 @@ def matches(pattern, text):
 
 def search(path, pattern):
     """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host."""
-    item = meta(path)
-    if item["status"] != "ok" or item["kind"] != "file":
-        return item
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_SEARCHED_BYTES + 1)
-    except OSError as error:
-        item.update(failure(error))
-        return item
-    if len(data) > MAX_SEARCHED_BYTES:
-        item.update(status="failed", error="larger than %d bytes" % MAX_SEARCHED_BYTES)
-        return item
-    hits = matches(pattern, data.decode("utf-8", "replace"))
-    item["found"] = {search_key(pattern): hits} if hits else {}
+    item, data = opened(path, MAX_SEARCHED_BYTES)
+    if data is not None:
+        hits = matches(pattern, data.decode("utf-8", "replace"))
+        item["found"] = {search_key(pattern): hits} if hits else {}
     return item
 
 
@@ -439,7 +438,12 @@ def log_of(connection, ident, keep):
 
 def layers(connection, entry, names, history):
     """An image's size, and the sizes of its layers from the lowest up; None where they were not asked for."""
-    found = {"id": entry["Id"].partition(":")[2][:12], "names": names, "size": entry.get("Size") or 0, "layers": None}
+    found = {
+        "id": entry["Id"].partition(":")[2][:12],
+        "names": names,
+        "size": entry.get("Size") or 0,
+        "layers": None,
+    }
     if history:
         try:
             steps = docker_get(connection, "/images/%s/history" % entry["Id"])
@@ -599,7 +603,11 @@ def spaces(types):
         if kind in types:
             try:
                 at = os.statvfs(path)
-                found[path] = {"status": "ok", "size": at.f_blocks * at.f_frsize, "free": at.f_bavail * at.f_frsize}
+                found[path] = {
+                    "status": "ok",
+                    "size": at.f_blocks * at.f_frsize,
+                    "free": at.f_bavail * at.f_frsize,
+                }
             except OSError as error:
                 found[path] = failure(error)
     return found
@@ -611,7 +619,9 @@ def listing(path):
     try:
         for name in os.listdir(path):
             inside = os.path.join(path, name)
-            found[name] = len(os.listdir(inside)) if os.path.isdir(inside) and not os.path.islink(inside) else None
+            found[name] = (
+                len(os.listdir(inside)) if os.path.isdir(inside) and not os.path.islink(inside) else None
+            )
     except OSError as error:
         return failure(error)
     return {"status": "ok", "names": found}
@@ -693,7 +703,9 @@ def look_further(request, answer, daemons, timeout):
                     folders.append(value if sign else words[at + 1])
     try:
         config = answer["files"].get("/etc/docker/daemon.json", {}).get("data")
-        folders.append(json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None)
+        folders.append(
+            json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None
+        )
     except (ValueError, AttributeError):
         pass  # GM401 tells
     for path in folders:
@@ -765,7 +777,9 @@ def probe(request):
     jobs = [
         (answer["commands"], name, execute, (command, root, timeout)) for name, command in commands.items()
     ]
-    jobs.append((answer, "docker", docker, ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""))))
+    jobs.append(
+        (answer, "docker", docker, ("/run/docker.sock", rootful, timeout, request.get("log_keep", "")))
+    )
     jobs.append(
         (answer, "units", units, (request.get("units", ()), request.get("unit_properties", ()), timeout))
     )

@@ -4,8 +4,6 @@ It goes to the host between the probe's text and the transaction's. Nothing here
 that was made is taken away again only while it is empty, and the trial mount is made in a mount name space of its own.
 """
 
-import errno
-import json
 import os
 import re
 import shutil
@@ -120,12 +118,20 @@ def runs_now(path, container):
     return False
 
 
-def inner_driver(path, container):
-    """The storage driver of the dockerd in a container, by its own word; an empty text while it does not answer."""
+def identity(path, container):
+    """The id of the container of this name, or an empty text where there is none."""
     try:
-        ident = ask_outer(path, "/containers/%s/json" % container)["Id"][:12]
+        return ask_outer(path, "/containers/%s/json" % container)["Id"][:12]
     except Unmet:
-        return ""  # it is being made
+        return ""  # it is being made, or not there
+
+
+def inner_driver(path, container, old):
+    """The storage driver of the dockerd in a container, by its own word; an empty text while it does not answer, or while
+    its container is still the `old` one: that of a stopped unit may outlive it for a moment, and would answer, too."""
+    ident = identity(path, container)
+    if ident in ("", old):
+        return ""
     for process in processes(["dockerd"]).get("processes", ()):
         if not inner(process) or process["container"] != ident:
             continue
@@ -144,11 +150,11 @@ def inner_driver(path, container):
     return ""
 
 
-def prove_inner(path, entry):
+def prove_inner(path, entry, old):
     """The inner daemon answers and has one of the drivers that the remedy gives it. Raises Unmet with what it has."""
     deadline = time.monotonic() + INNER_TIMEOUT
     while True:
-        driver = inner_driver(path, entry["container"])
+        driver = inner_driver(path, entry["container"], old)
         if driver in entry["drivers"]:
             return driver
         if time.monotonic() > deadline:

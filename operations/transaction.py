@@ -36,7 +36,7 @@ import tempfile
 import time
 
 from facts.probe import UnixConnection, docker_get, run, which
-from operations.inner import Unmet, drop_in, fuse_ready, prove_inner, runs_now, try_overlay
+from operations.inner import Unmet, drop_in, fuse_ready, identity, prove_inner, runs_now, try_overlay
 from operations.packaging import (
     Unfit,
     check_note,
@@ -827,8 +827,9 @@ class Transaction:
                     continue
                 self.journal.record["inner"].append(entry["unit"])
                 self.journal.log("restart %s" % entry["unit"])
+                old = identity(SOCKET, entry["container"])
                 self.command(["systemctl", "restart", entry["unit"]])
-                self.notes.append("%s: %s" % (entry["container"], prove_inner(SOCKET, entry)))
+                self.notes.append("%s: %s" % (entry["container"], prove_inner(SOCKET, entry, old)))
             except Unmet as reason:
                 raise Failed(str(reason))
         return "; ".join(waits)
@@ -933,7 +934,9 @@ class Transaction:
         return answer
 
     def ran(self):
-        return any(step["do"] in ("run", "package", "fuse") for step in self.wanted["steps"])
+        return bool(self.wanted.get("inner")) or any(
+            step["do"] in ("run", "package", "fuse") for step in self.wanted["steps"]
+        )
 
     def put_back(self, error):
         """Everything as before, and said so; `broken` where that fails."""

@@ -50,6 +50,8 @@ def worst(statuses: Iterable[Exit]) -> Exit:
 def exit_of(record: Record) -> Exit:
     """One host's exit status."""
     found = [STATUS_EXIT.get(outcome.status, Exit.OK) for _, outcome in record.done]
+    if any(outcome.lost for _, outcome in record.done):
+        found.append(Exit.DRIFT)  # a container that did not come back is somebody's to look at
     if record.proof is not None:
         found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
     if record.error or record.now is None:

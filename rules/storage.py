@@ -19,7 +19,7 @@ from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, rule
 
 # Whether the kernel takes a file system as overlay's upper layer, and where that is known from.
-# captures: ../shared/captures/dind/overlay_mount_experiment.json, kernel 6.18.
+# tests/fixtures/dind/overlay_mount_experiment.json, kernel 6.18.
 UPPER: dict[str, tuple[bool, str]] = {
     "ext4": (True, "captures: mount_rc 0"),
     "xfs": (True, "captures: ftype=1, overlay_rc 0"),

@@ -52,6 +52,12 @@ PACKAGES = [
     "fuse-overlayfs",
 ]
 EXTRA_PACKAGES = {"bookworm": [], "trixie": ["docker-cli"], "sid": ["docker-cli"]}
+# Bases of their own with more on top, for the few tests that look at it (trixie has no CRIU).
+VARIANTS = {
+    "bookworm+pods": ["podman", "crun", "criu"],
+    "trixie+pods": ["podman", "crun"],
+    "sid+pods": ["podman", "crun", "criu"],
+}
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.
 MASKED = [
@@ -185,13 +191,18 @@ def apt_options() -> list[str]:
 
 def packages(suite: str) -> list[str]:
     """The Debian packages a base of `suite` is built from."""
-    return [*PACKAGES, *EXTRA_PACKAGES[suite]]
+    return [*PACKAGES, *EXTRA_PACKAGES[plain(suite)], *VARIANTS.get(suite, ())]
+
+
+def plain(suite: str) -> str:
+    """The suite of a variant: `sid` of `sid+pods`."""
+    return suite.partition("+")[0]
 
 
 def base_path(suite: str) -> Path:
     """Where the base of `suite` lies or would lie; the name changes with the recipe."""
-    if suite not in SUITES:
-        raise ValueError(f"unknown suite {suite!r}; one of {', '.join(SUITES)}")
+    if suite not in SUITES and suite not in VARIANTS:
+        raise ValueError(f"unknown suite {suite!r}; one of {', '.join((*SUITES, *VARIANTS))}")
     recipe = "\0".join([suite, *packages(suite), CUSTOMIZE])
     return CACHE / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
@@ -207,7 +218,7 @@ def locked(path: Path) -> Iterator[None]:
 def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
     """The command that builds `suite` into `target`."""
     options = apt_options()
-    if suite == "sid":  # a mirror's sid may be a snapshot that is weeks old
+    if plain(suite) == "sid":  # a mirror's sid may be a snapshot that is weeks old
         options.append('Acquire::Check-Valid-Until "false";')
     argv = [
         "mmdebstrap",
@@ -218,7 +229,7 @@ def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
     ]
     argv += [f"--aptopt={option}" for option in options]
     argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*"]
-    argv += ['--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"', suite, str(target)]
+    argv += ['--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"', plain(suite), str(target)]
     source = mirror()
     if source is not None:
         argv.append(source)

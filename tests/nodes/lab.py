@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from tests.nodes.base import BaseError, base, ensure_tools, missing_tools
+from tests.nodes.base import BaseError, base, ensure_tools, missing_tools, plain
 from tests.nodes.slot import ONLY_CGROUP2, LabError, Slot, kill_cgroups, remove_tree, wait_for
 
 __all__ = ["MAX_NODES", "Entry", "Lab", "LabError", "Node", "why_not"]
@@ -109,7 +109,8 @@ class Node:
     def __init__(self, lab: Lab, name: str, suite: str, index: int) -> None:
         self.lab = lab
         self.name = name
-        self.suite = suite
+        self.suite = plain(suite)
+        self.variant = suite
         self.outer_address, self.address = lab.slot.addresses(index)
         self.cgroup = f"{name}.node"  # the dot: gm0-1 must not be a prefix of gm0-10 when it is killed
         self.folder = lab.slot.folder / name
@@ -253,7 +254,7 @@ class Node:
         if self._nspawn is not None:
             raise LabError(f"{self.name} is already running")
         in_namespace = ["unshare", "-m", "bash", "-c", BOOT, "bash"]
-        arguments = [self.cgroup, str(base(self.suite)), str(self.folder), *self._nspawn_argv()]
+        arguments = [self.cgroup, str(base(self.variant)), str(self.folder), *self._nspawn_argv()]
         with open(self.folder / "console.log", "ab") as log:
             self._nspawn = subprocess.Popen(
                 [*in_namespace, *arguments],

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from facts.host_state import parse, probe_program
+from facts.snapshot import Snapshot
+from facts.storage import vfs_bytes
 from rules.finding import Component
 from tests.nodes import dind, images, scenarios
 from tests.nodes.drive import Ran, Target, audit, mend
@@ -283,3 +286,56 @@ def test_an_inner_daemon_is_never_taken_for_the_hosts_own(lab: Lab) -> None:
         assert found.rc in (1, 3), found.said
     finally:
         node.stop()
+
+
+LAYERS = (40, 40, 40)  # MB of random bytes each: nothing that a file system could save
+
+
+def layered_image(node: Node, name: str = "layered:1") -> None:
+    """The node's Docker has an image whose layers add that many MB each to base:1."""
+    images.import_image(node)
+    images_so_far = images.BASE
+    for number, size in enumerate(LAYERS):
+        script = f"head -c {size}000000 /dev/urandom >/file{number}"
+        node.run(["docker", "run", "--name", "layer", "--network=none", images_so_far, "sh", "-c", script])
+        node.run(["docker", "commit", "layer", name])
+        node.run(["docker", "rm", "layer"])
+        images_so_far = name
+
+
+def test_a_full_disk_under_vfs_is_predicted(lab: Lab) -> None:
+    """Docker's root is 300 MB; the image takes 120 MB as layers, and 40 + 80 + 120 as vfs' copies."""
+    node = lab.boot("trixie", overlay=True)
+    try:
+        node.sh(
+            "systemctl stop docker.socket docker.service; mount -t tmpfs -o size=300m tmpfs /var/lib/docker"
+        )
+        node.sh("systemctl start docker.service")
+        node.wait_active("docker.service")
+        layered_image(node)
+        assert node.run(["docker", "info", "-f", "{{.Driver}}"]).stdout.strip() == "overlay2"
+        wanted = {"docker": {"storage_driver": "vfs"}, "allow_storage_switch": True}
+        ran = mend(lab, Target(node, wanted=wanted))
+        assert {"GM703", "GM704"} <= set(ran.codes(node, "fail")), ran.said
+        assert "the disk would be full" in ran.finding(node, "GM704")["refused"]
+        assert ran.statuses(node) == {}
+        # And it is so: what a switch would have to load again does not fit.
+        node.sh(
+            'docker save layered:1 >/srv/image.tar; echo \'{"storage-driver": "vfs"}\' >/etc/docker/daemon.json'
+        )
+        node.restart("docker")
+        loaded = node.run(["docker", "load", "-i", "/srv/image.tar"], check=False)
+        assert loaded.returncode != 0 and "no space left on device" in loaded.stderr, loaded.stderr
+    finally:
+        node.stop()
+
+
+def test_what_vfs_takes_is_what_is_predicted(outer: Node) -> None:
+    """The prediction against the disk, within a tenth."""
+    layered_image(outer)
+    state = parse(
+        Snapshot.from_output(outer.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout)
+    )
+    [layered] = [found for found in state.storage.images.need() if "layered:1" in found.names]
+    taken = int(outer.run(["du", "-sB1", "/var/lib/docker/vfs/dir"]).stdout.split()[0])
+    assert vfs_bytes((layered,)) == pytest.approx(taken, rel=0.1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from facts.cdi import KIND
 from facts.driver import CHAR_RULE
 from rules.criu import lint
 from rules.finding import Component
@@ -15,7 +14,6 @@ from rules.parity import Level, compare
 from tests.unit.build import (
     DYNAMIC,
     Host,
-    absent,
     container,
     edits_of,
     file,
@@ -23,9 +21,7 @@ from tests.unit.build import (
     fixture,
     healthy,
     named,
-    node,
     outcome,
-    program,
     spec,
     the,
     unread,
@@ -163,11 +159,15 @@ def test_gm522_is_judged_and_not_changed_where_grit_is_not_wanted() -> None:
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("binary_name", "BinaryName"), ("CriuPath", "containerd 2.0"), ("mode", "the decoder knows")],
+    [("binary_name", "binaryname"), ("CriuPath", "containerd 2.0"), ("mode", "the decoder knows")],
 )
 def test_gm523(key: str, words: str) -> None:
     found = the(grit(f'BinaryName = "{NVIDIA}"\n{key} = "x"\n'), "GM523", GRIT)
-    assert found.status == "warn" and found.evidence[0].source == f"{GRIT_TOML}:2" and words in found.cause
+    assert (
+        found.status == "warn"
+        and found.evidence[0].source == f"{GRIT_TOML}:2"
+        and words in found.cause.lower()
+    )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_cdi_paths_are_compared_by_content() -> None:
     assert compared(a=NODE, b=other) == {}, "the same paths by another file"
     newer = NODE.but(files={DYNAMIC: static, **named(static)})
     found = compare({"a": NODE.state(), "b": newer.state()})
-    assert [item.subject.name for item in found] == ["cdi"] and KIND
+    assert [item.subject.name for item in found] == ["cdi"]
     assert any("libcuda.so.580.82.07" in detail or "580.82.07" in detail for detail in found[0].details)
 
 
@@ -387,5 +387,4 @@ def test_without_a_majority_both_halves_differ() -> None:
 
 
 def test_nothing_new_is_found_on_a_healthy_host() -> None:
-    assert absent() and node(195, 0) and program("/x")
     assert [f.code for f in verdict(healthy()).findings] == []
