@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from facts.docker import exec_start
 from facts.fact import StateFact
 from facts.reading import Reading, Unread
 from facts.request import Command, Glob, Request
@@ -448,7 +449,10 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
 
 def flag(process: Process | None, *names: str) -> str:
     """The value of a flag on a process's command line, `--name value` or `--name=value`; empty where it is not there."""
-    words = process.argv[1:] if process else ()
+    return _flag(process.argv[1:] if process else (), *names)
+
+
+def _flag(words: Sequence[str], *names: str) -> str:
     for number, word in enumerate(words):
         name, sign, value = word.partition("=")
         if name in names:
@@ -525,10 +529,15 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     unit = snapshot.unit(flavour.unit)
     if unit.absent:
         unit = snapshot.unit(flavour.unit.replace("-server", "").replace(".service", "-agent.service"))
+    # k3s shortens its own command line in /proc to `k3s server`: its unit has the flags
+    words = (
+        *(process.value.argv if process.value else ()),
+        *exec_start((unit.value or {}).get("ExecStart", "")),
+    )
     return K3s(
         flavour,
         process,
-        flag(process.value, "--container-runtime-endpoint") or settings.get("container-runtime-endpoint", ""),
+        _flag(words, "--container-runtime-endpoint") or settings.get("container-runtime-endpoint", ""),
         snapshot.file(flavour.generated),
         {path: snapshot.file(path) for path in flavour.templates},
         _dump(snapshot.succeeded(f"{flavour.name}-containerd-config")),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from facts.fact import StateFact
+from facts.grit import CONFIG as GRIT
 from facts.reading import Reading
 from facts.request import Command, Glob, Request
 from facts.snapshot import FileContent, FileMeta, Output, Snapshot
@@ -25,7 +26,8 @@ PLUGINS = (
     "/usr/lib/*/criu/cuda_plugin.so",
 )
 # `criu check` keeps what it found out of the kernel in /run/criu.kdat: here it gets a /run of its own, which is gone
-# afterwards. An audit writes nothing.
+# afterwards. An audit writes nothing. Like ss(8) it may have the kernel load its socket diagnostics, so that it is run on
+# nodes of GRIT alone.
 CHECK = "mount -t tmpfs none /run && exec criu check"
 
 REQUEST = Request(
@@ -34,11 +36,13 @@ REQUEST = Request(
     programs=("criu", "cuda-checkpoint"),
     commands={
         "criu": Command(("criu", "--version"), timeout=5),
-        "criu-check": Command(("unshare", "-m", "sh", "-c", CHECK), timeout=20, needs=("/usr/sbin/criu",)),
+        "criu-check": Command(
+            ("unshare", "-m", "sh", "-c", CHECK), timeout=20, needs=("/usr/sbin/criu", GRIT)
+        ),
         "criu-check-runc": Command(
             ("unshare", "-m", "sh", "-c", f"{CHECK} --config {RUNC_CONF}"),
             timeout=20,
-            needs=("/usr/sbin/criu", RUNC_CONF),
+            needs=("/usr/sbin/criu", GRIT, RUNC_CONF),
         ),
         # without arguments it prints its usage and does nothing (NVIDIA/cuda-checkpoint README)
         "cuda-checkpoint": Command(("cuda-checkpoint", "--help"), timeout=5),

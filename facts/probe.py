@@ -43,6 +43,10 @@ ENV_NAMES = re.compile(
     r"|NVIDIA_VISIBLE_DEVICES|NVIDIA_DRIVER_CAPABILITIES|NVIDIA_REQUIRE_[A-Z0-9_]+|NVIDIA_DISABLE_REQUIRE"
     r"|CUDA_VERSION|CUDA_VISIBLE_DEVICES)$"
 )
+# Flags whose value must not leave the host.
+SECRET_FLAG = re.compile(
+    r"^--?[\w-]*(token|password|passwd|secret|datastore-endpoint|api-?key)[\w-]*$", re.IGNORECASE
+)
 # Keys of `GET /info` that may leave the host: HttpProxy/HttpsProxy (passwords) and RegistryConfig must not.
 DOCKER_INFO_KEYS = (
     "ServerVersion", "OperatingSystem", "Driver", "DriverStatus", "CgroupDriver", "CgroupVersion", "Runtimes",
@@ -270,6 +274,17 @@ def which(name):
     return None
 
 
+def without_secrets(words):
+    """A command line without what its flags for tokens and passwords say (k3s has --token, --datastore-endpoint)."""
+    result, hide = [], False
+    for word in words:
+        flag, sign, _ = word.partition("=")
+        secret = SECRET_FLAG.match(flag)
+        result.append("********" if hide else flag + sign + "********" if secret and sign else word)
+        hide = bool(secret) and not sign
+    return result
+
+
 def allowed_env(pairs):
     """Only the environment names that may leave the host (`ENV_NAMES`), as a dict."""
     result = {}
@@ -298,7 +313,7 @@ def processes(names):
         base = "/proc/" + pid
         try:
             with open(base + "/cmdline", "rb") as handle:
-                argv = handle.read().decode("utf-8", "replace").split("\0")[:-1]
+                argv = without_secrets(handle.read().decode("utf-8", "replace").split("\0")[:-1])
             if not argv or os.path.basename(argv[0]) not in names:
                 continue
             with open(base + "/stat") as handle:
@@ -524,7 +539,7 @@ def units(names, properties, timeout):
     found = {}
     for block, name in zip(item["out"].split("\n\n"), names):  # noqa: B905  (strict= is Python 3.10)
         pairs = (line.partition("=") for line in block.strip("\n").split("\n"))
-        found[name] = {key: value for key, _, value in pairs if key}
+        found[name] = {key: " ".join(without_secrets(value.split(" "))) for key, _, value in pairs if key}
     return {"status": "ok", "units": found}
 
 
@@ -711,6 +726,13 @@ def look_further(request, answer, daemons, timeout):
     for path in folders:
         if isinstance(path, str) and path.startswith("/"):
             jobs.append((answer["listings"], path, listing, (path,)))
+    beside = request.get("beside_compose") or {}
+    for found in answer["docker"].get("containers", ()):
+        folder = found["labels"].get("com.docker.compose.project.working_dir", "")
+        if found["privileged"] and folder.startswith("/"):
+            for name in beside.get("names", ()):
+                path = os.path.join(folder, name)
+                answer["stats"][path] = search(path, beside["search"])
     jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
     at_once(jobs)
 

@@ -49,7 +49,8 @@ class Request:
     processes by program name, systemd units and their properties.
 
     spaces: types of file systems whose free space is read. listings: folders whose names are listed, besides Docker's
-    own. inside: one subsystem's. log_keep: one subsystem's regular expression; of the log of privileged containers only
+    own. inside: one subsystem's. beside_compose: one subsystem's, of the compose projects of privileged containers: files
+    by name, and the regular expression that says what of them leaves the host. log_keep: one subsystem's regular expression; of the log of privileged containers only
     the lines that it matches leave the host.
     """
 
@@ -64,6 +65,7 @@ class Request:
     spaces: tuple[str, ...] = ()
     listings: tuple[str, ...] = ()
     inside: Inside | None = None
+    beside_compose: tuple[tuple[str, ...], str] | None = None
     log_keep: str = ""
 
 
@@ -77,8 +79,8 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
         for key in (
             "files", "stats", "globs", "programs", "processes", "units", "unit_properties", "spaces", "listings",
         )
-    }
-    single: dict[str, Any] = {"inside": None, "log_keep": ""}
+    }  # fmt: skip
+    single: dict[str, Any] = {"inside": None, "beside_compose": None, "log_keep": ""}
     commands: dict[str, Any] = {}
     for request in requests:
         for key, seen in merged.items():
@@ -88,6 +90,9 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                     seen.append(entry)
         if request.inside:
             single["inside"] = vars(request.inside)
+        if request.beside_compose:
+            names, pattern = request.beside_compose
+            single["beside_compose"] = {"names": list(names), "search": pattern}
         single["log_keep"] = request.log_keep or single["log_keep"]
         for name, command in request.commands.items():
             entry = {

@@ -39,6 +39,14 @@ STORE_DEFAULT: Version = (
 # Local file systems: statvfs(2) of them cannot hang as a network's can.
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "fuse.fuse-overlayfs")
 
+# Compose takes the first of these besides its main file (compose-go cli/options.go DefaultOverrideFileNames).
+OVERRIDES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
+MAIN_FILES = ("compose.yml", "compose.yaml", "docker-compose.yml", "docker-compose.yaml")
 DRIVER_NAMES = ("DOCKERD_STORAGE_DRIVER", "DOCKER_STORAGE_DRIVER", "DOCKER_DRIVER")
 UNITS = "/etc/systemd/system/*.service"
 DROPINS = "/etc/systemd/system/*.service.d/*.conf"
@@ -51,6 +59,8 @@ UNIT_LINES = (
     r"|(?:-v|--volume)[= ]\S+:/var/lib/docker\S*|\bDOCKERD?_(?:STORAGE_)?DRIVER=[a-z0-9-]+"
     r"|\bgpumend:[ \t]\S+"
 )
+OUR_DROPIN = "gpumend-dind.conf"
+RUNS = re.compile(r"\brun$")
 CRON = (
     "/etc/crontab",
     "/etc/cron.d/*",
@@ -101,6 +111,7 @@ REQUEST = Request(
     spaces=LOCAL,
     listings=(DOCKER_ROOT,),
     inside=Inside(files=("/etc/docker/daemon.json",), stats=(FUSE_DEVICE, *FUSE_PROGRAMS, DOCKER_ROOT)),
+    beside_compose=(OVERRIDES, r"\A# gpumend: ([^\n]*)"),
     log_keep=LOG_LINES,
 )  # fmt: skip
 
@@ -142,7 +153,7 @@ class ImageSize:
 @dataclass(frozen=True)
 class UnitFile:
     """A systemd unit that runs a container, with its drop-ins. settings: what UNIT_LINES found, by directive; owner: who
-    its header says manages it."""
+    its header says manages it; overridden: the drop-in of somebody else that has an ExecStart of its own."""
 
     path: str
     name: str
@@ -152,6 +163,7 @@ class UnitFile:
     words: tuple[str, ...]
     dropins: tuple[str, ...]
     log: tuple[str, ...]
+    overridden: str
 
     def volume(self) -> str:
         """What it mounts on /var/lib/docker of its container, or an empty text."""
@@ -160,11 +172,24 @@ class UnitFile:
 
 
 @dataclass(frozen=True)
+class Compose:
+    """The compose project that a container is of. override: the file in which a site adds to it; ours: what the first line
+    of that file says, where it is ours. taken: why there is no such file for us, or an empty text."""
+
+    project: str
+    service: str
+    folder: str
+    override: str
+    ours: str
+    taken: str
+
+
+@dataclass(frozen=True)
 class Inner:
     """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
 
     root: the inner daemon's root as that container sees it. info: its own `docker info`. fuse: whether the container has
-    /dev/fuse; fuse_program: whether it has fuse-overlayfs. store: its daemon.json asks for the containerd image store. unit: the systemd unit that starts it.
+    /dev/fuse; fuse_program: whether it has fuse-overlayfs. store: its daemon.json asks for the containerd image store. unit: the systemd unit that starts it; compose: its project.
     """
 
     id: str
@@ -179,6 +204,7 @@ class Inner:
     fuse_program: Reading[bool]
     store: bool
     unit: UnitFile | None
+    compose: Compose | None
 
     @property
     def driver(self) -> str:
@@ -390,10 +416,13 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
     said = output.out.splitlines() if output else []
     for path in snapshot.glob(UNITS).value or ():
         name = path.rpartition("/")[2]
-        words = list(snapshot.found(path, UNIT_LINES).value or ())
+        words, overridden = list(snapshot.found(path, UNIT_LINES).value or ()), ""
         for dropin in dropins.get(name, ()):
-            words.extend(snapshot.found(dropin, UNIT_LINES).value or ())
-        if not any(re.search(r"\brun$", word) for word in words):
+            more = snapshot.found(dropin, UNIT_LINES).value or ()
+            words.extend(more)
+            if not dropin.endswith(f"/{OUR_DROPIN}") and any(RUNS.search(word) for word in more):
+                overridden = dropin
+        if not any(RUNS.search(word) for word in words):
             continue
         settings = {}
         for word in words:
@@ -413,6 +442,7 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
                 tuple(words),
                 tuple(dropins.get(name, ())),
                 tuple(row.partition("]: ")[2] for row in said if row.startswith(f"{name}[")),
+                overridden,
             )
         )
     return tuple(units)
@@ -455,6 +485,32 @@ def _outer_root(
     return mounts.map(partial(_leads_to, path))
 
 
+def _compose(container: Container, snapshot: Snapshot) -> Compose:
+    labels = container.labels
+    folder = labels.get("com.docker.compose.project.working_dir", "")
+    files = [path for path in labels.get("com.docker.compose.project.config_files", "").split(",") if path]
+    main = [path for path in files if path.rpartition("/")[2] in MAIN_FILES]
+    name = main[0].rpartition("/")[2] if main else MAIN_FILES[0]
+    override, ours, taken = f"{folder}/{name.replace('.y', '.override.y')}", "", ""
+    if (
+        not folder.startswith("/")
+        or not main
+        or any(path.rpartition("/")[0] not in ("", folder) for path in files)
+    ):
+        taken = f"its files are {', '.join(files) or 'not known'}"
+    for path in (f"{folder}/{known}" for known in OVERRIDES):
+        found = snapshot.stat(path)
+        if found.absent or taken:
+            continue
+        said = snapshot.found(path).value or ()
+        if path == override and said:
+            ours = said[0]
+        else:
+            taken = f"{path} is there" if found.ok else f"{path} could not be read"
+    service = labels.get("com.docker.compose.service", container.name)
+    return Compose(container.project or "", service, folder, override, ours, taken)
+
+
 def _asks_for_store(within: Snapshot) -> bool:
     config = within.file("/etc/docker/daemon.json").map(daemon_json).value or {}
     features = config.get("features")
@@ -468,6 +524,7 @@ def _inner(
     docker: Docker,
     mounts: Reading[tuple[Mount, ...]],
     units: tuple[UnitFile, ...],
+    snapshot: Snapshot,
 ) -> Inner:
     absent: Reading[Any] = Reading.none(f"container {ident}", "it does not run")
     name = container.name if container else ident
@@ -507,6 +564,7 @@ def _inner(
         fuse_program=program,
         store=within is not None and _asks_for_store(within),
         unit=unit,
+        compose=_compose(container, snapshot) if container and container.project else None,
     )
 
 
@@ -547,7 +605,7 @@ def parse(snapshot: Snapshot) -> Storage:
         images=snapshot.docker.map(image_sizes),
         choice=_choice(docker, root.drivers),
         inners=tuple(
-            _inner(ident, known.get(ident), inside.get(ident), docker, mounts, units)
+            _inner(ident, known.get(ident), inside.get(ident), docker, mounts, units, snapshot)
             for ident in sorted({*known, *inside, *away})
         ),
         units=units,
@@ -557,7 +615,7 @@ def parse(snapshot: Snapshot) -> Storage:
             path: scripts
             for pattern in CRON
             for path in snapshot.glob(pattern).value or ()
-            if (scripts := tuple(dict.fromkeys(snapshot.found(path).value or ())))
+            if (scripts := tuple(dict.fromkeys(snapshot.found(path, CRON_LINES).value or ())))
         },
     )
 

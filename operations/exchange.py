@@ -92,10 +92,16 @@ def as_data(transaction: Transaction, run: str, restarts: str) -> dict[str, Any]
         "tree": [[name, base64.b64encode(data).decode("ascii")] for name, data in transaction.tree],
         "expect": list(transaction.expect),
         "proofs": [
-            {"path": list(proof.path), "needs": proof.needs, "value": proof.value} for proof in transaction.proofs
+            {"path": list(proof.path), "needs": proof.needs, "value": proof.value}
+            for proof in transaction.proofs
         ],
         "inner": [
-            {"unit": daemon.unit, "container": daemon.container, "drivers": list(daemon.drivers)}
+            {
+                "unit": daemon.unit,
+                "container": daemon.container,
+                "drivers": list(daemon.drivers),
+                "by_hand": daemon.by_hand,
+            }
             for daemon in transaction.inner
         ],
         "must_restart": transaction.must_restart,

@@ -705,7 +705,10 @@ class Transaction:
         self.journal.log("stage %s" % step["path"])
         make_folders(os.path.dirname(path))
         like = path if step["before"] is not None else None
-        self.staged.append((step, stage(path, data, like, step["mode"]), data))
+        temporary = stage(path, data, like, step["mode"])
+        if step["do"] == "generate":
+            os.chmod(temporary, step["mode"])  # as nvidia-ctk writes it: an old spec's 0600 is a fault of its own
+        self.staged.append((step, temporary, data))
 
     @staticmethod
     def still(step):
@@ -804,7 +807,8 @@ class Transaction:
             fuse_ready()
             return
         made = missing_folders(step["path"])
-        inside = os.path.join(step["path"], ".gpumend-trial")  # never a file: undoing takes empty folders away alone
+        # Never a file: undoing takes away folders that were made, and those only while they are empty.
+        inside = os.path.join(step["path"], ".gpumend-trial")
         entry = {"path": step["path"], "real": inside, "before": None, "after": None, "made": made}
         self.journal.record["files"].extend([entry] if made else [])
         self.journal.log("folder %s" % step["path"])
@@ -821,6 +825,9 @@ class Transaction:
             self.command(argv)
         for entry in self.wanted["inner"]:
             try:
+                if not entry["unit"]:
+                    waits.append("%s: %s" % (entry["container"], entry["by_hand"]))
+                    continue
                 held = inner_gate(self.wanted["restarts"], entry)
                 if held:
                     waits.append("%s waits for its restart: %s" % (entry["unit"], held))
@@ -920,6 +927,10 @@ class Transaction:
         except Exception as error:  # whatever it is, a fault of ours included: put back first
             return self.put_back(error)
         detail = "; ".join(filter(None, [waiting] + self.notes))
+        record = self.journal.record
+        if waiting and self.wanted.get("inner") and not (record["files"] or record["inner"]):
+            self.journal.discard()  # all but the wait was done by an earlier run
+            return {"status": "pending", "detail": detail}
         try:
             self.journal.record["running"] = {}  # a rollback days later does not start them
             self.journal.end("done")

@@ -33,6 +33,8 @@ def diff(step: Step) -> str:
         "folder": f"{step.path} is made, and an overlay mounted in it for trial",
         "fuse": "/dev/fuse is made ready: modprobe fuse",
         "dropin": f"{step.path}: the `docker run` of {argv.partition(' ')[0]} with {' '.join(step.argv[2:])}",
-        "note": f"check that the libcuda in {step.argv[0]} is for driver {step.argv[-1]}" if step.argv else "",
+        "note": f"check that the libcuda in {step.argv[0]} is for driver {step.argv[-1]}"
+        if step.argv
+        else "",
         "cuda": "prove it by cuInit, with and without it",
     }.get(step.do, f"run {argv}")

@@ -62,11 +62,12 @@ def render(sections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The lines of each group: who has what, who differs from the majority, and the error that it leads to."""
     for found in sections:
         counts = [sum(item["class"] == level for item in found["differences"]) for level in Level]
+        alike = "equal" if len(found["hosts"]) > 1 else "nothing to compare"
         said = ", ".join(f"{count} {level}" for count, level in zip(counts, Level, strict=True) if count)
         yield ""
         yield (
             click.style(f"parity of {found['pool']}", bold=True)
-            + f": {len(found['hosts'])} hosts: {said or 'equal'}"
+            + f": {len(found['hosts'])} host{'s' * (len(found['hosts']) != 1)}: {said or alike}"
         )
         for item in found["differences"]:
             label = click.style(f"{item['class']:<7}", fg=COLORS[Level(item["class"])], bold=True)

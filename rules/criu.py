@@ -184,7 +184,7 @@ def version(context: Context) -> Iterator[Finding]:
 def check(context: Context) -> Iterator[Finding]:
     criu = context.state.criu
     if criu.check.absent:
-        return  # a criu that is not the distribution's: what `check` says is not known, GM531 judges its version
+        return  # not asked: no grit.toml yet (GM522), or a criu that is not the distribution's (GM531 judges its version)
     output = criu.check.need()
     if output.rc == 0:
         return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from facts.containerd import ConfigError, Runtime
+from facts.containerd import V2_PLUGIN, V3_PLUGIN, ConfigError, Runtime, config_version, loads
 from facts.grit import CONFIG, OPTIONS, REMOVED, ROOT, meant
 from facts.reading import Unread
 from rules import containerd
@@ -338,6 +338,8 @@ def table(context: Context) -> Iterator[Finding]:
 
 
 def _template_change(context: Context) -> tuple[Change | None, str]:
+    """The change that adds the table to k3s' template. k3s makes its configuration of it at its own next start, which is
+    the owner's: GM512 says that it waits."""
     k3s = embedded(context)
     assert k3s is not None
     if not context.wanted.manage_containerd:
@@ -348,12 +350,34 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
     if text is not None and "runtimes.grit" in text:
         return (
             None,
-            f"{k3s.template} has a table for grit that lacks something, or waits for a restart (GM512)",
+            f"{k3s.template} has a table for grit: it waits for a restart of {k3s.flavour.name}, or lacks something",
         )
-    return (
-        None,
-        f"a template needs a restart of {k3s.flavour.name} to count: write it by hand (`gpumend explain GM525`)",
+    if k3s.generated.get() is None:
+        return (
+            None,
+            f"{k3s.flavour.name} has not written {k3s.flavour.generated} yet: which form it has is not known",
+        )
+    return Change(Component.CONTAINERD, action="template"), ""
+
+
+def template(context: Context) -> tuple[str, str, str]:
+    """(path, new text, what k3s would make of it) of the template with GRIT's table. The last is today's generated file
+    and the table: the base is in it already."""
+    k3s = embedded(context)
+    assert k3s is not None
+    generated = k3s.generated.need().text()
+    third = config_version(loads(k3s.flavour.generated, k3s.generated)) >= 3
+    path = k3s.template or k3s.flavour.templates[0 if third else 1]
+    text = containerd.template_text(k3s)
+    plugin = V3_PLUGIN if third else V2_PLUGIN
+    table = f'plugins."{plugin}".{".".join(BASE)}'
+    block = (
+        f'\n[{table}]\n  runtime_type = "{TYPE}"\n  pod_annotations = ["grit.dev/*"]\n'
+        f'  container_annotations = ["grit.dev/*"]\n[{table}.options]\n  ConfigPath = "{CONFIG}"\n  TypeUrl = "{TYPE_URL}"\n'
     )
+    old = text if text is not None else '{{ template "base" . }}\n'
+    ended = old if old.endswith("\n") else f"{old}\n"
+    return path, ended + block, f"{generated}\n{block}"
 
 
 @rule(

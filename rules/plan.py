@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from facts.cuda import NOTE
 from facts.driver import CHAR_RULE
 from facts.reading import Unread
-from facts.storage import FUSE_BOOT
+from facts.storage import FUSE_BOOT, OUR_DROPIN
 from facts.version import show
-from rules import cdi, containerd, cuda, docker, injection, podman, storage
+from rules import cdi, containerd, cuda, docker, grit, injection, podman, storage
 from rules.edits import Edit, EditError, apply, apply_lines
 from rules.finding import Change, Component, Finding, Risk
 from rules.rule import Context
@@ -59,11 +59,13 @@ class Proof:
 
 @dataclass(frozen=True)
 class InnerDaemon:
-    """A Docker inside a container: the unit that starts it, and the drivers of which it must have one afterwards."""
+    """A Docker inside a container: the unit that starts it, and the drivers of which it must have one afterwards.
+    by_hand: where no unit does, what starts it anew."""
 
     unit: str
     container: str
     drivers: tuple[str, ...]
+    by_hand: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,7 @@ def _driver(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
         argv = ("nvidia-ctk", "system", "create-device-nodes", "--control-devices", "--load-kernel-modules")
         steps.append(Step("run", argv=argv))
     if "char-links" in actions:
-        steps.append(
-            Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all"))
-        )
+        steps.append(Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all")))
         old, data = context.state.driver.char_rule.get(), injection.UDEV_TEXT.encode()
         if old is None or old.data != data:
             before, was = (old.sha256, old.data) if old else (None, None)
@@ -190,7 +190,7 @@ def _cdi(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tra
     actions = list(dict.fromkeys(change.action for change in changes))
     steps: list[Step] = []
     target = cdi.target(context)
-    if target not in files and any(action.startswith("remove:") for action in actions):
+    if target not in files and f"remove:{cdi.STATIC}" in actions and cdi.uses_refresh(context):
         actions.insert(0, "generate")  # nothing is taken away before what replaces it is there
         actions = list(dict.fromkeys(actions))
     if "generate" in actions:
@@ -348,6 +348,8 @@ def _grit(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
 
 def _containerd(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
     """The edited files, and beside them the whole configuration as it will be, for containerd itself to read first."""
+    if any(change.action == "template" for change in changes):
+        return _k3s_template(context, codes)
     state = context.state.containerd
     edits: dict[str, list[Edit]] = {}
     for edit in dict.fromkeys((edit.path, edit.keys) for change in changes for edit in change.edits):
@@ -370,6 +372,23 @@ def _containerd(context: Context, codes: tuple[str, ...], changes: list[Change])
         validate=("containerd", "--config", "{tree}/config.toml", "config", "dump") if tree else (),
         tree=tree,
         expect=containerd.expected_dump(mine for each in edits.values() for mine in each) if tree else (),
+    )
+
+
+def _k3s_template(context: Context, codes: tuple[str, ...]) -> Transaction:
+    """The template alone: k3s' own containerd reads first what k3s will make of it. Nothing is restarted."""
+    k3s = containerd.embedded(context)
+    assert k3s is not None
+    path, text, made = grit.template(context)
+    old = k3s.templates[path].get()
+    before, was = (old.sha256, old.data) if old else (None, None)
+    return Transaction(
+        Component.CONTAINERD,
+        codes,
+        (Step("write", path, before=before, data=text.encode(), was=was),),
+        validate=(k3s.flavour.program, "--config", "{tree}/config.toml", "config", "dump"),
+        tree=(("config.toml", made.encode()),),
+        expect=(r"(?m)^\s*\[plugins\..*\.runtimes\.grit\]",),
     )
 
 
@@ -408,20 +427,27 @@ def _storage(context: Context, codes: tuple[str, ...], changes: list[Change]) ->
     if "fuse" in names or any(remedy.kind == "fuse-overlayfs" for remedy in remedies.values()):
         boot = context.state.storage.fuse_boot
         if boot.get() != "fuse\n":
-            text = boot.value or ""
-            before = hashlib.sha256(text.encode()).hexdigest() if boot.ok else None
-            steps.append(Step("write", FUSE_BOOT, before=before, data=b"fuse\n", was=text.encode() if boot.ok else None))
+            was = (boot.value or "").encode() if boot.ok else None
+            before = hashlib.sha256(was).hexdigest() if was is not None else None
+            steps.append(Step("write", FUSE_BOOT, before=before, data=b"fuse\n", was=was))
         steps.append(Step("fuse"))
     for name, remedy in remedies.items():
-        unit = found[name].unit
-        if unit is None:
-            raise EditError(f"{name}: no unit starts it")
+        unit, compose = found[name].unit, found[name].compose
         if remedy.folder:
             steps.append(Step("folder", remedy.folder, mode=0o710))  # as dockerd makes its own root
-        path = f"{unit.path}.d/gpumend-dind.conf"
+        if compose is not None:
+            if not compose.ours:
+                data = storage.override_text(found[name], compose.service, remedy).encode()
+                steps.append(Step("write", compose.override, data=data))
+            how = f"start it anew by `docker compose up -d {compose.service}` in {compose.folder}"
+            inner.append(InnerDaemon("", name, remedy.drivers, how))
+            continue
+        if unit is None:
+            raise EditError(f"{name}: no unit starts it")
+        path = f"{unit.path}.d/{OUR_DROPIN}"
         steps.append(Step("dropin", path, argv=(unit.path, name, *remedy.options)))
         inner.append(InnerDaemon(unit.name, name, remedy.drivers))
-    settle = (("systemctl", "daemon-reload"),) if inner else ()
+    settle = (("systemctl", "daemon-reload"),) if any(found.unit for found in inner) else ()
     return Transaction(Component.STORAGE, codes, tuple(steps), settle=settle, inner=tuple(inner))
 
 

@@ -6,6 +6,7 @@ by the transaction, before it changes anything (operations/inner.py): an audit m
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from facts.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, PRIOR_DRIVERS,
 from rules import docker
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
-from rules.rule import Context, rule
+from rules.rule import Context, has_gpu, rule
 
 # Whether the kernel takes a file system as overlay's upper layer, and where that is known from.
 # tests/fixtures/dind/overlay_mount_experiment.json, kernel 6.18.
@@ -65,8 +66,8 @@ class Remedy:
 
 
 def rootful(context: Context) -> bool:
-    """Whether there is a Docker to judge; a GPU is not needed to run out of storage."""
-    return context.state.docker.installed
+    """Whether there is a Docker to judge, on a host that has a GPU or whose inner daemons are named as wanted."""
+    return context.state.docker.installed and (has_gpu(context) or bool(context.wanted.dind_containers))
 
 
 def takes_overlay(context: Context, fstype: str) -> bool | None:
@@ -210,11 +211,13 @@ def as_wanted(context: Context, inner: Inner, found: Remedy) -> bool:
 
 def owner(inner: Inner) -> str:
     """Who started the container and is to be changed, where that is not ours; an empty text where it is."""
-    container = inner.container
-    if container and container.project:
-        return f"the compose project {container.project}"
+    if inner.compose:
+        taken = inner.compose.taken
+        return f"the compose project {inner.compose.project} ({taken})" if taken else ""
     if inner.unit is None:
         return "whoever ran `docker run`"
+    if inner.unit.overridden:
+        return f"{inner.unit.overridden}, an ExecStart of somebody else's,"
     if inner.unit.owner:
         return f"{inner.unit.path} ({inner.unit.owner})"
     return ""
@@ -222,15 +225,30 @@ def owner(inner: Inner) -> str:
 
 def line_to_add(inner: Inner, found: Remedy) -> str:
     """The exact words that make a remedy, in the language of what starts the container."""
-    if not (inner.container and inner.container.project):
+    if not inner.compose:
         return f"docker run {' '.join(found.options)}"
-    words, rows = list(found.options), []
-    while words:
-        flag, value = words.pop(0), words.pop(0)
-        key = {"-v": "volumes", "-e": "environment", "--device": "devices"}[flag]
-        rows.append(f'{key}: ["{value}"]')
-    service = inner.container.labels.get("com.docker.compose.service", inner.name)
-    return f"services: {service}: " + ", ".join(rows)
+    rows = [f'{key}: ["{value}"]' for key, value in _pairs(found)]
+    return f"services: {inner.compose.service}: " + ", ".join(rows)
+
+
+def _pairs(found: Remedy) -> list[tuple[str, str]]:
+    """A remedy's options as compose's keys and values."""
+    keys = {"-v": "volumes", "-e": "environment", "--device": "devices"}
+    return [(keys[flag], value) for flag, value in zip(found.options[::2], found.options[1::2], strict=True)]
+
+
+def override_mark(inner: Inner, found: Remedy) -> str:
+    """What the first line of our compose override says: for whom, and what."""
+    return " ".join((inner.name, *found.options))
+
+
+def override_text(inner: Inner, service: str, found: Remedy) -> str:
+    """A compose override that adds a remedy to a service; compose merges lists, and environment by its names."""
+    rows = [f"# gpumend: {override_mark(inner, found)}", "services:", f"  {json.dumps(service)}:"]
+    for key in dict.fromkeys(key for key, _ in _pairs(found)):
+        rows.append(f"    {key}:")
+        rows.extend(f"      - {json.dumps(value)}" for other, value in _pairs(found) if other == key)
+    return "\n".join(rows) + "\n"
 
 
 def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
@@ -250,7 +268,12 @@ def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
     whose = owner(inner)
     if whose:
         return None, f"{whose} starts it, which is not ours to change", by_hand
-    mended = f"Mend gives it {found.kind}: `{line_to_add(inner, found)}` in a drop-in of {inner.unit.name if inner.unit else ''}."
+    if inner.compose and inner.compose.ours not in ("", override_mark(inner, found)):
+        return None, f"{inner.compose.override} is ours and says something else: remove it first", by_hand
+    where = (
+        inner.compose.override if inner.compose else f"a drop-in of {inner.unit.name if inner.unit else ''}"
+    )
+    mended = f"Mend gives it {found.kind}: `{line_to_add(inner, found)}` in {where}."
     return Change(Component.STORAGE, action=inner.name), "", mended
 
 

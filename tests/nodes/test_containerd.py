@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from facts.containerd import cri_of, merge
 from facts.host_state import parse, probe_program
 from facts.snapshot import Snapshot
+from operations.component import rollback_data
 from rules.finding import Component
 from tests.nodes.conftest import Boot
-from tests.nodes.drive import Target, audit, mend
+from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.images import busybox_tar
 from tests.nodes.lab import Lab, Node
 
@@ -104,6 +106,7 @@ def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) 
     assert blockers["grit_binary"]["values"][bad.name] == "/usr/bin/runc"
 
     jobs = {node.name: start_container(node) for node in (bad, good)}
+    bad.run(["docker", "run", "--detach", "--name", "keep", "base:1", "sleep", "3600"])
     pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
     before = {node.name: node.read(CONFIG).decode() for node in (bad, good)}
     done = mend(lab, *targets)
@@ -125,6 +128,9 @@ def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) 
             row for row in node.run(["ctr", "plugins", "ls"]).stdout.splitlines() if " cri " in row
         )
     assert Component.GRIT not in done.statuses(good)
+    assert bad.run(["docker", "exec", "keep", "echo", "here"]).stdout == "here\n", (
+        "Docker's containers run on"
+    )
     text = bad.read(GRIT).decode()
     assert text == REPORT_001.replace("/usr/bin/runc", "/usr/bin/nvidia-container-runtime")
     assert not [item for item in done.report["parity"][0]["differences"] if item["class"] == "blocker"], (
@@ -190,6 +196,90 @@ def test_no_restart_where_it_would_stop_containers(boot: Boot, lab: Lab, suite: 
     assert "GM506" in done.codes(node), done.said
     assert "KillMode=control-group" in done.finding(node, "GM525")["refused"]
     assert node.read(CONFIG) == config and node.main_pid("containerd") == pid
+
+
+def test_a_restart_that_waits_is_made_later(boot: Boot, lab: Lab) -> None:
+    node = boot("trixie")
+    equip(node, RIGHT)
+    pid = node.main_pid("containerd")
+    held = mend(lab, Target(node, wanted={**WANTED, "restarts": "never"}))
+    assert held.statuses(node)[Component.CONTAINERD] == "pending", held.said
+    assert node.main_pid("containerd") == pid and "grit" in runtimes(node)
+    assert "GM508" in held.codes(node), "the running containerd does not have it"
+    job = start_container(node)
+    done = mend(lab, Target(node, wanted=WANTED))
+    assert done.statuses(node) == {Component.CONTAINERD: "changed"}, done.said
+    assert node.main_pid("containerd") != pid and alive(node, *job)
+    assert "GM508" not in done.codes(node)
+
+
+def cri_loads(node: Node) -> bool:
+    """Whether containerd says that its CRI plugin is fine."""
+    rows = [row.split() for row in node.run(["ctr", "plugins", "ls"]).stdout.splitlines()]
+    return all(row[-1] == "ok" for row in rows if len(row) > 2 and row[1] == "cri")
+
+
+def test_a_configuration_that_stops_cri_is_put_back(boot: Boot) -> None:
+    """containerd takes it, and starts; only its CRI plugin does not load. That is seen, and all is as before."""
+    node = boot("trixie")
+    equip(node, RIGHT)
+    job, before = start_container(node), node.read(CONFIG)
+    only = f'version = 2\n[{V2}.containerd.runtimes.nvidia]\n  runtime_type = "io.containerd.runc.v2"\n'
+    data = planned(node, Component.CONTAINERD, "20261123T000000Z-0001", WANTED)
+    data["steps"][0]["data"] = base64.b64encode(only.encode()).decode()
+    data["tree"], data["expect"] = [["config.toml", data["steps"][0]["data"]]], []
+    assert cri_loads(node)
+    result = result_of(carry_out(node, data))
+    assert result["status"] == "put_back" and "does not load" in result["detail"], result
+    assert node.read(CONFIG) == before and cri_loads(node) and alive(node, *job)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"expect": ["runtimes.nosuch"]}, "does not see", id="not-in-its-dump"),
+        pytest.param({"tree": [["config.toml", "W3BsdWdpbnMK"]]}, "refuses", id="not-toml"),
+    ],
+)
+def test_what_containerd_does_not_take_is_never_installed(
+    shared_boot: Boot, change: dict[str, Any], words: str
+) -> None:
+    node = shared_boot("sid")
+    equip(node, RIGHT)
+    pid, etc, run = node.main_pid("containerd"), node.tree("/etc"), node.run(["ls", "/run"]).stdout
+    data = {**planned(node, Component.CONTAINERD, "20261123T000000Z-0002", WANTED), **change}
+    result = result_of(carry_out(node, data))
+    assert result["status"] == "refused" and words in result["detail"], result
+    assert node.main_pid("containerd") == pid and node.tree("/etc").keys() == etc.keys()
+    assert {path: entry[0] for path, entry in node.tree("/etc").items()} == {p: e[0] for p, e in etc.items()}
+    assert "gpumend-" not in node.run(["ls", "/run"]).stdout and "gpumend-" not in run
+
+
+def test_rollback_puts_containerd_back(boot: Boot, lab: Lab) -> None:
+    node = boot("sid")
+    equip(node, REPORT_001)
+    job, before = start_container(node), node.read(CONFIG)
+    done = mend(lab, Target(node, wanted=WANTED))
+    assert "grit" in runtimes(node), done.said
+    back = result_of(carry_out(node, rollback_data(done.report["run"], "idle")))
+    assert back["status"] == "changed", back
+    assert node.read(CONFIG) == before and node.read(GRIT).decode() == REPORT_001
+    assert "grit" not in runtimes(node) and alive(node, *job)
+
+
+def test_parity_by_itself(shared_boot: Boot, lab: Lab) -> None:
+    """`gpumend parity` over a pool, and over hosts that are in none."""
+    nodes = [shared_boot(suite) for suite in ("trixie", "sid")]
+    for node in nodes:
+        equip(node, RIGHT)
+    found = start(lab, *(Target(node, wanted=WANTED) for node in nodes), deploy="parity", dry=True).finish()
+    assert found.report["kind"] == "parity"
+    [pool] = found.report["parity"]
+    differ = {item["subject"]: item["class"] for item in pool["differences"]}
+    assert differ["containerd"] == differ["runc"] == "risk" and differ["enable_cdi"] == "blocker", found.said
+    assert found.rc == 3 and "leads to: Error (criu/mount.c:3141): mnt: No mapping for" in found.stdout
+    alone = start(lab, *nodes, deploy="parity", dry=True).finish()
+    assert [group["pool"] for group in alone.report["parity"]] == ["all hosts"], alone.said
 
 
 # Files beside Debian's own, as people and nvidia-ctk write them; (config.toml, drop-ins)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from facts.host_state import parse, probe_program
 from facts.snapshot import Snapshot
@@ -70,7 +71,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
         found: Node = request.getfixturevalue("node")
         found.sh(
             "systemctl stop edge.service 2>/dev/null; docker rm -f -v edge; rm -rf /etc/systemd/system/edge.service*"
-            " /srv/dind /dev/fuse /etc/modules-load.d/gpumend-fuse.conf; systemctl daemon-reload; true",
+            " /srv/dind /srv/site /dev/fuse /etc/modules-load.d/gpumend-fuse.conf; systemctl daemon-reload; true",
             check=False,
         )
 
@@ -175,6 +176,46 @@ def test_a_unit_of_another_tool_is_left_and_the_line_told(node: Node, lab: Lab) 
     assert ran.statuses(node) == {}, ran.said
     assert node.read(UNIT).decode() == text
     assert not node.exists(DROPIN)
+
+
+def test_a_compose_project_gets_an_override_and_waits_for_its_owner(node: Node, lab: Lab) -> None:
+    """Compose's own labels; its program is not there, and mend would not call it: who runs a project starts it anew."""
+    node.write(
+        "/srv/site/docker-compose.yml", f"services:\n  node:\n    image: {dind.IMAGE}\n    privileged: true\n"
+    )
+    labels = {
+        "project": "site",
+        "service": "node",
+        "project.working_dir": "/srv/site",
+        "project.config_files": "/srv/site/docker-compose.yml",
+    }
+    words = [
+        word for key, value in labels.items() for word in ("--label", f"com.docker.compose.{key}={value}")
+    ]
+    argv = ["docker", "run", "-d", "--name", NAME, "--privileged", *words]
+    node.write("/etc/inner-daemon.json", '{"features": {"containerd-snapshotter": true}}')
+    node.run([*argv, *STORE.split(), dind.IMAGE, "dockerd"])
+    dind.wait_inner(node, NAME)
+
+    held = mend(lab, Target(node, wanted=dind_wanted()))
+    assert held.statuses(node) == {str(Component.STORAGE): "pending"}, held.said
+    assert "docker compose up -d node" in held.change(node, Component.STORAGE)["detail"]
+    override = node.read("/srv/site/docker-compose.override.yml").decode()
+    assert yaml.safe_load(override) == {"services": {"node": {"volumes": ["/srv/dind/edge:/var/lib/docker"]}}}
+
+    tree = node.tree("/srv/site", "/srv/dind", "/var/lib/gpumend/runs")
+    again = mend(lab, Target(node, wanted=dind_wanted()))
+    assert again.statuses(node) == {str(Component.STORAGE): "pending"}, again.said
+    assert {p: e[0] for p, e in node.tree("/srv/site", "/srv/dind", "/var/lib/gpumend/runs").items()} == {
+        p: e[0] for p, e in tree.items()
+    }
+
+    node.run(["docker", "rm", "-f", NAME])
+    node.run([*argv, "-v", "/srv/dind/edge:/var/lib/docker", *STORE.split(), dind.IMAGE, "dockerd"])
+    dind.wait_inner(node, NAME)
+    worked, said = dind.runs_a_container(node, NAME)
+    assert worked, said
+    assert mend(lab, Target(node, wanted=dind_wanted())).statuses(node) == {}
 
 
 def test_a_daemon_that_does_not_come_up_is_put_back(node: Node, lab: Lab) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from facts.containerd import FLAVOURS
+from rules.finding import Component
 from tests.nodes.conftest import Boot
-from tests.nodes.drive import Target, audit
+from tests.nodes.drive import Target, audit, mend
 from tests.nodes.lab import Lab, Node
 
 K3S = FLAVOURS[0]
@@ -80,7 +81,8 @@ def test_what_k3s_makes_of_a_template(shared_boot: Boot, lab: Lab, template: str
     assert judged == codes, found.said
     assert (theirs.returncode != 0) == ("GM511" in codes), theirs.stderr
     assert ("runtimes.grit]" in theirs.stdout) == (template == TEMPLATE)
-    assert all(found.finding(node, code)["mends"] is None for code in judged - {"GM511"})
+    mends = {f["code"]: f["mends"] for f in found.host(node)["findings"] if f["code"] in judged}
+    assert {code for code in mends if mends[code]} == ({"GM525"} if codes == {"GM525"} else set())
     assert node.tree(K3S.folder, "/etc", "/run/k3s", "/var/lib/rancher") == tree, "nothing is written"
     assert "K10secret" not in str(found.report)
 
@@ -93,3 +95,24 @@ def test_a_template_beside_an_external_containerd(shared_boot: Boot, lab: Lab) -
     assert found.finding(node, "GM525")["mends"] == "containerd.config", (
         "the containerd that serves is the service"
     )
+
+
+@pytest.mark.parametrize("before", [None, '{{ template "base" . }}\n# ours\n'])
+def test_the_template_is_written_and_k3s_is_left_alone(boot: Boot, lab: Lab, before: str | None) -> None:
+    node = boot("sid")
+    layout(node, before or '{{ template "base" . }}\n')
+    path = f"{K3S.folder}/config-v3.toml.tmpl"
+    if before is None:
+        node.run(["rm", path])
+    pid, generated = node.main_pid("containerd"), node.read(K3S.generated)
+    done = mend(lab, Target(node, wanted=WANTED))
+    assert done.statuses(node)[Component.CONTAINERD] == "changed", done.said
+    text = node.read(path).decode()
+    assert text.startswith(before or '{{ template "base" . }}\n') and "runtimes.grit" in text
+    assert node.main_pid("containerd") == pid and node.read(K3S.generated) == generated
+    assert done.finding(node, "GM525")["mends"] is None, "it waits for a restart of k3s"
+    again = mend(lab, Target(node, wanted=WANTED))
+    assert Component.CONTAINERD not in again.statuses(node) and node.read(path).decode() == text
+    node.write(K3S.generated, render(text))  # k3s was restarted
+    found = audit(lab, Target(node, wanted=WANTED))
+    assert not {"GM510", "GM511", "GM512", "GM525"} & set(found.codes(node)), found.said

@@ -15,6 +15,8 @@ from tests.nodes.lab import Lab, Node
 
 PODS = ["bookworm+pods", "trixie+pods", "sid+pods"]
 GRIT: Mapping[str, Any] = {"grit": {"role": "both"}}
+GRIT_TOML = "/etc/containerd/grit.toml"  # criu is asked on nodes of GRIT alone
+RIGHT = 'BinaryName = "/usr/bin/nvidia-container-runtime"\n'
 
 
 def podman(node: Node) -> subprocess.CompletedProcess[str]:
@@ -54,6 +56,7 @@ def test_a_spec_that_podman_is_too_old_for(boot: Boot, lab: Lab) -> None:
 
 def test_bookworms_criu_is_too_old_with_the_reason(shared_boot: Boot, lab: Lab) -> None:
     node = shared_boot("bookworm+pods")
+    node.write(GRIT_TOML, RIGHT)
     found = audit(lab, Target(node, wanted=GRIT))
     version = found.finding(node, "GM531")
     assert version["status"] == "fail" and "3.17.1 is too old" in version["summary"], found.said
@@ -66,6 +69,7 @@ def test_bookworms_criu_is_too_old_with_the_reason(shared_boot: Boot, lab: Lab) 
 def test_sids_criu_is_judged_by_its_own_check(shared_boot: Boot, lab: Lab) -> None:
     node = shared_boot("sid+pods")
     node.run(["rm", "-f", "/run/criu.kdat"])
+    node.write(GRIT_TOML, RIGHT)
     found = audit(lab, Target(node, wanted=GRIT))
     assert not node.exists("/run/criu.kdat"), "an audit writes nothing, CRIU's cache included"
     assert "GM531" not in found.codes(node), found.said
@@ -89,6 +93,7 @@ CONFS = {
 @pytest.mark.parametrize("name", CONFS)
 def test_runc_conf_is_judged_as_criu_does(shared_boot: Boot, lab: Lab, name: str) -> None:
     node = shared_boot("sid+pods")
+    node.write(GRIT_TOML, RIGHT)
     text, line = CONFS[name]
     node.write("/etc/criu/runc.conf", text)
     try:

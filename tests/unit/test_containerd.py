@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from facts.containerd import CONFIG, FLAVOURS, V2_PLUGIN, V3_PLUGIN, Cri, cri_of, merge, names_read
+from facts.probe import without_secrets
 from rules.containerd import where
 from rules.edits import EditError
 from rules.edits.toml_lines import set_value
@@ -409,8 +410,32 @@ def test_gm512_an_external_containerd_serves_the_kubelet() -> None:
     assert "secret" not in str(host.answer()["stats"]), "the cluster's token stays on the host"
 
 
+def test_gm512_the_endpoint_stands_on_the_units_command_line() -> None:
+    """k3s shortens its own in /proc to `k3s server`."""
+    flags = "server --token K10 --container-runtime-endpoint unix:///run/containerd/containerd.sock"
+    unit = {"LoadState": "loaded", "ExecStart": f"{{ path=/k3s ; argv[]=/usr/local/bin/k3s {flags} ; }}"}
+    assert outcome(k3s(GOOD_TEMPLATE).but(units={"k3s.service": unit}), "GM512") == "warn"
+
+
 def test_gm512_a_template_newer_than_what_was_made_of_it() -> None:
     assert outcome(k3s(GOOD_TEMPLATE, times={"mtime": NOW}), "GM512") == "warn"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("k3s server --token K10 --disable traefik", "k3s server --token ******** --disable traefik"),
+        ("k3s agent --agent-token=K10 -v", "k3s agent --agent-token=******** -v"),
+        ("k3s --datastore-endpoint=mysql://u:p@h", "k3s --datastore-endpoint=********"),
+        ("containerd -c /etc/x.toml", "containerd -c /etc/x.toml"),
+        (
+            "{ path=/k3s ; argv[]=/k3s server --token K10 ; }",
+            "{ path=/k3s ; argv[]=/k3s server --token ******** ; }",
+        ),
+    ],
+)
+def test_secrets_on_command_lines_stay_on_the_host(said: str, told: str) -> None:
+    assert " ".join(without_secrets(said.split(" "))) == told
 
 
 # --- the editor

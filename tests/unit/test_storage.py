@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from facts.storage import LOG_LINES, ImageSize, Mount, below, choice, mounts_of, vfs_bytes
+from facts.storage import LOG_LINES, OVERRIDES, ImageSize, Mount, below, choice, mounts_of, vfs_bytes
 from operations.inner import Unmet, with_options
 from rules.finding import Component
 from rules.plan import plan
@@ -206,6 +206,39 @@ def test_what_is_not_ours_is_left_and_told(
     assert says in finding.remedy
 
 
+LABELS = {
+    "com.docker.compose.project": "site",
+    "com.docker.compose.service": "node",
+    "com.docker.compose.project.working_dir": "/srv/site",
+    "com.docker.compose.project.config_files": "/srv/site/compose.yaml",
+}
+OURS = "edge -v /srv/dind/edge:/var/lib/docker"
+
+
+@pytest.mark.parametrize(
+    ("beside", "labels", "refused"),
+    [
+        pytest.param({}, LABELS, "", id="none-yet"),
+        pytest.param({"compose.override.yaml": OURS}, LABELS, "", id="ours"),
+        pytest.param({"compose.override.yaml": "edge -e X=1"}, LABELS, "says something else", id="ours-of-another-wish"),
+        pytest.param({"compose.override.yaml": ""}, LABELS, "compose.override.yaml is there", id="the-sites-own"),
+        pytest.param({"docker-compose.override.yml": OURS}, LABELS, "docker-compose.override.yml is there", id="another-name"),
+        pytest.param({}, {**LABELS, "com.docker.compose.project.config_files": "/srv/site/prod.yaml"}, "prod.yaml", id="named-by-f"),
+        pytest.param({}, {**LABELS, "com.docker.compose.project.config_files": "/srv/site/compose.yaml,/etc/more.yaml"}, "more.yaml", id="files-elsewhere"),
+    ],
+)  # fmt: skip
+def test_a_compose_override_is_made_only_where_there_is_none(
+    beside: dict[str, str], labels: dict[str, str], refused: str
+) -> None:
+    answer = dind_host(inside(docker=daemon()), labels=labels).answer()
+    for name in OVERRIDES:
+        found = {"status": "ok", "kind": "file", "found": {"any": [beside[name]] if beside.get(name) else []}}
+        answer["stats"][f"/srv/site/{name}"] = found if name in beside else {"status": "absent"}
+    finding = the(answer, "GM701", WANTED)
+    assert (finding.change is None) == bool(refused), finding.refused
+    assert refused in finding.refused
+
+
 @pytest.mark.parametrize(
     ("dind", "expected"),
     [
@@ -238,6 +271,16 @@ def planned(host: Host, wanted: dict[str, Any]) -> Any:
     found = plan(context, verdict(host, wanted).findings).get(Component.STORAGE)
     assert found is not None
     return found
+
+
+def test_a_unit_whose_command_another_drop_in_sets_is_left() -> None:
+    """Drop-ins count in the order of their names: `override.conf` would beat ours."""
+    dropins = "/etc/systemd/system/edge.service.d"
+    host = dind_host(inside(docker=daemon()), units=UNIT)
+    ours = host.but(files={f"{dropins}/gpumend-dind.conf": UNIT})
+    assert the(ours, "GM701", WANTED).change is not None
+    theirs = host.but(files={f"{dropins}/override.conf": UNIT})
+    assert "override.conf" in the(theirs, "GM701", WANTED).refused
 
 
 def test_no_secret_of_a_unit_leaves_the_host() -> None:
