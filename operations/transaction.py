@@ -707,7 +707,7 @@ class Transaction:
         like = path if step["before"] is not None else None
         temporary = stage(path, data, like, step["mode"])
         if step["do"] == "generate":
-            os.chmod(temporary, step["mode"])  # as nvidia-ctk writes it: an old spec's 0600 is a fault of its own
+            os.chmod(temporary, step["mode"])  # as nvidia-ctk writes it: an old 0600 is a fault
         self.staged.append((step, temporary, data))
 
     @staticmethod
