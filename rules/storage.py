@@ -66,8 +66,10 @@ class Remedy:
 
 
 def rootful(context: Context) -> bool:
-    """Whether there is a Docker to judge, on a host that has a GPU or whose inner daemons are named as wanted."""
-    return context.state.docker.installed and (has_gpu(context) or bool(context.wanted.dind_containers))
+    """Whether there is a Docker to judge, on a host that has a GPU or of whose storage something is wanted."""
+    wanted = context.wanted
+    asked = wanted.dind_containers or wanted.docker_storage_driver or wanted.docker_data_root
+    return context.state.docker.installed and (has_gpu(context) or bool(asked))
 
 
 def takes_overlay(context: Context, fstype: str) -> bool | None:
