@@ -308,12 +308,17 @@ def restore(journal, entry):
         sync_folder(os.path.dirname(path))
         forget(path)
     if entry["before"] is None:
-        for folder in reversed(entry["made"]):
-            try:
-                os.rmdir(folder)
-            except OSError as error:
-                if error.errno != errno.ENOENT:  # killed before it was made; any other: it is in use by now
-                    break
+        remove_empty(entry["made"])
+
+
+def remove_empty(folders):
+    """Folders that were made are gone again, innermost first, as far as nobody has put anything into them."""
+    for folder in reversed(folders):
+        try:
+            os.rmdir(folder)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # killed before it was made; any other: it is in use by now
+                break
 
 
 def docker_call(url, method="GET", timeout=10):
@@ -1008,6 +1013,10 @@ def undo(journal, restarts):
         found = run(["systemctl", "restart", unit], SERVICE_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
             problems.append("systemctl restart %s: %s" % (unit, found.get("err", "").strip()))
+    if journal.record.get("inner") and not held:
+        # A unit that restarts by itself may have had Docker make its folder anew before its old text counted again.
+        for entry in reversed(journal.record["files"]):
+            remove_empty(entry["made"])
     served, service = journal.record["served"], journal.record["service"]
     if served and service and systemd() and not problems:
         teller = service_of(service[0], journal)
