@@ -5,9 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from deploys import (
-    facts_report,
-    session,
-)
+from deploys import facts_report, session
 
 session.begin(finish=facts_report.finish, show=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from facts.cuda import NOTE
 from facts.driver import CHAR_RULE
 from facts.reading import Unread
+from facts.snapshot import FileContent
 from facts.storage import FUSE_BOOT, OUR_DROPIN
 from facts.version import show
 from rules import cdi, containerd, cuda, docker, grit, injection, podman, storage
@@ -143,6 +144,12 @@ def restart_gate(context: Context) -> str:
     return f"it would stop {len(running)} running: {', '.join(sorted(running))}" if running else ""
 
 
+def _write(path: str, content: FileContent | None, data: bytes) -> Step:
+    """The step that gives a file these bytes, where the plan saw `content`; None where there was no file."""
+    before, was = (content.sha256, content.data) if content else (None, None)
+    return Step("write", path, before=before, data=data, was=was)
+
+
 def _remove(context: Context, path: str) -> Step:
     file = next((found for found in context.state.cdi.files.need() if found.path == path), None)
     return Step("remove", path, before=file.sha256 if file else None, was=file.data if file else None)
@@ -170,8 +177,7 @@ def _driver(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
         steps.append(Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all")))
         old, data = context.state.driver.char_rule.get(), injection.UDEV_TEXT.encode()
         if old is None or old.data != data:
-            before, was = (old.sha256, old.data) if old else (None, None)
-            steps.append(Step("write", CHAR_RULE, before=before, data=data, was=was))
+            steps.append(_write(CHAR_RULE, old, data))
     return Transaction(Component.DRIVER, codes, tuple(steps))
 
 
@@ -237,28 +243,21 @@ def _refresh_environment(context: Context) -> list[Step]:
         text = text[: set_now.start()] + line + text[set_now.end() :]
     else:
         text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
-    return [
-        Step(
-            "write",
-            REFRESH_ENV,
-            before=content.sha256 if content else None,
-            data=text.encode(),
-            was=content.data if content else None,
-        )
-    ]
+    return [_write(REFRESH_ENV, content, text.encode())]
 
 
-def _edited(path: str, was: bytes | None, sha256: str | None, edits: list[Edit]) -> tuple[Step, ...]:
+def _edited(path: str, content: FileContent | None, edits: list[Edit]) -> tuple[Step, ...]:
     """The write step that gives the edited bytes; none where they are the old ones."""
+    was = content.data if content else None
     data = apply(path, was, edits)
-    return () if data == was else (Step("write", path, before=sha256, data=data, was=was),)
+    return () if data == was else (_write(path, content, data),)
 
 
 def _toolkit(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
     content = context.state.toolkit.content.get()
     edits = [edit for change in changes for edit in change.edits]
     path = edits[0].path
-    steps = _edited(path, content.data if content else None, content.sha256 if content else None, edits)
+    steps = _edited(path, content, edits)
     return Transaction(Component.TOOLKIT, codes, steps)
 
 
@@ -266,13 +265,7 @@ def _docker(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
     state = context.state.docker
     content = state.content.get()
     edits = [edit for change in changes for edit in change.edits]
-    steps = (
-        _edited(
-            state.config_path, content.data if content else None, content.sha256 if content else None, edits
-        )
-        if edits
-        else ()
-    )
+    steps = _edited(state.config_path, content, edits) if edits else ()
     services = [change.service for change in changes if change.service]
     service = docker.RESTART if docker.RESTART in services else docker.RELOAD
     proofs = []
@@ -342,7 +335,7 @@ def _grit(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     path = edits[0].path
     was = content.data if content else None
     data = apply_lines(path, was, edits)
-    steps = () if data == was else (Step("write", path, content.sha256 if content else None, data, was=was),)
+    steps = () if data == was else (_write(path, content, data),)
     return Transaction(Component.GRIT, codes, steps)
 
 
@@ -361,7 +354,7 @@ def _containerd(context: Context, codes: tuple[str, ...], changes: list[Change])
         was = content.data if content else None
         new[path] = apply_lines(path, was, mine)
         if new[path] != was:
-            steps.append(Step("write", path, content.sha256 if content else None, new[path], was=was))
+            steps.append(_write(path, content, new[path]))
     tree = containerd.staged_tree(context, new) if steps else ()
     return Transaction(
         Component.CONTAINERD,
@@ -381,11 +374,10 @@ def _k3s_template(context: Context, codes: tuple[str, ...]) -> Transaction:
     assert k3s is not None
     path, text, made = grit.template(context)
     old = k3s.templates[path].get()
-    before, was = (old.sha256, old.data) if old else (None, None)
     return Transaction(
         Component.CONTAINERD,
         codes,
-        (Step("write", path, before=before, data=text.encode(), was=was),),
+        (_write(path, old, text.encode()),),
         validate=(k3s.flavour.program, "--config", "{tree}/config.toml", "config", "dump"),
         tree=(("config.toml", made.encode()),),
         expect=(r"(?m)^\s*\[plugins\..*\.runtimes\.grit\]",),
@@ -401,13 +393,12 @@ def _docker_storage(context: Context, codes: tuple[str, ...], changes: list[Chan
     nobody proves it and nobody puts it back."""
     content = context.state.docker.content.get()
     edits = [edit for change in changes for edit in change.edits]
-    was, before = (content.data, content.sha256) if content else (None, None)
     proved = {"storage-driver": "Driver", "data-root": "DockerRootDir"}
     validates = (context.state.docker.version.value or (0,)) >= docker.VALIDATE_SINCE
     return Transaction(
         Component.DOCKER_STORAGE,
         codes,
-        _edited(context.state.docker.config_path, was, before, edits),
+        _edited(context.state.docker.config_path, content, edits),
         service=docker.RESTART,
         validate=("dockerd", "--validate", "--config-file", "{staged}") if validates else (),
         proofs=tuple(
