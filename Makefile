@@ -28,8 +28,13 @@ unit: $(STAMP)
 nodes: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/nodes
 
+## 2,000 examples of every property; each one's count is printed.
 fuzz: $(STAMP)
-	GPUMEND_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/unit
+	GPUMEND_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -n 2 -m fuzz tests/unit
+
+## Speed beside floors and peers; writes docs/bench.md, .json and .svg. Takes most of an hour and wants a quiet machine.
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

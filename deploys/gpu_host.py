@@ -12,22 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from deploys import session
-from operations import cdi, containerd, cuda, docker, driver, grit, podman, proof, runs, storage, toolkit
+from deploys import everything, session
 
 if session.begin():
-    # All of them where a host needs one: what an operation puts right may call for a later one. The order is the one in
-    # which each can rely on the one before: a spec before the mode that needs it, both before Docker is told.
-    runs.recovered()
-    driver.ready()
-    toolkit.apt_sources()
-    cuda.compat()
-    cdi.spec_current()
-    toolkit.runtime_config()
-    grit.config()
-    containerd.config()
-    podman.spec_folders()
-    docker.daemon_config()
-    storage.docker_root()
-    storage.dind()
-    proof.containers()
+    everything.in_order()

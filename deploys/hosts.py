@@ -6,23 +6,20 @@ import logging
 import os
 import re
 import runpy
-import socket
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
-import paramiko
 
 import schemas
+from deploys import ssh
+from facts.remote import AUDIT, SUDO
 from rules import wanted
 from rules.wanted import WantedError
 
 DESCRIPTORS_A_HOST = 3  # pyinfra api/state.py MAX_PARALLEL
-# Seconds of silence after which a host is gone (tcp(7)); without them a run waits for a dead one until its own timeout,
-# 20 minutes for a transaction. A host that only computes answers the kernel's probes.
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 # hosts.toml's keys and pyinfra's names for them (pyinfra connectors/ssh.py)
 SSH_KEYS = {
     "user": "ssh_user",
@@ -48,18 +45,6 @@ class Hosts:
     hosts: list[tuple[str, dict[str, Any]]]
     data: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, tuple[list[str], dict[str, Any]]] = field(default_factory=dict)
-
-
-def nodelay_transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
-    """A paramiko transport without Nagle's delay: one exec costs 5 ms instead of 49 (paramiko sets no TCP_NODELAY).
-    A host that is gone ends it after half a minute."""
-    if isinstance(sock, socket.socket):  # a ProxyJump channel has no options
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):  # a controller that is not Linux has some of them
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return paramiko.Transport(sock, **kwargs)
 
 
 def line_of(text: str, path: list[str | int]) -> int:
@@ -112,6 +97,12 @@ def parse(path: Path) -> Hosts:
                 wanted.check(entry.get("gpumend", {}))
             except WantedError as error:
                 raise HostsError(f"{path}:{line_of(text, where)}: {'.'.join(where[:-1])}: {error}") from None
+            # pyinfra ends the whole run over one host's key that is not there (connectors/ssh_util.py PyinfraError).
+            if "key" in entry and not (path.parent / Path(entry["key"]).expanduser()).is_file():
+                where[-1] = "key"
+                raise HostsError(
+                    f"{path}:{line_of(text, where)}: {'.'.join(where)}: there is no such file: {entry['key']!r}"
+                )
     for name, group in raw.get("groups", {}).items():
         for host in group["hosts"]:
             if host not in raw["hosts"]:
@@ -122,7 +113,7 @@ def parse(path: Path) -> Hosts:
     base = path.parent
     defaults = _data(raw.get("defaults", {}), base)
     defaults.setdefault("ssh_strict_host_key_checking", "yes")
-    defaults["ssh_paramiko_connect_kwargs"] = {"transport_factory": nodelay_transport}
+    defaults["ssh_paramiko_connect_kwargs"] = {"transport_factory": ssh.nodelay_transport}
     hosts = []
     for name, entry in raw["hosts"].items():
         data = _data(entry, base)
@@ -143,7 +134,9 @@ def _data(entry: dict[str, Any], base: Path) -> dict[str, Any]:
             value = entry[key]
             data[name] = str(base / Path(value).expanduser()) if key in PATH_KEYS else value
     if "sudo" in entry:
-        data["_sudo"] = entry["sudo"]
+        data[SUDO] = entry["sudo"] if entry["sudo"] == AUDIT else ""
+        if entry["sudo"] != AUDIT:
+            data["_sudo"] = entry["sudo"]
     if "gpumend" in entry:
         data["gpumend"] = entry["gpumend"]
     return data
@@ -158,7 +151,7 @@ def _sudo(
     for name, data in hosts:
         layers = [data, *(found for members, found in groups.values() if name in members), defaults]
         user = next((layer["ssh_user"] for layer in layers if "ssh_user" in layer), None)
-        if user != "root" and not any("_sudo" in layer for layer in layers):
+        if user != "root" and not any("_sudo" in layer or SUDO in layer for layer in layers):
             data["_sudo"] = True
 
 
@@ -198,6 +191,7 @@ def prepare(found: Hosts) -> None:
 
     # What it logs are tracebacks of errors that pyinfra tells in one line.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    ssh.use_known_hosts()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     config.PARALLEL = max(1, min(len(found.hosts), (limit - 10) // DESCRIPTORS_A_HOST))
     without_prompts(state)

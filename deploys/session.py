@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from facts.remote import NobodyToAsk, RemoteError
 from operations import run
 from reports import json_file, terminal
 from reports.document import Exit, document, worst
+from reports.mask import mask
 from rules.wanted import WantedError
 
 if TYPE_CHECKING:
@@ -121,16 +122,20 @@ def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
     return handler
 
 
-def begin(finish: Callable[[State], Exit] = finish, show: bool = True) -> bool:
+def begin(
+    finish: Callable[[State], Exit] = finish, show: bool = True, wanted: Mapping[str, Any] | None = None
+) -> bool:
     """Read and judge the host of this context. True where something is planned for it: only then are operations worth
     their 1 ms each of pyinfra's own time, which on a thousand hosts that are as wanted would be most of the audit.
 
     A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
-    show: whether the audit is shown as soon as the last host has answered.
+    show: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
+    that says nothing else.
     """
     state, host = context_state, context_host
     told = reporter(state, finish)
     this = run.current(state.inventory)
+    this.wanted = wanted or this.wanted
     record = this.record(host.name)
     try:
         run.assess(host)
@@ -144,7 +149,7 @@ def begin(finish: Callable[[State], Exit] = finish, show: bool = True) -> bool:
         record.error = f"internal error: {type(error).__name__}: {error}"
     progress(state, show)
     if record.error:
-        click.echo(f"{host.print_prefix}{click.style(record.error, fg='red')}", err=True)
+        click.echo(f"{host.print_prefix}{click.style(mask(record.error), fg='red')}", err=True)
         state.fail_hosts({real(host)})
     return record.now is not None and bool(record.now.plan.transactions)
 
@@ -159,13 +164,15 @@ def progress(state: State, show: bool) -> None:
     """A line that counts answers on a terminal; and, where pyinfra is about to ask there whether to go on, the audit's
     report as soon as the last host has answered."""
     this = run.current(state.inventory)
+    asks = sys.stdin.isatty() and state.check_for_changes
+    if not asks and not sys.stderr.isatty():
+        return  # nobody watches: for a thousand hosts the counting alone would be a million steps
     answered = sum(1 for record in this.records.values() if record.before or record.error)
     total = len(state.activated_hosts)
     if sys.stderr.isatty():
         click.echo(
             f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
         )
-    asks = sys.stdin.isatty() and state.check_for_changes
     if show and asks and answered == total and not this.shown and target_of(state) != "-":
         this.shown = True
         unreached(state, this)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from facts.fact import StateFact
+from facts.limits import check_yaml
 from facts.reading import Reading
 from facts.request import Glob, Request
 from facts.snapshot import FileContent, FileMeta, Snapshot
@@ -350,9 +352,11 @@ def least_version(raw: Mapping[str, Any]) -> Version:
     return least
 
 
+@lru_cache(maxsize=256)  # a fleet has mostly the same ones
 def load(path: str, text: str) -> Spec:
     """A spec file as the CDI loader takes it; raises SpecError with the loader's reason where it drops it."""
     try:
+        check_yaml(text)
         loader = _Loader(text)
         raw = loader.get_data() if loader.check_data() else None  # of several documents the first counts
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
@@ -361,7 +365,12 @@ def load(path: str, text: str) -> Spec:
         raise SpecError("not YAML: nested too deep") from None
     if raw is None:
         raise SpecError("no Spec data")
-    spec = _decode(raw, "spec", "Spec")
+    try:
+        spec = _decode(raw, "spec", "Spec")
+    except SpecError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise SpecError(str(error)) from None
     version = spec.get("cdiVersion", "").removeprefix("v")
     if version not in SPEC_VERSIONS:
         raise SpecError(f'invalid version "{spec.get("cdiVersion", "")}"')

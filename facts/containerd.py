@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from facts.docker import exec_start
+from facts.documents import toml
 from facts.fact import StateFact
 from facts.reading import Reading, Unread
 from facts.request import Command, Glob, Request
@@ -190,7 +190,7 @@ class Containerd:
     process: Reading[Process]
     path: str
     files: Mapping[str, Reading[FileContent]]
-    dump: Reading[dict[str, Any]]
+    dump: Reading[Mapping[str, Any]]
     unit: Reading[Mapping[str, str]]
     shims: Reading[tuple[Process, ...]]
     grit_shim: Reading[FileMeta]
@@ -204,7 +204,7 @@ class Containerd:
     def content(self) -> Reading[FileContent]:
         return self.files[self.path]
 
-    def parsed(self) -> dict[str, dict[str, Any]]:
+    def parsed(self) -> dict[str, Mapping[str, Any]]:
         """Each file that is there as TOML; raises ConfigError for one that is none, Unread for one nobody could read."""
         found = {}
         for path, content in self.files.items():
@@ -235,7 +235,7 @@ class K3s:
     endpoint: str
     generated: Reading[FileContent]
     templates: Mapping[str, Reading[FileContent]]
-    dump: Reading[dict[str, Any]]
+    dump: Reading[Mapping[str, Any]]
     unit: Reading[Mapping[str, str]]
     cgroup_driver: str
 
@@ -284,10 +284,10 @@ class Kubernetes:
         return self.kubelet.cgroup_driver or (self.k3s.cgroup_driver if self.k3s else "")
 
 
-def loads(path: str, content: Reading[FileContent]) -> dict[str, Any]:
+def loads(path: str, content: Reading[FileContent]) -> Mapping[str, Any]:
     """A file as TOML; raises ConfigError naming line and column."""
     try:
-        return tomllib.loads(content.need().text())
+        return toml(content.need().text())
     except (ValueError, RecursionError) as error:
         raise ConfigError(path, str(error) or type(error).__name__) from None
 
@@ -368,7 +368,7 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
         raw = parsed.get(file, {})
         plugins = raw.get("plugins")
         plugins = plugins if isinstance(plugins, Mapping) else {}
-        disabled.extend(str(item) for item in raw.get("disabled_plugins") or ())
+        disabled.extend(_texts(raw.get("disabled_plugins")))
         if version >= (2, 0) and highest >= 3 and isinstance(plugins.get(IMAGES), Mapping):
             _deep(images, plugins[IMAGES])
         for known in names_read(version, highest, config_version(raw)):
@@ -434,7 +434,7 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
         for name, found in _table(containerd.get("runtimes")).items()
         if isinstance(found, Mapping)
     }
-    disabled = {str(item) for item in dump.get("disabled_plugins") or ()}
+    disabled = set(_texts(dump.get("disabled_plugins")))
     cdi = section.get("enable_cdi")
     dirs = _texts(section.get("cdi_spec_dirs"))
     return Cri(
@@ -460,8 +460,8 @@ def _flag(words: Sequence[str], *names: str) -> str:
     return ""
 
 
-def _dump(output: Reading[Output]) -> Reading[dict[str, Any]]:
-    return output.map(lambda found: tomllib.loads(found.out))
+def _dump(output: Reading[Output]) -> Reading[Mapping[str, Any]]:
+    return output.map(lambda found: toml(found.out))
 
 
 def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Process]:

@@ -73,7 +73,7 @@ REQUEST = Request(
         *(Glob(pattern, read=False, search=UNIT_LINES) for pattern in (*UNIT_GLOBS, *MANAGER_GLOBS)),
         *(Glob(pattern, read=False, search=LOGIN_LINES) for pattern in LOGIN_GLOBS),
     ),
-    programs=("nvcc", "apt-get", "dnf"),
+    programs=("nvcc",),
     commands={"nvcc": Command(("/usr/local/cuda/bin/nvcc", "--version"), timeout=10)},
 )
 
@@ -274,7 +274,7 @@ class Image:
 class Cuda:
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit.
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its
-    folder; dropins: units' drop-ins that gpumend wrote. managers: package managers that are here."""
+    folder; dropins: units' drop-ins that gpumend wrote."""
 
     packages: Reading[tuple[Package, ...]]
     trees: tuple[Tree, ...]
@@ -289,7 +289,6 @@ class Cuda:
     images: Reading[tuple[Image, ...]]
     linker_files: Mapping[str, FileContent]
     dropins: Mapping[str, FileContent]
-    managers: tuple[str, ...]
 
     def of_role(self, *roles: str) -> tuple[Package, ...]:
         """Installed packages with one of these roles; raises Unread where the package database could not be read."""
@@ -535,9 +534,6 @@ def parse(snapshot: Snapshot) -> Cuda:
         images=snapshot.docker.map(lambda found: tuple(_image(raw) for raw in found.get("images", ()))),
         linker_files=_contents(snapshot, linker),
         dropins=_contents(snapshot, snapshot.glob(DROPIN_GLOB).value or ()),
-        managers=tuple(
-            name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if snapshot.program(program).ok
-        ),
     )
 
 

@@ -45,11 +45,15 @@ class StateFact(FactBase[T | None], Generic[T]):
     def process(self, output: list[str]) -> T | None:
         if self._found is None:
             raise FactProcessError(self._error)
+        from reports.mask import mask, mask_all  # what pyinfra prints, nobody masks behind us
+
         try:
-            return self.read(self._found)
-        except Unread as unread:
-            raise FactProcessError(str(unread)) from None
+            found: T | None = mask_all(self.read(self._found))
+        except (Unread, ValueError) as error:  # ValueError: a file that its daemon would not take
+            raise FactProcessError(mask(str(error))) from None
+        return found
 
     def read(self, state: HostState) -> T | None:
-        """The value as JSON can show it, or None where the host has none; raises Unread where nobody knows."""
+        """The value as JSON can show it (masked before it is shown), or None where the host has none; raises Unread where
+        nobody knows."""
         raise NotImplementedError

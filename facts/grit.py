@@ -6,11 +6,11 @@ runc Options (api/types/runc/options/oci.proto), not strictly: a key that is non
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from facts.documents import toml
 from facts.fact import StateFact
 from facts.reading import Reading
 from facts.request import Glob, Request
@@ -85,7 +85,7 @@ def meant(key: str) -> str | None:
 
 def parse(snapshot: Snapshot) -> Grit:
     content = snapshot.file(CONFIG)
-    raw: Reading[Mapping[str, Any]] = content.map(lambda file: tomllib.loads(file.text()))
+    raw: Reading[Mapping[str, Any]] = content.map(lambda file: toml(file.text()))
     values = {
         value for value in (raw.value or {}).values() if isinstance(value, str) and value.startswith("/")
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from facts import (
+    audit_program,
     cdi,
     containerd,
     crio,
@@ -28,7 +29,7 @@ from facts import (
     storage,
     toolkit,
 )
-from facts.remote import RemoteError, run_program
+from facts.remote import INSTALL, RemoteError, audit_only, run_audit_program, run_program
 from facts.request import merge
 from facts.snapshot import AnswerError, Snapshot
 
@@ -101,7 +102,7 @@ def _parse(snapshot: Snapshot) -> HostState:
 @cache
 def request() -> dict[str, Any]:
     """What all subsystems ask of the probe."""
-    return merge(module.REQUEST for module in SUBSYSTEMS)
+    return {**merge(module.REQUEST for module in SUBSYSTEMS), "packed": True}
 
 
 @cache
@@ -114,6 +115,24 @@ def probe_source() -> str:
 def probe_program() -> str:
     """The program that goes over stdin: the probe and the call with this request."""
     return f"{probe_source()}\nmain(json.loads({json.dumps(request())!r}))\n"
+
+
+@cache
+def installed_program() -> str:
+    """The same as a file for the hosts: what `deploys/audit_rule.py` installs."""
+    return audit_program.text(probe_source(), request())
+
+
+def answer_of(host: Host) -> Snapshot:
+    """The host's answer, in one exec. Raises RemoteError or AnswerError."""
+    if not audit_only(host):
+        return Snapshot.from_output(run_program(host, probe_program(), timeout=PROBE_TIMEOUT))
+    snapshot = Snapshot.from_output(run_audit_program(host, timeout=PROBE_TIMEOUT))
+    if snapshot.answer.get("program") != audit_program.identity(probe_source(), request()):
+        raise RemoteError(
+            f"{audit_program.PATH} on this host is another version's; this one's is put there by: {INSTALL}"
+        )
+    return snapshot
 
 
 def complete(host: Host, state: HostState) -> HostState:
@@ -132,9 +151,8 @@ def host_state(host: Host) -> HostState:
     """A host's state, read once a run, in one exec. Raises RemoteError, with the host's own words, where it gave none."""
     known = _read.setdefault(host.inventory, {})
     if host.name not in known:
-        output = run_program(host, probe_program(), timeout=PROBE_TIMEOUT)
         try:
-            known[host.name] = complete(host, parse(Snapshot.from_output(output)))
+            known[host.name] = complete(host, parse(answer_of(host)))
         except AnswerError as error:
             raise RemoteError(str(error)) from None
     return known[host.name]

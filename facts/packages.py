@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from facts.reading import Reading, Status
 from facts.request import Command, Request
@@ -15,8 +16,29 @@ PATTERNS = (
     "linux-objects-nvidia*", "linux-signatures-nvidia*", "xserver-xorg-video-nvidia*", "unattended-upgrades",
 )  # fmt: skip
 
+# The NVIDIA Container Toolkit's packages (install guide 1.20): released together, under one version.
+TOOLKIT = (
+    "nvidia-container-toolkit", "nvidia-container-toolkit-base", "libnvidia-container-tools", "libnvidia-container1",
+)  # fmt: skip
+# Without these two files on disk, the cache is built in memory: as root, apt-cache would write it (measured).
+NO_CACHE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+
 REQUEST = Request(
+    programs=("apt-get", "dnf", "zypper"),
     commands={
+        # A second of one core's time where there are many lists: only where the toolkit could be wanted and is not there.
+        "apt-offers": Command(
+            (
+                "apt-cache",
+                *NO_CACHE,
+                "policy",
+                *TOOLKIT,
+                "apt",
+            ),  # apt itself tells whether there are lists at all
+            timeout=20,
+            needs=("/proc/driver/nvidia/version",),
+            spares=("/usr/bin/nvidia-ctk",),
+        ),
         "dpkg": Command(
             ("dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *PATTERNS), timeout=20
         ),
@@ -26,14 +48,27 @@ REQUEST = Request(
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What apt has of one package. candidate: what it would install; versions: all that a repository offers, newest first."""
+
+    candidate: str | None
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Packages:
     """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
     they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
-    neither dpkg nor rpm answers."""
+    neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
+    packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
+    fetched: whether apt has its distribution's lists."""
 
     installed: Reading[Mapping[str, str]]
     held: frozenset[str] = frozenset()
     manager: str = ""
+    managers: tuple[str, ...] = ()
+    offers: Reading[Mapping[str, Offer]] = field(default_factory=lambda: Reading.none("apt-cache policy"))
+    fetched: bool = False
 
 
 def parse_dpkg(output: Output) -> dict[str, str]:
@@ -61,8 +96,27 @@ def parse_rpm(output: Output) -> dict[str, str]:
     found = {}
     for line in output.out.splitlines():
         name, _, version = line.partition("\t")
-        if version:
-            found[name] = version.removeprefix("(none):")
+        if version := version.removeprefix("(none):"):
+            found[name] = version
+    return found
+
+
+def parse_policy(output: Output) -> dict[str, Offer]:
+    """`apt-cache policy`: a package's versions with a repository that may be used; those that only dpkg knows of, or that a
+    pin below 0 forbids (apt_preferences(5)), are not offered."""
+    found: dict[str, Offer] = {}
+    for block in re.split(r"(?m)^(?=\S)", output.out):
+        name = block.partition(":")[0]
+        candidate = re.search(r"(?m)^  Candidate: (\S+)$", block)
+        versions = []
+        for row in re.split(r"(?m)^ (?:\*\*\*|   ) (?=\S)", block)[1:]:
+            head, *sources = row.splitlines()
+            told = re.match(r"(\S+) (-?\d+)", head)
+            if told and int(told.group(2)) >= 0 and any("/var/lib/dpkg/status" not in row for row in sources):
+                versions.append(told.group(1))
+        if name and versions:
+            known = candidate.group(1) if candidate else "(none)"
+            found[name] = Offer(None if known == "(none)" else known, tuple(versions))
     return found
 
 
@@ -77,9 +131,17 @@ def parse(snapshot: Snapshot) -> Packages:
     if all(part.absent for part in parts):
         return Packages(Reading(Status.ABSENT, None, "dpkg, rpm", "neither is installed"))
     dpkg, rpm = parts
+    offers: Reading[Mapping[str, Offer]] = snapshot.succeeded("apt-offers").map(parse_policy)
     return Packages(
         Reading.of(found, "dpkg, rpm"),
         snapshot.command("dpkg").map(parse_held).value or frozenset(),
         # Debian has an rpm, too, with an empty database
         "apt" if dpkg.value or (dpkg.ok and not rpm.value) else "dnf" if rpm.value else "",
+        tuple(
+            name
+            for name, program in (("apt", "apt-get"), ("dnf", "dnf"), ("zypper", "zypper"))
+            if snapshot.program(program).ok
+        ),
+        offers,
+        "apt" in (offers.value or {}),
     )

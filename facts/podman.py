@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from facts.documents import toml
 from facts.fact import StateFact
 from facts.reading import Reading
 from facts.request import Command, Glob, Request
@@ -39,7 +39,7 @@ class Podman:
         """engine.cdi_spec_dirs of the last file that has it, or None where none has; raises Unread."""
         found = None
         for content in self.files.values():
-            raw = content.map(lambda file: tomllib.loads(file.text())).get() or {}
+            raw = content.map(lambda file: toml(file.text())).get() or {}
             engine = raw.get("engine")
             listed = engine.get("cdi_spec_dirs") if isinstance(engine, dict) else None
             if isinstance(listed, list):

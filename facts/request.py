@@ -25,12 +25,14 @@ class Glob:
 @dataclass(frozen=True)
 class Command:
     """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
+    `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
     keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
 
     argv: tuple[str, ...]
     timeout: float = 10
     needs: tuple[str, ...] = ()
     keep: str = ""
+    spares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 "argv": list(command.argv),
                 "timeout": command.timeout,
                 "needs": list(command.needs),
+                "spares": list(command.spares),
                 "keep": command.keep,
             }
             if commands.setdefault(name, entry) != entry:

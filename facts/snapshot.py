@@ -6,17 +6,23 @@ import base64
 import binascii
 import hashlib
 import json
+import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from facts.probe import PACKED
 from facts.reading import Reading, Status
 
 FORMAT = 1
 NOT_ASKED = "not in the probe's answer"
+MAX_ANSWER_BYTES = 1 << 26  # of one host; 1 MB of zlib can be 1 GB of text
+MAX_FILE_BYTES = 1 << 20  # what the probe sends of a file at most; a parser here is not given more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileMeta:
     """A path's metadata, links followed. `link` is its own target where it is a symbolic link.
 
@@ -36,7 +42,7 @@ class FileMeta:
     real: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileContent:
     """A regular file's metadata, bytes and their SHA-256 (hex)."""
 
@@ -57,7 +63,7 @@ class FileContent:
             raise ValueError(f"not UTF-8 at byte {error.start}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Output:
     """What a command printed and its exit status."""
 
@@ -66,7 +72,7 @@ class Output:
     rc: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Process:
     """A running process. start: seconds since the epoch. env: allow-listed names only. container: the short id of the
     container that it runs in, where that is not ours."""
@@ -95,11 +101,35 @@ class AnswerError(ValueError):
     """The probe's output is not an answer of ours."""
 
 
+@lru_cache(maxsize=1024)
+def _bytes(text: str) -> bytes:
+    """Base64's bytes. A fleet's hosts have mostly the same files: a thousand states share them."""
+    return base64.b64decode(text, validate=True)
+
+
+STATUSES = {str(status): status for status in Status}
+
+
 def _status(item: Mapping[str, Any]) -> Status:
+    return STATUSES.get(str(item.get("status")), Status.FAILED)
+
+
+def unpacked(output: str) -> str:
+    """The probe's JSON where it comes as `PACKED` and base64 of zlib; any other text as it is. Raises AnswerError."""
+    if not output.startswith(PACKED):
+        return output
     try:
-        return Status(str(item["status"]))
-    except (KeyError, ValueError):
-        return Status.FAILED
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(
+            base64.b64decode(output.removeprefix(PACKED).strip(), validate=True), MAX_ANSWER_BYTES
+        )
+        if not unpacker.eof:
+            raise AnswerError(f"the probe's answer is not whole, or larger than {MAX_ANSWER_BYTES} bytes")
+        return data.decode("ascii")
+    except AnswerError:
+        raise
+    except (ValueError, zlib.error) as error:
+        raise AnswerError(f"the probe's answer is not whole: {error}") from None
 
 
 def _meta(path: str, item: Mapping[str, Any]) -> FileMeta:
@@ -127,10 +157,10 @@ class Snapshot:
 
     @classmethod
     def from_output(cls, output: str) -> Snapshot:
-        """Parse the probe's whole output; raises AnswerError where it is not exactly one answer."""
+        """Parse the probe's whole output, packed or not; raises AnswerError where it is not exactly one answer."""
         try:
-            answer = json.loads(output)
-        except ValueError as error:
+            answer = json.loads(unpacked(output))
+        except (ValueError, RecursionError) as error:
             raise AnswerError(f"the probe's answer is not JSON: {error}") from None
         if not isinstance(answer, dict) or answer.get("gpumend") != FORMAT:
             raise AnswerError("the probe's answer is not one of this version")
@@ -175,9 +205,11 @@ class Snapshot:
         if item.get("kind") != "file":
             return Reading(Status.FAILED, None, path, f"a {item.get('kind')}, not a file")
         try:
-            data = base64.b64decode(str(item["data"]), validate=True)
-        except (KeyError, binascii.Error):
+            data = _bytes(str(item["data"]))
+        except (KeyError, ValueError):  # binascii.Error is one, and so is what is not ASCII
             return Reading(Status.FAILED, None, path, "no content in the probe's answer")
+        if len(data) > MAX_FILE_BYTES:
+            return Reading(Status.FAILED, None, path, f"larger than {MAX_FILE_BYTES} bytes")
         meta = _meta(path, item)
         return Reading(Status.OK, FileContent(meta, data, str(item.get("sha256")), item.get("selinux")), path)
 
@@ -209,7 +241,7 @@ class Snapshot:
         if _status(item) is not Status.OK:
             return self._unread(item, path)
         try:
-            return Reading(Status.OK, base64.b64decode(str(item["data"]), validate=True), path)
+            return Reading(Status.OK, _bytes(str(item["data"])), path)
         except (KeyError, binascii.Error):
             return Reading(Status.FAILED, None, path, "no content in the probe's answer")
 
@@ -227,7 +259,7 @@ class Snapshot:
             return self._unread(item, name)
         return Reading(
             Status.OK,
-            Output(str(item.get("out", "")), str(item.get("err", "")), int(item.get("rc", -1))),
+            Output(sys.intern(str(item.get("out", ""))), str(item.get("err", "")), int(item.get("rc", -1))),
             name,
         )
 
@@ -254,7 +286,7 @@ class Snapshot:
                     uid=int(entry["uid"]),
                     start=float(entry["start"]),
                     exe=entry.get("exe"),
-                    env=entry.get("env", {}),
+                    env=dict(entry.get("env", {})),
                     nested=bool(entry.get("nested")),
                     container=entry.get("container"),
                 )

@@ -7,10 +7,10 @@ Nothing is started, mounted or written to find out.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from facts.docker import Container, Docker, daemon_json
@@ -116,7 +116,7 @@ REQUEST = Request(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mount:
     """A mounted file system, as mountinfo of proc(5) has it."""
 
@@ -294,13 +294,18 @@ def mounts_of(text: str) -> tuple[Mount, ...]:
         if not sign or len(fields) < 5 or len(kinds) < 2:
             raise ValueError(f"not a line of mountinfo: {line[:80]!r}")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), fields[4])
-        found[point] = Mount(point, kinds[0], kinds[1])
+        found[point] = Mount(sys.intern(point), sys.intern(kinds[0]), sys.intern(kinds[1]))
     return tuple(found.values())
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether an absolute path is a folder or lies in it. By text: a host has a hundred mounts, and is asked for each."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def below(mounts: tuple[Mount, ...], path: str) -> Mount | None:
     """The mount with the longest point that leads to the path."""
-    leading = [m for m in mounts if PurePosixPath(path).is_relative_to(m.point)]
+    leading = [mount for mount in mounts if lies_in(path, mount.point)]
     return max(leading, key=lambda mount: len(mount.point), default=None)
 
 
@@ -473,7 +478,7 @@ def _outer_root(
     if unit and not container:
         pairs.append((DOCKER_ROOT, unit.volume()))
     for target, source in pairs:
-        if target and PurePosixPath(DOCKER_ROOT).is_relative_to(target) and source.startswith("/"):
+        if target and lies_in(DOCKER_ROOT, target) and source.startswith("/"):
             return mounts.map(partial(_leads_to, source))
     info = docker.info.value or {}
     driver = str(info.get("Driver") or "")

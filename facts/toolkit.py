@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from facts.documents import toml
 from facts.fact import StateFact
 from facts.reading import Reading
 from facts.request import Command, Glob, Request
@@ -51,7 +51,7 @@ class Toolkit:
     version: Reading[Version]
     programs: Mapping[str, Reading[FileMeta]]
     content: Reading[FileContent]
-    config: Reading[dict[str, Any]]
+    config: Reading[Mapping[str, Any]]
     dangling: str | None
     ldconfig_wrapper: Reading[bool]
     ldconfig_real: Reading[bool]
@@ -113,7 +113,7 @@ def parse(snapshot: Snapshot) -> Toolkit:
         version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
         programs={name: snapshot.program(name) for name in PROGRAMS},
         content=content,
-        config=content.map(lambda found: tomllib.loads(found.text())),
+        config=content.map(lambda found: toml(found.text())),
         dangling=snapshot.dangling(CONFIG),
         ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),

@@ -9,7 +9,7 @@ from pyinfra import logger
 from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
-from facts.remote import RemoteError
+from facts.remote import AuditOnly, RemoteError
 from facts.snapshot import AnswerError
 from operations import run
 from operations.exchange import Outcome, as_data, send, who
@@ -71,7 +71,12 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
     assert record.now is not None
     this = run.current(host.inventory)
     try:
-        outcome, snapshot = send(host, as_data(transaction, this.id, record.now.context.wanted.restarts))
+        wanted = record.now.context.wanted
+        outcome, snapshot = send(host, as_data(transaction, this.id, wanted.restarts, wanted.restart_watch))
+    except AuditOnly as error:
+        outcome = Outcome("refused", str(error))
+        record.done.append((transaction, outcome))
+        return outcome
     except (RemoteError, AnswerError) as error:
         outcome = Outcome("lost", f"{error}; the host finishes or puts back by itself: audit it again")
         record.done.append((transaction, outcome))

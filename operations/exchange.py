@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from facts.host_state import probe_source, request
-from facts.remote import run_program
+from facts.remote import must_be_whole, run_program
 from facts.snapshot import AnswerError, Snapshot
 from rules.finding import Component
 from rules.plan import Transaction
@@ -22,16 +22,29 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 TIMEOUT = 1200  # seconds; the program bounds each of its own waits, this bounds a dead connection
-# The imports that the program's parts have of each other: their texts go along, so the lines do not.
-OWN_IMPORT = re.compile(
-    r"^from (?:facts\.probe|operations\.packaging|operations\.inner) import (?:\([^)]*\)|.*)\n", re.MULTILINE
+# The program's parts, each after those whose names it needs at once.
+PARTS = (
+    "files",
+    "journal",
+    "packaging",
+    "engine",
+    "inner",
+    "trial",
+    "services",
+    "crio_daemon",
+    "undo",
+    "transaction",
+    "program",
 )
-PARTS = ("packaging.py", "inner.py", "transaction.py")
+# Their texts go along, so the imports that they have of each other do not.
+OWN_IMPORT = re.compile(
+    rf"^from (?:facts\.probe|operations\.(?:{'|'.join(PARTS)})) import (?:\([^)]*\)|.*)\n", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a transaction ended, in the words of operations/transaction.py. lost: containers that did not come back."""
+    """How a transaction ended, in the words of operations/program.py. lost: containers that did not come back."""
 
     status: str
     detail: str = ""
@@ -47,7 +60,7 @@ class Outcome:
 @cache
 def program_source() -> str:
     """The probe's text, and below it what changes things, as one program without a call."""
-    parts = (files("operations").joinpath(name).read_text(encoding="ascii") for name in PARTS)
+    parts = (files("operations").joinpath(f"{name}.py").read_text(encoding="ascii") for name in PARTS)
     return "\n".join([probe_source(), *(OWN_IMPORT.sub("", part) for part in parts)])
 
 
@@ -68,14 +81,15 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def as_data(transaction: Transaction, run: str, restarts: str) -> dict[str, Any]:
-    """A transaction as the program's JSON."""
+def as_data(transaction: Transaction, run: str, restarts: str, watch: int = 6) -> dict[str, Any]:
+    """A transaction as the program's JSON. watch: seconds that a daemon has to live after its restart."""
     return {
         "verb": "recover" if transaction.component is Component.RECOVER else "apply",
         "run": run,
         "who": who(),
         "component": str(transaction.component),
         "restarts": restarts,
+        "watch": watch,
         "steps": [
             {
                 "do": step.do,
@@ -92,7 +106,7 @@ def as_data(transaction: Transaction, run: str, restarts: str) -> dict[str, Any]
         "tree": [[name, base64.b64encode(data).decode("ascii")] for name, data in transaction.tree],
         "expect": list(transaction.expect),
         "proofs": [
-            {"path": list(proof.path), "needs": proof.needs, "value": proof.value}
+            {"path": list(proof.path), "needs": proof.needs, "value": proof.value, "engine": proof.engine}
             for proof in transaction.proofs
         ],
         "inner": [
@@ -129,5 +143,7 @@ def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
 
 
 def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
-    """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer."""
+    """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer, AuditOnly where
+    it may not be sent."""
+    must_be_whole(host)
     return parse_answer(run_program(host, program(wanted), timeout=TIMEOUT))

@@ -4,6 +4,8 @@ It goes to the host between the probe's text and the transaction's. Nothing here
 that was made is taken away again only while it is empty, and the trial mount is made in a mount name space of its own.
 """
 
+import calendar
+import glob
 import os
 import re
 import shutil
@@ -12,12 +14,17 @@ import tempfile
 import time
 
 from facts.probe import UnixConnection, docker_get, inner, open_inside, processes, run
+from operations.engine import Absent, docker_call
 
+RETURN_TIMEOUT = 20  # seconds for a unit's `docker run` to make its container: it copies the image under vfs
+# Restarts by systemd, and seconds, after which a daemon that still gives no answer is not waited for.
+IN_VAIN, IN_VAIN_TIMEOUT = 5, 15
 SOCKET_INSIDE = "/run/docker.sock"
 INNER_TIMEOUT = 60  # seconds; an inner dockerd answers 2 to 6 s after its container has started (measured)
 FUSE = "/dev/fuse"
 FUSE_NUMBER = (10, 229)  # linux Documentation/admin-guide/devices.txt
 # The folder is in the mount's own terms, so that no name in it can be taken for an option.
+TRIAL_NAME = ".gpumend-trial-"
 TRIAL = 'cd "$1" && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged && echo 1 >merged/file && test -f upper/file'
 
 
@@ -28,7 +35,7 @@ class Unmet(Exception):
 def try_overlay(folder):
     """An overlay whose upper layer lies in this very folder can be mounted and written to. Raises Unmet with the kernel's
     word. The mount lives in a name space of its own and ends with it; what was made for it is gone afterwards."""
-    trial = tempfile.mkdtemp(prefix=".gpumend-trial-", dir=folder)
+    trial = tempfile.mkdtemp(prefix=TRIAL_NAME, dir=folder)
     try:
         for name in ("lower", "upper", "work", "merged"):
             os.mkdir(os.path.join(trial, name))
@@ -41,6 +48,12 @@ def try_overlay(folder):
     finally:
         # work/work is the kernel's and has no permission bits; rmtree as root needs none. Only our own folder goes.
         shutil.rmtree(trial, ignore_errors=True)
+
+
+def forget_trials(folder):
+    """What a trial left in a folder when it was killed is gone."""
+    for path in glob.glob(os.path.join(glob.escape(folder), TRIAL_NAME + "*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def fuse_ready():
@@ -99,41 +112,67 @@ def drop_in(unit, container, options):
     return ("# gpumend: %s\n%s" % (container, body)).encode("utf-8")
 
 
-def ask_outer(path, url):
-    """The outer daemon's answer. Raises Unmet."""
-    connection = UnixConnection(path, 10)
+def runs_now(container):
+    """Whether a container runs. One that is not there does not; raises Unmet where dockerd does not answer."""
     try:
-        return docker_get(connection, url)
+        return any("/" + container in entry["Names"] for entry in docker_call("/containers/json"))
     except (OSError, ValueError) as error:
         raise Unmet(str(error))
-    finally:
-        connection.close()
 
 
-def runs_now(path, container):
-    """Whether a container runs. One that is not there does not; raises Unmet where dockerd does not answer."""
-    for entry in ask_outer(path, "/containers/json"):
-        if "/" + container in entry["Names"]:
-            return entry["State"] == "running"
-    return False
+def main_start(unit):
+    """When systemd started a unit's main process, in seconds of CLOCK_MONOTONIC; 0 where it never did."""
+    found = run(["systemctl", "show", "--value", "-p", "ExecMainStartTimestampMonotonic", unit], 20)
+    return int(found.get("out", "").strip() or 0) / 1e6
 
 
-def identity(path, container):
-    """The id of the container of this name, or an empty text where there is none."""
+def own_container(unit, container):
+    """What Docker says of the container of this name, or None while the unit's `docker run` has not made it.
+
+    A `docker run` that is killed, as by a restart of its unit, does not take its request back: dockerd goes on to make the
+    container, then its folders, and starts it (moby daemon/start.go). Such a container is older than the unit's main
+    process. It is ended here, for it holds the name: one that runs is stopped, and one that was only made, for
+    `docker run --rm`, is removed. An inspect waits for the lock that a start holds. Raises OSError or ValueError.
+    """
+    began = main_start(unit)
+    if not began:  # it is between two starts
+        return None
     try:
-        return ask_outer(path, "/containers/%s/json" % container)["Id"][:12]
-    except Unmet:
-        return ""  # it is being made, or not there
+        found = docker_call("/containers/%s/json" % container)
+        made = re.match(r"(\d+-\d+-\d+T\d+:\d+:\d+)(\.\d{1,9})?", found["Created"])
+        wall = calendar.timegm(time.strptime(made.group(1), "%Y-%m-%dT%H:%M:%S")) + float(made.group(2) or 0)
+        if wall - time.time() + time.monotonic() >= began:
+            return found
+        if found["State"]["Running"]:
+            docker_call("/containers/%s/stop" % found["Id"], "POST", INNER_TIMEOUT)
+        elif found["State"]["Status"] == "created" and found["HostConfig"].get("AutoRemove"):
+            docker_call("/containers/%s?v=1" % found["Id"], "DELETE", INNER_TIMEOUT)
+    except Absent:
+        pass
+    return None
 
 
-def inner_driver(path, container, old):
-    """The storage driver of the dockerd in a container, by its own word; an empty text while it does not answer, or while
-    its container is still the `old` one: that of a stopped unit may outlive it for a moment, and would answer, too."""
-    ident = identity(path, container)
-    if ident in ("", old):
+def runs_again(unit, container):
+    """The unit's own `docker run` has made its container after a restart: no other of that name can be under way. One that
+    does not come in time is not waited for any longer: it may be what the unit was like before."""
+    deadline = time.monotonic() + RETURN_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            if own_container(unit, container) is not None:
+                return
+        except (OSError, ValueError):
+            pass  # dockerd is busy, or was restarted
+        time.sleep(0.1)
+
+
+def inner_driver(unit, container):
+    """The storage driver of the dockerd in a unit's container, by its own word; an empty text while it does not answer."""
+    try:
+        found = own_container(unit, container)
+    except (OSError, ValueError):
         return ""
-    for process in processes(["dockerd"]).get("processes", ()):
-        if not inner(process) or process["container"] != ident:
+    for process in processes(["dockerd"]).get("processes", ()) if found else ():
+        if not inner(process) or process["container"] != found["Id"][:12]:
             continue
         try:
             handle = open_inside(process["pid"], SOCKET_INSIDE)
@@ -150,21 +189,29 @@ def inner_driver(path, container, old):
     return ""
 
 
-def prove_inner(path, entry, old):
-    """The inner daemon answers and has one of the drivers that the remedy gives it. Raises Unmet with what it has."""
-    deadline = time.monotonic() + INNER_TIMEOUT
+def restarts(unit):
+    """How often systemd has restarted a unit by itself since it was last told to (NRestarts, systemd 235 and newer)."""
+    found = run(["systemctl", "show", "--value", "-p", "NRestarts", unit], 20)
+    return int(found.get("out", "").strip() or 0)
+
+
+def prove_inner(entry):
+    """The inner daemon answers and has one of the drivers that the remedy gives it. Raises Unmet with what it has. A unit
+    that systemd has restarted time and again since is not waited for to the end."""
+    began = time.monotonic()
     while True:
-        driver = inner_driver(path, entry["container"], old)
+        driver = inner_driver(entry["unit"], entry["container"])
         if driver in entry["drivers"]:
             return driver
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > INNER_TIMEOUT or (waited > IN_VAIN_TIMEOUT and restarts(entry["unit"]) >= IN_VAIN):
             raise Unmet(
                 "the dockerd in %s %s"
                 % (
                     entry["container"],
                     "has the driver %s" % driver
                     if driver
-                    else "gives no answer %d s after its restart" % INNER_TIMEOUT,
+                    else "gives no answer %d s after its restart" % waited,
                 )
             )
         time.sleep(0.3)

@@ -1,8 +1,8 @@
 """The part of the program on the host that installs and removes packages, and asks CUDA whether it works.
 
 Stdlib only, Python 3.6 or newer: its text goes to the host between the probe's and the transaction's. What a package
-manager would do is asked first, in its own simulation, and held against one rule: the named package and nothing that
-belongs to the driver, nothing removed, nothing else upgraded.
+manager would do is asked first, in its own simulation, and held against one rule: the named packages and nothing that
+belongs to the driver, nothing removed, nothing else upgraded. A target is a package's name, or `NAME=VERSION`.
 """
 
 import base64
@@ -31,6 +31,17 @@ DRIVER = re.compile(
     r"nvidia-|libnvidia|cuda-drivers|libcuda1|libnvcuvid1|linux-(?:image|modules|objects|signatures|headers)|kernel"
     r"|kmod-nvidia|akmod-nvidia|dkms|xserver-xorg-video-nvidia|xorg-x11-drv-nvidia|firmware-nvidia"
 )
+# The NVIDIA Container Toolkit's packages. Their names look like the driver's, and they are the only such ones that may be
+# named; released together under one version (nct#1091: mixed ones took the GPU from every container of a CI).
+TOOLKIT = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+NEVER = "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` fails in mode cdi; in this tag alone
+# Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
+LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"
 
 CU_INIT = """
 import ctypes
@@ -70,7 +81,8 @@ def apt_changes(text):
 
 DNF_SECTIONS = (
     (r"Installing(?: dependencies| weak dependencies| group/module packages)?:", "install"),
-    (r"(?:Upgrading|Downgrading|Reinstalling|Replacing|Obsoleting)(?: dependencies)?:", "upgrade"),
+    (r"(?:Upgrading|Reinstalling|Replacing|Obsoleting)(?: dependencies)?:", "upgrade"),
+    (r"Downgrading(?: dependencies)?:", "downgrade"),
     (r"Removing(?: dependent packages| unused dependencies)?:|Removing [\w ]+:", "remove"),
     (r"Enabling module streams:|Switching module streams:|Disabling modules?:|Resetting modules?:", "module"),
 )
@@ -108,18 +120,22 @@ def dnf_changes(text):
     return changes
 
 
-def objection(changes, action, name):
-    """Why these changes are not made, where one package is to be installed or removed; an empty text where they may be."""
+def objection(changes, action, names):
+    """Why these changes are not made, where these packages are to be installed (or brought to an older version:
+    `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be."""
     for what, other, _ in changes:
-        if other != name and DRIVER.match(other):
+        named = other in names
+        if DRIVER.match(other) and not (named and other in TOOLKIT):
             return "it would %s the driver's %s" % (what, other)
         if what == "module":
             return "it would change the module stream %s" % other
-        if what == "remove" and (action != "remove" or other != name):
+        if what == "remove" and not (named and action in ("remove", "purge", "restore")):
             return "it would remove %s" % other
-        if what == "upgrade" and other != name:
-            return "it would upgrade %s" % other
-        if action == "remove" and what != "remove":
+        if what in ("upgrade", "downgrade") and not named:
+            return "it would %s %s" % (what, other)
+        if what == "downgrade" and action == "install":
+            return "it would downgrade %s" % other
+        if what != "remove" and (action in ("remove", "purge") or (action == "restore" and not named)):
             return "it would %s %s" % (what, other)
     return ""
 
@@ -168,67 +184,195 @@ def apt(wait, *words):
     return APT_ENV + ["apt-get", "-q", "-y", "--no-install-recommends"] + options + list(words)
 
 
-def simulate(manager, action, name, wait):
-    """What the manager would do. Raises Unfit where it would not do it, or more than it may."""
+def name_of(target):
+    """apt takes `NAME-` for one that is to go."""
+    return target.partition("=")[0].rstrip("-")
+
+
+def word(manager, target):
+    """A target as the manager takes it. A version without a revision stands for each of its revisions."""
+    name, _, version = target.partition("=")
+    if not version:
+        return name
     if manager == "apt":
-        argv = apt(wait, "-s", action, name)
+        return "%s=%s" % (name, version if "-" in version else version + "-*")
+    return "%s-%s" % (name, version)
+
+
+def arguments(manager, action, targets):
+    """What follows `apt-get` or `dnf`. dnf's install takes a package down to a version that is named, too."""
+    words = [word(manager, target) for target in targets]
+    if action in ("downgrade", "restore"):
+        return (["install", "--allow-downgrades"] if manager == "apt" else ["install"]) + words
+    return ["remove" if action == "purge" and manager == "dnf" else action] + words
+
+
+def simulate(manager, action, targets, wait):
+    """What the manager would do. Raises Unfit where it would not do it, or more than it may."""
+    names = [name_of(target) for target in targets]
+    called = "%s %s" % (action, " ".join(targets))
+    words = arguments(manager, action, targets)
+    if manager == "apt":
+        argv = apt(wait, "-s", *words)
         found = run(argv, SIMULATE_TIMEOUT)
         if (
-            action == "install"
+            action in ("install", "downgrade")
             and found.get("rc") == 100
-            and re.search(r"Unable to locate|no installation candidate", found["err"])
+            and re.search(r"Unable to locate|no installation candidate|was not found", found["err"])
         ):
             run(apt(wait, "update"), PACKAGE_TIMEOUT)  # lists that were never fetched, or are old
             found = run(argv, SIMULATE_TIMEOUT)
         changes = apt_changes(found.get("out", ""))
         good = found["status"] == "ok" and found["rc"] == 0
     else:
-        found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False", action, name], PACKAGE_TIMEOUT)
+        found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
         changes = dnf_changes(found.get("out", ""))
         # --assumeno ends with status 1 by design; then its table is there
         good = found["status"] == "ok" and (found["rc"] == 0 or bool(changes))
     if not good:
-        raise Unfit("%s cannot %s %s: %s" % (manager, action, name, last_line(found)))
-    against = objection(changes, action, name)
+        raise Unfit("%s cannot %s: %s" % (manager, called, last_line(found)))
+    against = objection(changes, action, names)
     if against:
-        raise Unfit("%s %s is refused: %s" % (action, name, against))
+        raise Unfit("%s is refused: %s" % (called, against))
+    if action in ("install", "downgrade"):
+        way_back(manager, changes)
+        if any(name in TOOLKIT for name in names):
+            will_be = dict((name, installed(manager, name)) for name in TOOLKIT)
+            will_be.update((name, version) for _, name, version in changes if name in TOOLKIT)
+            one_version(will_be)
     return changes
+
+
+def way_back(manager, changes):
+    """Each package that would get another version can be had in its present one, too. Raises Unfit: what cannot be put
+    back is not changed."""
+    for what, name, _ in changes:
+        if what in ("upgrade", "downgrade") and not offered(manager, name, installed(manager, name)):
+            raise Unfit(
+                "there would be no way back: %s no longer has %s %s"
+                % (manager, name, installed(manager, name))
+            )
+
+
+def offered(manager, name, version):
+    """Whether a repository of this host has that version of a package."""
+    if manager == "apt":
+        rows = [row.split("|") for row in run(["apt-cache", "madison", name], 60).get("out", "").splitlines()]
+        return any(len(row) == 3 and row[1].strip() == version for row in rows)
+    found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], PACKAGE_TIMEOUT)
+    return found.get("rc") == 0 and bool(found.get("out", "").strip())
+
+
+def upstream(version):
+    """A package's version without epoch and revision: `1:1.17.8-1` -> `1.17.8`."""
+    return version.rpartition(":")[2].rpartition("-")[0] or version.rpartition(":")[2]
+
+
+def one_version(versions):
+    """The one upstream version of these packages (name -> version, None for one that is not there), as far as they are
+    there. Raises Unfit where they differ, and for a version that is never right."""
+    found = sorted(set(upstream(version) for version in versions.values() if version))
+    if len(found) != 1:
+        told = ", ".join("%s %s" % (name, version) for name, version in sorted(versions.items()) if version)
+        raise Unfit("the toolkit's packages would not be of one version: %s" % (told or "none is there"))
+    if found[0] == NEVER:
+        raise Unfit("the toolkit would be %s, which is never right (nct#1376): name another" % NEVER)
+    return found[0]
+
+
+def status_of(manager, name):
+    """(dpkg's letter of a package's state, version), `i` where all is well; (`n`, None) for one that is not known."""
+    if manager == "apt":
+        found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Version}\\n", name], 20)
+        rows = [line.split("\t") for line in found.get("out", "").splitlines()]
+        return next(((row[0][1:2], row[1]) for row in rows if len(row) == 2), ("n", None))
+    found = run(["rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}\\n", name], 20)
+    there = found.get("rc") == 0 and found.get("out")
+    return ("i", found["out"].splitlines()[0]) if there else ("n", None)
 
 
 def installed(manager, name):
     """A package's installed version, or None."""
-    if manager == "apt":
-        found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Version}\\n", name], 20)
-        rows = [line.split("\t") for line in found.get("out", "").splitlines()]
-        return next((row[1] for row in rows if len(row) == 2 and row[0][1:2] == "i"), None)
-    found = run(["rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}\\n", name], 20)
-    return found["out"].splitlines()[0] if found.get("rc") == 0 and found.get("out") else None
+    letter, version = status_of(manager, name)
+    return version if letter == "i" else None
 
 
-def perform(manager, action, name, version, wait):
-    """Do it. Raises Unfit with the manager's own words where it fails."""
+def perform(manager, action, targets, changes, wait):
+    """Do what was simulated, in the versions that it showed. Raises Unfit with the manager's own words where it fails."""
+    exact = dict((name, version) for what, name, version in changes if what != "remove" and version)
+    if action in ("install", "downgrade"):
+        # One that is not among the changes has its version already, and is to keep it.
+        names = [name_of(target) for target in targets]
+        pinned = [(name, exact.get(name) or installed(manager, name)) for name in names]
+        targets = ["%s=%s" % pair if pair[1] else pair[0] for pair in pinned]
+    words = arguments(manager, action, targets)
     if manager == "apt":
-        target = "%s=%s" % (name, version) if action == "install" and version else name
-        flags = ["--no-remove"] if action == "install" else []
-        found = run(apt(wait, *(flags + [action, target])), PACKAGE_TIMEOUT)
+        flags = ["--no-remove"] if action in ("install", "downgrade") else []
+        found = run(apt(wait, *(flags + words)), PACKAGE_TIMEOUT)
     else:
-        found = run(["dnf", "-y", "--setopt=install_weak_deps=False", action, name], PACKAGE_TIMEOUT)
+        found = run(["dnf", "-y", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
     if found["status"] != "ok" or found["rc"] != 0:
-        raise Unfit("%s %s %s: %s" % (manager, action, name, last_line(found)))
+        raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
 
 
-def take_back(entry, wait):
-    """A package that a transaction installed is gone again, one that it removed is back. Raises Unfit where not."""
-    manager, name = entry["manager"], entry["name"]
-    have = installed(manager, name)
-    if entry["before"] is None and have is not None:
-        wait_for_lock(manager, wait)
-        simulate(manager, "remove", name, wait)
-        perform(manager, "remove", name, None, wait)
-    elif entry["before"] is not None and have is None:
-        wait_for_lock(manager, wait)
-        simulate(manager, "install", name, wait)
-        perform(manager, "install", name, entry["before"], wait)
+def package_entries(manager, changes):
+    """For the journal: what each package is now that these changes are about to make another."""
+    found = []
+    for _, name, version in changes:
+        letter, _ = status_of(manager, name)
+        entry = {"manager": manager, "name": name, "before": installed(manager, name), "after": version}
+        entry["purge"] = letter == "n"
+        entry["leaves"] = [LEFT_BEHIND] if name == TOOLKIT[1] and not os.path.exists(LEFT_BEHIND) else []
+        found.append(entry)
+    return found
+
+
+def take_back(found, wait):
+    """The packages of these entries are as they were before their transaction: what it installed is gone, what it removed
+    is back, what it gave another version has its old one. Raises Unfit where not."""
+    for manager in sorted(set(entry["manager"] for entry in found)):
+        mine = [entry for entry in found if entry["manager"] == manager]
+        gone = [
+            entry
+            for entry in mine
+            if entry["before"] is None and status_of(manager, entry["name"])[0] not in ("n", "c")
+        ]
+        back = [entry for entry in mine if entry["before"] not in (None, installed(manager, entry["name"]))]
+        steps = []
+        if gone:
+            purge = all(entry.get("purge", False) for entry in gone)
+            steps.append(("purge" if purge else "remove", [entry["name"] for entry in gone]))
+        if back:
+            steps.append(("restore", ["%s=%s" % (entry["name"], entry["before"]) for entry in back]))
+        if manager == "apt" and gone and back:  # in one go: neither need be possible alone
+            away = [entry["name"] + "-" for entry in gone]
+            steps = [("restore", steps[1][1] + away)]
+        for action, targets in steps:
+            wait_for_lock(manager, wait)
+            simulate(manager, action, targets, wait)
+            perform(manager, action, targets, [], wait)
+        for entry in gone:
+            for path in entry.get("leaves", ()):
+                if os.path.exists(path):
+                    os.unlink(path)
+
+
+def prove_toolkit(manager, version):
+    """The toolkit's packages are of one version, of `version` where one is given, and its programs answer with it. Returns
+    what was seen; raises Unfit otherwise."""
+    have = one_version(dict((name, installed(manager, name)) for name in TOOLKIT))
+    if version and upstream(version) != have:
+        raise Unfit("the toolkit's packages are %s, not %s" % (have, version))
+    for program in ("nvidia-ctk", "nvidia-container-runtime"):
+        if which(program) is None:
+            raise Unfit("the packages brought no %s" % program)
+    found = run(["nvidia-ctk", "--version"], 20)
+    match = re.search(r"version (\d+\.\d+\.\d+)", found.get("out", ""))
+    if found["status"] != "ok" or found["rc"] != 0 or match is None:
+        raise Unfit("nvidia-ctk --version gives no answer: %s" % last_line(found))
+    if numbers(match.group(1)) != numbers(have)[:3]:
+        raise Unfit("nvidia-ctk says it is %s, its packages are %s" % (match.group(1), have))
+    return "nvidia-ctk answers as %s" % have
 
 
 def numbers(text):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand
 from pyinfra.api.operation import operation
 from pyinfra.context import host as context_host
 
-from facts.remote import RemoteError
+from facts.remote import AuditOnly, RemoteError
 from facts.snapshot import AnswerError
 from operations import run
 from operations.exchange import Outcome, send, who
-from rules.docker import wanted_paths
+from reports.mask import mask
+from rules.trials import Trial, trials
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -25,17 +26,6 @@ CU_INIT = (
     "import ctypes, sys; r = ctypes.CDLL('libcuda.so.1').cuInit(0); "
     "print('cuInit:', r); sys.exit(0 if r == 0 else 1)"
 )
-OPTIONS = {
-    "runtime": (
-        "--runtime=nvidia",
-        "-e",
-        "NVIDIA_VISIBLE_DEVICES=all",
-        "-e",
-        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
-    ),
-    "device": ("--device", "nvidia.com/gpu=all"),
-    "gpus": ("--gpus", "all"),
-}
 
 
 @operation()
@@ -47,16 +37,34 @@ def containers() -> Generator[FunctionCommand, None, None]:
     planned = record.now.plan.transactions or any(
         outcome.status == "changed" for outcome in record.outcomes.values()
     )
-    if planned and wanted_paths(record.now.context):
+    if planned:  # the paths are those of the host as it is then
         yield FunctionCommand(_prove, (), {})
     else:
         context_host.noop("nothing was changed")
 
 
+def _entry(trial: Trial, image: str, command: tuple[str, ...]) -> dict[str, Any]:
+    """A trial as the program's JSON."""
+    found = {
+        "path": trial.path,
+        "engine": trial.engine,
+        "must": trial.must,
+        "image": image,
+        "options": list(trial.options),
+        "command": list(command),
+    }
+    if trial.engine == "docker":
+        run_words = ("run", "--rm", "--pull=never", "--network=none", *trial.options)
+        found["argv"] = [*run_words, "--entrypoint", command[0], image, *command[1:]]
+    return found
+
+
 def _prove(state: State, host: Host) -> bool:
     record = run.current(host.inventory).record(host.name)
     assert record.now is not None
-    wanted = record.now.context.wanted
+    wanted, paths = record.now.context.wanted, trials(record.now.context)
+    if not paths:
+        return True
     image = wanted.prove_image or ""
     command = wanted.prove_command or ("python3", "-c", CU_INIT)
     this = run.current(host.inventory)
@@ -65,29 +73,15 @@ def _prove(state: State, host: Host) -> bool:
         "run": this.id,
         "who": who(),
         "restarts": wanted.restarts,
-        "containers": [
-            {
-                "path": path,
-                "argv": [
-                    "run",
-                    "--rm",
-                    "--pull=never",
-                    "--network=none",
-                    *OPTIONS[path],
-                    "--entrypoint",
-                    command[0],
-                    image,
-                    *command[1:],
-                ],
-            }
-            for path in wanted_paths(record.now.context)
-        ],
+        "containers": [_entry(trial, image, command) for trial in paths],
     }
     try:
         record.proof, snapshot = send(host, data)
         run.take(host, record, snapshot)
+    except AuditOnly as error:
+        record.proof = Outcome("refused", str(error))
     except (RemoteError, AnswerError) as error:
         record.proof = Outcome("lost", str(error))
     log = logger.info if record.proof.good else logger.error
-    log(f"{host.print_prefix}proof: {record.proof.status}: {record.proof.detail}")
+    log(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
     return record.proof.good

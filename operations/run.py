@@ -52,12 +52,14 @@ class Record:
 
 @dataclass
 class Run:
-    """id: names the run's journals on the hosts. records: by host name."""
+    """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
+    wanted state, from the deploy itself."""
 
     id: str
     started: float
     records: dict[str, Record] = field(default_factory=dict)
     shown: bool = False
+    wanted: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, name: str) -> Record:
         return self.records.setdefault(name, Record(name))
@@ -80,7 +82,7 @@ def current(inventory: Any) -> Run:
 
 
 def layers(host: Host) -> list[Mapping[str, Any]]:
-    """The wanted state's layers for a host, most general first: all.py, its groups, itself, --data.
+    """The wanted state's layers for a host, most general first: the deploy's own, all.py, its groups, itself, --data.
 
     pyinfra itself would take the nearest whole value; ours merges, so that a group can set one key.
     """
@@ -88,7 +90,7 @@ def layers(host: Host) -> list[Mapping[str, Any]]:
     found = [inventory.get_data()]
     found.extend(inventory.get_group_data(group) for group in host.groups)
     found.extend((inventory.get_host_data(host.name), inventory.get_override_data()))
-    return [layer[KEY] for layer in found if KEY in layer]
+    return [current(inventory).wanted, *(layer[KEY] for layer in found if KEY in layer)]
 
 
 def wanted_of(host: Host) -> Wanted:

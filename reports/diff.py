@@ -37,4 +37,5 @@ def diff(step: Step) -> str:
         if step.argv
         else "",
         "cuda": "prove it by cuInit, with and without it",
+        "toolkit": "prove it by what its packages and `nvidia-ctk --version` say",
     }.get(step.do, f"run {argv}")

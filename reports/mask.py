@@ -18,6 +18,17 @@ NAMED = re.compile(
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
+# What a host could do to a terminal or a log: control characters other than tab and newline, separators that some take
+# for a line's end, marks that turn the direction of what follows (CVE-2021-42574); and halves of characters, which no
+# encoding has: so Python reads file names that are not UTF-8 (PEP 383).
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with what no terminal should be sent spelt out: an escape becomes `\\x1b`."""
+    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
 def _named(match: re.Match[str]) -> str:
     value = match.group("value")
     quote = value[0] if value[:1] in "\"'" else ""
@@ -25,21 +36,23 @@ def _named(match: re.Match[str]) -> str:
 
 
 def mask(text: str) -> str:
-    """The text without passwords in URLs, values of keys that name a secret, and authorization headers."""
+    """The text without passwords in URLs, values of keys that name a secret, and authorization headers; printable."""
+    text = printable(text)
     text = URL.sub(lambda match: f"{match.group('scheme')}{MASK}@", text)
     text = BEARER.sub(lambda match: f"{match.group(1)} {MASK}", text)
     return NAMED.sub(_named, text)
 
 
-def mask_all(value: Any) -> Any:
-    """Every string of a JSON value, masked; and whatever stands under a key that names a secret."""
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, list):
-        return [mask_all(item) for item in value]
+def mask_all(value: Any, secret: bool = False) -> Any:
+    """Every string of a JSON value, masked; and what stands under a key that names a secret (`secret`): a text, a number,
+    a list of them. Not a whole object: a host may be called token1."""
     if isinstance(value, dict):
         return {
-            key: MASK if isinstance(item, str) and item and SECRET_KEY.search(str(key)) else mask_all(item)
+            printable(str(key)): mask_all(item, bool(SECRET_KEY.search(str(key))))
             for key, item in value.items()
         }
-    return value
+    if isinstance(value, (list, tuple)):
+        return [mask_all(item, secret) for item in value]
+    if isinstance(value, bool) or value in (None, ""):
+        return value
+    return MASK if secret else mask(value) if isinstance(value, str) else value

@@ -23,6 +23,7 @@ def _wrap(text: str, indent: str, first: str | None = None) -> str:
         initial_indent=indent if first is None else first,
         subsequent_indent=indent,
         break_long_words=False,
+        break_on_hyphens=False,  # names of packages and options stay whole
     )
 
 
@@ -53,7 +54,9 @@ def _finding(finding: dict[str, Any]) -> Iterator[str]:
     if finding["cause"]:
         yield _wrap(f"why:  {finding['cause']}", "                 ", "           ")
     if finding["remedy"]:
-        yield _wrap(f"do:   {finding['remedy']}", "                 ", "           ")
+        text, *lines = finding["remedy"].split("\n")
+        yield _wrap(f"do:   {text}", "                 ", "           ")
+        yield from (f"             {line}" for line in lines)  # to be copied: not wrapped
     if finding["refused"]:
         yield _wrap(f"held: {finding['refused']}", "                 ", "           ")
 

@@ -34,6 +34,24 @@ READS: dict[str, tuple[tuple[Version, Version], ...]] = {
         ((5, 2), (0, 8, 0)),
         ((5, 5), (1, 0, 0)),
     ),
+    # read at the tags 1.7.0, .13, .16, .20, .24, .27, 2.0.0, .5, 2.1.0, 2.3.0: in between the older one's is taken
+    "containerd": (
+        ((1, 7), (0, 5, 0)),
+        ((1, 7, 13), (0, 6, 0)),
+        ((1, 7, 16), (0, 7, 0)),
+        ((1, 7, 27), (0, 8, 0)),
+        ((2, 0, 5), (1, 0, 0)),
+        ((2, 3), (1, 1, 0)),
+    ),
+    "crio": (
+        ((1, 24), (0, 3, 0)),
+        ((1, 25), (0, 5, 0)),
+        ((1, 28), (0, 6, 0)),
+        ((1, 30), (0, 7, 0)),
+        ((1, 31), (0, 8, 0)),
+        ((1, 33), (1, 0, 0)),
+        ((1, 35), (1, 1, 0)),
+    ),
 }
 
 
@@ -48,14 +66,18 @@ def newest_readable(engine: str, version: Version) -> Version | None:
 
 def readers(context: Context) -> dict[str, Version]:
     """Engines on this host that load CDI specs, with the newest cdiVersion each can read. A Docker whose CDI nobody
-    wants is none of them."""
+    wants, a containerd that serves Docker alone, and a CRI-O that does not run are none of them."""
+    from rules.containerd_config import has_containerd
     from rules.docker import wanted_paths
 
-    found = {}
-    docker, podman = context.state.docker.version.value, context.state.podman.version.value
-    if "device" not in wanted_paths(context):
-        docker = None
-    for name, version in (("docker", docker), ("podman", podman)):
+    found, state = {}, context.state
+    engines = (
+        ("docker", state.docker.version.value if "device" in wanted_paths(context) else None),
+        ("podman", state.podman.version.value),
+        ("containerd", state.containerd.version.value if has_containerd(context) else None),
+        ("crio", state.crio.version.value if state.crio.running else None),
+    )
+    for name, version in engines:
         readable = newest_readable(name, version) if version else None
         if version and readable:
             found[f"{name} {show(version)}"] = readable

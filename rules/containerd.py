@@ -1,4 +1,4 @@
-"""GM50x, GM51x: containerd beside Docker, and k3s or RKE2 around it.
+"""GM501 to GM508: containerd beside Docker.
 
 Judged where something starts containers through it: a kubelet, k3s, GRIT, or a wanted state that names it. A containerd
 that only serves Docker needs no nvidia runtime of its own.
@@ -6,310 +6,40 @@ that only serves Docker needs no nvidia runtime of its own.
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from facts.containerd import (
-    CONFIG,
-    MERGES_KEYS,
-    V2_PLUGIN,
-    V3_PLUGIN,
-    ConfigError,
-    Cri,
-    K3s,
-    config_version,
-    imports_of,
-    loads,
-    names_read,
-    newest_config,
-    order,
-    plugin_of,
-    unread_imports,
-)
-from facts.reading import Unread
+from facts.containerd import MERGES_KEYS, config_version
 from facts.version import Version, show
 from rules.cdi import canonical
-from rules.edits import Edit, EditError, apply_lines
-from rules.edits.toml_lines import scan
+from rules.containerd_config import (
+    NVIDIA,
+    RESTART,
+    RUNC,
+    Keys,
+    Layout,
+    change,
+    cri,
+    evidence,
+    expected_systemd,
+    has,
+    has_containerd,
+    layout,
+    misplaced,
+    readable,
+    restart_hold,
+    unreadable_why,
+    version_of,
+    wanted_runtimes,
+)
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
-from rules.rule import Context, has_gpu, rule
+from rules.rule import Context, rule
 
 CDI_SINCE: Version = (1, 7)  # enable_cdi: containerd v1.7.0 pkg/cri/config/config_unix.go
-RESTART = ("containerd.service", "restart")
-NVIDIA = "nvidia"
-RUNC = "io.containerd.runc.v2"
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
-Keys = tuple[str, ...]
-
-
-def serves_pods(context: Context) -> bool:
-    """Whether a kubelet, k3s or CRI client starts containers through the containerd that is a service here."""
-    kubernetes = context.state.kubernetes
-    if kubernetes.k3s is not None and kubernetes.k3s.embedded and not kubernetes.kubelet.process.ok:
-        return False
-    return kubernetes.here
-
-
-def embedded(context: Context) -> K3s | None:
-    """k3s or RKE2, where its own containerd serves the kubelet."""
-    k3s = context.state.kubernetes.k3s
-    return k3s if k3s is not None and k3s.embedded else None
-
-
-def wanted_runtimes(context: Context) -> tuple[str, ...]:
-    """The runtimes that containerd's CRI has to have on this host."""
-    if context.wanted.containerd_runtimes is not None:
-        return context.wanted.containerd_runtimes
-    pods = serves_pods(context) or embedded(context) is not None
-    return (NVIDIA,) if pods or context.wanted.grit_role else ()
-
-
-def has_containerd(context: Context) -> bool:
-    """Whether there is a GPU and a containerd of its own that somebody uses beside Docker."""
-    if not has_gpu(context) or not context.state.containerd.installed or embedded(context) is not None:
-        return False
-    return bool(wanted_runtimes(context)) or uses_grit(context)
-
-
-def uses_grit(context: Context) -> bool:
-    return context.wanted.grit_role is not None or not context.state.grit.content.absent
-
-
-def readable(context: Context) -> bool:
-    """containerd is judged, and GM501 has no say: what its files hold can be judged."""
-    return has_containerd(context) and not unreadable_why(context)
-
-
-def has_k3s(context: Context) -> bool:
-    return has_gpu(context) and context.state.kubernetes.k3s is not None
-
-
-def cri(context: Context) -> Cri:
-    """The CRI settings of the containerd that serves here; raises Unread or ConfigError."""
-    k3s = embedded(context)
-    return k3s.cri() if k3s is not None else context.state.containerd.cri()
-
-
-def version_of(context: Context) -> Version:
-    return context.state.containerd.version.need()
-
-
-def where(text: str, keys: Keys) -> int | None:
-    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or the first below it."""
-    try:
-        items = scan(text.splitlines())
-    except (EditError, tomllib.TOMLDecodeError):
-        return None
-    found = next((item for item in items if item.keys == keys), None)
-    found = found or next((item for item in items if item.keys[: len(keys)] == keys), None)
-    return found.start + 1 if found else None
-
-
-def line_of(detail: str) -> int | None:
-    """The line that tomllib's message names: `Cannot declare ('a',) twice (at line 4, column 3)`."""
-    found = re.search(r"at line (\d+)", detail)
-    return int(found.group(1)) if found else None
-
-
-# --- what is where
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The files of the running containerd. order: as they are merged. plugin: the CRI's table in the root file."""
-
-    version: Version
-    root: str
-    parsed: Mapping[str, Mapping[str, Any]]
-    order: tuple[str, ...]
-    highest: int
-
-    @property
-    def plugin(self) -> str:
-        return plugin_of(self.version, self.highest)
-
-    def names(self, path: str) -> tuple[str, ...]:
-        return names_read(self.version, self.highest, config_version(self.parsed.get(path, {})))
-
-    def home(self, keys: Keys) -> tuple[str, str]:
-        """(file, plugin name) in which a key below the CRI's table has to stand to count.
-
-        Before 2.1 that is the last file that has the plugin's table; from then on the last that has the key, else the
-        root file.
-        """
-        for path in reversed(self.order):
-            plugins = self.parsed.get(path, {}).get("plugins")
-            plugins = plugins if isinstance(plugins, Mapping) else {}
-            for name in self.names(path):
-                part = plugins.get(name)
-                if not isinstance(part, Mapping):
-                    continue
-                if self.version < MERGES_KEYS or _has(part, keys):
-                    return path, name
-        return self.root, self.plugin
-
-
-def _has(table: Any, keys: Keys) -> bool:
-    for key in keys:
-        if not isinstance(table, Mapping) or key not in table:
-            return False
-        table = table[key]
-    return True
-
-
-def layout(context: Context) -> Layout:
-    """Raises Unread where a file could not be read, ConfigError where containerd would not start with one."""
-    containerd = context.state.containerd
-    version, parsed = containerd.version.need(), containerd.parsed()
-    files = order(containerd.path, parsed, version)
-    highest = max((config_version(parsed[path]) for path in files if path in parsed), default=0)
-    if highest == 0 or not any(parsed.get(path) for path in files):
-        highest = 3 if version >= (2, 0) else 2
-    return Layout(version, containerd.path, parsed, files, highest)
-
-
-def evidence(context: Context, path: str, keys: Keys, text: str) -> Evidence:
-    """`file:line` of a key or table, and what stands there."""
-    content = context.state.containerd.files.get(path)
-    data = content.value.data.decode("utf-8", "replace") if content and content.value else ""
-    number = where(data, keys)
-    return Evidence(f"{path}:{number}" if number else path, text)
-
-
-def hold_back(context: Context) -> str:
-    """Why containerd's configuration is not changed on this host, or an empty text where it may be."""
-    containerd = context.state.containerd
-    if not context.wanted.manage_containerd:
-        return "containerd.manage is false"
-    if embedded(context) is not None:
-        return "k3s writes this containerd's configuration: its template is what counts"
-    if why := unreadable_why(context):
-        return f"{why} (GM501)"
-    found = layout(context)
-    raw = found.parsed.get(found.root, {})
-    if raw and "version" not in raw and found.version >= (2, 0):
-        return f"{found.root} has no `version`, and this containerd ignores its CRI settings (GM502)"
-    if unread := unread_imports(found.root, found.parsed):
-        return f"{found.root} imports {unread[0]}, which is not read"
-    if list(misplaced(found)):
-        return "some settings stand where this containerd ignores them (GM502)"
-    if not containerd.cri().enabled:
-        return "the CRI plugin is among disabled_plugins"
-    return restart_hold(context)
-
-
-def restart_hold(context: Context) -> str:
-    """Why a restart of containerd would not be safe on this host, or an empty text."""
-    containerd = context.state.containerd
-    if containerd.process.absent:
-        return "containerd does not run: nothing could be proven"
-    unit = containerd.unit.get()
-    if unit is None:
-        return "containerd is no systemd unit here"
-    if str(unit.get("MainPID")) != str(containerd.process.need().pid):
-        return "the running containerd is not the one of containerd.service"
-    if unit.get("KillMode") != "process":
-        return f"KillMode={unit.get('KillMode')}: a restart would stop every container (GM506)"
-    bound = {word for key in ("RequiredBy", "BoundBy", "ConsistsOf") for word in unit.get(key, "").split()}
-    lives = (context.state.docker.info.value or {}).get("LiveRestoreEnabled")
-    running = any(found.running for found in context.state.docker.containers.value or ())
-    if "docker.service" in bound and running and not lives:
-        return "docker.service is bound to it: a restart of containerd would restart dockerd and stop its containers"
-    return ""
-
-
-def change(context: Context, values: Mapping[Keys, Any]) -> tuple[Change | None, str]:
-    """The change that sets keys below the CRI's table, each in the file where it counts, or why it is held back."""
-    if held := hold_back(context):
-        return None, held
-    found = layout(context)
-    edits = []
-    if not found.parsed.get(found.root):
-        edits.append(Edit(found.root, ("version",), found.highest))
-    for keys, value in (*default_runtime(context, found, values).items(), *values.items()):
-        path, name = found.home(keys)
-        edits.append(Edit(path, ("plugins", name, *keys), value))
-    return Change(Component.CONTAINERD, tuple(edits), service=RESTART), ""
-
-
-def default_runtime(context: Context, found: Layout, values: Mapping[Keys, Any]) -> dict[Keys, Any]:
-    """What keeps `runc` beside a first runtime of one's own: before 2.0 a file that names any runtime takes it away, and
-    the CRI plugin does not load then (`no corresponding runtime configured`, measured with 1.6.20 and 1.7.24)."""
-    if found.version >= (2, 0) or not any(keys[:2] == ("containerd", "runtimes") for keys in values):
-        return {}
-    path, name = found.home(("containerd", "runtimes"))
-    part = (found.parsed.get(path, {}).get("plugins") or {}).get(name) or {}
-    default = cri(context).default
-    if default != "runc" or _has(part, ("containerd", "runtimes", default)):
-        return {}
-    base: Keys = ("containerd", "runtimes", default)
-    made: dict[Keys, Any] = {(*base, "runtime_type"): RUNC}
-    if context.state.kubernetes.cgroup_driver == "systemd":
-        made[(*base, "options", "SystemdCgroup")] = True
-    return made
-
-
-def staged_tree(context: Context, new: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """The configuration as it will be, as files of one folder: `config.toml` and the drop-ins that change. Imports of the
-    root are absolute there, and name the new drop-ins in place of the old. `{tree}` stands for the folder."""
-    found = layout(context)
-    content = context.state.containerd.files[found.root].get()
-    root = new.get(found.root, content.data if content else b"")
-    raw = tomllib.loads(root.decode("utf-8"))
-    patterns = imports_of(found.root, raw)
-    changed = [path for path in found.order if path in new and path != found.root]
-    if not patterns and not changed:
-        return (("config.toml", root),)
-    imports: list[str] = []
-    for pattern in patterns:
-        listed = [path for path in found.order if path != found.root and fnmatchcase(path, pattern)]
-        imports += (
-            [f"{{tree}}/{changed.index(path)}.toml" if path in changed else path for path in listed]
-            if set(listed) & set(changed)
-            else [pattern]
-        )
-    staged = apply_lines(found.root, root, [Edit(found.root, ("imports",), imports)])
-    return (("config.toml", staged), *((f"{number}.toml", new[path]) for number, path in enumerate(changed)))
-
-
-def expected_dump(edits: Iterable[Edit]) -> tuple[str, ...]:
-    """What containerd's own dump of the new configuration has to show: each runtime's table, and each text set."""
-    found = []
-    for edit in edits:
-        if "runtimes" in edit.keys:
-            name = edit.keys[edit.keys.index("runtimes") + 1]
-            found.append(rf"(?m)^\s*\[plugins\..*\.runtimes\.[\"']?{re.escape(name)}[\"']?\]")
-        if isinstance(edit.value, str):
-            found.append(rf"(?m)^\s*{re.escape(edit.keys[-1])} = [\"']{re.escape(edit.value)}[\"']")
-        elif isinstance(edit.value, bool):
-            found.append(rf"(?m)^\s*{re.escape(edit.keys[-1])} = {str(edit.value).lower()}\b")
-    return tuple(dict.fromkeys(found))
 
 
 # --- GM501, GM502: the files
-
-
-def unreadable_why(context: Context) -> str:
-    """In containerd's or tomllib's words, why containerd would not start with its files; empty where it would.
-    Raises Unread where that is not known."""
-    containerd = context.state.containerd
-    try:
-        parsed = containerd.parsed()
-        newest = newest_config(containerd.version.need())
-        for path in order(containerd.path, parsed, containerd.version.need()):
-            number = config_version(parsed.get(path, {}))
-            if newest is not None and number > newest:
-                return f"{path}: version = {number}, this containerd takes up to {newest}"
-        if containerd.path == CONFIG and containerd.dump.detail.startswith("exit status"):
-            return f"{CONFIG}: {containerd.dump.detail.partition(': ')[2]}"
-    except ConfigError as error:
-        number_of = line_of(error.detail)
-        return f"{error.path}:{number_of}: {error.detail}" if number_of else str(error)
-    return ""
 
 
 @rule(
@@ -339,37 +69,6 @@ def unreadable(context: Context) -> Iterator[Finding]:
         refused="what this file was meant to say is not ours to guess: it is left as it is",
         symptoms=("containerd: failed to load TOML", "containerd: failed to unmarshal TOML"),
     )
-
-
-def misplaced(found: Layout) -> Iterator[tuple[str, str, str]]:
-    """(file, plugin name, why) of CRI settings that stand where this containerd ignores them."""
-    for path in found.order:
-        raw = found.parsed.get(path, {})
-        plugins = raw.get("plugins")
-        for name in ("cri", V2_PLUGIN, V3_PLUGIN) if isinstance(plugins, Mapping) else ():
-            part = plugins.get(name) if isinstance(plugins, Mapping) else None
-            if not isinstance(part, Mapping) or name in found.names(path):
-                continue
-            if name == V2_PLUGIN and found.highest >= 3:
-                part = {key: value for key, value in part.items() if key not in V3_GRPC_KEYS}
-            if not part:
-                continue
-            if name == V3_PLUGIN:
-                why = f"containerd {show(found.version)} has it under {V2_PLUGIN}"
-            elif config_version(raw) < found.highest:
-                why = f"another file has version = {found.highest}, so this one's version {config_version(raw)} is not converted"
-            elif "version" not in raw:
-                why = "the file has no `version`"
-            else:
-                why = f"in a file of version {config_version(raw)} it is {found.plugin}"
-            yield path, name, why
-
-
-# What io.containerd.grpc.v1.cri still has in version 3: the streaming server (containerd docs/cri/config.md).
-V3_GRPC_KEYS = {
-    "disable_tcp_service", "stream_server_address", "stream_server_port", "stream_idle_timeout", "enable_tls_streaming",
-    "x509_key_pair_streaming",
-}  # fmt: skip
 
 
 @rule(
@@ -436,7 +135,7 @@ def _lost(found: Layout, path: str, name: str) -> Iterator[str]:
     if not isinstance(root, Mapping) or not isinstance(own, Mapping):
         return
     for keys, _ in _leaves(root):
-        if not _has(own, keys):
+        if not has(own, keys):
             yield ".".join(keys)
 
 
@@ -493,20 +192,6 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
         refused=refused,
         symptoms=('no runtime for "nvidia" is configured',),
     )
-
-
-def expected_systemd(context: Context) -> bool | None:
-    """Whether runtimes have to use systemd's cgroups on this host: as the kubelet does, else as the default runtime
-    does; None where neither says so."""
-    driver = context.state.kubernetes.cgroup_driver
-    if driver in ("systemd", "cgroupfs"):
-        return driver == "systemd"
-    try:
-        settings = cri(context)
-    except (ConfigError, Unread):
-        return None
-    default = settings.runtimes.get(settings.default)
-    return default.systemd_cgroup if default else None
 
 
 @rule(
@@ -703,135 +388,3 @@ def not_restarted(context: Context) -> Iterator[Finding]:
         change=made,
         refused=held,
     )
-
-
-# --- GM510 to GM512: k3s and RKE2
-
-BASE = re.compile(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
-
-
-def template_text(k3s: K3s) -> str | None:
-    """The text of the template that counts; None where there is none. Raises Unread."""
-    path = k3s.template
-    content = k3s.templates[path].get() if path else None
-    return content.text() if content else None
-
-
-@rule(
-    "GM510",
-    "the k3s template includes the base",
-    "k3s-io/k3s pkg/agent/containerd/config.go; docs.k3s.io advanced: configuring containerd",
-    applies=has_k3s,
-)
-def template_without_base(context: Context) -> Iterator[Finding]:
-    k3s = context.state.kubernetes.k3s
-    if k3s is None or (text := template_text(k3s)) is None or BASE.search(text):
-        return
-    # A template may well be a whole configuration; it is a loss only where CNI and pause image are not in it.
-    whole = ".cni]" in text and "sandbox" in text
-    path = k3s.template or ""
-    yield Finding(
-        code="GM510",
-        status=Status.WARN if whole else Status.FAIL,
-        summary=f'{path} has no {{{{ template "base" . }}}}: it replaces {k3s.flavour.name}\'s whole configuration',
-        evidence=(Evidence(f"{path}:1", (text.splitlines() or [""])[0][:120]),),
-        cause="Without the base, CNI folders, the pause image and registries that the distribution sets are gone.",
-        remedy='Begin the template with `{{ template "base" . }}` and keep only what is added.',
-        refused="what this template was meant to keep is not ours to guess: it is left as it is",
-        symptoms=("failed to create containerd config", "cni plugin not initialized"),
-    )
-
-
-@rule(
-    "GM511",
-    "the k3s template does not repeat the nvidia runtime",
-    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once",
-    applies=has_k3s,
-)
-def duplicate_nvidia(context: Context) -> Iterator[Finding]:
-    k3s = context.state.kubernetes.k3s
-    if k3s is None:
-        return
-    text = template_text(k3s)
-    path = k3s.template or ""
-    found = re.search(r"(?m)^\s*\[plugins\..*\.containerd\.runtimes\.[\"']?nvidia[\"']?\]", text or "")
-    if text is not None and found and BASE.search(text):
-        number = text.count("\n", 0, found.start(0) + len(found.group(0)) - len(found.group(0).lstrip())) + 1
-        yield Finding(
-            code="GM511",
-            status=Status.FAIL,
-            summary=f"{path}:{number}: the table of the nvidia runtime stands here, and {k3s.flavour.name} adds its own",
-            evidence=(Evidence(f"{path}:{number}", found.group(0).strip()),),
-            cause=f"{k3s.flavour.name} registers nvidia by itself where nvidia-container-runtime is installed when it starts; a "
-            "table that stands twice keeps containerd from starting.",
-            remedy=f"Take the table out of the template, and restart {k3s.unit.source.split()[-1]}.",
-            refused="what else that table sets is not ours to drop: the template is left as it is",
-            symptoms=("duplicated tables", "already exists"),
-        )
-    try:
-        if k3s.generated.get() is not None:
-            loads(k3s.flavour.generated, k3s.generated)
-    except ConfigError as error:
-        number_of = line_of(error.detail)
-        yield Finding(
-            code="GM511",
-            status=Status.FAIL,
-            summary=f"{error.path}:{number_of}: {error.detail}" if number_of else str(error),
-            evidence=(Evidence(f"{error.path}:{number_of}" if number_of else error.path, error.detail),),
-            cause=f"{k3s.flavour.name} wrote it from its template, and its containerd cannot read it.",
-            remedy="Repair the template: the file itself is written anew at each start.",
-            refused="what the template was meant to say is not ours to guess: it is left as it is",
-        )
-
-
-@rule(
-    "GM512",
-    "the k3s template is the one that counts",
-    "k3s-io/k3s pkg/agent/containerd/config.go: config-v3.toml.tmpl (1.31.6, 1.32.2), then config.toml.tmpl",
-    applies=has_k3s,
-)
-def template_without_effect(context: Context) -> Iterator[Finding]:
-    k3s = context.state.kubernetes.k3s
-    if k3s is None or k3s.template is None:
-        return
-    path = k3s.template
-    name = k3s.flavour.name
-    if not k3s.embedded:
-        yield Finding(
-            code="GM512",
-            status=Status.WARN,
-            summary=f"{path} has no effect: {name}'s kubelet uses {k3s.endpoint}",
-            evidence=(
-                Evidence(f"{name} container-runtime-endpoint", k3s.endpoint),
-                Evidence(path, "a template for the embedded containerd"),
-            ),
-            cause=f"The containerd that serves this kubelet is a service of its own, and reads {context.state.containerd.path}.",
-            remedy=f"Edit {context.state.containerd.path} instead; restarting {name} changes nothing.",
-            refused="whether the template is still wanted is the owner's decision",
-        )
-        return
-    both = [found for found in k3s.flavour.templates if not k3s.templates[found].absent]
-    if len(both) > 1:
-        yield Finding(
-            code="GM512",
-            status=Status.WARN,
-            summary=f"{both[1]} has no effect: {both[0]} is taken",
-            evidence=tuple(Evidence(found, "exists") for found in both),
-            remedy="Keep one of the two.",
-            refused="which of the two is meant is the owner's decision",
-        )
-    template, generated = k3s.templates[path].get(), k3s.generated.get()
-    if template and generated and template.meta.mtime > generated.meta.mtime + 1:
-        yield Finding(
-            code="GM512",
-            status=Status.WARN,
-            summary=f"{path} is newer than the configuration written from it: {name} has not been restarted since",
-            evidence=(
-                Evidence(path, f"changed at {template.meta.mtime:.0f}"),
-                Evidence(k3s.flavour.generated, f"written at {generated.meta.mtime:.0f}"),
-            ),
-            cause=f"{name} writes its containerd's configuration at start only.",
-            remedy=f"`systemctl restart {k3s.unit.source.split()[-1]}` when it suits: pods keep running, the API is away for "
-            "some seconds.",
-            refused=f"a restart of {name} is the owner's decision",
-        )

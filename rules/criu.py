@@ -351,7 +351,7 @@ def watches(context: Context) -> Iterator[Finding]:
     if found is None or found >= OVERLAY_SINCE or context.wanted.grit_role == "restore":
         return
     from facts.containerd import ConfigError
-    from rules.containerd import cri
+    from rules.containerd_config import cri
 
     try:
         snapshotter = cri(context).runtimes.get("grit")

@@ -9,10 +9,21 @@ from typing import Any
 from facts.containerd import V2_PLUGIN, V3_PLUGIN, ConfigError, Runtime, config_version, loads
 from facts.grit import CONFIG, OPTIONS, REMOVED, ROOT, meant
 from facts.reading import Unread
-from rules import containerd
-from rules.containerd import Keys, cri, embedded, expected_systemd, line_of, unreadable_why, uses_grit, where
+from rules import containerd_config
+from rules.containerd_config import (
+    Keys,
+    cri,
+    embedded,
+    expected_systemd,
+    line_of,
+    unreadable_why,
+    uses_grit,
+    where,
+)
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from rules.k3s import BASE as TEMPLATE_BASE
+from rules.k3s import template_text
 from rules.rule import Context, has_gpu, rule
 
 SHIM = "containerd-shim-grit-v1"
@@ -306,7 +317,7 @@ def table(context: Context) -> Iterator[Finding]:
     elif k3s is not None:
         made, refused = _template_change(context)
     else:
-        made, refused = containerd.change(context, {keys: value for keys, (value, _) in rows.items()})
+        made, refused = containerd_config.change(context, {keys: value for keys, (value, _) in rows.items()})
     names = ", ".join(".".join(keys[3:]) for keys in rows)
     whose = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
     yield Finding(
@@ -344,8 +355,8 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
     assert k3s is not None
     if not context.wanted.manage_containerd:
         return None, "containerd.manage is false"
-    text = containerd.template_text(k3s)
-    if text is not None and not containerd.BASE.search(text):
+    text = template_text(k3s)
+    if text is not None and not TEMPLATE_BASE.search(text):
         return None, "the template has no base (GM510)"
     if text is not None and "runtimes.grit" in text:
         return (
@@ -365,10 +376,10 @@ def template(context: Context) -> tuple[str, str, str]:
     and the table: the base is in it already."""
     k3s = embedded(context)
     assert k3s is not None
-    generated = k3s.generated.need().text()
+    generated = k3s.generated.map(lambda content: content.text()).need()
     third = config_version(loads(k3s.flavour.generated, k3s.generated)) >= 3
     path = k3s.template or k3s.flavour.templates[0 if third else 1]
-    text = containerd.template_text(k3s)
+    text = template_text(k3s)
     plugin = V3_PLUGIN if third else V2_PLUGIN
     table = f'plugins."{plugin}".{".".join(BASE)}'
     block = (

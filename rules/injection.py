@@ -37,7 +37,7 @@ def injects_behind_runc(context: Context) -> list[str]:
             found.append("docker --gpus, through nvidia-container-runtime-hook")
     if legacy and not becomes_cdi:
         try:
-            from rules.containerd import cri, has_containerd
+            from rules.containerd_config import cri, has_containerd
 
             if has_containerd(context):
                 runtimes = [each for each in cri(context).runtimes.values() if "nvidia" in each.binary]

@@ -15,8 +15,20 @@ from facts.driver import CHAR_RULE
 from facts.reading import Unread
 from facts.snapshot import FileContent
 from facts.storage import FUSE_BOOT, OUR_DROPIN
+from facts.toolkit import CONFIG
 from facts.version import show
-from rules import cdi, containerd, cuda, docker, grit, injection, podman, storage
+from rules import (
+    cdi,
+    containerd_config,
+    crio,
+    cuda_compat,
+    docker,
+    grit,
+    injection,
+    packages,
+    podman,
+    storage,
+)
 from rules.edits import Edit, EditError, apply, apply_lines
 from rules.finding import Change, Component, Finding, Risk
 from rules.rule import Context
@@ -27,8 +39,9 @@ class Step:
     """One thing done to one path, or one command.
 
     do: `write` (data), `generate` (argv's standard output becomes the file), `trigger` (argv writes the file itself),
-    `remove`, `mode` (only permission bits) or `run` (argv, no file). Beyond files: `package` (manager, install or remove,
-    name), `folder` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
+    `remove`, `mode` (only permission bits) or `run` (argv, no file). Beyond files: `package` (manager, install, downgrade
+    or remove, names or `NAME=VERSION`; path: a file that their scripts write), `toolkit` (manager, version: its programs
+    answer as that), `folder` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
     options of its `docker run`), `note` (folder, ELF section, driver: the library there is for it), `cuda` (how, folder, CUDA: cuInit says so).
     before: SHA-256 of the bytes the plan was made from; None where there was no file. The host refuses the step when
     it finds others.
@@ -49,13 +62,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the host must show afterwards. path: keys into `docker info`; wanted: a key or value that must be there.
+    """What the host must show afterwards. path: keys into what `engine` says of itself: docker by `docker info`, crictl
+    by `crictl info` of containerd, where there is a crictl to ask. A key or value that must be there.
     needs: whether it can only come true after a `reload` or a `restart`. value: what must stand there, where that matters.
     """
 
     path: tuple[str, ...]
     needs: str = ""
     value: str = ""
+    engine: str = "docker"
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,18 @@ def _apt(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tra
     )
 
 
+def _packages(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """The toolkit's packages, all in one version; proven by what its programs say. Their scripts write config.toml."""
+    found, manager = packages.job(context), context.state.packages.manager
+    content = context.state.toolkit.content.get()
+    before, was = (content.sha256, content.data) if content else (None, None)
+    steps = (
+        Step("package", CONFIG, before=before, was=was, argv=(manager, found.action, *found.targets)),
+        Step("toolkit", argv=(manager, found.version)),
+    )
+    return Transaction(Component.PACKAGES, codes, steps, package_wait=context.wanted.toolkit_lock_wait)
+
+
 def _cdi(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
     files = {file.path: file for file in context.state.cdi.files.need()}
     actions = list(dict.fromkeys(change.action for change in changes))
@@ -291,12 +318,12 @@ def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     A package comes before the files that name its folder, and goes after the files that named it.
     """
     actions = {change.action for change in changes}
-    release = cuda.compat_release(context) if "compat" in actions else None
-    files, away = cuda.files(context, actions, release)
+    release = cuda_compat.compat_release(context) if "compat" in actions else None
+    files, away = cuda_compat.files(context, actions, release)
     steps: list[Step] = []
     manager = context.state.packages.manager
     if release is not None:
-        folder, package = cuda.folder_of(release), cuda.package_of(release)
+        folder, package = cuda_compat.folder_of(release), cuda_compat.package_of(release)
         if not any(found.folder == folder for found in context.state.cuda.compats):
             steps.append(Step("package", argv=(manager, "install", package)))
         driver = show(context.state.driver.loaded.need())
@@ -315,7 +342,7 @@ def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     if release is not None:
         kind = "host" if context.wanted.cuda_activate == "host" else "with"
         number = str(release[0] * 1000 + release[1] * 10)
-        steps.append(Step("cuda", argv=(kind, cuda.folder_of(release), number)))
+        steps.append(Step("cuda", argv=(kind, cuda_compat.folder_of(release), number)))
     else:
         steps.append(Step("cuda", argv=("plain", "", "0")))
     if "remove" in actions:
@@ -355,22 +382,28 @@ def _containerd(context: Context, codes: tuple[str, ...], changes: list[Change])
         new[path] = apply_lines(path, was, mine)
         if new[path] != was:
             steps.append(_write(path, content, new[path]))
-    tree = containerd.staged_tree(context, new) if steps else ()
+    tree = containerd_config.staged_tree(context, new) if steps else ()
     return Transaction(
         Component.CONTAINERD,
         codes,
         tuple(steps),
-        service=containerd.RESTART,
+        service=containerd_config.RESTART,
+        proofs=tuple(
+            Proof(keys, needs="restart", engine="crictl")
+            for keys in containerd_config.shown_by_crictl(mine for each in edits.values() for mine in each)
+        ),
         gate="restarts is `never`" if context.wanted.restarts == "never" else "",
         validate=("containerd", "--config", "{tree}/config.toml", "config", "dump") if tree else (),
         tree=tree,
-        expect=containerd.expected_dump(mine for each in edits.values() for mine in each) if tree else (),
+        expect=containerd_config.expected_dump(mine for each in edits.values() for mine in each)
+        if tree
+        else (),
     )
 
 
 def _k3s_template(context: Context, codes: tuple[str, ...]) -> Transaction:
     """The template alone: k3s' own containerd reads first what k3s will make of it. Nothing is restarted."""
-    k3s = containerd.embedded(context)
+    k3s = containerd_config.embedded(context)
     assert k3s is not None
     path, text, made = grit.template(context)
     old = k3s.templates[path].get()
@@ -381,6 +414,27 @@ def _k3s_template(context: Context, codes: tuple[str, ...]) -> Transaction:
         validate=(k3s.flavour.program, "--config", "{tree}/config.toml", "config", "dump"),
         tree=(("config.toml", made.encode()),),
         expect=(r"(?m)^\s*\[plugins\..*\.runtimes\.grit\]",),
+    )
+
+
+def _crio(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    """The edited drop-ins, and beside them the whole configuration as it will be, for `crio config` to read first."""
+    files = context.state.crio.files
+    edits = {(edit.path, edit.keys): edit for change in changes for edit in change.edits}
+    by_path: dict[str, list[Edit]] = {}
+    for edit in edits.values():
+        by_path.setdefault(edit.path, []).append(edit)
+    new = crio.planned_files(context, by_path)
+    found = {path: files[path].get() if path in files else None for path in new}
+    return Transaction(
+        Component.CRIO,
+        codes,
+        tuple(_write(path, found[path], data) for path, data in new.items()),
+        service=crio.RESTART,
+        gate="restarts is `never`" if context.wanted.restarts == "never" else "",
+        validate=("crio", "--config", "", "--config-dir", "{tree}", "config") if new else (),
+        tree=crio.staged_tree(context, new) if new else (),
+        expect=crio.expected_dump({edit.keys: edit.value for edit in edits.values()}) if new else (),
     )
 
 
@@ -444,13 +498,15 @@ def _storage(context: Context, codes: tuple[str, ...], changes: list[Change]) ->
 
 BUILDERS = {
     Component.RECOVER: _recover,
-    Component.DRIVER: _driver,
     Component.APT: _apt,
+    Component.PACKAGES: _packages,
+    Component.DRIVER: _driver,
     Component.CUDA: _cuda,
     Component.CDI: _cdi,
     Component.TOOLKIT: _toolkit,
     Component.GRIT: _grit,
     Component.CONTAINERD: _containerd,
+    Component.CRIO: _crio,
     Component.PODMAN: _podman,
     Component.DOCKER: _docker,
     Component.DOCKER_STORAGE: _docker_storage,

@@ -10,7 +10,7 @@ from facts.toolkit import CONFIG
 from facts.version import show
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Status
-from rules.rule import Context, has_gpu, has_toolkit, rule
+from rules.rule import Context, has_toolkit, rule
 
 CAPABILITIES = {"compat32", "compute", "display", "graphics", "ngx", "utility", "video"}
 # api/config/v1: keys the programs read, and the type that unmarshalling insists on (a wrong one is fatal at create)
@@ -182,35 +182,6 @@ def _kind_of_ldconfig(context: Context) -> str:
     if toolkit.ldconfig_wrapper.value is None:
         return "not read"
     return "a script" if toolkit.ldconfig_wrapper.value else "a program"
-
-
-@rule(
-    "GM203",
-    "the NVIDIA Container Toolkit is installed",
-    "nct install guide; nct#854, nd#1034",
-    applies=has_gpu,
-)
-def missing(context: Context) -> Iterator[Finding]:
-    from rules.docker import wanted_paths
-
-    toolkit, paths = context.state.toolkit, wanted_paths(context)
-    # nvidia-container-toolkit-base has all but the hook, which only --gpus and legacy injection need.
-    needed = ["nvidia-ctk"]
-    needed += ["nvidia-container-runtime"] if "runtime" in paths else []
-    needed += ["nvidia-container-runtime-hook"] if "gpus" in paths or context.wanted.mode == "legacy" else []
-    absent = [name for name in needed if toolkit.programs[name].get() is None]
-    if not absent:
-        return
-    yield Finding(
-        code="GM203",
-        status=Status.FAIL,
-        summary="the NVIDIA Container Toolkit is not installed"
-        if not toolkit.installed
-        else f"the NVIDIA Container Toolkit is not whole: {', '.join(absent)} missing",
-        evidence=tuple(Evidence("PATH", f"no {name}") for name in absent),
-        remedy="Install the package nvidia-container-toolkit, then run this again.",
-        symptoms=('could not select device driver "" with capabilities: [[gpu]]',),
-    )
 
 
 @rule(

@@ -34,6 +34,9 @@ class Waiver:
 class Wanted:
     """One host's wanted state, every default filled in. The schema says what each key means."""
 
+    toolkit_install: bool = False
+    toolkit_version: str = ""
+    toolkit_lock_wait: int = 120
     manage_runtime: bool = True
     mode: str = "cdi"
     ldconfig: str = "auto"
@@ -51,6 +54,9 @@ class Wanted:
     cuda_lock_wait: int = 120
     manage_containerd: bool = True
     containerd_runtimes: tuple[str, ...] | None = None
+    manage_crio: bool = True
+    crio_runtimes: tuple[str, ...] | None = None
+    crio_default: str = "keep"
     grit_role: str | None = None
     grit_binary: str = ""
     grit_root: str = "/run/containerd/runc"
@@ -65,10 +71,12 @@ class Wanted:
     dind_driver: str = "auto"
     dind_containers: tuple[str, ...] = ()
     restarts: str = "idle"
+    restart_watch: int = 6
     allow_breaking_gpus_flag: bool = False
     allow_disabling_no_cgroups: bool = False
     prove_image: str | None = None
     prove_command: tuple[str, ...] = ()
+    prove_engines: tuple[str, ...] | None = None
     waivers: tuple[Waiver, ...] = ()
 
 
@@ -106,6 +114,11 @@ def check(raw: Any) -> None:
     )
     if errors:
         raise WantedError("\n".join(_explain(error) for error in errors))
+    if raw.get("toolkit", {}).get("version") == "1.18.0":
+        raise WantedError(
+            "gpumend.toolkit.version: '1.18.0' is not allowed: it cannot generate CDI specs in mode cdi (nct#1376); "
+            "allowed: any other, as '1.17.8' or '1.18.1'"
+        )
     for number, waiver in enumerate(raw.get("waivers", ())):
         try:
             datetime.date.fromisoformat(waiver["until"])
@@ -137,11 +150,14 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
     check(raw)
     runtime, cdi, docker = raw.get("runtime", {}), raw.get("cdi", {}), raw.get("docker", {})
     prove, cuda, dind = raw.get("prove", {}), raw.get("cuda", {}), raw.get("dind", {})
-    releases = cuda.get("wanted", ())
-    containerd, grit = raw.get("containerd", {}), raw.get("grit", {})
-    runtimes = containerd.get("runtimes", "auto")
+    toolkit, releases = raw.get("toolkit", {}), cuda.get("wanted", ())
+    containerd, grit, crio = raw.get("containerd", {}), raw.get("grit", {}), raw.get("crio", {})
+    runtimes, crio_runtimes = containerd.get("runtimes", "auto"), crio.get("runtimes", "auto")
     paths = docker.get("paths", "auto")
     return Wanted(
+        toolkit_install=toolkit.get("install", False),
+        toolkit_version=toolkit.get("version", ""),
+        toolkit_lock_wait=toolkit.get("lock_wait", 120),
         manage_runtime=runtime.get("manage", True),
         mode=runtime.get("mode", "cdi"),
         ldconfig=runtime.get("ldconfig", "auto"),
@@ -159,6 +175,9 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         cuda_lock_wait=cuda.get("lock_wait", 120),
         manage_containerd=containerd.get("manage", True),
         containerd_runtimes=None if runtimes == "auto" else tuple(runtimes),
+        manage_crio=crio.get("manage", True),
+        crio_runtimes=None if crio_runtimes == "auto" else tuple(crio_runtimes),
+        crio_default=crio.get("default_runtime", "keep"),
         grit_role=grit.get("role"),
         grit_binary=grit.get("binary", ""),
         grit_root=grit.get("root", "/run/containerd/runc"),
@@ -173,10 +192,12 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         dind_driver=dind.get("driver", "auto"),
         dind_containers=tuple(dind.get("containers", ())),
         restarts=raw.get("restarts", "idle"),
+        restart_watch=raw.get("restart_watch", 6),
         allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),
         prove_image=prove.get("image"),
         prove_command=tuple(prove.get("command", ())),
+        prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),
         waivers=tuple(
             Waiver(
                 code=entry["code"],

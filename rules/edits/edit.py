@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from facts.limits import check_toml
 
 JsonValue = Any  # None, bool, int, float, str, list or dict of these: what JSON and TOML have in common
 
@@ -25,6 +27,11 @@ class Edit:
     value: JsonValue
 
 
+# Bytes of a TOML file that is edited. tomlkit takes 15 s for a whole 1 MiB, longer where it is all tables, and a run waits
+# for each host's; the files that are edited here have 2 to 20 KiB.
+LARGEST_TOML = 1 << 16
+
+
 def apply(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
     """The file's bytes with the edits made; `before` is None where there is no file yet.
 
@@ -33,30 +40,34 @@ def apply(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
     """
     from rules.edits import json_text, toml_text
 
-    try:
-        text = (before or b"").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise EditError(f"{path}: not UTF-8 at byte {error.start}") from None
-    editor = toml_text if path.endswith(".toml") else json_text
-    for edit in edits:
-        try:
-            text = editor.set_value(text, edit.keys, edit.value)
-        except EditError as error:
-            raise EditError(f"{path}: {error}") from None
-    return text.encode("utf-8")
+    if path.endswith(".toml"):
+        return _edited(path, before, edits, toml_text.set_value, toml=True)
+    return _edited(path, before, edits, json_text.set_value, toml=False)
 
 
 def apply_lines(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
     """As `apply` for a TOML file, by its lines (rules/edits/toml_lines.py). Raises EditError."""
     from rules.edits import toml_lines
 
+    return _edited(path, before, edits, toml_lines.set_value, toml=True)
+
+
+SetValue = Callable[[str, tuple[str, ...], JsonValue], str]
+
+
+def _edited(path: str, before: bytes | None, edits: Iterable[Edit], set_value: SetValue, toml: bool) -> bytes:
     try:
         text = (before or b"").decode("utf-8")
+        if toml and len(text) > LARGEST_TOML:
+            raise EditError(f"larger than {LARGEST_TOML >> 10} KiB")
+        if toml:
+            check_toml(text)
+        for edit in edits:
+            text = set_value(text, edit.keys, edit.value)
+        return text.encode("utf-8")
     except UnicodeDecodeError as error:
         raise EditError(f"{path}: not UTF-8 at byte {error.start}") from None
-    for edit in edits:
-        try:
-            text = toml_lines.set_value(text, edit.keys, edit.value)
-        except EditError as error:
-            raise EditError(f"{path}: {error}") from None
-    return text.encode("utf-8")
+    except ValueError as error:
+        raise EditError(f"{path}: {error}") from None
+    except RecursionError:
+        raise EditError(f"{path}: nested too deep") from None

@@ -66,19 +66,51 @@ def scan(lines: list[str]) -> list[Item]:
     return found
 
 
+TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*+"|\'[^\']*+\'|[\[\]{}#]')
+# Where a string of several lines ends: up to two quotes more are its own (TOML 1.0, String).
+CLOSE = {'"""': re.compile(r'\\.|("{3,5})'), "'''": re.compile(r"('{3,5})")}
+
+
 def _value_end(lines: list[str], start: int) -> int:
-    for end in range(start + 1, len(lines) + 1):
-        try:
-            tomllib.loads("\n".join(lines[start:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        return end
+    """The line after the value of a key that stands on line `start`. Reads each character once: the text is valid TOML."""
+    depth, open_ = 0, ""
+    text = _split(lines[start])[1]
+    for number in range(start, len(lines)):
+        depth, open_ = _nesting(text if number == start else lines[number], depth, open_)[:2]
+        if not depth and not open_:
+            return number + 1
     raise EditError(f"line {start + 1} cannot be read")
+
+
+def _nesting(text: str, depth: int, open_: str) -> tuple[int, str, int]:
+    """How deep in brackets, and in which string of several lines, the line ends that began so; and where its comment
+    begins (its length where it has none)."""
+    at = 0
+    while at < len(text):
+        if open_:
+            ends = (match for match in CLOSE[open_].finditer(text, at) if match.group(1))
+            close = next(ends, None)
+            if close is None:
+                break
+            at, open_ = close.end(), ""
+            continue
+        match = TOKEN.search(text, at)
+        if match is None:
+            break
+        at = match.end()
+        token = match.group()
+        if token == "#":
+            return depth, "", match.start()
+        if token in CLOSE:
+            open_ = token
+        else:
+            depth += (token in "[{") - (token in "]}")
+    return depth, open_, len(text)
 
 
 def _split(line: str) -> tuple[str, str]:
     """A line's key with what stands before the value, and the rest."""
-    match = re.match(r"""(\s*(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'|\s*\.\s*)+)(\s*=\s*)""", line)
+    match = re.match(r"""(\s*(?:[A-Za-z0-9_-]++|"(?:[^"\\]|\\.)*+"|'[^']*+'|\s*\.\s*)++)(\s*=\s*)""", line)
     if match is None:
         raise EditError(f"{line.strip()!r} cannot be read")
     return match.group(1), line[match.end(1) :]
@@ -111,13 +143,13 @@ def _replaced(line: str, old: Any, value: JsonValue) -> str:
     sign = re.match(r"\s*=\s*", rest)
     assert sign is not None
     text = rest[sign.end() :]
-    for cut in (*(match.start() for match in re.finditer("#", text)), len(text)):
-        try:
-            if tomllib.loads(f"x = {text[:cut]}") == {"x": old}:
-                tail = text[len(text[:cut].rstrip()) :]
-                return key + rest[: sign.end()] + render(value) + tail
-        except tomllib.TOMLDecodeError:
-            continue
+    value_text = text[: _nesting(text, 0, "")[2]]
+    try:
+        if tomllib.loads(f"x = {value_text}") == {"x": old}:
+            tail = text[len(value_text.rstrip()) :]
+            return key + rest[: sign.end()] + render(value) + tail
+    except tomllib.TOMLDecodeError:
+        pass
     raise EditError(f"{line.strip()!r} cannot be read")
 
 
@@ -126,7 +158,7 @@ def set_value(text: str, keys: Keys, value: JsonValue) -> str:
     TOML, for a value that stands over several lines, and where the result would mean anything but that one change."""
     try:
         before = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise EditError(f"not valid TOML: {error}") from None
     old = _get(before, keys)
     if old is not None and json.dumps(old, default=str) == json.dumps(value):

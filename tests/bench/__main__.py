@@ -1,9 +1,10 @@
-"""`make bench`: our audit beside its floor and its peers, in one run, as ratios; the table goes to docs/bench.md."""
+"""`make bench`: our audit and mend beside their floors and their peers, in one run; docs/bench.{md,json,svg}."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import statistics
@@ -12,23 +13,35 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import Any
 
+from tests.bench import alone
 from tests.bench import farm as farms
-from tests.bench.contestants import ANSIBLE, CONTESTANTS, ROOT, Measured, Task
+from tests.bench.contestants import AUDITS, MENDS, PEERS, ROOT, Contestant, Measured, Task
+from tests.bench.report import table
 
-# Ansible takes minutes at 200 hosts, and shows nothing there that it does not at 50.
-MOST = {"Ansible check": 50, "stock pyinfra": 50}
+# The most hosts at which a program is measured, by the added round trip (any other: the last). Ansible takes minutes for
+# 50 hosts and shows nothing at 200 that it does not there.
+MOST: dict[str, dict[float, int]] = {
+    "Ansible --check": {0: 50, 10: 10},
+    "Ansible": {0: 50, 10: 10},
+    "stock pyinfra facts": {0: 50, 10: 50},
+    "stock pyinfra": {0: 50, 10: 10},
+    "gpumend mend": {0: 200, 10: 50},
+}
+ONCE = ("Ansible --check", "Ansible", "stock pyinfra")  # from 50 hosts on
 
 
 def prepare() -> None:
-    """sshd and Ansible are here; both by name, from the machine's own package sources."""
-    if not Path("/usr/sbin/sshd").exists():
+    """Ansible and what draws the plot are here, by name, from the machine's own package sources."""
+    if not (PEERS / "bin" / "ansible-playbook").exists() or not list(
+        PEERS.glob("lib/*/site-packages/matplotlib")
+    ):
+        venv.create(PEERS, with_pip=True)
+        pip = str(PEERS / "bin" / "pip")
         subprocess.run(
-            ["apt-get", "install", "-y", "-qq", "openssh-server"], check=True, stdout=subprocess.DEVNULL
+            [pip, "install", "-qq", "--disable-pip-version-check", "ansible-core", "matplotlib"], check=True
         )
-    if not (ANSIBLE / "bin" / "ansible-playbook").exists():
-        venv.create(ANSIBLE, with_pip=True)
-        subprocess.run([str(ANSIBLE / "bin" / "pip"), "install", "-qq", "ansible-core"], check=True)
 
 
 def median(runs: list[Measured]) -> Measured:
@@ -41,48 +54,41 @@ def median(runs: list[Measured]) -> Measured:
     )
 
 
-def rows(hosts: list[int], delays: list[float], repeat: int) -> list[tuple[float, int, str, Measured]]:
-    """Every measurement: (round trip in ms, hosts, contestant, median of `repeat` runs taken in turns)."""
+def block(
+    farm: farms.Farm, contestants: dict[str, Contestant], hosts: int, rtt: float, repeat: int
+) -> list[dict[str, Any]]:
+    """Every contestant on so many hosts, in turns; the median of `repeat` runs each."""
+    runs: dict[str, list[Measured]] = {}
+    for turn in range(repeat):
+        for name, contestant in contestants.items():
+            most = MOST.get(name)
+            if most and hosts > most.get(rtt, list(most.values())[-1]):
+                continue
+            if turn and hosts >= 50 and name in ONCE:
+                continue
+            farm.anew()
+            with tempfile.TemporaryDirectory() as folder:
+                runs.setdefault(name, []).append(contestant(Task(farm, hosts, bool(rtt), Path(folder))))
     found = []
-    with farms.running() as farm:
-        farm.write_known_hosts(max(hosts))
-        for delay in delays:
-            with farms.Delay(delay) if delay else contextlib.nullcontext():
-                for count in hosts:
-                    runs: dict[str, list[Measured]] = {}
-                    for _ in range(repeat):
-                        for name, contestant in CONTESTANTS.items():
-                            if count > MOST.get(name, count):
-                                continue
-                            with tempfile.TemporaryDirectory() as folder:
-                                runs.setdefault(name, []).append(
-                                    contestant(Task(farm, count, bool(delay), Path(folder)))
-                                )
-                    for name, taken in runs.items():
-                        found.append((delay, count, name, median(taken)))
-                        sys.stderr.write(f"{delay:g} ms, {count} hosts, {name}: {median(taken)}\n")
+    for name, taken in runs.items():
+        middle = median(taken)
+        found.append({"rtt": rtt, "hosts": hosts, "program": name, "runs": len(taken), **vars(middle)})
+        sys.stderr.write(f"{rtt:g} ms, {hosts} hosts, {name}: {middle}\n")
     return found
 
 
-def table(found: list[tuple[float, int, str, Measured]], command: str) -> str:
-    """The measurements as Markdown, each beside its ratio to our audit of the same hosts in the same run."""
-    ours = {(delay, count): m for delay, count, name, m in found if name == "gpumend audit"}
-    lines = [
-        "# Measured",
-        "",
-        f"`{command}` on {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}. Client and all sshd share the",
-        "cores: wall times at 50 hosts and more are sshd's. Medians; every row of a block is of one run. `x` is the wall time as",
-        "a multiple of our audit's.",
-        "",
-        "| added RTT ms | hosts | program | wall s | x | client CPU s | CPU ms a host | memory MB | SSH execs |",
-        "| --: | --: | --- | --: | --: | --: | --: | --: | --: |",
-    ]
-    for delay, count, name, m in found:
-        ratio = m.wall / ours[(delay, count)].wall
-        lines.append(
-            f"| {delay:g} | {count} | {name} | {m.wall:.2f} | {ratio:.2f} | {m.cpu:.2f} | {m.cpu / count * 1000:.1f} | {m.memory:.0f} | {m.execs} |"
-        )
-    return "\n".join(lines) + "\n"
+def over_ssh(hosts: list[int], rtts: list[float], repeat: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every row over SSH, and what the farm's host says of the probe."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as folder, farms.running(Path(folder)) as farm:
+        about = {"probe_seconds": farm.quiet}
+        for rtt in rtts:
+            with farms.Delay(rtt) if rtt else contextlib.nullcontext():
+                for count in hosts:
+                    rows += block(farm, AUDITS, count, rtt, repeat)
+                    with farm.broken():
+                        rows += block(farm, MENDS, count, rtt, repeat)
+        return rows, about
 
 
 def main() -> None:
@@ -90,11 +96,26 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 10, 50, 200])
     parser.add_argument("--rtt", type=float, nargs="+", default=[0, 10, 50])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "bench.md")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "bench")
     asked = parser.parse_args()
     prepare()
-    text = table(rows(asked.hosts, asked.rtt, asked.repeat), "make bench")
-    asked.output.write_text(text)
+    rows, about = over_ssh(asked.hosts, asked.rtt, asked.repeat)
+    found = {
+        "command": "make bench",
+        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
+        "rows": rows,
+        **about,
+        "fake": alone.fake_fleet(),
+        "commands": alone.commands(),
+        "full_docker": alone.full_docker(),
+    }
+    asked.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    text = table(found)
+    asked.output.with_suffix(".md").write_text(text)
+    plot = [str(PEERS / "bin" / "python"), str(Path(__file__).parent / "plot.py")]
+    subprocess.run(
+        [*plot, str(asked.output.with_suffix(".json")), str(asked.output.with_suffix(".svg"))], check=True
+    )
     sys.stdout.write(text)
 
 

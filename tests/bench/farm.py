@@ -1,101 +1,186 @@
-"""Many hosts on one machine: a real sshd on every address of 127.0.0.0/8, with delay added where it is asked for.
+"""Many hosts on one machine: one booted GPU host of tests/nodes, reached over a thousand addresses by a real sshd.
 
-All these hosts share this machine's files: only what reads them may be measured here.
+PLAIN    the host as it is: for what only reads.
+REPLAYED the same, but a program of ours is answered with what the host answered to it before, after the time that this
+         took while nothing else ran. What a fleet's hosts do on processors of their own would otherwise be done by the
+         two that the controller has.
+OWN      each address has an /etc, a gpumend state and a lock of its own: for what writes.
+
+The delayed ports are the same behind a relay that holds every byte back by half the round trip, each way (this kernel
+may lack netem).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
-import shutil
 import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from facts.host_state import probe_program
+from tests.nodes import scenarios, toolkit
+from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
-PORT = 22022
-DELAYED_PORT = 22023
+PLAIN, REPLAYED, OWN = 2200, 2201, 2202
+DELAYED = 100  # a delayed port's number above the plain one's
+ADDRESSES = 1000
+REPLAY = "/usr/local/lib/bench-replay"
+OWN_FILES = "/usr/local/lib/bench-own"
+LOG = "/var/log/bench-sshd.log"
+
+# STAND-INS: what an address does besides running the command that it is given.
+REPLAY_TEXT = """#!/bin/sh
+case $SSH_ORIGINAL_COMMAND in
+*"python3 -I -S -B"*) cat >/dev/null; sleep {seconds}; exec cat /var/lib/bench-answer ;;
+*) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
+esac
+"""
+OWN_TEXT = """#!/bin/sh
+set -- $SSH_CONNECTION
+folder=/run/bench/$3
+mkdir -p "$folder/etc" "$folder/work" "$folder/state" /var/lib/gpumend
+touch "$folder/lock" /run/gpumend.lock
+exec unshare -m sh -c '
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc &&
+mount --bind "$0/state" /var/lib/gpumend && mount --bind "$0/lock" /run/gpumend.lock &&
+exec sh -c "$SSH_ORIGINAL_COMMAND"' "$folder"
+"""
+SSHD = f"""Port {PLAIN}
+Port {REPLAYED}
+Port {OWN}
+MaxStartups 4000
+MaxSessions 100
+LogLevel VERBOSE
+UseDNS no
+PidFile none
+Subsystem sftp internal-sftp
+Match LocalPort {REPLAYED}
+    ForceCommand {REPLAY}
+Match LocalPort {OWN}
+    ForceCommand {OWN_FILES}
+"""
 
 
 def address(number: int) -> str:
-    """The address of host `number`, from 0; 127.1.0.0/16 holds 65,000 of them."""
-    return f"127.1.{number // 250}.{number % 250 + 1}"
+    """The address of host `number`, from 0."""
+    return f"198.19.{number // 250}.{number % 250 + 1}"
+
+
+def local(host: str) -> str:
+    """The address at which the relay stands for a host's."""
+    return host.replace("198.19.", "127.19.", 1)
 
 
 class Farm:
-    """A running sshd and what is needed to reach it. log: sshd's own, at VERBOSE."""
+    """A booted host that is ADDRESSES hosts. quiet: seconds that its probe takes while nothing else runs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key = folder / "client"
-        self.host_key = folder / "host"
-        self.log = folder / "sshd.log"
+    user = "root"
+
+    def __init__(self, lab: Lab, node: Node, folder: Path) -> None:
+        self.node, self.key, self.folder = node, lab.key, folder
         self.known_hosts = folder / "known_hosts"
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """sshd serves this user with this key on every loopback address, key exchange as it comes."""
-        for key in (self.key, self.host_key):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        keys = self.folder / "authorized_keys"
-        keys.write_text(self.key.with_suffix(".pub").read_text())
-        config = self.folder / "sshd_config"
-        config.write_text(
-            f"ListenAddress 0.0.0.0:{PORT}\nHostKey {self.host_key}\nAuthorizedKeysFile {keys}\n"
-            "StrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxStartups 2000\nLogLevel VERBOSE\nUseDNS no\n"
-            f"PidFile {self.folder / 'sshd.pid'}\n"
-        )
-        sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-        Path("/run/sshd").mkdir(exist_ok=True)
-        process = subprocess.Popen([sshd, "-D", "-f", str(config), "-E", str(self.log)])
-        wait_for("sshd", lambda: self.log.exists() and "Server listening" in self.log.read_text(), 10)
-        return process
-
-    def write_known_hosts(self, count: int) -> None:
-        """Unhashed, one line a host, for both ports."""
-        kind, public = self.host_key.with_suffix(".pub").read_text().split()[:2]
+        public = lab.known_hosts.read_text(encoding="utf-8").split()[1:3]
         rows = [
-            f"[{address(number)}]:{port} {kind} {public}"
-            for number in range(count)
-            for port in (PORT, DELAYED_PORT)
+            f"[{host}]:{port + extra} {' '.join(public)}"
+            for number in range(ADDRESSES)
+            for extra, host in ((0, address(number)), (DELAYED, local(address(number))))
+            for port in (PLAIN, REPLAYED, OWN)
         ]
-        self.known_hosts.write_text("\n".join(rows) + "\n")
+        self.known_hosts.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        self.quiet = 0.0
+
+    def start(self) -> None:
+        """The host answers on every address."""
+        commands = [f"addr add {address(number)}/32 dev host0" for number in range(ADDRESSES)]
+        subprocess.run(
+            ["nsenter", "-t", str(self.node.leader), "-n", "ip", "-batch", "-"],
+            input="\n".join(commands) + "\n", text=True, check=True,
+        )  # fmt: skip
+        subprocess.run(["ip", "route", "replace", "198.19.0.0/16", "via", self.node.address], check=True)
+        self.answer()
+        self.node.write(REPLAY, REPLAY_TEXT.format(seconds=round(self.quiet, 3)), 0o755)
+        self.node.write(OWN_FILES, OWN_TEXT, 0o755)
+        self.node.write("/etc/ssh/bench_config", SSHD)
+        unit = ["systemd-run", "--unit=bench-sshd", "-p", "TasksMax=infinity", "-p", "LimitNOFILE=65536"]
+        self.node.run([*unit, "/usr/sbin/sshd", "-D", "-f", "/etc/ssh/bench_config", "-E", LOG])
+        wait_for("the farm's sshd", lambda: "Server listening" in self.log(), 20.0)
+
+    def flush(self) -> None:
+        """The addresses are gone: with a thousand the kernel takes its time to let the interface go."""
+        subprocess.run(
+            ["nsenter", "-t", str(self.node.leader), "-n", "ip", "addr", "flush", "dev", "host0", "to", "198.19.0.0/16"],
+            check=False,
+        )  # fmt: skip
+
+    def answer(self) -> None:
+        """What the host answers to our probe is kept on it for REPLAYED, and how long that took."""
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            found = self.node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
+            times.append(time.monotonic() - began)
+        self.quiet = min(times)
+        self.node.write("/var/lib/bench-answer", found)
+
+    def log(self) -> str:
+        return self.node.read(LOG).decode("utf-8", "replace") if self.node.exists(LOG) else ""
 
     def sessions(self) -> int:
         """Commands executed over SSH so far."""
-        return self.log.read_text(errors="replace").count("Starting session")
+        return self.log().count("Starting session")
 
-    @property
-    def user(self) -> str:
-        return getpass.getuser()
+    def anew(self) -> None:
+        """Every address's own files are as they were."""
+        self.node.sh("rm -rf /run/bench")
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        """config.toml has the wrong ldconfig and the wrong mode, on every address."""
+        right = self.node.read(toolkit.CONFIG)
+        text = right.decode().replace('mode = "cdi"', 'mode = "auto"')
+        wrong = "\n".join(
+            'ldconfig = "@/sbin/ldconfig.real"' if line.lstrip("#").startswith("ldconfig") else line
+            for line in text.split("\n")
+        )
+        if wrong.encode() in (right, text.encode()):
+            raise RuntimeError(f"{toolkit.CONFIG} could not be broken:\n{text}")
+        self.node.write(toolkit.CONFIG, wrong)
+        try:
+            yield
+        finally:
+            self.node.write(toolkit.CONFIG, right)
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Farm]:
-    """A farm; it and all it left are gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as folder:
-        farm = Farm(Path(folder))
-        process = farm.start()
+def running(folder: Path) -> Iterator[Farm]:
+    """A farm over a healthy host; it and all it left are gone at the end."""
+    with Lab() as lab:
+        node = lab.boot("trixie")
+        scenarios.apply(node, "healthy")
+        farm = Farm(lab, node, folder)
+        farm.start()
         try:
             yield farm
         finally:
-            process.terminate()
-            process.wait()
+            subprocess.run(["ip", "route", "del", "198.19.0.0/16"], check=False)
+            farm.flush()
 
 
 class Delay:
-    """A TCP relay that holds every byte back by half the round trip, each way. (This kernel may lack netem.)"""
+    """A TCP relay that holds every byte back by half the round trip, each way."""
 
-    def __init__(self, milliseconds: float) -> None:
+    def __init__(self, milliseconds: float, ports: Sequence[int] = (PLAIN, REPLAYED, OWN)) -> None:
         self.seconds = milliseconds / 2000
+        self.ports = ports
         self.loop = asyncio.new_event_loop()
+        self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Delay:
-        self.ready = threading.Event()
         self.thread.start()
         if not self.ready.wait(10):
             raise RuntimeError("the relay does not listen")
@@ -107,15 +192,23 @@ class Delay:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
-        server = self.loop.run_until_complete(asyncio.start_server(self._relay, "0.0.0.0", DELAYED_PORT))
+        servers = [
+            self.loop.run_until_complete(
+                asyncio.start_server(self._relay, "0.0.0.0", port + DELAYED, backlog=4096)
+            )
+            for port in self.ports
+        ]
         self.ready.set()
         self.loop.run_forever()
-        server.close()
+        for server in servers:
+            server.close()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host = writer.get_extra_info("sockname")[0]
+        host, port = writer.get_extra_info("sockname")[:2]
         with contextlib.suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection(host, PORT)
+            far_reader, far_writer = await asyncio.open_connection(
+                host.replace("127.19.", "198.19.", 1), port - DELAYED
+            )
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from tests.nodes import gpu, scenarios
+from tests.nodes import faults, gpu, scenarios
 from tests.nodes.lab import MAX_NODES, Lab, Node, why_not
 from tests.nodes.toolkit import DEFAULT_TOOLKIT
 
 Boot = Callable[..., Node]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker of pytest-xdist has ended: its faults are counted here."""
+    counted = getattr(node, "workeroutput", {}).get("faults", ({}, {}))
+    faults.INJECTED.update(Counter(counted[0]))
+    faults.SURVIVED.update(Counter(counted[1]))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = (dict(faults.INJECTED), dict(faults.SURVIVED))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The last lines say how many faults were injected and survived."""
+    if faults.INJECTED:
+        terminalreporter.section("faults")
+        terminalreporter.line(faults.summary(faults.INJECTED, faults.SURVIVED))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
-"""A local apt repository of stand-in cuda-compat packages on a node: real apt, real dpkg, packages of dpkg-deb."""
+"""Stand-in cuda-compat packages with the real one's ELF note, for a node's apt, and what CUDA says there."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -11,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.nodes import gpu
+from tests.nodes.apt import Deb
 from tests.nodes.lab import LabError, Node
 
-REPOSITORY = "/srv/cuda-repo"  # on the node
 FOLDER = "/usr/local/cuda-13.0/compat"
 PACKAGE = "cuda-compat-13-0"
 LIBRARY = "580.95.05"
@@ -21,22 +19,22 @@ BRANCHES = (535, 550, 565, 570, 575, 580)  # the real one's note, read on an H10
 
 
 @dataclass(frozen=True)
-class Deb:
-    """A package to be. library: it has a compat libcuda of this version; branches: of its note."""
+class CompatDeb(Deb):
+    """A cuda-compat package to be. library: it has a compat libcuda of this version; branches: of its note."""
 
     name: str = PACKAGE
     version: str = f"{LIBRARY}-0ubuntu1"
-    depends: str = ""
-    conflicts: str = ""
     library: str = ""
     branches: Sequence[int] = BRANCHES
 
-    def control(self) -> str:
-        rows = [f"Package: {self.name}", f"Version: {self.version}", "Architecture: all"]
-        rows += ["Maintainer: gpumend tests <none@example.org>", "Section: test", "Priority: optional"]
-        rows += [f"Depends: {self.depends}"] if self.depends else []
-        rows += [f"Conflicts: {self.conflicts}"] if self.conflicts else []
-        return "\n".join([*rows, "Description: stand-in of gpumend's tests"]) + "\n"
+    def fill(self, tree: Path) -> None:
+        super().fill(tree)
+        if self.library:
+            folder = tree / FOLDER.lstrip("/")
+            folder.mkdir(parents=True)
+            (folder / f"libcuda.so.{self.library}").write_bytes(libcuda(self.library, self.branches))
+            (folder / "libcuda.so.1").symlink_to(f"libcuda.so.{self.library}")
+            (folder / "libcuda.so").symlink_to("libcuda.so.1")
 
 
 def libcuda(version: str, branches: Sequence[int], cuda: str = "13.0") -> bytes:
@@ -59,55 +57,9 @@ def libcuda(version: str, branches: Sequence[int], cuda: str = "13.0") -> bytes:
         return target.read_bytes()
 
 
-def build(deb: Deb) -> bytes:
-    """The bytes of the package."""
-    with tempfile.TemporaryDirectory(prefix="gpumend-deb-") as scratch:
-        tree = Path(scratch) / "tree"
-        (tree / "DEBIAN").mkdir(parents=True)
-        tree.chmod(0o755)
-        (tree / "DEBIAN/control").write_text(deb.control())
-        if deb.library:
-            folder = tree / FOLDER.lstrip("/")
-            folder.mkdir(parents=True)
-            (folder / f"libcuda.so.{deb.library}").write_bytes(libcuda(deb.library, deb.branches))
-            (folder / "libcuda.so.1").symlink_to(f"libcuda.so.{deb.library}")
-            (folder / "libcuda.so").symlink_to("libcuda.so.1")
-        target = Path(scratch) / "package.deb"
-        argv = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(target)]
-        subprocess.run(argv, check=True, capture_output=True)
-        return target.read_bytes()
-
-
-def serve(node: Node, *debs: Deb, update: bool = True) -> None:
-    """apt on the node knows these packages and no others."""
-    if shutil.which("dpkg-deb") is None:
-        raise LabError("dpkg-deb is needed on the outer machine")
-    node.sh(
-        'rm -rf "$1" /etc/apt/sources.list /etc/apt/sources.list.d /var/lib/apt/lists; mkdir -p "$1" '
-        "/etc/apt/sources.list.d /var/lib/apt/lists/partial",
-        REPOSITORY,
-    )
-    index = []
-    for deb in debs:
-        data = build(deb)
-        name = f"{deb.name}_{deb.version}_all.deb"
-        node.write(f"{REPOSITORY}/{name}", data)
-        digest = hashlib.sha256(data).hexdigest()
-        index.append(deb.control() + f"Filename: ./{name}\nSize: {len(data)}\nSHA256: {digest}\n")
-    node.write(f"{REPOSITORY}/Packages", "\n".join(index))
-    node.write("/etc/apt/sources.list", f"deb [trusted=yes] file:{REPOSITORY} ./\n")
-    if update:
-        node.run(["apt-get", "update", "-qq"])
-
-
-def compat(**more: object) -> Deb:
+def compat(**more: object) -> CompatDeb:
     """cuda-compat-13-0 as NVIDIA's is: one library and its note, no dependency."""
-    return Deb(library=LIBRARY, **more)  # type: ignore[arg-type]
-
-
-def installed(node: Node, name: str = PACKAGE) -> bool:
-    done = node.run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}", name], check=False)
-    return done.stdout[1:2] == "i"
+    return CompatDeb(library=LIBRARY, **more)  # type: ignore[arg-type]
 
 
 CU_INIT = (
@@ -119,48 +71,3 @@ CU_INIT = (
 def cu_init(node: Node, folder: str = "") -> str:
     """`CUINIT RC VERSION` of a program on the node, with a folder on its library path or none."""
     return node.run(["env", f"LD_LIBRARY_PATH={folder}", "python3", "-c", CU_INIT]).stdout.strip()
-
-
-HOLD = """
-import fcntl, sys
-handles = [open(path, "w") for path in sys.argv[1:]]
-for handle in handles:
-    fcntl.lockf(handle, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.readline()
-"""
-
-
-class AptLock:
-    """apt's lock on a node, held by another process from entering until `release` or leaving."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def __enter__(self) -> AptLock:
-        argv = [
-            "nsenter",
-            "-t",
-            str(self.node.leader),
-            "-a",
-            "--",
-            "python3",
-            "-c",
-            HOLD,
-            "/var/lib/dpkg/lock-frontend",
-        ]
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        if self.process.stdout.readline() != "held\n":
-            raise LabError("apt's lock could not be taken")
-        return self
-
-    def release(self) -> None:
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            self.process.stdin.close()
-        self.process.wait(30)
-
-    def __exit__(self, *_: object) -> None:
-        self.release()

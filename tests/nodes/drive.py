@@ -31,7 +31,7 @@ class Target:
 
     node: Node
     user: str = "root"
-    sudo: bool | None = None
+    sudo: bool | str | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
     connect_timeout: int = 10
 
@@ -40,7 +40,7 @@ class Target:
         rows = [f"[hosts.{self.node.name}]", f'address = "{self.node.address}"', f'user = "{self.user}"']
         rows.append(f"connect_timeout = {self.connect_timeout}")
         if self.sudo is not None:
-            rows.append(f"sudo = {str(self.sudo).lower()}")
+            rows.append(f"sudo = {inline(self.sudo)}")
         if self.wanted:
             rows.append(f"gpumend = {inline(self.wanted)}")
         return "\n".join(rows) + "\n"
@@ -98,16 +98,23 @@ class Ran:
 class Running:
     """A run that was started and not yet waited for."""
 
-    def __init__(self, lab: Lab, targets: tuple[Node | Target, ...], arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        targets: tuple[Node | Target, ...],
+        arguments: tuple[str, ...],
+        keys: str | None = None,
+    ) -> None:
         self.targets = [target if isinstance(target, Target) else Target(target) for target in targets]
         self.before = self.sessions()
         self._folder = tempfile.TemporaryDirectory(prefix="gpumend-drive-")
         folder = Path(self._folder.name)
         known = folder / "known_hosts"  # of its own: the lab's changes while nodes come and go
-        known.write_bytes(lab.known_hosts.read_bytes())
+        known.write_text(lab.known_hosts.read_text() if keys is None else keys)
         (folder / "hosts.toml").write_text(
             f'[defaults]\nkey = "{lab.key}"\nknown_hosts = "{known}"\n'
-            + "".join(target.toml() for target in self.targets)
+            # Seconds after each restart that tests of other things do without.
+            "gpumend = { restart_watch = 0 }\n" + "".join(target.toml() for target in self.targets)
         )
         self.report = folder / "report.json"
         self.began = time.monotonic()
@@ -141,10 +148,17 @@ class Running:
         return Ran(self.process.returncode, out, err, report, spent, seconds)
 
 
-def start(lab: Lab, *targets: Node | Target, deploy: str = "gpu_host", dry: bool = False) -> Running:
-    """A run over these hosts has begun."""
-    arguments = (f"deploys/{deploy}.py", *(("--dry",) if dry else ()))
-    return Running(lab, targets, arguments)
+def start(
+    lab: Lab,
+    *targets: Node | Target,
+    deploy: str = "gpu_host",
+    dry: bool = False,
+    more: tuple[str, ...] = (),
+    keys: str | None = None,
+) -> Running:
+    """A run over these hosts has begun. more: further arguments of pyinfra; keys: known_hosts, other than the lab's."""
+    arguments = (f"deploys/{deploy}.py", *(("--dry",) if dry else ()), *more)
+    return Running(lab, targets, arguments, keys)
 
 
 def audit(lab: Lab, *targets: Node | Target) -> Ran:
@@ -170,7 +184,7 @@ def planned(
     transaction = judged(state, wants, node.name).plan.get(component)
     if transaction is None:
         raise LookupError(f"nothing is planned for {component} on {node.name}")
-    return as_data(transaction, run, wants.restarts)
+    return as_data(transaction, run, wants.restarts, watch=dict(wanted or {}).get("restart_watch", 0))
 
 
 def carry_out(

@@ -368,9 +368,9 @@ class Node:
         interface = Path(f"/sys/class/net/ve-{self.name}")
         wait_for(f"{self.name}: interface gone", lambda: not interface.exists())
 
-    def reboot(self) -> None:
-        """The node has shut down in order and is up again with the same files, address and keys."""
-        self._halt(orderly=True)
+    def reboot(self, orderly: bool = True) -> None:
+        """The node has shut down, or lost its power, and is up again with the same files, address and keys."""
+        self._halt(orderly)
         self.start()
 
     def stop(self) -> None:

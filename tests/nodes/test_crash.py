@@ -14,6 +14,7 @@ from rules.finding import Component
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
+from tests.nodes.faults import INJECTED, SURVIVED, counted
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -180,6 +181,7 @@ def test_killed_before_every_step(lab: Lab, bench: Bench) -> None:
     node, seen = bench.node, set()
     step = 1
     while at := bench.kill_at(step):
+        INJECTED["kill -9"] += 1
         bench.check(at)
         state = bench.state()
         if (found := key(state, bench)) not in seen:
@@ -201,6 +203,7 @@ def test_killed_before_every_step(lab: Lab, bench: Bench) -> None:
             assert bench.content() == bench.old, f"not put back after {at}"
             assert bench.state()["beside"] == []
             node.sh("rm -rf /var/lib/gpumend")
+        SURVIVED["kill -9"] += 1
         step += 1
     assert bench.content() == bench.new
     assert bench.state()["beside"] == []
@@ -224,6 +227,7 @@ def test_recovery_killed_before_every_step(bench: Bench) -> None:
     }
     step = 1
     while at := bench.kill_at(step, again):
+        INJECTED["kill -9"] += 1
         bench.check(at)
         bench.recover()
         assert bench.content() == bench.old
@@ -231,6 +235,7 @@ def test_recovery_killed_before_every_step(bench: Bench) -> None:
         bench.reset()
         assert bench.kill_at(renamed)
         assert bench.content() == bench.new
+        SURVIVED["kill -9"] += 1
         step += 1
     assert bench.content() == bench.old
     assert step > 5
@@ -254,6 +259,7 @@ def test_disk_that_is_full_from_any_step_on(bench: Bench) -> None:
     ended: list[str] = []
     step = 1
     while ended[-1:] != ["changed"] or bench.state()["journals"] == []:
+        INJECTED["full disk"] += 1
         done = carry_out(node, bench.data, FULL, (str(step),))
         result = result_of(done)
         ended.append(result["status"])
@@ -271,6 +277,7 @@ def test_disk_that_is_full_from_any_step_on(bench: Bench) -> None:
             bench.reset()
         else:
             node.sh("rm -rf /var/lib/gpumend")
+        SURVIVED["full disk"] += 1
         step += 1
         if ended[-1] == "changed" and state["journals"]:
             break
@@ -281,6 +288,7 @@ def test_disk_that_is_full_from_any_step_on(bench: Bench) -> None:
 # -- D. the connection ---------------------------------------------------------------------------------------------
 
 
+@counted("lost connection")
 @pytest.mark.parametrize("user", ["root", "ops"])
 def test_lost_connection_does_not_end_the_transaction(lab: Lab, boot: Boot, user: str) -> None:
     """The session's sshd is killed while dockerd is being restarted, and the program is told so: it finishes, proves,
@@ -319,6 +327,7 @@ def test_lost_connection_does_not_end_the_transaction(lab: Lab, boot: Boot, user
     assert node.tree("/etc") == before
 
 
+@counted("kill -9")
 def test_interrupted_restart_waits_for_containers_started_since(lab: Lab, boot: Boot) -> None:
     """What puts an interrupted run back may take a restart, too: it waits like any other."""
     node = boot("trixie", "healthy")
@@ -336,6 +345,7 @@ def test_interrupted_restart_waits_for_containers_started_since(lab: Lab, boot: 
     assert node.run(["docker", "ps", "-q"]).stdout != ""
 
 
+@counted("kill -9")
 def test_containers_of_an_interrupted_restart_run_again(lab: Lab, boot: Boot) -> None:
     """Killed after dockerd's restart, before what it stopped was started: the next run starts it."""
     node = boot("trixie", "healthy")

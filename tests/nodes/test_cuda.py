@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rules.finding import Component
-from tests.nodes import cuda, gpu
+from tests.nodes import apt, cuda, gpu
+from tests.nodes.apt import AptLock, Deb, serve
 from tests.nodes.conftest import Boot
-from tests.nodes.cuda import FOLDER, PACKAGE, AptLock, Deb, compat, cu_init, installed, serve
+from tests.nodes.cuda import FOLDER, PACKAGE, CompatDeb, compat, cu_init
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
@@ -21,6 +22,10 @@ UNIT = "/etc/systemd/system/jobs.service"
 DROPIN = f"{UNIT}.d/90-gpumend-cuda-compat.conf"
 SEEN = "/run/jobs.seen"
 WATCHED = ("/etc", "/usr/local", "/var/lib/gpumend", "/var/lib/dpkg/info")
+
+
+def installed(node: Node) -> bool:
+    return apt.installed(node, PACKAGE)
 
 
 def wants(**more: Any) -> dict[str, Any]:
@@ -119,9 +124,9 @@ def test_refused_before_anything_is_done(boot: Boot, lab: Lab, debs: tuple[Deb, 
             "is not for driver 570.195.03: its note lists the branches 535, 550",
             id="note",
         ),
-        pytest.param(Deb(), f"there is no libcuda in {FOLDER}", id="no-library"),
+        pytest.param(CompatDeb(), f"there is no libcuda in {FOLDER}", id="no-library"),
         pytest.param(
-            Deb(library="570.26", version="570.26-1"), "is not newer than the loaded driver", id="older"
+            CompatDeb(library="570.26", version="570.26-1"), "is not newer than the loaded driver", id="older"
         ),
     ],
 )

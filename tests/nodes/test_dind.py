@@ -13,7 +13,7 @@ from facts.snapshot import Snapshot
 from facts.storage import vfs_bytes
 from rules.finding import Component
 from tests.nodes import dind, images, scenarios
-from tests.nodes.drive import Ran, Target, audit, mend
+from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -76,8 +76,9 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
         )
 
 
-def logs(node: Node) -> str:
-    return node.run(["journalctl", "-u", "edge.service", "-n", "200", "-o", "cat", "--no-pager"]).stdout
+def logs(node: Node, since: str = "-1h") -> str:
+    argv = ["journalctl", "-u", "edge.service", "--since", since, "-n", "200", "-o", "cat", "--no-pager"]
+    return node.run(argv).stdout
 
 
 REMEDIES = [
@@ -230,6 +231,53 @@ def test_a_daemon_that_does_not_come_up_is_put_back(node: Node, lab: Lab) -> Non
     assert not node.exists(f"{UNIT}.d")
     assert not node.exists("/srv/dind")
     assert "/srv/dind" not in node.show("edge.service", "ExecStart")
+
+
+# dockerd's setting up of a published port takes as long as /run/slow is there, and says that it has begun.
+SLOW_PORT = """#!/bin/sh
+case "$*" in *8099*) while [ -e /run/slow ]; do : >/run/in-flight; sleep 0.05; done ;; esac
+exec /usr/sbin/iptables-nft "$@"
+"""
+# Not part of the shipped program: the proof fails at the moment when dockerd is about to make the new folder, which it
+# does 3 s later.
+UNPROVEN = """
+_prove, _call, _told = prove_inner, docker_call, []
+
+def prove_inner(entry):
+    open("/run/slow", "w").close()
+    return _prove(entry)
+
+def docker_call(url, method="GET", timeout=10):
+    if os.path.exists("/run/in-flight") and not _told:
+        _told.append(os.system("(sleep 3; rm -f /run/slow) >/dev/null 2>&1 &"))
+        raise Unmet("not proven")
+    return _call(url, method, timeout if _told else 1)
+"""
+
+
+def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node) -> None:
+    """`docker run` is killed while its start is under way: dockerd goes on, and makes the folder of the undone drop-in."""
+    node.sh("mv /usr/sbin/iptables /usr/sbin/iptables.real")
+    try:
+        node.write("/usr/sbin/iptables", SLOW_PORT, 0o755)
+        text = unit_text("-p 127.0.0.1:8099:99", "dockerd --storage-driver=overlay2 --no-such-flag")
+        text = "".join(line for line in text.splitlines(True) if "rm -f" not in line)
+        start(
+            node, text.replace("RestartSec=1", "RestartSec=1\nTimeoutStopSec=1")
+        )  # the client ignores SIGTERM here
+        wait_for("the inner dockerd dies", lambda: "no-such-flag" in logs(node), 60.0)
+        data = planned(node, Component.STORAGE, "run", dind_wanted(driver="overlay2"))
+        result = result_of(carry_out(node, data, UNPROVEN))
+        assert result["status"] == "put_back", result
+        assert result["detail"] == "not proven"
+        mounts = ["docker", "ps", "-a", "-q", "--filter", "volume=/srv/dind/edge"]
+        wait_for("the start that was under way is over", lambda: node.run(mounts).stdout == "", 60.0)
+        assert not node.exists("/srv/dind")
+        assert not node.exists(f"{UNIT}.d")
+        now = node.run(["date", "+%s"]).stdout.strip()
+        wait_for("the unit runs its daemon", lambda: "no-such-flag" in logs(node, f"@{now}"), 60.0)
+    finally:
+        node.sh("rm -f /run/slow /run/in-flight; mv /usr/sbin/iptables.real /usr/sbin/iptables")
 
 
 # -- the host's own storage

@@ -20,25 +20,91 @@ RIGHT = 'BinaryName = "/usr/bin/nvidia-container-runtime"\n'
 
 
 def podman(node: Node) -> subprocess.CompletedProcess[str]:
-    """A container of podman that asks for the GPU lists its device node. The lab lends no cgroups to it."""
+    """A container of podman that asks for the GPU lists its device node. The lab lends no controller of processes, and
+    bookworm's crun raises RLIMIT_MEMLOCK, which the lab may not."""
     node.sh("mkdir -p /srv/rootfs")
     node.run_bytes(["tar", "-xf", "-", "-C", "/srv/rootfs"], busybox_tar(node.suite))
-    options = ["--rm", "--network=none", "--cgroups=disabled", "--device", "nvidia.com/gpu=all"]
-    return node.run(
-        ["podman", "run", *options, "--rootfs", "/srv/rootfs", "/bin/ls", "/dev/nvidia0"], check=False
+    words = ["podman", *(["--runtime=runc"] if node.suite == "bookworm" else []), "run"]
+    options = ["--rm", "--network=none", "--pids-limit=0", "--device", "nvidia.com/gpu=all"]
+    return node.run([*words, *options, "--rootfs", "/srv/rootfs", "/bin/ls", "/dev/nvidia0"], check=False)
+
+
+STORAGE = '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n'
+PROVEN = {  # ctr takes CDI names from 2.0 on; bookworm's Docker has no CDI
+    "bookworm+pods": ["runtime", "podman device", "containerd runtime"],
+    "trixie+pods": ["runtime", "device", "podman device", "containerd runtime"],
+    "sid+pods": ["runtime", "device", "podman device", "containerd runtime", "containerd device"],
+}
+ALL_ENGINES: Mapping[str, Any] = {
+    "containerd": {"runtimes": ["nvidia"]},
+    "prove": {
+        "image": "base:1",
+        "command": ["/bin/ls", "/dev/nvidia0"],
+        "engines": ["docker", "podman", "containerd"],
+    },
+}
+
+
+def lend_image(node: Node) -> None:
+    """podman and containerd have Docker's image base:1, too. The lab's root is an overlay: podman copies."""
+    node.write("/etc/containers/storage.conf", STORAGE)
+    if node.suite == "bookworm":  # as in `podman`
+        node.write("/etc/containers/containers.conf", '[engine]\nruntime = "runc"\n')
+    node.sh(
+        "docker save -o /srv/base.tar base:1; podman load -q -i /srv/base.tar; ctr images import /srv/base.tar"
     )
 
 
+def ctr(node: Node, *options: str) -> subprocess.CompletedProcess[str]:
+    """A container of containerd lists the GPU's device node."""
+    words = ["ctr", "run", "--rm", "--cpu-shares", "0", *options, "docker.io/library/base:1", "by-hand"]
+    return node.run([*words, "/bin/ls", "/dev/nvidia0"], check=False)
+
+
+BY_RUNTIME = ("--runc-binary", "/usr/bin/nvidia-container-runtime", "--env", "NVIDIA_VISIBLE_DEVICES=all")
+
+
 @pytest.mark.parametrize("suite", PODS)
-def test_the_device_reaches_a_container_of_podman_after_a_mend(boot: Boot, lab: Lab, suite: str) -> None:
+def test_the_device_reaches_containers_of_every_engine_after_a_mend(boot: Boot, lab: Lab, suite: str) -> None:
     node = boot(suite, scenario="stale_spec")
+    lend_image(node)
     assert podman(node).returncode != 0, "the breakage must be seen first"
-    assert "GM304" in audit(lab, node).codes(node)
-    done = mend(lab, node)
+    assert ctr(node, *BY_RUNTIME).returncode != 0, "the breakage must be seen first"
+    target = Target(node, wanted=ALL_ENGINES)
+    assert {"GM304", "GM503"} <= set(audit(lab, target).codes(node))
+    done = mend(lab, target)
     assert done.rc == 0, done.said
-    shown = podman(node)
-    assert shown.stdout == "/dev/nvidia0\n", shown.stderr
-    assert audit(lab, node).rc == 0
+    proof = done.host(node)["proof"]
+    assert proof["status"] == "changed"
+    assert proof["detail"] == f"proven in a container: {', '.join(PROVEN[suite])}", done.said
+    for shown in (
+        podman(node),
+        ctr(node, *BY_RUNTIME),
+        *([ctr(node, "--device", "nvidia.com/gpu=0")] if "containerd device" in PROVEN[suite] else ()),
+    ):
+        assert shown.stdout == "/dev/nvidia0\n", shown.stderr
+    left = node.run(["ctr", "containers", "ls", "-q"]).stdout + node.run(["podman", "ps", "-aq"]).stdout
+    assert left == "", "the proof leaves no container"
+    again = mend(lab, target)
+    assert again.rc == 0 and again.statuses(node) == {} and not again.host(node).get("proof"), again.said
+
+
+def test_a_proof_that_fails_through_containerd_puts_all_back(boot: Boot, lab: Lab) -> None:
+    node = boot("sid+pods")
+    lend_image(node)
+    before = node.read("/etc/containerd/config.toml")
+    prove = {"image": "base:1", "command": ["/bin/false"], "engines": ["containerd"]}
+    failed = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": prove}))
+    assert failed.rc == 4, failed.said
+    assert failed.host(node)["proof"]["status"] == "put_back"
+    assert failed.host(node)["proof"]["detail"].startswith("containerd runtime: "), failed.said
+    assert node.read("/etc/containerd/config.toml") == before
+    lacking = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": {**prove, "image": "nosuch:1"}}))
+    assert lacking.rc == 4 and "containerd has no image nosuch:1" in lacking.host(node)["proof"]["detail"]
+    told = mend(
+        lab, Target(node, wanted={**ALL_ENGINES, "prove": {"image": "base:1", "command": ["/bin/true"]}})
+    )
+    assert told.rc == 0 and "containerd runtime" in told.host(node)["proof"]["detail"], told.said
 
 
 def test_a_spec_that_podman_is_too_old_for(boot: Boot, lab: Lab) -> None:

@@ -8,12 +8,15 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from facts.packages import TOOLKIT as TOOLKIT_PACKAGES
+from tests.nodes.apt import Deb
 from tests.nodes.lab import Node
 
 STANDINS = Path(__file__).parent / "standins"
 LIBRARY = "/usr/local/lib/gpumend-standin"  # on the node
 SETTINGS = "/etc/gpumend-standin.json"
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
+REFRESH_ENV = "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
 DEFAULT_TOOLKIT = "1.17.8"
 PROGRAMS = (  # installed in /usr/bin; the module of the same name (with underscores) is what runs
     "nvidia-ctk",
@@ -67,22 +70,84 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("-")[0].split("."))
 
 
+def modules() -> dict[str, tuple[bytes, int]]:
+    """The stand-ins' modules: path -> (bytes, mode)."""
+    sources = sorted(STANDINS.glob("*.py"))
+    return {f"{LIBRARY}/standins/{source.name}": (source.read_bytes(), 0o644) for source in sources}
+
+
+def programs(*names: str) -> dict[str, tuple[bytes, int]]:
+    """The stand-ins' programs in /usr/bin: path -> (bytes, mode)."""
+    return {
+        f"/usr/bin/{name}": (
+            WRAPPER.format(program=name, library=LIBRARY, module=name.replace("-", "_")).encode(),
+            0o755,
+        )
+        for name in names
+    }
+
+
 def archive() -> bytes:
     """A tar of the stand-in modules and of their programs in usr/bin."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-
-        def add(path: str, data: bytes, mode: int) -> None:
+        for path, (data, mode) in {**modules(), **programs(*PROGRAMS)}.items():
             member = tarfile.TarInfo(path.lstrip("/"))
             member.size, member.mode = len(data), mode
             tar.addfile(member, io.BytesIO(data))
-
-        for source in sorted(STANDINS.glob("*.py")):
-            add(f"{LIBRARY}/standins/{source.name}", source.read_bytes(), 0o644)
-        for program in PROGRAMS:
-            text = WRAPPER.format(program=program, library=LIBRARY, module=program.replace("-", "_"))
-            add(f"/usr/bin/{program}", text.encode(), 0o755)
     return buffer.getvalue()
+
+
+def debs(
+    version: str, says: str = "", depends: str = "", conflicts: str = "", postinst: str = ""
+) -> list[Deb]:
+    """The toolkit's four packages with the stand-ins in them, named and related as NVIDIA's of 1.17 are (nct packaging/debian);
+    from 1.18 on with nvidia-cdi-refresh, which is started.
+
+    says: the version that the programs answer, where that is to be another. depends, conflicts: of the first, besides.
+    postinst: run after the real one's line, which writes config.toml anew.
+    """
+    full = f"{version}-1"
+    toolkit, base, tools, library = TOOLKIT_PACKAGES
+    settings = json.dumps({"toolkit": says or version, "faults": []}) + "\n"
+    files = {**modules(), **programs("nvidia-ctk", "nvidia-container-runtime", "nvidia-cdi-hook")}
+    files[SETTINGS] = (settings.encode(), 0o644)
+    configured = [f"/usr/bin/nvidia-ctk --quiet config --config-file={CONFIG} --in-place"]
+    removed = [":"]
+    conffiles: tuple[str, ...] = ()
+    if numbers(version) >= (1, 18):
+        units = "nvidia-cdi-refresh.path nvidia-cdi-refresh.service"
+        for suffix, text in (("service", REFRESH_SERVICE), ("path", REFRESH_PATH)):
+            files[f"/etc/systemd/system/nvidia-cdi-refresh.{suffix}"] = (text.encode(), 0o644)
+        files[REFRESH_ENV] = (b"# see nvidia-ctk cdi generate --help\n", 0o644)
+        conffiles = (REFRESH_ENV,)
+        configured.append(f"systemctl daemon-reload; systemctl enable -q {units}; systemctl start {units}")
+        removed.append(f"systemctl disable -q --now {units}")
+    if postinst:
+        configured.append(postinst)
+
+    def script(action: str, commands: list[str]) -> str:
+        return f'#!/bin/sh\nset -e\nif [ "$1" = {action} ]; then {"; ".join(commands)}; fi\n'
+
+    needs = f"{base} (= {full}), {tools} (>= {full}), {tools} (<< 2.0.0)"
+    return [
+        Deb(
+            toolkit,
+            full,
+            depends=", ".join(filter(None, (needs, depends))),
+            conflicts=conflicts,
+            files=programs("nvidia-container-runtime-hook"),
+        ),
+        Deb(
+            base,
+            full,
+            files=files,
+            conffiles=conffiles,
+            scripts={"postinst": script("configure", configured), "prerm": script("remove", removed)},
+        ),
+        Deb(tools, full, depends=f"{library} (>= {full})"),
+        Deb(library, full),
+    ]
 
 
 def configure(node: Node, version: str = DEFAULT_TOOLKIT, faults: Sequence[str] = ()) -> None:

@@ -6,13 +6,27 @@ import fcntl
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from operations.packaging import Unfit, apt_changes, dnf_changes, lock_holder, objection
+from facts import probe
+from operations import packaging
+from operations.packaging import (
+    TOOLKIT,
+    Unfit,
+    apt_changes,
+    arguments,
+    dnf_changes,
+    lock_holder,
+    objection,
+    one_version,
+    upstream,
+)
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cuda"
+CAPTURES = FIXTURES.parent / "toolkit"
 INST = "Inst cuda-compat-13-0 (580.95.05-0ubuntu1 NVIDIA CUDA [amd64])\n"
 CONF = "Conf cuda-compat-13-0 (580.95.05-0ubuntu1 NVIDIA CUDA [amd64])\n"
 
@@ -68,7 +82,7 @@ CONF = "Conf cuda-compat-13-0 (580.95.05-0ubuntu1 NVIDIA CUDA [amd64])\n"
     ],
 )
 def test_apt(text: str, action: str, words: str) -> None:
-    found = objection(apt_changes(f"NOTE: This is only a simulation!\n{text}"), action, "cuda-compat-13-0")
+    found = objection(apt_changes(f"NOTE: This is only a simulation!\n{text}"), action, ["cuda-compat-13-0"])
     assert (found == "") is (words == "") and words in found
 
 
@@ -105,7 +119,7 @@ def test_dnf(
     """Printed by dnf 4.14 over packages of rpmbuild that only have these names and relations."""
     found = dnf_changes((FIXTURES / "dnf" / f"{name}.txt").read_text())
     assert changes is None or found == changes
-    against = objection(found, action, package)
+    against = objection(found, action, [package])
     assert (against == "") is (words == "") and words in against
 
 
@@ -118,6 +132,222 @@ def test_a_row_that_dnf_wrapped_is_read_whole() -> None:
 def test_what_dnf_says_and_what_was_read_must_agree(text: str) -> None:
     with pytest.raises(Unfit, match="could not be read"):
         dnf_changes(text)
+
+
+# --- the toolkit's packages: apt 3.0 and dnf 4.14 over packages of NVIDIA's names and relations
+
+
+def captured(manager: str, name: str) -> list[tuple[str, str, str | None]]:
+    text = (CAPTURES / manager / f"{name}.txt").read_text()
+    found: list[tuple[str, str, str | None]] = (apt_changes if manager == "apt" else dnf_changes)(text)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("manager", "name", "action", "kind", "count", "words"),
+    [
+        ("apt", "install", "install", "install", 4, ""),
+        ("apt", "alone", "install", "", 0, ""),  # apt itself finds no way: its exit status tells
+        ("apt", "upgrade", "install", "upgrade", 4, ""),
+        ("apt", "downgrade", "install", "", 0, ""),  # refused by apt, which was not allowed to
+        ("apt", "downgrade_allowed", "downgrade", "upgrade", 4, ""),  # apt has one word for both
+        ("apt", "held", "install", "", 0, ""),
+        ("apt", "mixed", "install", "upgrade", 3, ""),
+        ("apt", "restore", "install", "remove", 1, "remove nvidia-container-toolkit"),
+        ("apt", "restore", "restore", "remove", 1, ""),
+        ("dnf", "install", "install", "install", 4, ""),
+        ("dnf", "newest", "install", "install", 4, ""),
+        ("dnf", "upgrade", "install", "upgrade", 4, ""),
+        ("dnf", "mixed", "install", "upgrade", 3, ""),
+        ("dnf", "downgrade", "install", "downgrade", 4, "downgrade libnvidia-container-tools"),
+        ("dnf", "downgrade", "downgrade", "downgrade", 4, ""),
+        ("dnf", "downgrade", "restore", "downgrade", 4, ""),
+        ("dnf", "remove", "install", "remove", 4, "remove"),
+        ("dnf", "remove", "remove", "remove", 4, ""),
+    ],
+)
+def test_toolkit(manager: str, name: str, action: str, kind: str, count: int, words: str) -> None:
+    found = captured(manager, name)
+    assert len([what for what, _, _ in found if what == kind]) == count
+    against = objection(found, action, TOOLKIT)
+    assert (against == "") is (words == "") and words in against
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "words"),
+    [
+        pytest.param([("install", name, "1.17.8-1") for name in TOOLKIT], TOOLKIT, "", id="all-four"),
+        pytest.param(
+            [("install", name, "1") for name in TOOLKIT],
+            TOOLKIT[:1],
+            "driver's nvidia-container-toolkit-base",
+            id="not-asked-for",
+        ),
+        pytest.param(
+            [("install", "nvidia-container-toolkit-operator-extensions", "1")],
+            TOOLKIT,
+            "driver's nvidia-container-toolkit-op",
+            id="a-fifth",
+        ),
+        pytest.param(
+            [("install", "libnvidia-container2", "1")], TOOLKIT, "driver's libnvidia-container2", id="alike"
+        ),
+        pytest.param(
+            [("install", "nvidia-driver-580", "1")],
+            ("nvidia-driver-580",),
+            "driver's nvidia-driver-580",
+            id="named-driver",
+        ),
+        pytest.param(
+            [("upgrade", "libnvidia-compute-580", "1")],
+            TOOLKIT,
+            "driver's libnvidia-compute-580",
+            id="driver",
+        ),
+        pytest.param([("install", "libc-new", "1")], TOOLKIT, "", id="a-new-dependency"),
+        pytest.param([("upgrade", "docker.io", "1")], TOOLKIT, "upgrade docker.io", id="upgrade-of-another"),
+        pytest.param(
+            [("remove", "nvidia-container-runtime", None)],
+            TOOLKIT,
+            "driver's nvidia-container-runtime",
+            id="removal",
+        ),
+    ],
+)
+def test_only_these_four_and_only_when_named(
+    changes: list[tuple[str, str, str | None]], names: tuple[str, ...], words: str
+) -> None:
+    against = objection(changes, "install", names)
+    assert (against == "") is (words == "") and words in against
+
+
+@pytest.mark.parametrize(
+    ("manager", "action", "targets", "words"),
+    [
+        ("apt", "install", ["a"], ["install", "a"]),
+        ("apt", "install", ["a=1.17.8"], ["install", "a=1.17.8-*"]),
+        ("apt", "install", ["a=1.17.8-1"], ["install", "a=1.17.8-1"]),
+        ("apt", "downgrade", ["a=1"], ["install", "--allow-downgrades", "a=1-*"]),
+        ("apt", "restore", ["a=1-1", "b-"], ["install", "--allow-downgrades", "a=1-1", "b-"]),
+        ("apt", "purge", ["a"], ["purge", "a"]),
+        ("dnf", "install", ["a=1.17.8"], ["install", "a-1.17.8"]),
+        ("dnf", "restore", ["a=1.17.8-1"], ["install", "a-1.17.8-1"]),
+        ("dnf", "purge", ["a"], ["remove", "a"]),
+    ],
+)
+def test_arguments(manager: str, action: str, targets: list[str], words: list[str]) -> None:
+    assert arguments(manager, action, targets) == words
+
+
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [
+        ({"a": "1.17.8-1", "b": "1.17.8-1"}, "1.17.8"),
+        ({"a": "1.17.8-1", "b": None}, "1.17.8"),
+        ({"a": "1:1.17.8-1", "b": "1.17.8-0ubuntu2"}, "1.17.8"),
+        ({"a": "1.17.8-1", "b": "1.17.7-1"}, "not be of one version: a 1.17.8-1, b 1.17.7-1"),
+        ({"a": "1.17.8-1", "b": "1.17.8~rc.1-1"}, "not be of one version"),
+        ({"a": "1.18.0-1", "b": "1.18.0-1"}, "never right"),
+        ({"a": None}, "none is there"),
+    ],
+)
+def test_one_version(versions: dict[str, str | None], found: str) -> None:
+    if found[0].isdigit():
+        assert one_version(versions) == found == upstream(f"1:{found}-7")
+    else:
+        with pytest.raises(Unfit, match=found):
+            one_version(versions)
+
+
+STANDIN = """#!/bin/sh
+# STAND-IN for tests, not {name}: it prints what the real one printed (tests/fixtures/toolkit/dnf).
+echo "{name} $*" >>{folder}/log
+case "{name} $*" in
+{cases}
+esac
+exit 1
+"""
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, tuple[int, str]]], Path]:
+    """answers({words of a command line: (exit status, output)}): stand-ins of dnf and rpm come first in root's PATH. Returns
+    the file with what they were called with, a line each."""
+
+    def say(said: dict[str, tuple[int, str]]) -> Path:
+        cases = []
+        for number, (words, (rc, out)) in enumerate(said.items()):
+            (tmp_path / str(number)).write_text(out)
+            cases.append(f'*"{words}"*) cat {tmp_path}/{number}; exit {rc};;')
+        for name in ("dnf", "rpm"):
+            program = tmp_path / name
+            program.write_text(STANDIN.format(name=name, folder=tmp_path, cases="\n".join(cases)))
+            program.chmod(0o755)
+        monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
+        return tmp_path / "log"
+
+    return say
+
+
+def test_dnf_puts_back_what_it_installed_and_what_it_upgraded(
+    answers: Callable[[dict[str, tuple[int, str]]], Path],
+) -> None:
+    """The host had the libraries in 1.17.6 and no toolkit: those go first, then the libraries go down."""
+    four = (CAPTURES / "dnf" / "downgrade.txt").read_text()
+    libraries = "\n".join(row for row in four.splitlines() if not row.startswith(" nvidia-")).replace(
+        "4 Packages", "2 Packages"
+    )
+    removal = (CAPTURES / "dnf" / "remove.txt").read_text()
+    away = "\n".join(row for row in removal.splitlines() if not row.startswith(" libnvidia-")).replace(
+        "4 Packages", "2 Packages"
+    )
+    log = answers(
+        {
+            "rpm -q": (0, "1.17.7-1\n"),
+            "--assumeno --setopt=install_weak_deps=False remove": (1, away),
+            "--assumeno --setopt=install_weak_deps=False install": (1, libraries),
+            "-y": (0, ""),
+        },
+    )
+    packaging.take_back(
+        [
+            {
+                "manager": "dnf",
+                "name": name,
+                "before": None if name.startswith("nvidia") else "1.17.6-1",
+                "after": "1.17.7-1",
+            }
+            for name in TOOLKIT
+        ],
+        1,
+    )
+    done = [row.split()[3:] for row in log.read_text().splitlines() if row.startswith("dnf -y")]
+    assert done == [
+        ["remove", "nvidia-container-toolkit", "nvidia-container-toolkit-base"],
+        ["install", "libnvidia-container-tools-1.17.6-1", "libnvidia-container1-1.17.6-1"],
+    ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_dnf_changes_nothing_that_it_could_not_take_back(
+    answers: Callable[[dict[str, tuple[int, str]]], Path], there: bool
+) -> None:
+    log = answers(
+        {
+            "rpm -q": (0, "1.17.7-1\n"),
+            "repoquery": (0, "nvidia-container-toolkit-0:1.17.7-1.noarch\n" if there else ""),
+            "--assumeno": (1, (CAPTURES / "dnf" / "upgrade.txt").read_text()),
+        }
+    )
+    targets = [f"{name}=1.17.8" for name in TOOLKIT]
+    if there:
+        assert len(packaging.simulate("dnf", "install", targets, 1)) == 4
+    else:
+        with pytest.raises(
+            Unfit, match=r"no way back: dnf no longer has libnvidia-container-tools 1\.17\.7-1"
+        ):
+            packaging.simulate("dnf", "install", targets, 1)
+    assert "dnf -y" not in log.read_text()
 
 
 HOLD = """

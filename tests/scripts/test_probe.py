@@ -22,6 +22,7 @@ import pytest
 
 from facts import probe
 from facts.host_state import probe_source, request
+from facts.snapshot import unpacked
 
 ARGV = [sys.executable, "-I", "-S", "-B", "-"]  # facts.remote.PYTHON, with the interpreter of these tests
 NOBODY = 65534
@@ -131,7 +132,7 @@ def test_file_names_that_are_no_text_are_no_trouble(root: Path) -> None:
 
 def test_the_whole_request_is_answered_here() -> None:
     """The real request on this machine: an item for each thing that was asked for."""
-    answer: Answer = json.loads(output(program=asked(**request())))
+    answer: Answer = json.loads(unpacked(output(program=asked(**request()))))
     assert answer["gpumend"] == probe.FORMAT
     for section in ("files", "stats", "programs", "commands"):
         assert set(request()[section]) <= set(answer[section])
@@ -175,7 +176,7 @@ def test_it_opens_no_file_for_writing(root: Path) -> None:
             ARGV, input=HOOK + program, capture_output=True, text=True, check=True, cwd="/"
         )
         assert found.stderr == ""
-        assert json.loads(found.stdout)["gpumend"] == probe.FORMAT
+        assert json.loads(unpacked(found.stdout))["gpumend"] == probe.FORMAT
 
 
 def test_the_audit_hook_would_tell(root: Path) -> None:
@@ -394,6 +395,19 @@ def test_a_command_is_not_run_where_what_it_needs_is_missing(root: Path) -> None
     )
     assert answer["commands"]["no"]["status"] == "absent" and not (root / "etc/ran").exists()
     assert answer["commands"]["yes"]["out"] == "ran\n"
+
+
+def test_a_command_is_spared_where_one_of_its_paths_is_there(root: Path) -> None:
+    (root / "etc/here").write_text("")
+    echo = ["sh", "-c", "echo ran"]
+    answer = run(
+        root=str(root),
+        commands={
+            "no": {"argv": echo, "spares": ["/etc/missing", "/etc/here"]},
+            "yes": {"argv": echo, "spares": ["/etc/missing"]},
+        },
+    )
+    assert answer["commands"]["no"]["status"] == "absent" and answer["commands"]["yes"]["out"] == "ran\n"
 
 
 def alive(pid: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from facts.host_state import probe_program
+from facts.snapshot import unpacked
 from rules.rule import RULES
 from tests.unit.build import Host, h100, healthy, verdict
 
@@ -27,7 +28,7 @@ def real_answer() -> dict[str, Any]:
         text=True,
         check=True,
     )
-    answer: dict[str, Any] = json.loads(found.stdout)
+    answer: dict[str, Any] = json.loads(unpacked(found.stdout))
     return answer
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from facts.containerd import CONFIG, FLAVOURS, V2_PLUGIN, V3_PLUGIN, Cri, cri_of, merge, names_read
 from facts.probe import without_secrets
-from rules.containerd import where
+from rules.containerd_config import where
 from rules.edits import EditError
 from rules.edits.toml_lines import set_value
 from rules.finding import Component

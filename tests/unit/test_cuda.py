@@ -17,7 +17,8 @@ from facts import cuda, gpu, nvml
 from facts.gpu import Detail, Details
 from facts.reading import Reading
 from facts.version import parse_version
-from rules import cuda as rules
+from rules.cuda_decision import DECISIONS, Case, decide
+from rules.cuda_releases import documented, served
 from rules.data import check, load
 from rules.finding import Component
 from rules.judge import judge
@@ -521,10 +522,8 @@ def details(*brands: str, architecture: str = "Ampere", driver: str = "550.54.15
     )
 
 
-def case(
-    wanted: str, driver: str | None, *brands: str, architecture: str = "Ampere", **more: Any
-) -> rules.Case:
-    return rules.Case(
+def case(wanted: str, driver: str | None, *brands: str, architecture: str = "Ampere", **more: Any) -> Case:
+    return Case(
         parse_version(wanted),
         parse_version(driver) if driver else None,
         details(*(brands or ("NVIDIA",)), architecture=architecture),
@@ -576,13 +575,13 @@ def case(
         pytest.param(case("12.1", "525.60.11"), 15, id="one-below-the-minimum"),
     ],
 )
-def test_decisions(asked: rules.Case, row: int) -> None:
-    assert rules.decide(asked).number == row
+def test_decisions(asked: Case, row: int) -> None:
+    assert decide(asked).number == row
 
 
 def test_each_decision_has_a_source_and_the_last_holds_for_all() -> None:
-    assert all(row.source for row in rules.DECISIONS)
-    assert [row.number for row in rules.DECISIONS] == sorted(row.number for row in rules.DECISIONS)
+    assert all(row.source for row in DECISIONS)
+    assert [row.number for row in DECISIONS] == sorted(row.number for row in DECISIONS)
 
 
 def test_a_brand_that_is_not_known_is_unknown_not_refused() -> None:
@@ -597,7 +596,7 @@ def test_a_brand_that_is_not_known_is_unknown_not_refused() -> None:
     [("580.142", "13.0"), ("550.163.01", "12.4"), ("565.57.01", "12.6"), ("620.1.1", "13.3")],
 )
 def test_served(driver: str, release: str) -> None:
-    assert rules.served(parse_version(driver)) == version(release)
+    assert served(parse_version(driver)) == version(release)
 
 
 @pytest.mark.parametrize(
@@ -611,7 +610,7 @@ def test_served(driver: str, release: str) -> None:
     ],
 )
 def test_documented(release: str, branch: int, word: str) -> None:
-    assert rules.documented(parse_version(release), branch) == word
+    assert documented(parse_version(release), branch) == word
 
 
 # --- the tables

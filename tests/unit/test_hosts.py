@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from deploys.hosts import HostsError, line_of, parse
+from deploys.ssh import KnownHosts
+from facts.remote import AUDIT, SUDO
 
 GOOD = """\
 [defaults]
@@ -35,6 +38,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_hosts_groups_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "id").touch()
     found = parse(written(tmp_path, GOOD))
     hosts = dict(found.hosts)
     assert hosts["gpu1"]["ssh_hostname"] == "gpu1.example.net"
@@ -47,10 +52,31 @@ def test_hosts_groups_and_settings(tmp_path: Path) -> None:
     assert found.data["ssh_strict_host_key_checking"] == "yes", "strict unless the file says otherwise"
 
 
+@pytest.mark.parametrize(
+    ("defaults", "own", "audit", "sudo"),
+    [
+        ('sudo = "audit"', "", True, None),
+        ('sudo = "audit"', "sudo = true", False, True),
+        ("sudo = true", 'sudo = "audit"', True, None),
+        ("", 'sudo = "audit"', True, None),
+        ("", "", False, True),
+    ],
+)
+def test_sudo_for_the_audit_alone(
+    tmp_path: Path, defaults: str, own: str, audit: bool, sudo: bool | None
+) -> None:
+    found = parse(written(tmp_path, f"[defaults]\nuser = 'ops'\n{defaults}\n[hosts.a]\n{own}\n"))
+    data = {**found.data, **dict(found.hosts)["a"]}
+    assert (data.get(SUDO) == AUDIT) is audit
+    assert audit or data.get("_sudo") is sudo
+
+
 BAD = [
     pytest.param("[hosts.a\n", r"hosts\.toml: .*line 1", id="syntax"),
     pytest.param("[hosts.a]\nuzer = 'x'\n", r"hosts\.toml:2: hosts\.a\.uzer", id="unknown-key"),
     pytest.param("[hosts.a]\n\nport = 'x'\n", r"hosts\.toml:3: hosts\.a\.port: 'x' is not of type", id="type"),
+    pytest.param("[hosts.a]\nkey = 'x/id'\n", r"hosts\.toml:2: hosts\.a\.key: there is no such file: 'x/id'", id="key"),
+    pytest.param("[hosts.a]\nsudo = 'yes'\n", r"hosts\.toml:2: hosts\.a\.sudo: 'yes' is not one of", id="sudo"),
     pytest.param("[hosts.a]\nport = 70000\n", r"hosts\.toml:2: .*70000", id="range"),
     pytest.param("[defaults]\nuser = 'x'\n", r"'hosts' is a required property", id="no-hosts"),
     pytest.param(
@@ -81,3 +107,30 @@ def test_line_of_finds_the_nearest_line() -> None:
     assert line_of(text, ["hosts", "c", "port"]) == 5
     assert line_of(text, ["hosts", "c"]) == 4
     assert line_of(text, ["nowhere"]) == 1
+
+
+def test_known_hosts_are_found_as_paramiko_finds_them(tmp_path: Path) -> None:
+    """Plain, with a port, several names of one key, several keys of one name, hashed; also after one was added or gone."""
+    keys = [paramiko.ECDSAKey.generate() for _ in range(3)]
+    lines = [
+        f"a.example,192.0.2.1 {keys[0].get_name()} {keys[0].get_base64()}",
+        f"[b.example]:2222 {keys[1].get_name()} {keys[1].get_base64()}",
+        f"{paramiko.HostKeys.hash_host('c.example')} {keys[2].get_name()} {keys[2].get_base64()}",
+        f"a.example {keys[0].get_name()} {keys[0].get_base64()}",
+    ]
+    path = tmp_path / "known_hosts"
+    path.write_text("\n".join(lines) + "\n")
+    ours, theirs = KnownHosts(str(path)), paramiko.HostKeys(str(path))
+    names = ("a.example", "192.0.2.1", "[b.example]:2222", "b.example", "c.example", "d.example")
+
+    def found(known: paramiko.HostKeys) -> list[dict[str, str] | None]:
+        rows = [known.lookup(name) for name in names]
+        return [{kind: key.get_base64() for kind, key in row.items()} if row else None for row in rows]
+
+    assert found(ours) == found(theirs)
+    assert [row is None for row in found(ours)] == [False, False, False, True, False, True]
+    for known in (ours, theirs):
+        known.add("d.example", keys[1].get_name(), keys[1])
+        del known["a.example"]
+    assert found(ours) == found(theirs)
+    assert ours.check("d.example", keys[1]) and not ours.check("d.example", keys[0])

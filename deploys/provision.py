@@ -1,0 +1,19 @@
+"""A new GPU node: all that gpu_host.py does, and before it the NVIDIA Container Toolkit's packages where they are missing.
+
+    pyinfra inventory.py deploys/provision.py --dry     audit: what is missing, and what would be installed
+    pyinfra inventory.py deploys/provision.py           install, then mend what depends on it
+
+It is gpu_host.py with `gpumend.toolkit.install` true by default; `toolkit.version` names a version. The packages come from
+the repositories that the node has: none is added. The NVIDIA driver is not installed: which branch, open or proprietary,
+and when to reboot are its owner's decisions; where it is missing, the findings say so. Exit status: as gpu_host.py.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from deploys import everything, session
+
+if session.begin(wanted={"toolkit": {"install": True}}):
+    everything.in_order()

@@ -1,0 +1,143 @@
+"""GM510 to GM512: k3s and RKE2, which write their containerd's configuration from a template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from facts.containerd import ConfigError, K3s, loads
+from rules.containerd_config import line_of
+from rules.finding import Evidence, Finding, Status
+from rules.rule import Context, has_gpu, rule
+
+BASE = re.compile(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
+
+
+def has_k3s(context: Context) -> bool:
+    return has_gpu(context) and context.state.kubernetes.k3s is not None
+
+
+def template_text(k3s: K3s) -> str | None:
+    """The text of the template that counts; None where there is none. Raises Unread."""
+    path = k3s.template
+    return k3s.templates[path].map(lambda content: content.text()).get() if path else None
+
+
+@rule(
+    "GM510",
+    "the k3s template includes the base",
+    "k3s-io/k3s pkg/agent/containerd/config.go; docs.k3s.io advanced: configuring containerd",
+    applies=has_k3s,
+)
+def template_without_base(context: Context) -> Iterator[Finding]:
+    k3s = context.state.kubernetes.k3s
+    if k3s is None or (text := template_text(k3s)) is None or BASE.search(text):
+        return
+    # A template may well be a whole configuration; it is a loss only where CNI and pause image are not in it.
+    whole = ".cni]" in text and "sandbox" in text
+    path = k3s.template or ""
+    yield Finding(
+        code="GM510",
+        status=Status.WARN if whole else Status.FAIL,
+        summary=f'{path} has no {{{{ template "base" . }}}}: it replaces {k3s.flavour.name}\'s whole configuration',
+        evidence=(Evidence(f"{path}:1", (text.splitlines() or [""])[0][:120]),),
+        cause="Without the base, CNI folders, the pause image and registries that the distribution sets are gone.",
+        remedy='Begin the template with `{{ template "base" . }}` and keep only what is added.',
+        refused="what this template was meant to keep is not ours to guess: it is left as it is",
+        symptoms=("failed to create containerd config", "cni plugin not initialized"),
+    )
+
+
+@rule(
+    "GM511",
+    "the k3s template does not repeat the nvidia runtime",
+    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once",
+    applies=has_k3s,
+)
+def duplicate_nvidia(context: Context) -> Iterator[Finding]:
+    k3s = context.state.kubernetes.k3s
+    if k3s is None:
+        return
+    text = template_text(k3s)
+    path = k3s.template or ""
+    found = re.search(r"(?m)^\s*\[plugins\..*\.containerd\.runtimes\.[\"']?nvidia[\"']?\]", text or "")
+    if text is not None and found and BASE.search(text):
+        number = text.count("\n", 0, found.start(0) + len(found.group(0)) - len(found.group(0).lstrip())) + 1
+        yield Finding(
+            code="GM511",
+            status=Status.FAIL,
+            summary=f"{path}:{number}: the table of the nvidia runtime stands here, and {k3s.flavour.name} adds its own",
+            evidence=(Evidence(f"{path}:{number}", found.group(0).strip()),),
+            cause=f"{k3s.flavour.name} registers nvidia by itself where nvidia-container-runtime is installed when it starts; a "
+            "table that stands twice keeps containerd from starting.",
+            remedy=f"Take the table out of the template, and restart {k3s.unit.source.split()[-1]}.",
+            refused="what else that table sets is not ours to drop: the template is left as it is",
+            symptoms=("duplicated tables", "already exists"),
+        )
+    try:
+        if k3s.generated.get() is not None:
+            loads(k3s.flavour.generated, k3s.generated)
+    except ConfigError as error:
+        number_of = line_of(error.detail)
+        yield Finding(
+            code="GM511",
+            status=Status.FAIL,
+            summary=f"{error.path}:{number_of}: {error.detail}" if number_of else str(error),
+            evidence=(Evidence(f"{error.path}:{number_of}" if number_of else error.path, error.detail),),
+            cause=f"{k3s.flavour.name} wrote it from its template, and its containerd cannot read it.",
+            remedy="Repair the template: the file itself is written anew at each start.",
+            refused="what the template was meant to say is not ours to guess: it is left as it is",
+        )
+
+
+@rule(
+    "GM512",
+    "the k3s template is the one that counts",
+    "k3s-io/k3s pkg/agent/containerd/config.go: config-v3.toml.tmpl (1.31.6, 1.32.2), then config.toml.tmpl",
+    applies=has_k3s,
+)
+def template_without_effect(context: Context) -> Iterator[Finding]:
+    k3s = context.state.kubernetes.k3s
+    if k3s is None or k3s.template is None:
+        return
+    path = k3s.template
+    name = k3s.flavour.name
+    if not k3s.embedded:
+        yield Finding(
+            code="GM512",
+            status=Status.WARN,
+            summary=f"{path} has no effect: {name}'s kubelet uses {k3s.endpoint}",
+            evidence=(
+                Evidence(f"{name} container-runtime-endpoint", k3s.endpoint),
+                Evidence(path, "a template for the embedded containerd"),
+            ),
+            cause=f"The containerd that serves this kubelet is a service of its own, and reads {context.state.containerd.path}.",
+            remedy=f"Edit {context.state.containerd.path} instead; restarting {name} changes nothing.",
+            refused="whether the template is still wanted is the owner's decision",
+        )
+        return
+    both = [found for found in k3s.flavour.templates if not k3s.templates[found].absent]
+    if len(both) > 1:
+        yield Finding(
+            code="GM512",
+            status=Status.WARN,
+            summary=f"{both[1]} has no effect: {both[0]} is taken",
+            evidence=tuple(Evidence(found, "exists") for found in both),
+            remedy="Keep one of the two.",
+            refused="which of the two is meant is the owner's decision",
+        )
+    template, generated = k3s.templates[path].get(), k3s.generated.get()
+    if template and generated and template.meta.mtime > generated.meta.mtime + 1:
+        yield Finding(
+            code="GM512",
+            status=Status.WARN,
+            summary=f"{path} is newer than the configuration written from it: {name} has not been restarted since",
+            evidence=(
+                Evidence(path, f"changed at {template.meta.mtime:.0f}"),
+                Evidence(k3s.flavour.generated, f"written at {generated.meta.mtime:.0f}"),
+            ),
+            cause=f"{name} writes its containerd's configuration at start only.",
+            remedy=f"`systemctl restart {k3s.unit.source.split()[-1]}` when it suits: pods keep running, the API is away for "
+            "some seconds.",
+            refused=f"a restart of {name} is the owner's decision",
+        )

@@ -1,0 +1,120 @@
+"""What is measured without SSH: a thousand hosts by pyinfra's @fake connector, start-up, the probe on a full Docker."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from facts.host_state import probe_program
+from tests.bench.contestants import ROOT, peak
+from tests.nodes import images, scenarios
+from tests.nodes.lab import Lab, Node
+
+PROBE = ["python3", "-I", "-S", "-B", "-"]
+IMAGES, CONTAINERS = 500, 200
+# After its answer the probe says what it took; not part of the shipped program.
+TOLD = """
+import resource
+_own, _below = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+sys.stderr.write("%d %d" % (_own.ru_maxrss, _below.ru_maxrss))
+"""
+MANY = r"""
+cd /tmp && mkdir -p layer
+for number in $(seq "$1"); do
+    echo "$number" >layer/file
+    [ $((number % 4)) = 0 ] && name=CUDA_VERSION=12.4.$number || name=OTHER=$number
+    tar -C layer -c . | docker import -c "ENV $name" -c 'CMD ["sleep", "1"]' - "image$number:1" >/dev/null
+done
+for number in $(seq "$2"); do
+    docker create --name "container$number" -e "NUMBER=$number" "$3" sleep 86400 >/dev/null
+done
+"""
+
+
+def timed(argv: list[str], good: tuple[int, ...], **env: str) -> tuple[float, float, float]:
+    """Wall and CPU in seconds and peak memory in MB of one process."""
+    began = time.monotonic()
+    child = subprocess.Popen(
+        argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    memory = 0.0
+    while True:
+        memory = max(memory, peak(child.pid))
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.01)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode not in good:
+        raise RuntimeError(f"{argv!r}: exit status {child.returncode}")
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, memory
+
+
+def healthy_answer() -> str:
+    """What a healthy host answers to our probe."""
+    with Lab() as lab:
+        node = lab.boot("trixie")
+        scenarios.apply(node, "healthy")
+        return node.run(PROBE, input=probe_program()).stdout
+
+
+def fake_fleet(sizes: tuple[int, ...] = (1, 250, 500, 1000), repeat: int = 3) -> list[dict[str, Any]]:
+    """An audit of so many hosts of pyinfra's own @fake connector, each of which gives the answer of a healthy host: what
+    is measured is this program and pyinfra, without SSH."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as folder:
+        (Path(folder) / "answer").write_text(healthy_answer())
+        for size in sizes:
+            inventory = Path(folder) / f"fake{size}.py"
+            inventory.write_text(
+                f"answer = open({str(Path(folder) / 'answer')!r}).read()\n"
+                f"hosts = [(f'@fake/host{{n}}', dict(fake_responses={{'python3': answer}}, fake_delay=0, fake_delay_jitter=0))"
+                f" for n in range({size})]\ndel answer\n"
+            )
+            argv = [sys.executable, "-m", "pyinfra", str(inventory), "deploys/gpu_host.py", "--dry"]
+            runs = [timed(argv, (0,), PYINFRA_PROGRESS="off") for _ in range(repeat)]
+            wall, cpu, memory = (statistics.median(column) for column in zip(*runs, strict=True))
+            found.append({"hosts": size, "wall": wall, "cpu": cpu, "memory": memory})
+            sys.stderr.write(f"@fake: {found[-1]}\n")
+    return found
+
+
+def commands(repeat: int = 7) -> dict[str, float]:
+    """Seconds to the answer of what needs no host, the median."""
+    program = str(Path(sys.executable).parent / "gpumend")
+    asked = {
+        "gpumend explain GM304": ([program, "explain", "GM304"], (0,)),
+        "gpumend mend --no-such-option": ([program, "mend", "--no-such-option"], (2,)),
+    }
+    return {
+        name: statistics.median(timed(argv, good)[0] for _ in range(repeat))
+        for name, (argv, good) in asked.items()
+    }
+
+
+def full_docker(repeat: int = 7) -> dict[str, Any]:
+    """The probe on a host with CONTAINERS containers and IMAGES images, a quarter of which name a CUDA version."""
+    with Lab() as lab:
+        node = lab.boot("trixie")
+        scenarios.apply(node, "healthy")
+        empty = _probe(node, repeat)
+        node.sh(MANY, str(IMAGES), str(CONTAINERS), images.BASE)
+        return {"images": IMAGES, "containers": CONTAINERS, "empty": empty, "full": _probe(node, repeat)}
+
+
+def _probe(node: Node, repeat: int) -> dict[str, float]:
+    """The probe's wall seconds, the median, and the most memory that it or a command of its takes, in MB."""
+    seconds, memory = [], 0.0
+    for _ in range(repeat):
+        began = time.monotonic()
+        done = node.run(PROBE, input=probe_program() + TOLD)
+        seconds.append(time.monotonic() - began)
+        memory = max(memory, *(int(word) / 1024 for word in done.stderr.split()[-2:-1]))
+    return {"seconds": statistics.median(seconds), "memory": memory}

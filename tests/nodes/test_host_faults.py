@@ -1,0 +1,315 @@
+"""Faults of the host around a transaction, real ones: disks that fail, a daemon that hangs or dies late, a clock that
+jumps, a host that goes down. After each: files old or new, the daemon as it was, and a next mend that ends well."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from facts.docker import DAEMON_JSON
+from operations.component import rollback_data
+from operations.exchange import program_source
+from rules.finding import Component
+from tests.nodes import images, scenarios, toolkit
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of
+from tests.nodes.faults import Before, fault, look, recovered, sha256
+from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
+from tests.nodes.test_crash import KILL
+
+RUN = "20260101T000000Z-dead"
+UNTOLD = '{\n  "log-driver": "json-file"\n}\n'  # neither the runtime nor CDI: calls for a restart of dockerd
+PATHS = (DAEMON_JSON, toolkit.CONFIG, scenarios.SPEC)
+TRAINER = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400")
+
+
+@pytest.fixture(scope="module")
+def healthy(shared_boot: Boot) -> Node:
+    return shared_boot("trixie", "healthy")
+
+
+@pytest.fixture
+def host(healthy: Node) -> Iterator[Node]:
+    """The module's node, healthy, and made so again afterwards."""
+    files = {path: healthy.read(path) for path in PATHS}
+    yield healthy
+    healthy.sh(
+        "pkill -CONT dockerd; docker rm -f trainer; rm -rf /var/lib/gpumend /etc/systemd/system/docker.service.d;"
+        " systemctl daemon-reload; true",
+        check=False,
+    )
+    for path, data in files.items():
+        healthy.write(path, data)
+    healthy.restart("docker")
+
+
+# -- a disk that cannot be read --------------------------------------------------------------------------------------
+
+# A process's memory has nothing at address 0: the first read of this regular file is EIO (proc_pid_mem(5)).
+BAD_BLOCK = 'mount --bind /proc/1/mem "$1"'
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_file_that_cannot_be_read_is_unknown_and_left(lab: Lab, host: Node, path: str) -> None:
+    with fault("EIO on read"):
+        before = Before.of(host, *PATHS)
+        host.sh(BAD_BLOCK, path)
+        try:
+            assert "Input/output error" in host.run(["cat", path], check=False).stderr
+            audited, mended = audit(lab, host), mend(lab, host)
+            assert audited.rc in (1, 3) and mended.rc in (1, 3, 4), mended.said
+            for ran in (audited, mended):
+                assert "Traceback" not in ran.said
+                told = [finding for finding in ran.host(host)["findings"] if path in json.dumps(finding)]
+                assert {finding["status"] for finding in told} <= {"fail", "unknown", "warn"}, ran.said
+                assert "Input/output error" in json.dumps(told), ran.said
+            assert set(mended.statuses(host).values()) <= {"refused"}, mended.said
+        finally:
+            host.sh('umount "$1"', path)
+        before.check(path)
+        assert before.check_next(lab, host).rc == 0
+
+
+def test_file_that_cannot_be_read_any_more_when_it_is_to_be_changed(host: Node) -> None:
+    """The plan has seen it; the transaction finds the bad block before it has written anything."""
+    scenarios.write_daemon(host, UNTOLD)
+    data = planned(host, Component.DOCKER, RUN)
+    before, pid = Before.of(host, *PATHS), host.main_pid("docker")
+    with fault("EIO on read"):
+        host.sh(BAD_BLOCK, DAEMON_JSON)
+        result = result_of(carry_out(host, data))
+        host.sh('umount "$1"', DAEMON_JSON)
+        assert result["status"] == "refused"
+        assert result["detail"].endswith("Input/output error")
+        assert DAEMON_JSON in result["detail"]
+        before.check()
+        assert (look(host).journals, host.main_pid("docker")) == ((), pid)
+
+
+# -- a disk that becomes read-only in the middle ---------------------------------------------------------------------
+
+# Not part of the shipped program: from its N-th step on, as soon as nobody has a file of it open for writing.
+READ_ONLY = KILL.replace(
+    "    if _steps[0] == int(sys.argv[1]):",
+    """    if _steps[0] >= int(sys.argv[1]) and not _off:
+        if os.system("mount -o remount,ro %s 2>/dev/null" % sys.argv[2]) == 0:
+            _off.append(name)
+    if False:""",
+).replace("_steps = [0]", "_steps, _off = [0], []")
+
+
+@pytest.mark.parametrize("folder", ["/etc/nvidia-container-runtime", "/var/lib/gpumend"])
+def test_disk_that_becomes_read_only_at_any_step(lab: Lab, host: Node, folder: str) -> None:
+    """As ext4 does after an error. What was renamed by then cannot be put back: that is said, it is whole, and a rollback
+    puts it back once the disk is well."""
+    text = host.read(toolkit.CONFIG).decode().replace('mode = "cdi"', 'mode = "auto"')
+    host.write(toolkit.CONFIG, text)
+    host.sh(
+        'mkdir -p "$1"; cp -a "$1" /root/kept; mount -t tmpfs -o size=8M tmpfs "$1"; cp -a /root/kept/. "$1"',
+        folder,
+    )
+    ended: list[str] = []
+    seen = look(host)
+    try:
+        data = planned(host, Component.TOOLKIT, RUN)
+        new = {toolkit.CONFIG: sha256(base64.b64decode(data["steps"][0]["data"]))}
+        before = Before.of(host, toolkit.CONFIG, new=new)
+        again = 'mount -o remount,rw "$1"; printf %s "$2" >"$3"; rm -rf /var/lib/gpumend/*; rm -f "${3%/*}"/.*.gpumend*'
+        while ended[-1:] != ["changed"] or not seen.journals:
+            with fault("EROFS"):
+                result = result_of(carry_out(host, data, READ_ONLY, (str(len(ended) + 1), folder)))
+                status, at = result["status"], f"step {len(ended) + 1}: {result}"
+                seen = before.check(at)
+                assert status in ("refused", "put_back", "broken", "changed"), at
+                if status != "changed":
+                    assert "Read-only file system" in result["detail"], at
+                if status != "broken":
+                    assert (seen.files == new) == (status == "changed"), at
+                elif "broken" not in ended:
+                    host.sh('mount -o remount,rw "$1"', folder)
+                    undone = result_of(carry_out(host, rollback_data(RUN, "idle")))
+                    assert undone["status"] == "changed", undone
+                    assert before.check(at).files == before.old
+                if status not in ended:
+                    host.sh('mount -o remount,rw "$1"', folder)
+                    assert before.check_next(lab, host, at).rc == 0
+            ended.append(status)
+            host.sh(again, folder, text, toolkit.CONFIG)
+    finally:
+        host.sh('umount "$1"; rm -rf /root/kept', folder)
+    assert len(ended) > 20
+    assert {"refused", "changed"} <= set(ended) <= {"refused", "put_back", "broken", "changed"}
+
+
+# -- a daemon that hangs or dies ----------------------------------------------------------------------------------------
+
+
+def test_dockerd_that_hangs(lab: Lab, host: Node) -> None:
+    """Stopped by SIGSTOP: nothing waits for it for long, nothing is said to be well, and nothing is changed under it."""
+    scenarios.write_daemon(host, UNTOLD)
+    data = planned(host, Component.DOCKER, RUN)
+    before, pid = Before.of(host, *PATHS), host.main_pid("docker")
+    with fault("SIGSTOPped dockerd"):
+        host.run(["kill", "-STOP", str(pid)])
+        for ran in (audit(lab, host), mend(lab, host)):
+            assert ran.rc in (1, 3), ran.said
+            assert ran.seconds < 60
+            assert ran.codes(host, "unknown"), ran.said
+            assert "Traceback" not in ran.said
+            assert ran.host(host).get("changes", []) == []
+    with fault("SIGSTOPped dockerd"):
+        result = result_of(carry_out(host, data, "ANSWER_TIMEOUT = 1"))
+        assert result == {
+            "status": "refused",
+            "detail": "dockerd runs and gives no answer: nothing is changed under it",
+        }
+        host.run(["kill", "-CONT", str(pid)])
+        before.check()
+        assert host.main_pid("docker") == pid
+        assert before.check_next(lab, host).rc == 0
+
+
+def test_dockerd_that_hangs_when_it_is_told(lab: Lab, host: Node) -> None:
+    """It is stopped right before its reload: the old file comes back, and that nobody could tell dockerd is said."""
+    settings = scenarios.daemon_settings(host)
+    del settings["runtimes"]
+    scenarios.write_daemon(host, settings)
+    host.run(TRAINER)
+    data = planned(host, Component.DOCKER, RUN)
+    assert data["service"][1] == "reload"
+    before, pid = Before.of(host, *PATHS), host.main_pid("docker")
+    stop = "_tell = Service.tell\ndef tell(self, action):\n    os.kill(int(sys.argv[1]), signal.SIGSTOP)\n    _tell(self, action)\nService.tell = tell\nPROOF_TIMEOUT = 1\n"
+    with fault("SIGSTOPped dockerd"):
+        result = result_of(carry_out(host, data, stop, (str(pid),)))
+        assert result["status"] == "broken", result
+        assert "dockerd gives no answer 1 s after its reload" in result["detail"]
+        host.run(["kill", "-CONT", str(pid)])
+        before.check()
+        assert host.main_pid("docker") == pid
+        assert before.check_next(lab, host).rc == 0
+
+
+LATE = """#!/bin/sh
+case "$*" in *fd://*)
+    if grep -q nvidia-container-runtime /etc/docker/daemon.json; then (sleep 5; kill -KILL $$) & fi ;;
+esac
+exec /usr/lib/real/dockerd "$@"
+"""
+
+
+def test_dockerd_that_dies_five_seconds_after_its_restart(lab: Lab, host: Node) -> None:
+    """It starts with the new file, answers and shows what the proof asks for, and dies: that is not proven."""
+    scenarios.write_daemon(host, UNTOLD)
+    host.run(TRAINER)
+    before = Before.of(host, *PATHS)
+    host.sh("mkdir /usr/lib/real; mv /usr/sbin/dockerd /usr/lib/real/dockerd")
+    host.write("/usr/sbin/dockerd", LATE, 0o755)
+    try:
+        with fault("dockerd that dies 5 s later"):
+            # 6 s is the default; the lab's own inventory sets it to 0.
+            ran = mend(lab, Target(host, wanted={"restarts": "allow", "restart_watch": 6}))
+            assert ran.rc == 4, ran.said
+            change = ran.change(host, Component.DOCKER)
+            assert change["status"] == "put_back"
+            assert "dockerd did not live 6 s after its restart" in change["detail"]
+            before.check()
+    finally:
+        host.sh("mv /usr/lib/real/dockerd /usr/sbin/dockerd; rmdir /usr/lib/real")
+    with fault("dockerd that dies 5 s later"):
+        mended = mend(lab, Target(host, wanted={"restarts": "allow", "restart_watch": 6}))
+        assert mended.rc == 0, mended.said
+        assert look(host).running == ("trainer",)
+
+
+# -- a clock that jumps ------------------------------------------------------------------------------------------------
+
+
+def write_step(path: str, before: str, data: str) -> dict[str, object]:
+    return {
+        "do": "write", "path": path, "before": sha256(before.encode()),
+        "data": base64.b64encode(data.encode()).decode(), "mode": 0o644, "argv": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["rollback", "recover"])
+def test_clock_that_jumps_back_between_two_changes(host: Node, verb: str) -> None:
+    """The second change of a file is made in 1970 by the host's clock: it is still the one to be undone first."""
+    path, frame = "/etc/jumps", {"run": RUN, "who": "test", "restarts": "idle", "validate": [], "proofs": []}
+    host.write(path, "old\n")
+    kill = (
+        "\ndef prove(proofs, told):\n    os.kill(os.getpid(), signal.SIGKILL)\n" if verb == "recover" else ""
+    )
+    with fault("clock jump"):
+        for name, year, was, now in (
+            ("b.first", 2_000_000_000, "old\n", "new\n"),
+            ("a.second", 0, "new\n", "newer\n"),
+        ):
+            data = frame | {
+                "verb": "apply", "component": name, "steps": [write_step(path, was, now)], "service": None,
+            }  # fmt: skip
+            # The old inode is kept beside by then: what is put back has to be the right one.
+            done = carry_out(host, data, f"time.time = lambda: {year}\n{kill}")
+            assert done.returncode in ((-9, 137) if kill else (0,)), done.stderr
+        assert host.read(path) == b"newer\n"
+        undo = rollback_data(RUN, "idle")
+        if verb == "recover":
+            journals = [
+                f"/var/lib/gpumend/runs/{RUN}/{name}/journal.json" for name in ("a.second", "b.first")
+            ]
+            undo = {**frame, "verb": "recover", "run": "next", "journals": journals}
+        result = result_of(carry_out(host, undo))
+        assert result["status"] == "changed", result
+        assert host.read(path) == b"old\n"
+        seen = look(host, path)
+        assert (seen.states(), seen.beside, seen.locked) == (["put_back", "put_back"], (), False)
+    host.sh('rm "$1"', path)
+
+
+# -- a host that goes down --------------------------------------------------------------------------------------------
+
+# Not part of the shipped program: it stops at a step, for good.
+HOLD = """
+def _hold(place, name, wanted):
+    real = getattr(place, name)
+    def wrapped(*arguments, **named):
+        if wanted in repr(arguments):
+            open("/run/at-step", "w").close()
+            signal.pause()
+        return real(*arguments, **named)
+    setattr(place, name, wrapped)
+
+_hold(%s)
+"""
+STEPS = {
+    "before its file is renamed": 'os, "rename", "/etc/docker/.daemon.json."',
+    "before dockerd's restart": 'sys.modules["__main__"], "run", "\'restart\', \'docker"',
+    "after dockerd's restart": 'sys.modules["__main__"], "prove", "nvidia"',
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_host_that_goes_down_in_the_middle(lab: Lab, host: Node, step: str) -> None:
+    """Every process is gone at once, and the host boots: with the old file or the new one, and its containers."""
+    scenarios.write_daemon(host, UNTOLD)
+    host.run([*TRAINER[:3], "--restart=always", *TRAINER[3:]])
+    wanted = {"restarts": "allow"}
+    data = planned(host, Component.DOCKER, RUN, wanted)
+    before = Before.of(host, *PATHS)
+    new = {DAEMON_JSON: sha256(base64.b64decode(data["steps"][0]["data"]))}
+    call = f"main_transaction(json.loads({json.dumps(data)!r}), lambda: None)"
+    host.write("/root/held.py", f"{program_source()}\n{HOLD % STEPS[step]}\n{call}\n")
+    with fault("host reboot"):
+        host.sh("setsid -f python3 -I -S -B /root/held.py >/dev/null 2>&1 </dev/null")
+        wait_for("the transaction is at its step", lambda: host.exists("/run/at-step"), 60.0)
+        host.reboot(orderly=False)
+        assert look(host).states() == ["working"]
+        replace(before, new=new).check(step)
+        ran = before.check_next(lab, Target(host, wanted=wanted), step)
+        assert ran.rc == 0, ran.said
+        assert recovered(ran, host)
+        assert look(host, DAEMON_JSON).files == new

@@ -1,0 +1,251 @@
+"""A new GPU node: driver and Docker, no container toolkit. Real apt and dpkg, a repository of the test's own with packages
+of NVIDIA's names and relations, the toolkit's stand-ins in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from facts.packages import TOOLKIT
+from rules.finding import Component
+from tests.nodes import gpu, images, toolkit
+from tests.nodes.apt import Deb, serve
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
+from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
+from tests.nodes.toolkit import CONFIG
+
+OLD, NEW = "1.17.7", "1.17.8"
+SPEC = "/etc/cdi/nvidia.yaml"
+DYNAMIC = "/var/run/cdi/nvidia.yaml"
+DAEMON = "/etc/docker/daemon.json"
+RUNTIME = ("--runtime=nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
+DEVICE = ("--device", "nvidia.com/gpu=0")
+WATCHED = ("/etc", "/usr/bin", "/var/lib/gpumend", "/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt")
+INSTALL = {"toolkit": {"install": True}}
+LISTED = Deb("apt", "0.1")  # apt knows a list of the distribution's packages: one that has apt itself
+
+
+@pytest.fixture(scope="module")
+def booted(shared_boot: Boot) -> Iterator[Node]:
+    node = shared_boot("trixie", None)
+    node.write("/etc/dpkg/dpkg.cfg.d/fast", "force-unsafe-io\n")  # a node of seconds needs no fsync
+    gpu.install(node)
+    images.import_image(node)
+    yield node
+
+
+@pytest.fixture
+def node(booted: Node) -> Node:
+    """The same node as it was when it was new."""
+    booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
+    booted.sh(
+        'rm -rf /etc/nvidia-container-runtime /etc/cdi /var/run/cdi "$@"', toolkit.LIBRARY, toolkit.SETTINGS
+    )
+    if booted.exists(DAEMON):
+        booted.sh("rm -f /etc/docker/daemon.json; systemctl reset-failed docker.service")
+        booted.restart("docker")
+    return booted
+
+
+def provision(lab: Lab, node: Node, dry: bool = False, **wanted: Any) -> Ran:
+    """A run of deploys/provision.py, to its end. wanted: keys of `toolkit` that the host's own data has."""
+    target = Target(node, wanted={"toolkit": wanted} if wanted else {})
+    return start(lab, target, deploy="provision", dry=dry).finish()
+
+
+def packages_alone(lab: Lab, node: Node, **wanted: Any) -> Ran:
+    """A run of deploys/packages.py where the packages are wanted, to its end."""
+    target = Target(node, wanted={"toolkit": {"install": True, **wanted}})
+    return start(lab, target, deploy="packages").finish()
+
+
+def sees_gpu(node: Node, options: tuple[str, ...]) -> bool:
+    done = node.run(["docker", "run", "--rm", *options, images.BASE, "ls", "/dev/nvidia0"], check=False)
+    return done.returncode == 0 and done.stdout == "/dev/nvidia0\n"
+
+
+def packages(node: Node) -> str:
+    """Everything that dpkg knows, traces of removed packages among it."""
+    return node.run(["dpkg-query", "-W", "-f=${db:Status-Abbrev} ${Package} ${Version}\n"]).stdout
+
+
+def versions(node: Node) -> set[str]:
+    """The versions that the toolkit's packages have, those that are there."""
+    done = node.run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}${Version}\n", *TOOLKIT], check=False)
+    return {row[3:].strip() for row in done.stdout.splitlines() if row[1:2] == "i"}
+
+
+def apt_install(node: Node, *targets: str) -> None:
+    node.run(["apt-get", "install", "-qq", "-y", "--allow-downgrades", *targets])
+
+
+def test_a_new_node_is_audited_installed_mended_and_then_left_alone(node: Node, lab: Lab) -> None:
+    serve(node, *toolkit.debs(OLD), *toolkit.debs(NEW), *toolkit.debs("1.18.0"), LISTED)
+    assert not sees_gpu(node, RUNTIME) and not sees_gpu(node, DEVICE), "the fault must be seen first"
+
+    node.sh("rm -f /var/cache/apt/*.bin")  # as on a new node: apt-cache would write them
+    tree = node.tree(*WATCHED)
+    found = provision(lab, node, dry=True)
+    assert found.rc == 3 and found.codes(node, "fail") == ["GM203", "GM404"], found.said
+    finding = found.finding(node, "GM203")
+    assert finding["mends"] == Component.PACKAGES
+    assert all(word in finding["remedy"] for word in (*TOOLKIT, NEW, "CDI spec", "config.toml"))
+    assert f"apt install {' '.join(f'{name}={NEW}-1' for name in TOOLKIT)}" in found.stdout
+    assert node.tree(*WATCHED) == tree and versions(node) == set(), "an audit writes and installs nothing"
+    assert found.sessions[node.name] == 1
+
+    kept = provision(lab, node, dry=True, install=False).host(node)["plan"]
+    assert Component.PACKAGES not in [part["component"] for part in kept], (
+        "what the host says itself counts more"
+    )
+
+    done = provision(lab, node)
+    assert done.rc == 0 and done.codes(node) == [], done.said
+    assert done.statuses(node)[Component.PACKAGES] == "changed"
+    assert f"nvidia-ctk answers as {NEW}" in done.change(node, Component.PACKAGES)["detail"]
+    assert versions(node) == {f"{NEW}-1"}, "1.18.0 is never right"
+    assert sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
+    assert done.sessions[node.name] <= 1 + 2 * len(done.statuses(node))
+
+    tree, pid = node.tree(*WATCHED, SPEC), node.main_pid("docker.service")
+    again = provision(lab, node)
+    assert again.rc == 0 and again.statuses(node) == {}, again.said
+    assert again.sessions[node.name] == 1
+    assert node.tree(*WATCHED, SPEC) == tree and node.main_pid("docker.service") == pid
+
+
+@pytest.mark.parametrize(
+    ("debs", "words"),
+    [
+        pytest.param(
+            [
+                *toolkit.debs(NEW, depends="libnvidia-compute-580"),
+                Deb("libnvidia-compute-580", "580.95.05-1"),
+            ],
+            "it would install the driver's libnvidia-compute-580",
+            id="a-driver-library",
+        ),
+        pytest.param(toolkit.debs(NEW, conflicts="cron"), "it would remove cron", id="a-removal"),
+    ],
+)
+def test_refused_before_anything_is_done(node: Node, lab: Lab, debs: list[Deb], words: str) -> None:
+    serve(node, *debs)
+    before, tree = packages(node), node.tree("/etc", "/usr/bin", "/var/lib/gpumend")
+    done = provision(lab, node)
+    assert done.rc == 4, done.said
+    change = done.change(node, Component.PACKAGES)
+    assert change["status"] == "refused" and words in change["detail"], change
+    assert packages(node) == before and not sees_gpu(node, RUNTIME)
+    changed = {path for path, entry in node.tree("/etc", "/usr/bin").items() if tree.get(path) != entry}
+    assert not any("nvidia" in path for path in changed)
+
+
+def test_no_repository_has_it_and_the_lines_to_run_are_shown(node: Node, lab: Lab) -> None:
+    serve(node, LISTED)
+    sources = node.tree("/etc/apt")
+    done = packages_alone(lab, node)
+    assert done.rc == 3 and done.statuses(node) == {}, done.said
+    finding = done.finding(node, "GM203")
+    assert "none is added" in finding["refused"]
+    lines = finding["remedy"].splitlines()[1:]
+    assert lines[-1] == "apt-get update" and all(f"             {line}\n" in done.stdout for line in lines)
+    assert node.tree("/etc/apt") == sources and versions(node) == set()
+
+
+def test_mixed_versions_are_brought_together_and_config_toml_keeps_its_bytes(node: Node, lab: Lab) -> None:
+    serve(node, *toolkit.debs(OLD), *toolkit.debs(NEW))
+    apt_install(node, *(f"{name}={OLD}-1" for name in TOOLKIT))
+    config = b"# ours, see ticket 4711\n" + node.read(CONFIG)
+    node.write(CONFIG, config)
+    # As in nct#1091: somebody names a library, and the others stay where they are.
+    apt_install(node, "libnvidia-container-tools", "libnvidia-container1")
+    assert versions(node) == {f"{OLD}-1", f"{NEW}-1"}, "the fault must be seen first"
+
+    judged = start(lab, node, dry=True).finish()
+    assert judged.rc == 3 and judged.finding(node, "GM212")["refused"] == "toolkit.install is false", (
+        judged.said
+    )
+    assert Component.PACKAGES not in [part["component"] for part in judged.host(node)["plan"]], "nobody asked"
+
+    done = packages_alone(lab, node)
+    assert done.statuses(node) == {Component.PACKAGES: "changed"}, done.said
+    assert versions(node) == {f"{NEW}-1"} and node.read(CONFIG) == config
+    # Down only where it is named, and then without a question.
+    done = packages_alone(lab, node, version=OLD)
+    assert done.statuses(node) == {Component.PACKAGES: "changed"}, done.said
+    assert versions(node) == {f"{OLD}-1"} and node.read(CONFIG) == config
+    tree = node.tree(*WATCHED)
+    assert packages_alone(lab, node).statuses(node) == {} and node.tree(*WATCHED) == tree, (
+        "an installed version stays"
+    )
+
+
+@pytest.mark.parametrize(
+    ("debs", "words"),
+    [
+        pytest.param(
+            toolkit.debs(NEW, says="1.16.2"),
+            f"nvidia-ctk says it is 1.16.2, its packages are {NEW}",
+            id="proof",
+        ),
+        pytest.param(toolkit.debs(NEW, postinst="echo no >&2; exit 1"), "apt install", id="script"),
+    ],
+)
+@pytest.mark.parametrize("was", ["", OLD], ids=["new", "upgrade"])
+def test_what_is_not_proven_is_put_back(node: Node, lab: Lab, was: str, debs: list[Deb], words: str) -> None:
+    serve(node, *toolkit.debs(OLD), *debs)
+    if was:
+        apt_install(node, *(f"{name}={was}-1" for name in TOOLKIT))
+        node.write(CONFIG, b"# ours\n" + node.read(CONFIG))
+    before, config = packages(node), node.tree(CONFIG).get(CONFIG)
+    wanted = {"toolkit": {"install": True, "version": NEW}}
+    result = result_of(carry_out(node, planned(node, Component.PACKAGES, "20261123T000000Z-aaaa", wanted)))
+    assert result["status"] == "put_back" and words in result["detail"], result
+    assert packages(node) == before
+    assert node.tree(CONFIG).get(CONFIG) == config, "bytes, mode, owner and times"
+    assert node.exists("/usr/bin/nvidia-ctk") == bool(was)
+
+
+def test_what_could_not_be_put_back_is_not_changed(node: Node) -> None:
+    serve(node, *toolkit.debs(OLD))
+    apt_install(node, *(f"{name}={OLD}-1" for name in TOOLKIT))
+    serve(node, *toolkit.debs(NEW))  # a repository that keeps the newest alone
+    before, tree = packages(node), node.tree("/etc/nvidia-container-runtime", "/var/lib/gpumend")
+    wanted = {"toolkit": {"install": True, "version": NEW}}
+    result = result_of(carry_out(node, planned(node, Component.PACKAGES, "20261123T000000Z-cccc", wanted)))
+    assert result["status"] == "refused", result
+    assert "there would be no way back: apt no longer has" in result["detail"] and OLD in result["detail"]
+    assert packages(node) == before
+    assert node.tree("/etc/nvidia-container-runtime", "/var/lib/gpumend") == tree
+
+
+def test_a_run_that_was_killed_after_its_packages_came_is_put_back(node: Node, lab: Lab) -> None:
+    serve(node, *toolkit.debs(NEW), update=False)
+    before, run = packages(node), "20261123T000000Z-dead"
+    killed = carry_out(
+        node,
+        planned(node, Component.PACKAGES, run, INSTALL),
+        extra="def prove_toolkit(*_): os.kill(os.getpid(), signal.SIGKILL)",  # the next step; not part of the shipped program
+    )
+    assert killed.returncode != 0 and versions(node) == {f"{NEW}-1"}, "lists that were never fetched are"
+    journal = f"/var/lib/gpumend/runs/{run}/{Component.PACKAGES}/journal.json"
+    recover = {"verb": "recover", "journals": [journal], "run": run, "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, recover))["status"] == "changed"
+    assert packages(node) == before and not node.exists(CONFIG)
+
+
+def test_a_rollback_days_later_leaves_nothing_of_the_packages(node: Node) -> None:
+    """Not their configuration files, nor the spec that their unit has written meanwhile."""
+    serve(node, *toolkit.debs("1.18.2"))
+    before, run = packages(node), "20261123T000000Z-bbbb"
+    assert result_of(carry_out(node, planned(node, Component.PACKAGES, run, INSTALL)))["status"] == "changed"
+    assert versions(node) == {"1.18.2-1"} and node.exists(CONFIG)
+    wait_for("nvidia-cdi-refresh has written its spec", lambda: node.exists(DYNAMIC), 30.0)
+    undo = {"verb": "rollback", "run": run, "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, undo))["status"] == "changed"
+    assert packages(node) == before
+    assert not any(node.exists(path) for path in (CONFIG, DYNAMIC, toolkit.REFRESH_ENV))

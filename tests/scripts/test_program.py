@@ -1,0 +1,58 @@
+"""The program that is sent to a host: its parts as one text, which has to stand by itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from importlib.resources import files
+
+from facts.host_state import probe_source
+from operations.exchange import PARTS, program_source
+
+
+def top_level(text: str) -> list[str]:
+    """What a module gives names to, imports left out."""
+    found: list[str] = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign):
+            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return found
+
+
+def test_no_part_takes_another_parts_name() -> None:
+    texts = [probe_source(), *(files("operations").joinpath(f"{name}.py").read_text() for name in PARTS)]
+    names = Counter(name for text in texts for name in top_level(text))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_name_is_there() -> None:
+    """Also those that only a function uses when it is called: an import of a part is cut out, its text must be there."""
+    argv = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
+    done = subprocess.run(argv, input=program_source(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_imports_nothing_of_the_project() -> None:
+    imported = {
+        node.module for node in ast.walk(ast.parse(program_source())) if isinstance(node, ast.ImportFrom)
+    }
+    assert [name for name in imported if name and name.partition(".")[0] in ("facts", "operations")] == []
+
+
+def test_python_3_6_can_read_it() -> None:
+    ast.parse(program_source(), feature_version=(3, 6))
+
+
+def test_its_definitions_alone_do_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-"],
+        input=program_source(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,384 @@
+"""GM203, GM212, GM213: the toolkit's packages, on what real apt, dpkg and dnf print about packages of NVIDIA's names and
+relations (tests/fixtures/toolkit)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from facts.packages import TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
+from facts.snapshot import Output
+from operations import packaging
+from rules import packages
+from rules.finding import Component
+from rules.plan import Transaction, plan
+from rules.rule import Context
+from rules.wanted import parse as parse_wanted
+from tests.unit.build import (
+    CONFIG,
+    DYNAMIC,
+    TODAY,
+    Host,
+    config,
+    container,
+    findings,
+    fixture,
+    healthy,
+    outcome,
+    the,
+    verdict,
+)
+
+INSTALL: dict[str, Any] = {"toolkit": {"install": True}}
+PROGRAMS = ("nvidia-ctk", "nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-cdi-hook")
+LIST = "/etc/apt/sources.list.d/nvidia-container-toolkit.list"
+LIST_TEXT = "deb [signed-by=/k.gpg] https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH) /\n"
+
+
+def captured(name: str) -> str:
+    return fixture(f"toolkit/{name}.txt")
+
+
+def offers(*versions: str, others: tuple[str, ...] | None = None, fetched: bool = True) -> str:
+    """`apt-cache policy` in apt's own form: the toolkit in these versions, newest first; `others` of the other three."""
+
+    def block(name: str, found: tuple[str, ...]) -> str:
+        rows = "".join(f"     {version} 500\n        500 https://repo ./ Packages\n" for version in found)
+        return f"{name}:\n  Installed: (none)\n  Candidate: {(found or ('(none)',))[0]}\n  Version table:\n{rows}"
+
+    told = [
+        block(name, versions if name == TOOLKIT[0] or others is None else others)
+        for name in TOOLKIT
+        if versions
+    ]
+    return "".join(told) + (block("apt", ("3.0.3",)) if fetched else "")
+
+
+def dpkg(versions: dict[str, str], held: tuple[str, ...] = ()) -> str:
+    rows = (f"{'hi' if name in held else 'ii'} \t{name}\t{version}\n" for name, version in versions.items())
+    return "ii \tdocker.io\t28.5.2\n" + "".join(rows)
+
+
+def fresh(policy: str | None = None, sources: bool = False) -> Host:
+    """A new node: driver and Docker, apt, no toolkit. policy: what `apt-cache policy` says; None where nobody asked."""
+    bare = healthy().but(
+        files={
+            CONFIG: None,
+            DYNAMIC: None,
+            "/usr/bin/nvidia-container-runtime": None,
+            LIST: LIST_TEXT if sources else None,
+        },
+        programs={**dict.fromkeys(PROGRAMS), "apt-get": "/usr/bin/apt-get"},
+        commands={"nvidia-ctk": None, "dpkg": (1, dpkg({}), "")},
+    )
+    return bare if policy is None else bare.but(commands={"apt-offers": (0, policy, "")})
+
+
+def packaged(
+    versions: dict[str, str] | str, held: tuple[str, ...] = (), rpm: bool = False, **more: Any
+) -> Host:
+    """A healthy host whose toolkit came by these packages."""
+    version = "1.18.1"
+    if isinstance(versions, str):
+        version = versions.partition("-")[0]
+        versions = dict.fromkeys(TOOLKIT, versions)
+    host = healthy(toolkit=version, **more).but(programs={"dnf" if rpm else "apt-get": "/usr/bin/manager"})
+    if not rpm:
+        return host.but(commands={"dpkg": (1, dpkg(versions, held), "")})
+    rows = "".join(f"{name}\t(none):{found}\n" for name, found in versions.items())
+    return host.but(commands={"dpkg": None, "rpm": (0, rows, "")})
+
+
+def transaction(host: Host, wanted: dict[str, Any]) -> Transaction | None:
+    """What is planned for the packages."""
+    context = Context(host.state(), parse_wanted(wanted), "gpu1", TODAY)
+    return plan(context, verdict(host, wanted).findings).get(Component.PACKAGES)
+
+
+def targets(host: Host, wanted: dict[str, Any]) -> tuple[str, ...]:
+    """manager, action and targets of the planned step, or nothing."""
+    found = transaction(host, wanted)
+    return found.steps[0].argv if found else ()
+
+
+def each(version: str) -> tuple[str, ...]:
+    return tuple(f"{name}={version}" for name in TOOLKIT)
+
+
+# --- what apt, dpkg and rpm say
+
+
+def test_the_host_and_the_controller_know_the_same_packages() -> None:
+    assert (packaging.TOOLKIT, packaging.NEVER) == (TOOLKIT, packages.NEVER)
+    for version in ("1:1.17.8-1", "1.17.8-1", "1.17.8", "1.18.0~rc.1-1", "1.17.8-0ubuntu1"):
+        assert packaging.upstream(version) == packages.upstream(version)
+
+
+def test_policy() -> None:
+    found = parse_policy(Output(captured("apt/policy"), "", 0))
+    assert set(found) == set(TOOLKIT), "apt itself is known by dpkg alone there: no distribution's list"
+    for name in TOOLKIT:
+        assert found[name].candidate == "1.18.0-1"
+        assert found[name].versions == ("1.18.0-1", "1.17.8-1", "1.17.7-1", "1.17.6-1")
+
+
+def test_policy_with_pins() -> None:
+    found = parse_policy(Output(captured("apt/policy_pinned"), "", 0))
+    assert found[TOOLKIT[0]].candidate == "1.17.7-1", "a pin above 1000 holds it"
+    assert found["libnvidia-container1"].versions == ("1.17.8-1", "1.17.7-1", "1.17.6-1"), (
+        "a pin below 0 forbids it"
+    )
+
+
+def test_dpkg_and_rpm() -> None:
+    libraries = {"libnvidia-container-tools": "1.17.7-1", "libnvidia-container1": "1.17.8-1"}
+    toolkit = {"nvidia-container-toolkit": "1.17.7-1", "nvidia-container-toolkit-base": "1.17.7-1"}
+    assert parse_dpkg(Output(captured("apt/dpkg_mixed"), "", 0)) == libraries | toolkit
+    assert parse_held(Output(captured("apt/dpkg_held"), "", 0)) == {"libnvidia-container1"}
+    mixed = parse_rpm(Output(captured("dnf/rpm_mixed"), "", 0))
+    assert {name: mixed[name] for name in TOOLKIT} == libraries | toolkit
+
+
+# --- GM203: a new node
+
+
+def test_nothing_is_installed_unless_it_is_wanted() -> None:
+    found = the(fresh(offers("1.17.8-1")), "GM203")
+    assert found.change is None and found.refused == "" and "deploys/provision.py" in found.remedy
+    assert transaction(fresh(offers("1.17.8-1")), {}) is None
+
+
+def test_all_four_in_one_version_and_what_depends_on_it() -> None:
+    host = fresh(offers("1.17.8-1", "1.17.7-1"))
+    found = the(host, "GM203", INSTALL)
+    assert targets(host, INSTALL) == ("apt", "install", *each("1.17.8-1"))
+    assert all(
+        word in found.remedy for word in (*TOOLKIT, "1.17.8", "CDI spec", "config.toml", "Docker's runtime")
+    )
+    [step, proof] = transaction(host, INSTALL).steps  # type: ignore[union-attr]
+    assert (step.do, step.path, step.before) == ("package", CONFIG, None)
+    assert (proof.do, proof.argv) == ("toolkit", ("apt", "1.17.8"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "version", "chosen"),
+    [
+        pytest.param(captured("apt/policy"), "", "1.17.8-1", id="1.18.0-never"),
+        pytest.param(captured("apt/policy"), "1.17.6", "1.17.6-1", id="named"),
+        pytest.param(captured("apt/policy_pinned"), "", "1.17.7-1", id="the-pinned-one"),
+        pytest.param(offers("1.19.0~rc.2-1", "1.18.2-1"), "", "1.18.2-1", id="no-release-candidate"),
+        pytest.param(
+            offers("1.18.2-1", "1.18.1-1", others=("1.18.1-1",)), "", "1.18.1-1", id="one-that-all-have"
+        ),
+        pytest.param(
+            offers("1.18.1-0ubuntu2", "1.18.1-0ubuntu1"), "1.18.1", "1.18.1-0ubuntu2", id="ubuntus-own"
+        ),
+        pytest.param(offers("1.18.0-1"), "", "", id="1.18.0-alone"),
+        pytest.param(offers("1.18.1-1"), "1.17.8", "", id="named-and-not-there"),
+        pytest.param(offers("1.18.1-1", others=()), "", "", id="others-missing"),
+    ],
+)
+def test_which_version(policy: str, version: str, chosen: str) -> None:
+    wanted = {"toolkit": {"install": True, **({"version": version} if version else {})}}
+    host = fresh(policy)
+    if chosen:
+        assert targets(host, wanted) == ("apt", "install", *each(chosen))
+    else:
+        found = the(host, "GM203", wanted)
+        assert (
+            found.change is None
+            and "not offered for each of" in found.refused
+            and "toolkit.version" in found.remedy
+        )
+
+
+def test_a_revision_of_its_own_for_each_package() -> None:
+    policy = offers("1.18.1-1", others=("1.18.1-3",))
+    assert targets(fresh(policy), INSTALL)[2:4] == (f"{TOOLKIT[0]}=1.18.1-1", f"{TOOLKIT[1]}=1.18.1-3")
+
+
+def test_no_repository_has_it_and_none_is_added() -> None:
+    found = the(fresh(offers()), "GM203", INSTALL)
+    assert found.change is None and "none is added" in found.refused
+    told, *lines = found.remedy.split("\n")
+    assert "install guide" in told
+    assert lines[0].startswith(
+        "curl -fsSL https://nvidia.github.io/libnvidia-container/gpgkey | gpg --dearmor -o "
+    )
+    assert re.search(r"signed-by=/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg", lines[1])
+    assert lines[-1] == "apt-get update"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param(fresh(offers(), sources=True), id="its-list-was-never-fetched"),
+        pytest.param(fresh(offers(fetched=False)), id="no-list-was-ever-fetched"),
+        pytest.param(fresh(), id="not-asked"),
+    ],
+)
+def test_what_is_not_known_yet_the_host_finds_out(host: Host) -> None:
+    assert targets(host, INSTALL) == ("apt", "install", *TOOLKIT)
+    assert "the newest version that apt has" in the(host, "GM203", INSTALL).remedy
+    named = {"toolkit": {"install": True, "version": "1.17.8"}}
+    assert targets(host, named) == ("apt", "install", *each("1.17.8"))
+
+
+def rpm_host(*managers: str) -> Host:
+    return fresh().but(
+        programs={"apt-get": None, **{name: f"/usr/bin/{name}" for name in managers}},
+        commands={"dpkg": None, "rpm": (0, "dnf\t(none):4.14-1\n", "")},
+    )
+
+
+def test_dnf_is_asked_by_mend_alone() -> None:
+    assert targets(rpm_host("dnf"), INSTALL) == ("dnf", "install", *TOOLKIT)
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "line"),
+    [
+        pytest.param(
+            rpm_host("zypper"), "apt and dnf only", "zypper ar https://nvidia.github.io/", id="zypper"
+        ),
+        pytest.param(rpm_host(), "apt and dnf only", "", id="none"),
+        pytest.param(
+            fresh(offers("1.17.8-1")).but(programs={"nvidia-ctk": "/usr/local/bin/nvidia-ctk"}),
+            "/usr/local/bin/nvidia-ctk came without a package",
+            "",
+            id="by-hand",
+        ),
+        pytest.param(
+            fresh(offers("1.17.8-1")).but(files={"/etc/nv_tegra_release": "# R36\n"}),
+            "JetPack",
+            "",
+            id="jetson",
+        ),
+    ],
+)
+def test_what_holds_it_back(host: Host, words: str, line: str) -> None:
+    found = the(host, "GM203", INSTALL)
+    assert found.change is None and words in found.refused and found.remedy
+    assert line in found.remedy.partition("\n")[2]
+
+
+def test_an_audit_that_could_not_ask_says_so() -> None:
+    host = fresh(offers("1.17.8-1")).but(commands={"dpkg": {"status": "denied", "error": "no"}})
+    assert outcome(host, "GM203", INSTALL) == "unknown"
+    assert outcome(host, "GM203") == "fail", "without the wish to install nothing of it is needed"
+
+
+# --- GM212: one version
+
+
+MIXED = parse_dpkg(Output(captured("apt/dpkg_mixed"), "", 0))
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        (dict.fromkeys(TOOLKIT, "1.17.8-1"), "ok"),
+        (MIXED, "warn"),
+        ({TOOLKIT[1]: "1.17.8-1"}, "ok"),  # -base alone is a way to install it, for CDI
+        ({TOOLKIT[0]: "1.17.8-1", TOOLKIT[3]: "1.17.8-2"}, "ok"),  # another revision of the same
+        ({TOOLKIT[0]: "1.17.8-1", TOOLKIT[3]: "1:1.17.8-0ubuntu1"}, "ok"),
+        ({}, "ok"),
+    ],
+)
+@pytest.mark.parametrize("rpm", [False, True])
+def test_gm212(versions: dict[str, str], expected: str, rpm: bool) -> None:
+    assert outcome(packaged(versions, rpm=rpm), "GM212") == expected
+
+
+def test_mixed_versions_are_judged_and_left_unless_it_is_wanted() -> None:
+    found = the(packaged(MIXED), "GM212")
+    assert found.change is None and found.refused == "toolkit.install is false"
+    assert "1.17.7, 1.17.8" in found.summary
+
+
+@pytest.mark.parametrize(
+    ("versions", "version", "action", "expected"),
+    [
+        pytest.param(MIXED, "", "install", each("1.17.8"), id="up-to-the-newest"),
+        pytest.param(MIXED, "1.17.7", "downgrade", each("1.17.7"), id="down-where-it-is-named"),
+        pytest.param(MIXED, "1.18.1", "install", each("1.18.1"), id="up-to-the-named"),
+        pytest.param({**MIXED, TOOLKIT[3]: "1.18.0-1"}, "", "install", TOOLKIT, id="never-1.18.0"),
+        pytest.param(
+            {TOOLKIT[1]: "1.17.8-1", TOOLKIT[3]: "1.17.7-1"},
+            "",
+            "install",
+            (f"{TOOLKIT[1]}=1.17.8", f"{TOOLKIT[3]}=1.17.8"),
+            id="those-that-are-there",
+        ),
+        pytest.param(
+            {TOOLKIT[0]: "1.9.0-1", TOOLKIT[3]: "1.17.8-1"},
+            "",
+            "install",
+            (f"{TOOLKIT[0]}=1.17.8", f"{TOOLKIT[3]}=1.17.8"),
+            id="numbers-not-letters",
+        ),
+    ],
+)
+def test_to_which_version(
+    versions: dict[str, str], version: str, action: str, expected: tuple[str, ...]
+) -> None:
+    wanted = {"toolkit": {"install": True, **({"version": version} if version else {})}}
+    assert targets(packaged(versions), wanted) == ("apt", action, *expected)
+
+
+def test_a_hold_is_named_and_not_broken() -> None:
+    found = the(packaged(MIXED, held=("libnvidia-container1",)), "GM212", INSTALL)
+    assert found.change is None and found.refused == "on hold: libnvidia-container1"
+    assert found.remedy == "Take the hold off: apt-mark unhold libnvidia-container1"
+
+
+def test_containers_that_would_lose_the_gpu_hold_it_back() -> None:
+    """The packages' scripts reload systemd: GM509."""
+    host = packaged(MIXED, mode="auto").but(
+        files={f"/dev/char/195:{minor}": None for minor in (0, 254, 255)},
+        commands={"nvidia-ctk": (0, "NVIDIA Container Toolkit CLI version 1.17.7\n", "")},
+        info={"CgroupDriver": "systemd", "ServerVersion": "26.1.5"},
+    )
+    host = host.with_containers(container("trainer", gpus=True))
+    wanted = {**INSTALL, "runtime": {"mode": "keep"}}
+    assert outcome(host, "GM509", wanted) == "warn"
+    found = the(host, "GM212", wanted)
+    assert found.change is None and "lose the GPU" in found.refused and "GM509" in found.remedy
+
+
+# --- GM213: the wanted version
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "expected", "action"),
+    [
+        ("1.17.8-1", {"version": "1.17.8"}, "ok", ""),
+        ("1.17.8-1", {"install": True}, "ok", ""),
+        ("1.17.8-1", {"version": "1.18.1"}, "warn", ""),
+        ("1.17.8-1", {"version": "1.18.1", "install": True}, "warn", "install"),
+        ("1.17.8-1", {"version": "1.17.7", "install": True}, "warn", "downgrade"),
+        ("1.18.0-1", {}, "ok", ""),  # GM206 judges what it breaks
+        ("1.18.0-1", {"install": True}, "warn", "install"),
+    ],
+)
+def test_gm213(have: str, wanted: dict[str, Any], expected: str, action: str) -> None:
+    host = packaged(have)
+    assert outcome(host, "GM213", {"toolkit": wanted}) == expected
+    assert targets(host, {"toolkit": wanted})[1:2] == ((action,) if action else ())
+
+
+def test_a_toolkit_without_packages_is_judged_and_left() -> None:
+    host = healthy(toolkit="1.18.1").but(
+        programs={"apt-get": "/usr/bin/apt-get"}, commands={"dpkg": (1, dpkg({}), "")}
+    )
+    found = the(host, "GM213", {"toolkit": {"version": "1.17.8", "install": True}})
+    assert found.change is None and "came without a package" in found.refused
+    assert findings(host, "GM213", INSTALL) == []
+
+
+def test_config_toml_is_in_the_plan_as_it_was_seen() -> None:
+    host = packaged("1.17.7-1", layout="debian")
+    [step, _] = transaction(host, {"toolkit": {"install": True, "version": "1.17.8"}}).steps  # type: ignore[union-attr]
+    assert step.path == CONFIG and step.was == config("cdi", "@/sbin/ldconfig").encode() and step.before
