@@ -10,7 +10,7 @@ from deploys import session
 from operations import run
 from reports import parity
 from reports.document import VERSION, Exit, worst
-from reports.mask import mask_all
+from reports.mask import mask, mask_all
 from rules.parity import Level
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def finish(state: State) -> Exit:
     told = mask_all(parity.section(groups))
     for record in sorted(records, key=lambda item: item.name):
         if record.now is None and session.target_of(state) != "-":
-            click.echo(f"{record.name}: {record.error}", err=True)
+            click.echo(f"{record.name}: {mask(record.error)}", err=True)
     found = parity.classes(told)
     statuses = (
         [Exit.UNREAD] if any(record.now is None for record in records) or Level.UNKNOWN in found else []

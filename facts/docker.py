@@ -214,7 +214,7 @@ def _container(raw: Mapping[str, Any]) -> Container:
         restart=str(raw.get("restart") or ""),
         env={str(name): str(value) for name, value in (raw.get("env") or {}).items()},
         labels={str(name): str(value) for name, value in (raw.get("labels") or {}).items()},
-        mounts=tuple(raw.get("mounts") or ()),
+        mounts=tuple(dict(mount) for mount in raw.get("mounts") or ()),
         restarts=int(raw.get("restarts") or 0),
         exit=int(raw.get("exit") or 0),
         restarting=bool(raw.get("restarting")),

@@ -87,7 +87,7 @@ def state():
                         found[path] = "%s %o" % (sha256(handle.read()), os.stat(path).st_mode)
     for top in KEPT:
         # What a daemon has written there is never deleted; a folder that is empty, or ours, is to be seen.
-        for path in glob.glob(top + "/*") + glob.glob(top + "/*/*") + glob.glob(top + "/*/.gpumend*"):
+        for path in glob.glob(top + "/*") + glob.glob(top + "/*/*") + glob.glob(top + "/*/*/.gpumend*"):
             if ".gpumend" in path or not os.listdir(path):
                 found[path] = "folder"
     for argv in ASKED:

@@ -178,10 +178,13 @@ def planned(
     node: Node, component: Component, run: str, wanted: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The transaction of one component, as `operations/exchange.py` would send it to the node as it is now."""
-    answer = node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
-    state = parse(Snapshot.from_output(answer))
     wants = wanted_state.parse(dict(wanted or {}))
-    transaction = judged(state, wants, node.name).plan.get(component)
+    for _ in range(5):
+        answer = node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
+        found = judged(parse(Snapshot.from_output(answer)), wants, node.name)
+        transaction = found.plan.get(component)
+        if transaction is not None or not found.verdict.unknown:
+            break  # where something is not known, a command ran into its time limit: this machine is busy
     if transaction is None:
         raise LookupError(f"nothing is planned for {component} on {node.name}")
     return as_data(transaction, run, wants.restarts, watch=dict(wanted or {}).get("restart_watch", 0))

@@ -223,6 +223,7 @@ def test_a_daemon_that_does_not_come_up_is_put_back(node: Node, lab: Lab) -> Non
     """The remedy is there and the daemon has another fault besides: the drop-in goes, and the unit is as it was."""
     start(node, unit_text(command="dockerd --storage-driver=overlay2 --no-such-flag"))
     wait_for("the inner dockerd dies", lambda: "no-such-flag" in logs(node), 60.0)
+    node.sh("rm -rf /srv/dind")  # of an earlier test, whose container may have held it until now
     wanted = dind_wanted(driver="overlay2")
     ran = mend(lab, Target(node, wanted=wanted))
     assert ran.rc == 4, ran.said
