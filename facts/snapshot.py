@@ -304,7 +304,8 @@ class Snapshot:
         found = item.get("units", {}).get(name)
         if not found or found.get("LoadState") == "not-found":
             return Reading(Status.ABSENT, None, f"systemctl show {name}", "no such unit")
-        return Reading(Status.OK, found, f"systemctl show {name}")
+        properties = {key: value for key, value in found.items() if isinstance(value, str)}
+        return Reading(Status.OK, properties, f"systemctl show {name}")
 
     def listing(self, path: str) -> Reading[Mapping[str, int | None]]:
         """The names in a folder, each with how many names it has in turn; None where it is no folder."""
