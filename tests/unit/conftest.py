@@ -21,7 +21,8 @@ settings.register_profile(
     "gpumend",
     max_examples=int(os.environ.get("GPUMEND_FUZZ_EXAMPLES", "50")),
     deadline=None,
-    derandomize="GPUMEND_FUZZ_EXAMPLES" not in os.environ,  # CI judges a change, `make fuzz` looks for what is new
+    derandomize="GPUMEND_FUZZ_EXAMPLES"
+    not in os.environ,  # CI judges a change, `make fuzz` looks for what is new
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("gpumend")
