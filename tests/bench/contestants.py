@@ -1,7 +1,8 @@
 """The programs that are measured: each reads, or changes, the same of the same hosts, its own way.
 
-SAMPLE is what stock pyinfra and Ansible read: 12 files and 8 commands. gpumend reads these and about 200 more.
-What is changed is two lines of the toolkit's config.toml.
+Stock pyinfra and Ansible read what our audit asks of every host by its name: FILES, the metadata of STATS, COMMANDS. Our
+audit reads besides what it finds by pattern, processes, containers and images, and judges it all. What is changed is two
+lines of the toolkit's config.toml.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from facts.host_state import request
 from tests.bench.farm import DELAYED, OWN, PLAIN, REPLAYED, Farm, address, local
 from tests.nodes import toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".venv-bench"  # ansible-core and what draws the plot
 
-FILES = (
-    toolkit.CONFIG, "/etc/docker/daemon.json", "/etc/cdi/nvidia.yaml", "/etc/containerd/config.toml",
-    "/etc/os-release", "/etc/ld.so.conf", "/proc/driver/nvidia/version", "/proc/self/mountinfo", "/proc/devices",
-    "/proc/filesystems", "/proc/cmdline", "/proc/modules",
-)  # fmt: skip
-COMMANDS = (
-    ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"], ["nvidia-ctk", "--version"],
-    ["docker", "info"], ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n"],
-    ["ldconfig", "-p"], ["containerd", "config", "dump"], ["systemctl", "show", "docker.service"], ["uname", "-r"],
-)  # fmt: skip
+ASKED = request()
+FILES: list[str] = ASKED["files"]
+STATS: list[str] = ASKED["stats"]
+# Where a command is asked for under a condition only, the farm's host fulfils the one of a driver and no other.
+COMMANDS: list[list[str]] = [
+    command["argv"]
+    for command in ASKED["commands"].values()
+    if not command["needs"] or "/proc/driver/nvidia/version" in command["needs"]
+] + [["systemctl", "show", *ASKED["units"]], ["docker", "info"], ["docker", "ps", "--all", "--no-trunc"]]
 LINES = {r"^\s*#?\s*ldconfig\s*=": 'ldconfig = "@/sbin/ldconfig"', r"^\s*mode\s*=": 'mode = "cdi"'}
 
 
@@ -171,6 +172,7 @@ def _stock(task: Task, port: int, body: str, flag: str) -> Measured:
         f" ssh_known_hosts_file={str(task.farm.known_hosts)!r}, ssh_strict_host_key_checking='yes'))\n"
     )
     facts = [f"cat {path} 2>/dev/null || true" for path in FILES]
+    facts += [f"stat {path} 2>/dev/null || true" for path in STATS]
     facts += [f"{shlex.join(argv)} 2>/dev/null || true" for argv in COMMANDS]
     (task.folder / "stock.py").write_text(
         "from pyinfra import host\nfrom pyinfra.facts.server import Command\nfrom pyinfra.operations import files\n"
@@ -182,7 +184,7 @@ def _stock(task: Task, port: int, body: str, flag: str) -> Measured:
 
 
 def stock_audit(task: Task) -> Measured:
-    """pyinfra's own facts over SAMPLE: what one would write without gpumend."""
+    """pyinfra's own facts over the same: what one would write without gpumend."""
     return _stock(task, PLAIN, "", "--dry")
 
 
@@ -200,6 +202,10 @@ def _ansible(task: Task, port: int, tasks: list[dict[str, object]], *flags: str)
     (task.folder / "hosts.ini").write_text("[all]\n" + "\n".join(rows) + "\n")
     reads: list[dict[str, object]] = [
         {"ansible.builtin.slurp": {"src": path}, "failed_when": False} for path in FILES
+    ]
+    reads += [
+        {"ansible.builtin.stat": {"path": path, "get_checksum": False}, "failed_when": False}
+        for path in STATS
     ]
     reads += [
         {"ansible.builtin.command": {"argv": argv}, "check_mode": False, "changed_when": False, "failed_when": False}
@@ -225,7 +231,7 @@ def _ansible(task: Task, port: int, tasks: list[dict[str, object]], *flags: str)
 
 
 def ansible_audit(task: Task) -> Measured:
-    """ansible-core in check mode over SAMPLE: pipelining, ControlPersist, forks = hosts."""
+    """ansible-core in check mode over the same: pipelining, ControlPersist, forks = hosts."""
     return _ansible(task, PLAIN, [], "--check")
 
 

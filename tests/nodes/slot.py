@@ -133,7 +133,7 @@ class Slot:
         wait_for(
             "network interfaces of stopped nodes gone",
             lambda: not any(name.startswith(f"ve-{self.prefix}") for name in os.listdir("/sys/class/net")),
-            20.0,
+            60.0,  # the bench's node has a thousand addresses
         )
         if self.folder.exists():
             remove_tree(self.folder)
