@@ -72,16 +72,18 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DeviceNode:
-    """host: the path on the host. major and minor as written; an omitted one is 0 (Go's zero value)."""
+    """host: the path on the host; inside: in the container. major and minor as written; an omitted one is 0 (Go's zero
+    value)."""
 
     host: str
+    inside: str
     major: int
     minor: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Edits:
     nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[tuple[str, str], ...] = ()  # (host path, container path)
@@ -97,7 +99,7 @@ class Edits:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spec:
     """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for."""
 
@@ -136,7 +138,7 @@ class SpecError(ValueError):
     """The loader would drop this file. The text is the engines' own wording."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpecFile:
     """A file in a spec folder: its metadata and the spec, or why no engine loads it."""
 
@@ -151,7 +153,7 @@ class SpecFile:
         return self.path.rpartition("/")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cdi:
     """files: what engines would load (*.yaml, *.json), in order. ignored: other files there (`.yml`).
 
@@ -191,7 +193,7 @@ class Cdi:
         return Resolution(devices, conflicts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Resolution:
     """devices: qualified name -> the file that defines it for the engine. conflicts: name -> files."""
 
@@ -293,7 +295,9 @@ def _edits(edits: Mapping[str, Any]) -> Edits:
             raise SpecError(f'device "{path}": invalid type "{node["type"]}"')
         if set(node.get("permissions", "")) - set("rwm"):
             raise SpecError(f'device "{path}": invalid permissions "{node["permissions"]}"')
-        nodes.append(DeviceNode(node.get("hostPath") or path, node.get("major", 0), node.get("minor", 0)))
+        nodes.append(
+            DeviceNode(node.get("hostPath") or path, path, node.get("major", 0), node.get("minor", 0))
+        )
     for hook in edits.get("hooks", ()):
         if hook.get("hookName") not in HOOK_NAMES:
             raise SpecError(f'invalid hook name "{hook.get("hookName", "")}"')

@@ -31,6 +31,7 @@ SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 V2_PLUGIN = "io.containerd.grpc.v1.cri"
 V3_PLUGIN = "io.containerd.cri.v1.runtime"
+OVERLAY = "io.containerd.snapshotter.v1.overlayfs"
 IMAGES = "io.containerd.cri.v1.images"  # of version 3: has the snapshotter, which before was the CRI's own
 MERGES_KEYS: Version = (
     2,
@@ -41,7 +42,7 @@ NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2,
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Flavour:
     """A Kubernetes distribution that brings its own containerd. k3s-io/k3s pkg/agent/containerd; rancher/rke2."""
 
@@ -111,6 +112,12 @@ REQUEST = Request(
             )
             for found in FLAVOURS
         },
+        **{
+            f"{found.name}-containerd": Command(
+                (found.program, "--version"), timeout=5, needs=(found.program,)
+            )
+            for found in FLAVOURS
+        },
         "runc": Command(("runc", "--version"), timeout=5),
     },
     processes=("containerd", "kubelet", *SHIMS, *(name for found in FLAVOURS for name in found.processes)),
@@ -143,7 +150,7 @@ class ConfigError(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """One entry of the CRI plugin's `runtimes`."""
 
@@ -164,10 +171,11 @@ class Runtime:
         return self.options.get("SystemdCgroup") is True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cri:
     """What a containerd's CRI plugin has. enabled: not among disabled_plugins. enable_cdi: None where this version has
-    no such key. snapshotter: of new containers, empty where not named."""
+    no such key. snapshotter: of new containers, empty where not named. overlay_options: `mount_options` of the snapshotter
+    overlayfs, which are added to each of its mounts."""
 
     runtimes: Mapping[str, Runtime]
     default: str
@@ -175,9 +183,10 @@ class Cri:
     enable_cdi: bool | None = None
     cdi_spec_dirs: tuple[str, ...] = DEFAULT_DIRS
     snapshotter: str = ""
+    overlay_options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Containerd:
     """The containerd that runs as a service of its own.
 
@@ -225,12 +234,13 @@ class Containerd:
         return cri_of(merge(self.version.need(), self.path, parsed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class K3s:
     """k3s or RKE2. endpoint: of the kubelet's runtime where it is not the embedded containerd. generated: the config
-    that its containerd reads, written anew at each start; template: the one that counts."""
+    that its containerd reads, written anew at each start; template: the one that counts. version: of its containerd."""
 
     flavour: Flavour
+    version: Reading[Version]
     process: Reading[Process]
     endpoint: str
     generated: Reading[FileContent]
@@ -258,7 +268,7 @@ class K3s:
         return cri_of(merge(version, self.flavour.generated, {self.flavour.generated: raw}))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kubelet:
     """Who starts containers through CRI. cgroup_driver: `systemd` or `cgroupfs` as the kubelet is told, empty where it
     is not told."""
@@ -268,7 +278,7 @@ class Kubelet:
     endpoint: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kubernetes:
     """kubelet: a process of its own. k3s: k3s or RKE2, where it is here."""
 
@@ -363,6 +373,7 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
     highest = max((config_version(parsed[file]) for file in files if file in parsed), default=2)
     section: dict[str, Any] = {}
     images: dict[str, Any] = {}
+    overlay: dict[str, Any] = {}
     disabled: list[str] = []
     for file in files:
         raw = parsed.get(file, {})
@@ -371,6 +382,9 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
         disabled.extend(_texts(raw.get("disabled_plugins")))
         if version >= (2, 0) and highest >= 3 and isinstance(plugins.get(IMAGES), Mapping):
             _deep(images, plugins[IMAGES])
+        if version >= (1, 7) and isinstance(plugins.get(OVERLAY), Mapping):  # 1.6.20 does not know mount_options
+            overlay = {} if version < MERGES_KEYS and file != path else overlay
+            _deep(overlay, plugins[OVERLAY])
         for known in names_read(version, highest, config_version(raw)):
             part = plugins.get(known)
             if not isinstance(part, Mapping):
@@ -383,7 +397,7 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
     return {
         "version": 3 if version >= (2, 0) else 2,
         "disabled_plugins": disabled,
-        "plugins": {name: section, IMAGES: images},
+        "plugins": {name: section, IMAGES: images, OVERLAY: overlay},
     }
 
 
@@ -444,6 +458,7 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
         cdi if isinstance(cdi, bool) else None,
         dirs or DEFAULT_DIRS,
         str(images.get("snapshotter") or containerd.get("snapshotter") or ""),
+        _texts(_table(plugins.get(OVERLAY)).get("mount_options")),
     )
 
 
@@ -536,6 +551,7 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     )
     return K3s(
         flavour,
+        snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out)),
         process,
         _flag(words, "--container-runtime-endpoint") or settings.get("container-runtime-endpoint", ""),
         snapshot.file(flavour.generated),

@@ -47,7 +47,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What matters here of a whole configuration. runtimes: [crio.runtime.runtimes] by name. default: as named or built
     in. conmon: `[crio.runtime] conmon`, the old place of every runtime's monitor_path."""
@@ -85,7 +85,7 @@ def _table(above: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Crio:
     """files: in the order in which CRI-O takes them, the later over the earlier, key by key; a runtime's table counts
     whole. live: what the running one has, by its own word. programs: conmon and the OCI runtimes, in PATH or in the

@@ -11,7 +11,7 @@ from facts.fact import StateFact
 from facts.grit import CONFIG as GRIT
 from facts.reading import Reading
 from facts.request import Command, Glob, Request
-from facts.snapshot import FileContent, FileMeta, Output, Snapshot
+from facts.snapshot import FileContent, FileMeta, Output, Process, Snapshot
 from facts.version import Version, parse_version
 
 if TYPE_CHECKING:
@@ -29,10 +29,19 @@ PLUGINS = (
 # afterwards. An audit writes nothing. Like ss(8) it may have the kernel load its socket diagnostics, so that it is run on
 # nodes of GRIT alone.
 CHECK = "mount -t tmpfs none /run && exec criu check"
+# Processes in a pid name space of their own (proc(5), NSpid) with a file watch whose handle is overlay's (type f8, kernel
+# include/linux/exportfs.h FILEID_INO64...: measured): pid and name. One grep for all of them, however many there are.
+WATCHERS = (
+    "grep -slE '^NSpid:[[:space:]]+[0-9]+[[:space:]]+[0-9]' /proc/[0-9]*/status | sed 's,status$,fdinfo,' | "
+    "xargs -r grep -rls fhandle-type:f8 | cut -d/ -f3 | sort -nu | "
+    'while read -r pid; do printf "%s %s\\n" "$pid" "$(cat "/proc/$pid/comm" 2>/dev/null)"; done'
+)
+MPS = ("nvidia-cuda-mps-control", "nvidia-cuda-mps-server")
+INSTANCES = "/proc/sys/fs/inotify/max_user_instances"
 
 REQUEST = Request(
-    files=(RUNC_CONF, DEFAULT_CONF),
-    globs=(Glob(CONFS), *(Glob(pattern, read=False) for pattern in PLUGINS), Glob("/proc/sys/fs/inotify/*")),
+    files=(RUNC_CONF, DEFAULT_CONF, INSTANCES),
+    globs=(Glob(CONFS), *(Glob(pattern, read=False) for pattern in PLUGINS)),
     programs=("criu", "cuda-checkpoint"),
     commands={
         "criu": Command(("criu", "--version"), timeout=5),
@@ -44,16 +53,20 @@ REQUEST = Request(
             timeout=20,
             needs=("/usr/sbin/criu", GRIT, RUNC_CONF),
         ),
+        "criu-watchers": Command(("sh", "-c", WATCHERS), timeout=10, needs=(GRIT,)),
         # without arguments it prints its usage and does nothing (NVIDIA/cuda-checkpoint README)
         "cuda-checkpoint": Command(("cuda-checkpoint", "--help"), timeout=5),
     },
+    processes=MPS,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Criu:
     """check: `criu check` of this host; check_runc: the same with runc.conf, its validator. confs: /etc/criu/*.conf.
-    plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls."""
+    plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls.
+    watchers: pid and name of processes in containers that watch a file on overlay; absent where GRIT is not. mps: NVIDIA's
+    multi-process service, where it runs. instances: how many inotify instances a user may have."""
 
     version: Reading[Version]
     program: Reading[FileMeta]
@@ -63,6 +76,9 @@ class Criu:
     plugins: Reading[tuple[str, ...]]
     cuda_checkpoint: Reading[FileMeta]
     action: Reading[bool]
+    watchers: Reading[tuple[tuple[int, str], ...]]
+    mps: Reading[tuple[Process, ...]]
+    instances: Reading[int]
 
     @property
     def installed(self) -> bool:
@@ -91,7 +107,22 @@ def parse(snapshot: Snapshot) -> Criu:
         plugins=plugins or Reading.of(tuple(found), "cuda_plugin.so"),
         cuda_checkpoint=snapshot.program("cuda-checkpoint"),
         action=usage.map(lambda output: bool(re.search(r"--action\b", output.out + output.err))),
+        watchers=snapshot.succeeded("criu-watchers").map(lambda output: watchers(output.out)),
+        mps=_mps(snapshot),
+        instances=snapshot.text(INSTANCES).map(int),
     )
+
+
+def watchers(text: str) -> tuple[tuple[int, str], ...]:
+    """Each line's pid and name; raises ValueError for one without a pid."""
+    rows = (line.partition(" ") for line in text.splitlines())
+    return tuple((int(pid), name) for pid, _, name in rows)
+
+
+def _mps(snapshot: Snapshot) -> Reading[tuple[Process, ...]]:
+    listed = [snapshot.processes(name) for name in MPS]
+    unread = next((found for found in listed if not found.known), None)
+    return unread or Reading.of(tuple(one for found in listed for one in found.value or ()), "/proc")
 
 
 class CriuReady(StateFact[dict[str, Any]]):

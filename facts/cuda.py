@@ -81,7 +81,7 @@ REQUEST = Request(
 # --- packages: the name tells, and where it does not, one tag of the version
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Package:
     """An installed package that says something about CUDA.
 
@@ -158,7 +158,7 @@ def _two_parts(version: str, distribution: bool) -> Version | None:
 # --- forward compatibility
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Note:
     """What a compat libcuda says of itself in its ELF note: its CUDA, the driver branches that it runs on, and the
     devices (which look like NVML's brand ids)."""
@@ -168,7 +168,7 @@ class Note:
     devices: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Compat:
     """A folder with a compat libcuda. driver: the version of the library, which is a driver version. cuda: by its note,
     else by the folder's name. package: that it came from, as its name tells."""
@@ -181,7 +181,7 @@ class Compat:
     package: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Activation:
     """Who gets a compat folder on the library path. scope: `host` (the dynamic linker), `service` (unit), `manager`
     (all services), `login`. source: the file that says so. ours: whether gpumend wrote it. text: the folder as written."""
@@ -219,7 +219,7 @@ def elf_note(data: bytes) -> Note:
 # --- toolkits and CUPTI
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tree:
     """A toolkit's folder. version: two parts, and version_source what told it. how: `packages`, `runfile` (its
     uninstaller is there), `both`, or `unowned` (copied, or a runfile whose uninstaller is gone)."""
@@ -232,7 +232,7 @@ class Tree:
     how: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cupti:
     """CUPTI in one toolkit's folder. libraries: regular files by file name; dangling: names of links to nowhere.
     tree: the folder's path, or the empty text for the distribution's own."""
@@ -258,7 +258,7 @@ class Cupti:
         return "complete" if self.headers else "runtime_only"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """A local image that names CUDA. env: allow-listed names only."""
 
@@ -270,7 +270,7 @@ class Image:
         return self.names[0] if self.names else self.id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cuda:
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit.
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its

@@ -48,7 +48,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities).
 
@@ -96,7 +96,7 @@ class Container:
         return f"{self.name} (compose project {self.project})" if self.project else self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Docker:
     """A rootful dockerd, as systemd or snap runs it.
 

@@ -40,7 +40,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unattended:
     """apt's automatic upgrades. blacklist: regular expressions of packages that they leave alone."""
 
@@ -52,7 +52,7 @@ class Unattended:
         return any(_matches(pattern, package) for pattern in self.blacklist)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drift:
     """reboot: whether the distribution waits for one; reboot_packages: for these. kernels: installed kernel releases;
     with_module: those of them that have an nvidia module. versionlock: dnf's locked patterns. runfile: NVIDIA's own

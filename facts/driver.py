@@ -33,6 +33,10 @@ LIBRARY_FOLDERS = (
 # udev rule that makes /dev/char links at boot (NVIDIA container toolkit, troubleshooting)
 CHAR_RULE = "/etc/udev/rules.d/71-nvidia-dev-char.rules"
 
+# Links to devices of a major that the kernel gave out, 234 to 254 and 384 to 511 (Documentation/admin-guide/devices.txt).
+# Of these nvidia-uvm has minors 0 and 1.
+DYNAMIC_LINKS = "/dev/char/[2-5][0-9][0-9]:[01]"
+
 REQUEST = Request(
     files=(
         "/proc/driver/nvidia/version",
@@ -45,6 +49,7 @@ REQUEST = Request(
     globs=(
         Glob("/dev/nvidia[0-9]*", read=False),
         Glob("/dev/char/195:*", read=False),
+        Glob(DYNAMIC_LINKS, read=False),
         *(
             Glob(f"{folder}/{library}.so.*", read=False)
             for folder in LIBRARY_FOLDERS
@@ -62,7 +67,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Library:
     """A driver library: its versioned file, and every name it was found under (links lead to it)."""
 
@@ -72,7 +77,7 @@ class Library:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Driver:
     """loaded: version of the module in the kernel. module_on_disk: what modinfo would load next.
 
@@ -154,6 +159,13 @@ def uvm_major(text: str) -> int:
     raise ValueError("nvidia-uvm has no major in /proc/devices")
 
 
+def _links(snapshot: Snapshot) -> Reading[tuple[str, ...]]:
+    fixed, dynamic = snapshot.glob("/dev/char/195:*"), snapshot.glob(DYNAMIC_LINKS)
+    if not fixed.ok or not dynamic.ok:
+        return fixed if dynamic.ok else dynamic
+    return Reading.of((*fixed.need(), *dynamic.need()), "/dev/char")
+
+
 def _libraries(snapshot: Snapshot) -> Reading[tuple[Library, ...]]:
     found: dict[str, Library] = {}
     for folder in LIBRARY_FOLDERS:
@@ -215,7 +227,7 @@ def parse(snapshot: Snapshot) -> Driver:
                 else {"/dev/nvidia0": Reading(numbered.status, None, "/dev", numbered.detail)}
             ),
         },
-        char_links=snapshot.glob("/dev/char/195:*"),
+        char_links=_links(snapshot),
         uvm_major=snapshot.text("/proc/devices").map(uvm_major),
         persistenced=_unit_state(snapshot, "nvidia-persistenced.service"),
         fabricmanager=_unit_state(snapshot, "nvidia-fabricmanager.service"),

@@ -25,6 +25,7 @@ NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
 DETAIL_LINES = (
     r"(?m)^GPU \S+$|^[ \t]+Product (?:Name|Brand|Architecture)[ \t]*:.*$"
     r"|^[ \t]+MIG Mode\n[ \t]+Current[ \t]*:.*\n[ \t]+Pending[ \t]*:.*$|^(?:Driver|CUDA|KMD|CUDA UMD) Version[ \t]*:.*$"
+    r"|^[ \t]+FB Memory Usage\n[ \t]+Total[ \t]*:.*$"
 )
 
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
@@ -52,7 +53,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """index as nvidia-smi counts; uuid `GPU-...`; mig: UUIDs of its MIG devices."""
 
@@ -62,19 +63,20 @@ class Gpu:
     mig: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Detail:
     """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
-    after a reset (None: this GPU has no MIG)."""
+    after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told."""
 
     name: str
     brand: str
     architecture: str
     mig: bool | None = None
     mig_pending: bool | None = None
+    memory: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Details:
     """driver: the version that the GPU's driver says it has (on WSL2 a Windows number). cuda: what libcuda serves,
     which an active compat library changes: decide on `driver`."""
@@ -84,7 +86,7 @@ class Details:
     cuda: Version | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gpus:
     """listed: what nvidia-smi says. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
@@ -141,6 +143,7 @@ def smi_details(text: str) -> Details:
     found = []
     for block in re.split(r"(?m)^GPU \S+$", text)[1:]:
         fields = dict(re.findall(r"(?m)^[ \t]+(Product \w+|Current|Pending)[ \t]*:[ \t]*(.*?)[ \t]*$", block))
+        memory = re.search(r"FB Memory Usage\n[ \t]+Total[ \t]*:[ \t]*(\d{1,9}) MiB", block)
         found.append(
             Detail(
                 fields.get("Product Name", ""),
@@ -148,6 +151,7 @@ def smi_details(text: str) -> Details:
                 fields.get("Product Architecture", ""),
                 _mig(fields.get("Current", "")),
                 _mig(fields.get("Pending", "")),
+                int(memory.group(1)) if memory else None,
             )
         )
     if not found:

@@ -42,7 +42,7 @@ BINARIES = ("nvidia-container-runtime", "runc", "crun")
 REQUEST = Request(files=(CONFIG,), globs=(Glob(CONFIG, mentioned=True),), programs=BINARIES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Grit:
     """options: the keys that the decoder takes, under their own names. ignored: keys that it does not know, as they
     stand. wrong: keys whose type makes it fail. binaries: metadata of the absolute paths that the file names."""

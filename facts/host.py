@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 from facts.fact import StateFact
 from facts.reading import Reading
-from facts.request import Command, Request
+from facts.request import Command, Glob, Request
 from facts.snapshot import Snapshot
+from facts.version import Version
 
 if TYPE_CHECKING:
     from facts.host_state import HostState
+
+MEMINFO = "/proc/meminfo"
+MEM_TOTAL = r"(?m)^MemTotal:\s+(\d{1,15}) kB$"
 
 REQUEST = Request(
     files=(
@@ -24,16 +28,24 @@ REQUEST = Request(
         "/sys/fs/selinux/enforce",
     ),
     stats=("/etc/nv_tegra_release", "/dev/dxg", "/run/systemd/system"),
-    commands={"mokutil": Command(("mokutil", "--sb-state"), timeout=3)},
+    globs=(Glob(MEMINFO, read=False, search=MEM_TOTAL),),
+    commands={
+        "mokutil": Command(("mokutil", "--sb-state"), timeout=3),
+        "systemd-version": Command(
+            ("systemctl", "--version"), timeout=5, needs=("/run/systemd/system",), keep=r"(?m)^systemd \d+"
+        ),
+    },
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
 
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
+    systemd_version: one number; absent where systemd did not boot the host.
     readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
+    memory: of the whole host, in MiB.
     """
 
     hostname: str
@@ -48,11 +60,13 @@ class HostFacts:
     wsl2: bool
     tegra: bool
     systemd: bool
+    systemd_version: Reading[Version]
     selinux_enforcing: Reading[bool]
     secure_boot: Reading[bool]
     bpf_jit_harden: Reading[int]
     readonly: tuple[str, ...]
     free: Mapping[str, int]
+    memory: Reading[int]
 
     @property
     def root(self) -> bool:
@@ -95,11 +109,13 @@ def parse(snapshot: Snapshot) -> HostFacts:
         wsl2="microsoft" in kernel.lower() and snapshot.stat("/dev/dxg").ok,
         tegra=snapshot.stat("/etc/nv_tegra_release").ok,
         systemd=snapshot.stat("/run/systemd/system").ok,
+        systemd_version=snapshot.succeeded("systemd-version").map(lambda found: (int(found.out.split()[1]),)),
         selinux_enforcing=snapshot.text("/sys/fs/selinux/enforce").map(lambda text: text.strip() == "1"),
         secure_boot=snapshot.succeeded("mokutil").map(lambda found: "enabled" in found.out),
         bpf_jit_harden=snapshot.text("/proc/sys/net/core/bpf_jit_harden").map(int),
         readonly=tuple(path for path, found in filesystems.items() if found.get("readonly")),
         free={path: int(found["free"]) for path, found in filesystems.items() if "free" in found},
+        memory=snapshot.found(MEMINFO, MEM_TOTAL).map(lambda found: int(found[0]) // 1024),
     )
 
 

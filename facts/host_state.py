@@ -43,7 +43,7 @@ SUBSYSTEMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HostState:
     """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
 

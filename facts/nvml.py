@@ -1,4 +1,5 @@
-"""What the GPUs are, by NVML, where the program runs on the host itself: the same answer as nvidia-smi -q gives.
+"""What the GPUs are, by NVML, where the program runs on the host itself: the same answer as nvidia-smi -q gives, less
+the memory.
 
 Hosts that are reached over SSH need no Python package: there nvidia-smi is asked (facts/gpu.py).
 """

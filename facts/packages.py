@@ -47,7 +47,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What apt has of one package. candidate: what it would install; versions: all that a repository offers, newest first."""
 
@@ -55,7 +55,7 @@ class Offer:
     versions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packages:
     """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
     they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where

@@ -28,7 +28,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Podman:
     """files: in podman's order, the later over the earlier (containers.conf(5))."""
 

@@ -16,7 +16,7 @@ PATTERN = f"{FOLDER}/*/*/journal.json"
 REQUEST = Request(globs=(Glob(PATTERN),))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Journal:
     """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`."""
 
@@ -27,7 +27,7 @@ class Journal:
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Runs:
     journals: Reading[tuple[Journal, ...]]
 

@@ -136,7 +136,7 @@ def _meta(path: str, item: Mapping[str, Any]) -> FileMeta:
     rdev = item.get("rdev")
     return FileMeta(
         path=path,
-        kind=str(item.get("kind", "other")),
+        kind=sys.intern(str(item.get("kind", "other"))),
         mode=int(item.get("mode", 0)),
         uid=int(item.get("uid", 0)),
         gid=int(item.get("gid", 0)),
@@ -172,7 +172,7 @@ class Snapshot:
         return item if isinstance(item, dict) else {"status": "failed", "error": NOT_ASKED}
 
     def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
-        return Reading(_status(item), None, source, str(item.get("error", "")))
+        return Reading(_status(item), None, source, sys.intern(str(item.get("error", ""))))
 
     @property
     def system(self) -> Mapping[str, Any]:
@@ -304,7 +304,9 @@ class Snapshot:
         found = item.get("units", {}).get(name)
         if not found or found.get("LoadState") == "not-found":
             return Reading(Status.ABSENT, None, f"systemctl show {name}", "no such unit")
-        properties = {key: value for key, value in found.items() if isinstance(value, str)}
+        properties = {
+            sys.intern(key): sys.intern(value) for key, value in found.items() if isinstance(value, str)
+        }
         return Reading(Status.OK, properties, f"systemctl show {name}")
 
     def listing(self, path: str) -> Reading[Mapping[str, int | None]]:

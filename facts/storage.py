@@ -125,7 +125,7 @@ class Mount:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Root:
     """A daemon's root folder. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
     drivers whose folders in it hold something."""
@@ -141,7 +141,7 @@ class Root:
         return self.mount.value.fstype if self.mount.value else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageSize:
     """An image: bytes in all, and of its layers from the lowest up; None where they were not read."""
 
@@ -150,7 +150,7 @@ class ImageSize:
     layers: tuple[int, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UnitFile:
     """A systemd unit that runs a container, with its drop-ins. settings: what UNIT_LINES found, by directive; owner: who
     its header says manages it; overridden: the drop-in of somebody else that has an ExecStart of its own."""
@@ -171,7 +171,7 @@ class UnitFile:
         return next((match.group(1) for match in reversed(found) if match), "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Compose:
     """The compose project that a container is of. override: the file in which a site adds to it; ours: what the first line
     of that file says, where it is ours. taken: why there is no such file for us, or an empty text."""
@@ -184,7 +184,7 @@ class Compose:
     taken: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inner:
     """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
 
@@ -241,7 +241,7 @@ class Inner:
         return self.unit.volume() if self.unit else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Why Docker has the storage that it has. rule: the number in systems.md C.2; store: the containerd image store."""
 
@@ -251,7 +251,7 @@ class Choice:
     store: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run

@@ -38,7 +38,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Toolkit:
     """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes. A missing config.toml is
     `absent`: the programs then use their built-in defaults (api/config/v1/config.go).

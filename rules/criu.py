@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from facts.containerd import OVERLAY, ConfigError
 from facts.criu import RUNC_CONF
+from facts.reading import Reading
 from facts.snapshot import FileContent
 from facts.version import Version, show
+from rules.containerd_config import cri, embedded, has_containerd
 from rules.finding import Evidence, Finding, Risk, Status
 from rules.grit import has_grit, managed
-from rules.rule import Context, rule
+from rules.rule import Context, has_gpu, rule
 
 PLUGIN_SINCE: Version = (4, 0)  # CRIU 4.0, 2024-09-20: the first with the CUDA plugin
 FROZEN_SINCE: Version = (
@@ -19,6 +22,9 @@ FROZEN_SINCE: Version = (
     1,
 )  # 2025-03-24, commit 4196268ee (criu#2508): works on frozen cgroups, as GRIT leaves them
 OVERLAY_SINCE: Version = (4, 3)  # criu PR#3043: inotify handles on overlay
+# containerd PR#13805: 1.7.34, 2.0.11, 2.1.9, 2.2.7 and 2.3.4 still add `index=off` behind every mount_options; 2.4.0 does not
+EXPORTS_SINCE: Version = (2, 4)
+EXPORTS = "nfs_export=on"
 # cuda-checkpoint README; criu plugins/cuda/README.md; docs/reference/compatibility.md of ai-dynamo/snapshot
 DRIVERS: tuple[tuple[Version, str], ...] = (
     ((550,), "cuda-checkpoint needs 550"),
@@ -337,6 +343,22 @@ def driver(context: Context) -> Iterator[Finding]:
             remedy="`nvidia-smi -mig 0` on an idle GPU.",
             refused="MIG is the owner's decision",
         )
+    for process in (context.state.criu.mps.get() or ())[:1]:
+        yield Finding(
+            code="GM535",
+            status=Status.FAIL,
+            summary="MPS runs: GPU processes that use it cannot be checkpointed",
+            evidence=(Evidence("/proc", f"{process.pid}: {process.argv[0]}"),),
+            cause="cuda-checkpoint does not support NVIDIA's multi-process service.",
+            remedy="`echo quit | nvidia-cuda-mps-control` when no process uses it.",
+            refused="MPS is the owner's decision",
+        )
+
+
+def containerd_version(context: Context) -> Reading[Version]:
+    """Of the containerd that serves here."""
+    k3s = embedded(context)
+    return k3s.version if k3s else context.state.containerd.version
 
 
 @rule(
@@ -350,31 +372,43 @@ def watches(context: Context) -> Iterator[Finding]:
     found = criu.version.value
     if found is None or found >= OVERLAY_SINCE or context.wanted.grit_role == "restore":
         return
-    from facts.containerd import ConfigError
-    from rules.containerd_config import cri
-
     try:
-        snapshotter = cri(context).runtimes.get("grit")
-        used = (snapshotter.snapshotter if snapshotter else "") or cri(context).snapshotter or "overlayfs"
+        settings = cri(context)
     except ConfigError:
         return
+    runtime = settings.runtimes.get("grit")
+    used = (runtime.snapshotter if runtime else "") or settings.snapshotter or "overlayfs"
     conf = options(criu.confs[RUNC_CONF].get())
     if used not in ("overlayfs", "fuse-overlayfs") or ("force-irmap" in conf and "irmap-scan-path" in conf):
         return
+    if used == "overlayfs" and EXPORTS in settings.overlay_options:
+        return  # such handles need no search; GM539 where this containerd cannot mount so
+    now = criu.watchers.value or ()
+    who = "containers that watch files (PyTorch does)"
+    if now:
+        who = f"{len(now)} process{'es' * (len(now) > 1)} in containers of this host"
     yield Finding(
         code="GM536",
-        status=Status.WARN,
-        summary=f"containers that watch files (PyTorch does) cannot be dumped: CRIU {show(found)} on {used}",
+        status=Status.FAIL if now else Status.WARN,
+        summary=f"{who} cannot be dumped: CRIU {show(found)} on {used}",
         evidence=(
             Evidence("containerd config dump", f"snapshotter = {used}"),
             Evidence(
                 RUNC_CONF,
                 "no irmap-scan-path" + (", force-irmap alone does not help" if "force-irmap" in conf else ""),
             ),
+            *(
+                Evidence(f"/proc/{pid}/fdinfo", f"{name} watches a file on overlay (fhandle-type:f8)")
+                for pid, name in now[:8]
+            ),
         ),
         cause="inotify handles on overlay are of a kind (fhandle type f8) that CRIU before 4.3 cannot find again by itself.",
-        remedy=f"`force-irmap` and `irmap-scan-path /` in {RUNC_CONF}, or the native snapshotter for grit. Not "
-        "`mount_options` with nfs_export=on: containerd before 2.4 adds index=off, and every mount fails.",
+        remedy=f"`force-irmap` and `irmap-scan-path /` in {RUNC_CONF}, or the native snapshotter for grit. "
+        + (
+            'Or mount_options = ["index=on", "nfs_export=on"] for overlayfs; it counts for new containers.'
+            if (containerd_version(context).value or (0,)) >= EXPORTS_SINCE
+            else "Not `mount_options` with nfs_export=on: containerd before 2.4 adds index=off, and every mount fails."
+        ),
         refused="what it costs (a scan at every dump, or disk) is the owner's decision",
         symptoms=("fsnotify: Can't dump that handle",),
     )
@@ -410,4 +444,68 @@ def mounts(context: Context) -> Iterator[Finding]:
         remedy=f"`external mnt[]:sm` in {RUNC_CONF} on both nodes; better, CDI through containerd's CRI on both.",
         refused="CRIU's configuration is the owner's decision",
         symptoms=('Mount N is autodetected external mount. Try "--ext-mount-map auto"', "No mapping for"),
+    )
+
+
+@rule(
+    "GM538",
+    "the host's memory takes what its GPUs hold",
+    "criu plugins/cuda/README.md: GPU memory is brought into main memory and dumped from there",
+    applies=managed,
+)
+def memory(context: Context) -> Iterator[Finding]:
+    details = context.state.gpus.details.get()
+    sizes = [gpu.memory for gpu in details.gpus if gpu.memory is not None] if details else []
+    total = sum(sizes)
+    if not sizes or (have := context.state.host.memory.need()) >= total:
+        return
+    yield Finding(
+        code="GM538",
+        status=Status.WARN,
+        summary=f"{have} MiB of memory for {total} MiB of its GPUs: a full GPU cannot be checkpointed here",
+        evidence=(
+            Evidence("/proc/meminfo", f"MemTotal: {have} MiB"),
+            Evidence("nvidia-smi -q", f"FB Memory Usage: {' + '.join(map(str, sizes))} MiB"),
+        ),
+        cause="What a GPU holds is copied into the process's own memory first, and back from there at a restore.",
+        remedy="More memory, or checkpoints of pods that hold less of the GPU.",
+        refused="memory is not ours to add",
+        symptoms=("Out of memory: Killed process",),
+    )
+
+
+def has_snapshots(context: Context) -> bool:
+    """Whether there is a GPU, and a containerd that starts containers beside Docker."""
+    return has_containerd(context) or (has_gpu(context) and embedded(context) is not None)
+
+
+@rule(
+    "GM539",
+    "containerd can mount its overlays",
+    "containerd PR#13805 (2.4): index=off behind every mount_options; measured on kernel 6.18: conflicting options",
+    applies=has_snapshots,
+)
+def exports(context: Context) -> Iterator[Finding]:
+    try:
+        given = cri(context).overlay_options
+    except ConfigError:
+        return  # GM501, GM511
+    if EXPORTS not in given:
+        return
+    version = containerd_version(context).need()
+    if version >= EXPORTS_SINCE:
+        return
+    yield Finding(
+        code="GM539",
+        status=Status.FAIL,
+        summary=f"{EXPORTS} in mount_options: containerd {show(version)} cannot start a container on overlayfs with it",
+        evidence=(
+            Evidence("containerd config dump", f'[plugins."{OVERLAY}"] mount_options = {list(given)}'),
+            Evidence("containerd --version", show(version)),
+        ),
+        cause="containerd before 2.4 adds index=off behind these options, and the kernel takes the two together for none.",
+        remedy=f"Take {EXPORTS} out. What it was meant for, file watches in a dump, `force-irmap` and `irmap-scan-path /` in "
+        f"{RUNC_CONF} do as well (GM536). Existing containers keep their mounts as they are.",
+        refused="whose option this is, and what else it was meant for, is not ours to guess",
+        symptoms=("overlayfs: conflicting options: nfs_export=on,index=off", "failed to mount"),
     )

@@ -23,7 +23,7 @@ from rules.containerd_config import (
 from rules.edits import Edit
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.k3s import BASE as TEMPLATE_BASE
-from rules.k3s import template_text
+from rules.k3s import broken, repeated, template_text
 from rules.rule import Context, has_gpu, rule
 
 SHIM = "containerd-shim-grit-v1"
@@ -358,6 +358,11 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
     text = template_text(k3s)
     if text is not None and not TEMPLATE_BASE.search(text):
         return None, "the template has no base (GM510)"
+    if (source := broken(k3s)[0]) or repeated(k3s)[0]:
+        return (
+            None,
+            f"{source or k3s.template} would keep {k3s.flavour.name}'s containerd from starting (GM511)",
+        )
     if text is not None and "runtimes.grit" in text:
         return (
             None,

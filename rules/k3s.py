@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from facts.containerd import ConfigError, K3s, loads
+from facts.documents import toml
 from rules.containerd_config import line_of
 from rules.finding import Evidence, Finding, Status
 from rules.rule import Context, has_gpu, rule
@@ -48,44 +49,94 @@ def template_without_base(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule(
-    "GM511",
-    "the k3s template does not repeat the nvidia runtime",
-    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once",
-    applies=has_k3s,
-)
-def duplicate_nvidia(context: Context) -> Iterator[Finding]:
-    k3s = context.state.kubernetes.k3s
-    if k3s is None:
-        return
-    text = template_text(k3s)
-    path = k3s.template or ""
-    found = re.search(r"(?m)^\s*\[plugins\..*\.containerd\.runtimes\.[\"']?nvidia[\"']?\]", text or "")
-    if text is not None and found and BASE.search(text):
-        number = text.count("\n", 0, found.start(0) + len(found.group(0)) - len(found.group(0).lstrip())) + 1
-        yield Finding(
-            code="GM511",
-            status=Status.FAIL,
-            summary=f"{path}:{number}: the table of the nvidia runtime stands here, and {k3s.flavour.name} adds its own",
-            evidence=(Evidence(f"{path}:{number}", found.group(0).strip()),),
-            cause=f"{k3s.flavour.name} registers nvidia by itself where nvidia-container-runtime is installed when it starts; a "
-            "table that stands twice keeps containerd from starting.",
-            remedy=f"Take the table out of the template, and restart {k3s.unit.source.split()[-1]}.",
-            refused="what else that table sets is not ours to drop: the template is left as it is",
-            symptoms=("duplicated tables", "already exists"),
-        )
+ADDED = "/usr/bin/"  # where k3s looks for nvidia-container-runtime, beside the GPU operator's folder (runtimes.go)
+
+
+def parts(text: str) -> list[str]:
+    """What stands before and behind the base in a template, every line where it was: TOML, which k3s puts there as it is.
+    Empty where it has other actions of Go's templates, so that its text depends on them."""
+    found, lines = [], 0
+    for part in BASE.split(text):
+        found.append("\n" * lines + part)
+        lines += part.count("\n")
+    return [] if "{{" in "".join(found) else found
+
+
+def broken(k3s: K3s) -> tuple[str, int | None, str]:
+    """(file, line, why) where k3s' containerd would not start with what the template gives, or with what k3s has made of
+    it; an empty file where it would. Raises Unread."""
     try:
+        for part in parts(template_text(k3s) or ""):
+            try:
+                toml(part)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(k3s.template or "", str(error) or type(error).__name__) from None
         if k3s.generated.get() is not None:
             loads(k3s.flavour.generated, k3s.generated)
     except ConfigError as error:
-        number_of = line_of(error.detail)
+        return error.path, line_of(error.detail), error.detail
+    return "", None, ""
+
+
+def origin(k3s: K3s, number: int) -> tuple[Evidence, ...]:
+    """Where the template has the line that stands there in what k3s made of it; nothing where that is not plain."""
+    text = k3s.generated.map(lambda content: content.text()).need().split("\n")[number - 1].strip()
+    rows = [at for at, row in enumerate((template_text(k3s) or "").split("\n"), 1) if row.strip() == text]
+    return (Evidence(f"{k3s.template}:{rows[0]}", text),) if len(rows) == 1 else ()
+
+
+def repeated(k3s: K3s) -> tuple[int, str]:
+    """(line, text) of the nvidia runtime's table in a template that has the base; (0, "") without one. Raises Unread."""
+    text = template_text(k3s)
+    found = re.search(r"(?m)^[ \t]*(\[plugins\..*\.containerd\.runtimes\.[\"']?nvidia[\"']?\])", text or "")
+    if text is None or found is None or not BASE.search(text):
+        return 0, ""
+    return text.count("\n", 0, found.start(1)) + 1, found.group(1)
+
+
+@rule(
+    "GM511",
+    "k3s' containerd can read what the template gives",
+    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once",
+    applies=has_k3s,
+)
+def unreadable_template(context: Context) -> Iterator[Finding]:
+    k3s = context.state.kubernetes.k3s
+    if k3s is None:
+        return
+    name, path = k3s.flavour.name, k3s.template or ""
+    restart = f"restart {k3s.unit.source.split()[-1]}"
+    number, table = repeated(k3s)
+    if number:
+        program = context.state.toolkit.programs["nvidia-container-runtime"].get()
+        adds = program is not None and program.path.startswith(ADDED)
+        yield Finding(
+            code="GM511",
+            status=Status.FAIL if adds else Status.WARN,
+            summary=f"{path}:{number}: the table of the nvidia runtime stands here, and {name} adds its own"
+            + ("" if adds else " once the toolkit is installed"),
+            evidence=(Evidence(f"{path}:{number}", table),),
+            cause=f"{name} registers nvidia by itself where nvidia-container-runtime is installed when it starts; a "
+            "table that stands twice keeps containerd from starting.",
+            remedy=f"Take the table out of the template, and {restart}.",
+            refused="what else that table sets is not ours to drop: the template is left as it is",
+            symptoms=("duplicated tables", "already exists"),
+        )
+    source, at, why = broken(k3s)
+    made = source == k3s.flavour.generated
+    if source and not (made and number):
+        where = f"{source}:{at}" if at else source
         yield Finding(
             code="GM511",
             status=Status.FAIL,
-            summary=f"{error.path}:{number_of}: {error.detail}" if number_of else str(error),
-            evidence=(Evidence(f"{error.path}:{number_of}" if number_of else error.path, error.detail),),
-            cause=f"{k3s.flavour.name} wrote it from its template, and its containerd cannot read it.",
-            remedy="Repair the template: the file itself is written anew at each start.",
+            summary=f"{where}: {why}",
+            evidence=(Evidence(where, why), *(origin(k3s, at) if made and at else ())),
+            cause=f"{name} wrote it from its template, and its containerd cannot read it."
+            if made
+            else f"{name} puts this text behind its base at its next start, and its containerd cannot read it then.",
+            remedy="Repair the template: the file itself is written anew at each start."
+            if made
+            else f"Repair the template, and {restart}.",
             refused="what the template was meant to say is not ours to guess: it is left as it is",
         )
 

@@ -13,7 +13,7 @@ from facts.packages import TOOLKIT, Offer
 from facts.version import Version, parse_version, show
 from rules.docker import wanted_paths
 from rules.finding import Change, Component, Evidence, Finding, Status
-from rules.injection import injects_behind_runc, unlinked
+from rules.injection import lost_at_reload
 from rules.rule import Context, has_gpu, rule
 
 NEVER = (
@@ -122,10 +122,10 @@ def obstacle(context: Context, have: Mapping[str, str]) -> tuple[str, str]:
             f"{' and '.join(strays)} came without a package",
             "Remove what was installed by hand, then run this again.",
         )
-    if have and (ways := injects_behind_runc(context)) and unlinked(context):
+    if have and (lost := lost_at_reload(context)):
         return (
-            f"its scripts reload systemd, and containers would lose the GPU then: {'; '.join(ways)}",
-            "Put GM509 right first (the same mend does), then run it again.",
+            f"its scripts reload systemd, and these lose the GPU then: {', '.join(lost)}",
+            "Stop them, or drain the node (gpumend explain GM509), then run it again.",
         )
     held = sorted(packages.held & set(have))
     if held:

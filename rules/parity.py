@@ -96,7 +96,7 @@ def _cdi_paths(state: HostState) -> Value:
     for file in state.cdi.resolve(DEFAULT_DIRS).in_use():
         if file.spec.value is not None:
             edits = file.spec.value.edits()
-            paths |= {inside for _, inside in edits.mounts} | {node.host for node in edits.nodes}
+            paths |= {inside for _, inside in edits.mounts} | {node.inside for node in edits.nodes}
     digest = hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()
     return Value(
         digest, f"{len(paths)} paths, sha256 {digest[:12]}" if paths else "no spec", frozenset(paths)
@@ -156,6 +156,11 @@ def _cri(state: HostState) -> tuple[str, str]:
     return on, (runtime.snapshotter if runtime else "") or cri.snapshotter or "overlayfs"
 
 
+def _instances(state: HostState) -> Value:
+    found = state.criu.instances.get()
+    return _text("not there" if found is None else str(found))
+
+
 def _present(reading: Reading[Any]) -> Value:
     return _text("there" if reading.get() is not None else "not there")
 
@@ -205,6 +210,11 @@ SUBJECTS = (
     Subject("toolkit", "NVIDIA Container Toolkit", Level.RISK, lambda s: _version(s.toolkit.version), "its specs list other paths", "nct"),
     Subject("containerd", "containerd", Level.RISK, lambda s: _version(s.containerd.version), "it declares other mounts", "containerd"),
     Subject("snapshotter", "snapshotter", Level.RISK, _snapshotter, "fsnotify: Can't dump that handle, on one of the two", "criu/fsnotify.c"),
+    # max_user_watches follows the host's memory since Linux 5.11: no two nodes would be equal
+    Subject(
+        "inotify", "fs.inotify.max_user_instances", Level.RISK, _instances,
+        "criu: the watches are not made again at the restore: Too many open files", "inotify(7), criu/fsnotify.c",
+    ),
 )  # fmt: skip
 
 

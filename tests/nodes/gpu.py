@@ -151,7 +151,7 @@ def unload(node: Node) -> None:
     """The driver is installed but not loaded: no /proc/driver/nvidia, no module, no device nodes."""
     node.sh(
         "systemctl disable --now --quiet gpumend-standin-driver.service; "
-        "umount /proc/driver /sys/module; rm -f /dev/nvidia*"
+        "umount /proc/driver /sys/module; rm -f /dev/nvidia* /dev/char/195:* /dev/char/238:*"
     )
 
 

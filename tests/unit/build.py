@@ -433,6 +433,7 @@ def h100_files() -> dict[str, str | bytes | Item | None]:
         "/proc/driver/nvidia/gpus/0000:00:06.0/information": information,
         "/proc/modules": "".join(re.findall(r"(?m)^nvidia.* Live .*\n", fixture("h100/sysmod.txt"))),
         "/sys/module/nvidia/version": "580.159.04\n",
+        "/proc/meminfo": "MemTotal:       263945352 kB\nMemFree:        201945352 kB\n",
         "/proc/devices": "Character devices:\n195 nvidia\n238 nvidia-uvm\n",
         "/sbin/ldconfig": file("#!/bin/sh\n", 0o755),
         "/sbin/ldconfig.real": file("\x7fELF", 0o755),
@@ -577,7 +578,10 @@ def healthy(
         DYNAMIC if refresh else STATIC: text,
         "/run/systemd/system": directory(),
         "/usr/bin/nvidia-container-runtime": file("", 0o755),
-        **{f"/dev/char/195:{minor}": node(195, minor) for minor in (0, 254, 255)},  # as udev makes them
+        **{
+            f"/dev/char/195:{minor}": node(195, minor) for minor in (0, 254, 255)
+        },  # as newer drivers make them
+        **{f"/dev/char/238:{minor}": node(238, minor) for minor in (0, 1)},
         **named(text),
     }
     if layout == "debian":
@@ -592,6 +596,7 @@ def healthy(
             "dockerd": (0, f"Docker version {docker}, build 0a1b2c3\n", ""),
             "ldconfig-head": (0, "#!/b" if layout == "ubuntu" else "\x7fELF", ""),
             "modinfo": (0, "580.159.04\n", ""),
+            "systemd-version": (0, "systemd 257\n", ""),
         },
         docker=healthy_docker(docker),
         units=units,

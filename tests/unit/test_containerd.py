@@ -342,6 +342,29 @@ def test_gm508_a_file_changed_after_the_start() -> None:
     assert outcome(host, "GM508", RUNTIMES) == "warn" and outcome(node(), "GM508", RUNTIMES) == "ok"
 
 
+WRONG_TYPES = [
+    "plugins = 1\n",
+    'plugins = "cri"\n',
+    "plugins = []\n",
+    "disabled_plugins = 5\n",
+    "disabled_plugins = true\n",
+    "disabled_plugins = 1979-05-27\n",
+    '[disabled_plugins]\n"cri" = 1\n',
+]
+
+
+@pytest.mark.parametrize("config", WRONG_TYPES)
+@pytest.mark.parametrize("version", ["1.6.20", "1.7.24", "2.1.9"])
+def test_plugins_that_are_no_table_or_list_say_nothing(version: str, config: str) -> None:
+    """In a file, a drop-in, or containerd's dump; they made the CRI's rules raise."""
+    plain, text = node(version, "version = 2\n"), "version = 2\n" + config
+    for host in (node(version, text), node(version, "version = 2\n", wrong=text), node(version, dump=text)):
+        found = cri(host)
+        assert (found.enabled, set(found.runtimes) - {"runc"}) == (True, set())
+        verdict(host, GRIT | RUNTIMES)
+    assert cri(node(version, text)) == cri(plain)
+
+
 # --- the captures
 
 
@@ -401,6 +424,61 @@ def test_gm511_what_k3s_wrote_cannot_be_read() -> None:
     assert found.summary.startswith(f"{K3S.generated}:3: ")
 
 
+GRIT_TABLE = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.grit]\n"
+WITH_BASE = '{{ template "base" . }}\n'
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        pytest.param(WITH_BASE + "[plugins\n", 2, id="not-toml"),
+        pytest.param(WITH_BASE + GRIT_TABLE + "# x\n" + GRIT_TABLE, 4, id="table-twice"),
+        pytest.param("a = 1\na = 2\n" + WITH_BASE, 2, id="before-the-base"),
+        pytest.param("version = 3\n[a]\n[a]\n", 3, id="whole-configuration"),
+        pytest.param('# x\n{{- template "base" . -}}\n\n[a]\nb = \n', 5, id="trimmed"),
+    ],
+)
+def test_gm511_a_template_that_is_no_toml(template: str, line: int) -> None:
+    """k3s has not made its configuration of it yet: what its containerd reads now is fine."""
+    host = k3s(template, generated="version = 3\n")
+    found = the(host, "GM511", GRIT)
+    assert found.status == "fail" and found.change is None and found.refused
+    assert found.evidence[0].source == f"{K3S.folder}/config-v3.toml.tmpl:{line}"
+    assert the(host, "GM525", GRIT).refused and written(host, GRIT) == {}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("[a]\nx = 1\n" + WITH_BASE + "x = 2\n", id="of-another-table"),
+        pytest.param(WITH_BASE + "{{ if .IsRunningInUserNS }}\n[a]\n{{ else }}\n[a]\n{{ end }}\n", id="actions"),
+    ],
+)  # fmt: skip
+def test_gm511_what_only_k3s_can_tell(template: str) -> None:
+    assert outcome(k3s(template), "GM511") == "ok"
+
+
+def test_gm511_where_the_template_has_the_line() -> None:
+    template = WITH_BASE + "[plugins.x]\n"
+    found = the(k3s(template, generated="version = 3\n[plugins.x]\n[plugins.x]\n"), "GM511")
+    assert [item.source for item in found.evidence] == [
+        f"{K3S.generated}:3",
+        f"{K3S.folder}/config-v3.toml.tmpl:2",
+    ]
+
+
+def test_gm511_nvidia_twice_holds_the_template_back() -> None:
+    """k3s was not restarted since the table was written: GRIT's is not put beside it."""
+    host = k3s(
+        WITH_BASE + "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]\n",
+        generated="version = 3\n",
+    )
+    assert outcome(host, "GM511") == "fail"
+    assert "GM511" in the(host, "GM525", GRIT).refused and written(host, GRIT) == {}
+    without = host.but(programs={"nvidia-container-runtime": None})
+    assert outcome(without, "GM511") == "warn", "until the toolkit is installed k3s adds none"
+
+
 def test_gm512_an_external_containerd_serves_the_kubelet() -> None:
     """Report 001's node: k3s with `container-runtime-endpoint`; its templates and its restarts change nothing."""
     settings = 'token: secret\ncontainer-runtime-endpoint: "unix:///run/containerd/containerd.sock"\n'
@@ -415,6 +493,15 @@ def test_gm512_the_endpoint_stands_on_the_units_command_line() -> None:
     flags = "server --token K10 --container-runtime-endpoint unix:///run/containerd/containerd.sock"
     unit = {"LoadState": "loaded", "ExecStart": f"{{ path=/k3s ; argv[]=/usr/local/bin/k3s {flags} ; }}"}
     assert outcome(k3s(GOOD_TEMPLATE).but(units={"k3s.service": unit}), "GM512") == "warn"
+
+
+def test_a_template_that_is_no_text_is_unknown() -> None:
+    """GM510 to GM512 raised, and the host had no report at all."""
+    host = k3s(GOOD_TEMPLATE).but(files={K3S.templates[0]: b"\x80" + GOOD_TEMPLATE.encode()})
+    unknown = verdict(host, GRIT).unknown
+    assert {"GM510", "GM511", "GM512"} & {finding.code for finding in unknown} >= {"GM510"}
+    assert "not UTF-8 at byte 0" in {finding.evidence[0].text for finding in unknown}
+    assert not verdict(k3s(GOOD_TEMPLATE), GRIT).unknown
 
 
 def test_gm512_a_template_newer_than_what_was_made_of_it() -> None:

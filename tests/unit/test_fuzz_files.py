@@ -4,6 +4,7 @@ nothing else, and what a mend writes it does not write again."""
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from facts.cdi import Spec, SpecError, load
 from facts.containerd import CONFIG as CONTAINERD
 from facts.containerd import FLAVOURS, cri_of, merge
-from facts.packages import parse_dpkg, parse_held, parse_rpm
+from facts.packages import parse_dpkg, parse_held, parse_policy, parse_rpm
 from facts.snapshot import Output
 from rules.edits import Edit, EditError, apply, apply_lines
 from rules.finding import Component
@@ -248,7 +249,24 @@ def test_grit_toml(case: Case) -> None:
 OUTPUTS = [fixture("h100/dpkg.txt"), "ii \tnvidia-driver\t580.1-1\nhi \tcontainerd\t1.7.24\nrc \told\t1\n"]
 RPMS = ["nvidia-driver\t3:580.95.05-1.el9\ncuda-toolkit\t(none):13.0.2-1\n", "gpg-pubkey\t(none):1-2\n"]
 PACKAGE_LINES = st.sampled_from(
-    ["\t", "\n", "\r\n", "\0", "ii ", "hi\t", "(none):", ":", "é", "\ud800", "\u2028", "\x0b", "x" * 5000]
+    [
+        "\t",
+        "\n",
+        "\r\n",
+        "\0",
+        "ii ",
+        "hi\t",
+        "(none):",
+        ":",
+        " *** ",
+        " -1",
+        "9" * 5000,
+        "é",
+        "\ud800",
+        "\u2028",
+        "\x0b",
+        "x" * 5000,
+    ]
 )
 
 
@@ -288,6 +306,22 @@ def test_rpm_lists(text: str, rc: int) -> None:
     assert parse_rpm(Output(again, "", 0)) == {
         name: version.removeprefix("(none):") for name, version in found.items() if version != "(none):"
     }
+
+
+POLICIES = [fixture("toolkit/apt/policy.txt"), fixture("toolkit/apt/policy_pinned.txt")]
+
+
+@given(package_lists(POLICIES))
+def test_apt_policies(text: str) -> None:
+    """What is offered stands there, each with the priority that apt would use it by."""
+    try:
+        found = parse_policy(Output(text, "", 0))
+    except ValueError as error:  # the reading of it is then `failed`
+        assert "Exceeds the limit" in str(error)
+        return
+    for name, offer in found.items():
+        assert f"{name}:" in text and offer.versions and offer.candidate != "(none)"
+        assert all(re.search(rf"(?m)^.{{5}}{re.escape(version)} -?\d", text) for version in offer.versions)
 
 
 @given(spoilt_text(spec()) | spoilt_text(json.dumps({"cdiVersion": "0.7.0", "kind": "a.b/c", "devices": []})))

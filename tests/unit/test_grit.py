@@ -22,13 +22,15 @@ from tests.unit.build import (
     healthy,
     named,
     outcome,
+    process,
     spec,
     the,
     unread,
     verdict,
 )  # fmt: skip
-from tests.unit.test_containerd import GRIT_TOML, transaction
+from tests.unit.test_containerd import GRIT_TOML, k3s, transaction
 from tests.unit.test_containerd import node as with_containerd
+from tests.unit.test_cuda import smi
 
 GRIT: dict[str, Any] = {"grit": {"role": "both"}}
 RUNC_CONF = "/etc/criu/runc.conf"
@@ -93,6 +95,52 @@ def test_watches_on_overlay_are_judged_as_the_experiment_went(
     rc = json.loads(fixture("criu/inotify_overlay_experiment.json"))[case]["dump_rc"]
     host = criu("4.2", **{RUNC_CONF: conf})
     assert (rc == 1) == (expected == "warn") and outcome(host, "GM536", GRIT) == expected
+
+
+def test_processes_that_watch_files_are_named() -> None:
+    host = criu("4.2").but(commands={"criu-watchers": (0, "4711 python3\n4712 \\033[31m x\n", "")})
+    found = the(host, "GM536", GRIT)
+    assert found.status == "fail" and found.summary.startswith("2 processes in containers")
+    assert ("/proc/4711/fdinfo", "python3 watches") in [
+        (item.source, item.text[:15]) for item in found.evidence
+    ]
+    assert outcome(host.but(files={RUNC_CONF: "force-irmap\nirmap-scan-path /\n"}), "GM536", GRIT) == "ok"
+
+
+OVERLAY_OPTIONS = (
+    '[plugins."io.containerd.snapshotter.v1.overlayfs"]\n  mount_options = ["index=on", "nfs_export=on"]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "exports", "watches"),
+    [
+        ("1.7.34", "version = 2\n" + OVERLAY_OPTIONS, "fail", "ok"),
+        ("2.1.9", "version = 3\n" + OVERLAY_OPTIONS, "fail", "ok"),
+        ("2.3.4", "version = 3\n" + OVERLAY_OPTIONS, "fail", "ok"),
+        ("2.4.0", "version = 3\n" + OVERLAY_OPTIONS, "ok", "ok"),
+        ("2.1.9", "version = 3\n", "ok", "warn"),
+        ("2.1.9", "version = 3\n" + OVERLAY_OPTIONS.replace(', "nfs_export=on"', ""), "ok", "warn"),
+    ],
+)
+def test_overlay_options_by_containerds_version(
+    version: str, config: str, exports: str, watches: str
+) -> None:
+    host = criu("4.2").but(
+        files={"/etc/containerd/config.toml": config},
+        commands={"containerd": (0, f"containerd github.com/containerd/containerd {version} abc\n", "")},
+    )
+    assert (outcome(host, "GM539", GRIT), outcome(host, "GM536", GRIT)) == (exports, watches)
+
+
+def test_overlay_options_in_a_k3s_template() -> None:
+    """As a public script for GRIT writes it. The containerd that is a service has no say."""
+    host = k3s(generated="version = 3\n" + OVERLAY_OPTIONS)
+    assert outcome(host, "GM539") == "unknown", "its containerd does not say its version"
+    old = host.but(
+        commands={"k3s-containerd": (0, "containerd github.com/k3s-io/containerd v2.1.5-k3s1 x\n", "")}
+    )
+    assert the(old, "GM539").change is None and the(old, "GM539").status == "fail"
 
 
 def test_watches_on_ext4_and_criu_4_3_are_fine() -> None:
@@ -275,15 +323,60 @@ def test_gm534_criu_has_the_last_word() -> None:
     assert outcome(host, "GM534", GRIT) == "warn"
 
 
+def test_gm535_mps() -> None:
+    host = criu("4.2")
+    assert isinstance(host.processes, tuple)
+    found = the(
+        host.but(processes=(*host.processes, process("nvidia-cuda-mps-control", "-d"))), "GM535", GRIT
+    )
+    assert found.status == "fail" and "MPS" in found.summary and found.change is None
+    assert outcome(host, "GM535", GRIT) == "ok"
+
+
+MEMORY = "    FB Memory Usage\n        Total                                          : 81559 MiB\n"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "total", "expected"),
+    [(8, "2113409204", "ok"), (8, "527945352", "warn"), (1, "83516416", "ok"), (1, "83516000", "warn")],
+)
+def test_gm538(gpus: int, total: str, expected: str) -> None:
+    text = smi(gpus=gpus).replace("    ECC Mode\n", f"{MEMORY}    ECC Mode\n")
+    host = criu("4.2").but(
+        commands={"nvidia-smi-query": (0, text, "")}, files={"/proc/meminfo": f"MemTotal:       {total} kB\n"}
+    )
+    assert outcome(host, "GM538", GRIT) == expected
+    assert outcome(host.but(files={"/proc/meminfo": None}), "GM538", GRIT) == "unknown"
+
+
 # --- GM509
+
+UNLINKED = healthy().but(files={"/dev/char/195:0": None})
+
+
+def runc(version: str) -> tuple[int, str, str]:
+    return 0, f"runc version {version}\ncommit: {version}\nspec: 1.0.2\n", ""
 
 
 @pytest.mark.parametrize(
     ("host", "wanted", "expected"),
     [
-        pytest.param(healthy(mode="legacy"), {"runtime": {"mode": "legacy"}}, "ok", id="linked"),
+        pytest.param(healthy(mode="legacy"), {"runtime": {"mode": "legacy"}}, "warn", id="legacy-linked"),
         pytest.param(healthy(mode="legacy").but(files={"/dev/char/195:0": None}), {"runtime": {"mode": "legacy"}}, "warn", id="legacy"),
-        pytest.param(healthy().but(files={"/dev/char/195:0": None}), {}, "ok", id="cdi"),
+        pytest.param(healthy(mode="legacy"), {"runtime": {"mode": "cdi"}}, "ok", id="legacy-no-more"),
+        pytest.param(healthy(mode="legacy").with_containers(container(runtime="nvidia")), {"runtime": {"mode": "cdi"}}, "warn", id="still-runs"),
+        pytest.param(UNLINKED, {}, "ok", id="cdi"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.1.2")}), {}, "ok", id="cdi-runc-1.1.2"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.1.3")}), {}, "warn", id="cdi-runc-1.1.3"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.1.5+ds1")}), {}, "warn", id="cdi-runc-1.1.5"),
+        pytest.param(healthy().but(commands={"runc": runc("1.1.5+ds1")}), {}, "ok", id="cdi-runc-1.1.5-linked"),
+        pytest.param(healthy().but(files={"/dev/char/238:0": None}, commands={"runc": runc("1.1.5")}), {}, "warn", id="nvidia-uvm"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.1.7")}), {}, "ok", id="cdi-runc-1.1.7"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.2.4"), "systemd-version": (0, "systemd 239\n", "")}), {}, "warn", id="systemd-239"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.2.4"), "systemd-version": (0, "systemd 252\n", "")}), {}, "ok", id="systemd-252"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.2.4"), "systemd-version": (1, "", "no")}), {}, "unknown", id="systemd-unread"),
+        pytest.param(UNLINKED.but(commands={"runc": (1, "", "no")}), {}, "unknown", id="runc-unread"),
+        pytest.param(UNLINKED.but(commands={"runc": runc("1.1.5")}, info={"CgroupDriver": "cgroupfs"}), {}, "ok", id="cdi-cgroupfs"),
         pytest.param(healthy(mode="legacy").but(files={"/dev/char/195:0": None}, info={"CgroupDriver": "cgroupfs"}), {"runtime": {"mode": "legacy"}}, "ok", id="cgroupfs"),
         pytest.param(healthy().but(files={"/dev/char/195:0": None}).with_containers(container(gpus=True)), {}, "warn", id="--gpus"),
         pytest.param(healthy("29.2.1").but(files={"/dev/char/195:0": None}).with_containers(container(gpus=True)), {}, "ok", id="--gpus-by-cdi"),
@@ -294,8 +387,8 @@ def test_gm509(host: Host, wanted: dict[str, Any], expected: str) -> None:
 
 
 def test_gm509_makes_links_now_and_at_boot() -> None:
-    host = healthy(mode="legacy").but(files={"/dev/char/195:0": None})
-    done = transaction(host, {"runtime": {"mode": "legacy"}}, Component.DRIVER)
+    host = UNLINKED.but(commands={"runc": runc("1.1.5")})
+    done = transaction(host, {}, Component.DRIVER)
     assert done is not None and [step.do for step in done.steps] == ["run", "write"]
     assert done.steps[0].argv[2] == "create-dev-char-symlinks" and done.steps[1].path == CHAR_RULE
 
@@ -351,6 +444,12 @@ def test_equal_nodes_differ_in_nothing() -> None:
         pytest.param(
             grit(f'BinaryName = "{NVIDIA}"\nSystemdCgroup = true\n'), "grit", Level.RISK, id="cgroup"
         ),
+        pytest.param(
+            NODE.but(files={"/proc/sys/fs/inotify/max_user_instances": "128\n"}),
+            "inotify",
+            Level.RISK,
+            id="inotify",
+        ),
     ],
 )
 def test_what_differs(other: Host, subject: str, level: Level) -> None:
@@ -374,6 +473,17 @@ def test_cdi_paths_are_compared_by_content() -> None:
     found = compare({"a": NODE.state(), "b": newer.state()})
     assert [item.subject.name for item in found] == ["cdi"]
     assert any("libcuda.so.580.82.07" in detail or "580.82.07" in detail for detail in found[0].details)
+
+
+def test_device_nodes_are_compared_by_their_path_in_the_container() -> None:
+    """runc's key for a device is its path inside; a driver root of its own shows on the host alone."""
+    inside = spec().replace(
+        "- path: /dev/nvidiactl\n",
+        "- path: /dev/nvidiactl\n          hostPath: /run/nvidia/driver/dev/nvidiactl\n",
+    )
+    assert inside != spec()
+    other = NODE.but(files={DYNAMIC: inside, **named(inside)})
+    assert other.state().cdi.resolve().gpus() and "cdi" not in compared(a=NODE, b=other)
 
 
 def test_unknown_is_never_a_mismatch() -> None:

@@ -141,6 +141,12 @@ def test_dpkg_and_rpm() -> None:
     assert {name: mixed[name] for name in TOOLKIT} == libraries | toolkit
 
 
+def test_an_rpm_without_a_version_is_not_installed() -> None:
+    """`(none):` alone was a package of an empty version, which no rule can compare."""
+    rows = "nvidia-container-toolkit\t(none):\nlibnvidia-container1\t(none):1.17.8-1\ncuda-toolkit\t\nnvidia-driver\n"
+    assert parse_rpm(Output(rows, "", 0)) == {"libnvidia-container1": "1.17.8-1"}
+
+
 # --- GM203: a new node
 
 

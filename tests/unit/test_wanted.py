@@ -32,6 +32,7 @@ ERRORS: list[tuple[str, Any, list[str]]] = [
     ("paths-a-text", {"docker": {"paths": "device"}}, ["gpumend.docker.paths: 'device' is not allowed", "auto"]),
     ("prove-without-image", {"prove": {}}, ["gpumend.prove", "image"]),
     ("prove-empty-image", {"prove": {"image": ""}}, ["gpumend.prove.image"]),
+    ("prove-image-an-option", {"prove": {"image": "--privileged"}}, ["gpumend.prove.image"]),
     ("prove-empty-command", {"prove": {"image": "x", "command": []}}, ["gpumend.prove.command"]),
     ("toolkit-never", {"toolkit": {"version": "1.18.0"}}, ["gpumend.toolkit.version: '1.18.0' is not allowed", "nct#1376", "allowed: any other"]),
     ("toolkit-version", {"toolkit": {"version": "1.17.8-1"}}, ["gpumend.toolkit.version", "1.17.8-1"]),

@@ -14,6 +14,9 @@ if [ ! -e /sys/module/nvidia ]; then
 fi
 node() {
   [ -e "/dev/$1" ] || mknod -m 666 "/dev/$1" c "$2" "$3"
+  # Newer drivers see to it (NVIDIA/cloud-native-docs PR 186); gpumend explain GM509.
+  mkdir -p /dev/char
+  [ -L "/dev/char/$2:$3" ] || ln -s "../$1" "/dev/char/$2:$3"
 }
 node nvidia0 195 0
 node nvidiactl 195 255
