@@ -382,7 +382,9 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
         disabled.extend(_texts(raw.get("disabled_plugins")))
         if version >= (2, 0) and highest >= 3 and isinstance(plugins.get(IMAGES), Mapping):
             _deep(images, plugins[IMAGES])
-        if version >= (1, 7) and isinstance(plugins.get(OVERLAY), Mapping):  # 1.6.20 does not know mount_options
+        if version >= (1, 7) and isinstance(
+            plugins.get(OVERLAY), Mapping
+        ):  # 1.6.20 does not know mount_options
             overlay = {} if version < MERGES_KEYS and file != path else overlay
             _deep(overlay, plugins[OVERLAY])
         for known in names_read(version, highest, config_version(raw)):

@@ -29,12 +29,13 @@ PLUGINS = (
 # afterwards. An audit writes nothing. Like ss(8) it may have the kernel load its socket diagnostics, so that it is run on
 # nodes of GRIT alone.
 CHECK = "mount -t tmpfs none /run && exec criu check"
-# Processes in a pid name space of their own (proc(5), NSpid) with a file watch whose handle is overlay's (type f8, kernel
-# include/linux/exportfs.h FILEID_INO64...: measured): pid and name. One grep for all of them, however many there are.
+# Processes in a pid name space of their own (proc(5), NSpid), Docker's left out, with a file watch whose handle is overlay's
+# (type f8: kernel fs/overlayfs/overlayfs.h OVL_FILEID_V1): pid and name. One grep for all of them, however many there are.
 WATCHERS = (
     "grep -slE '^NSpid:[[:space:]]+[0-9]+[[:space:]]+[0-9]' /proc/[0-9]*/status | sed 's,status$,fdinfo,' | "
     "xargs -r grep -rls fhandle-type:f8 | cut -d/ -f3 | sort -nu | "
-    'while read -r pid; do printf "%s %s\\n" "$pid" "$(cat "/proc/$pid/comm" 2>/dev/null)"; done'
+    'while read -r pid; do grep -qs docker "/proc/$pid/cgroup" || '
+    'printf "%s %s\\n" "$pid" "$(cat "/proc/$pid/comm" 2>/dev/null)"; done'
 )
 MPS = ("nvidia-cuda-mps-control", "nvidia-cuda-mps-server")
 INSTANCES = "/proc/sys/fs/inotify/max_user_instances"
@@ -65,7 +66,7 @@ REQUEST = Request(
 class Criu:
     """check: `criu check` of this host; check_runc: the same with runc.conf, its validator. confs: /etc/criu/*.conf.
     plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls.
-    watchers: pid and name of processes in containers that watch a file on overlay; absent where GRIT is not. mps: NVIDIA's
+    watchers: pid and name of processes in pods that watch a file on overlay; absent where GRIT is not. mps: NVIDIA's
     multi-process service, where it runs. instances: how many inotify instances a user may have."""
 
     version: Reading[Version]

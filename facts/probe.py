@@ -795,6 +795,11 @@ def look_further(request, answer, daemons, timeout):
             for name in beside.get("names", ()):
                 path = os.path.join(folder, name)
                 answer["stats"][path] = search(path, beside["search"])
+    for name, command in request.get("commands", {}).items():
+        if command.get("without_docker"):
+            answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
+            if answer["docker"]["status"] != "ok":
+                jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
     jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
     at_once(jobs)
 
@@ -859,7 +864,9 @@ def probe(request):
     # A dockerd inside a container is no reason to knock: docker.socket would start the host's own, which is stopped.
     rootful = any(p["uid"] == 0 and not inner(p) for p in daemons)
     jobs = [
-        (answer["commands"], name, execute, (command, root, timeout)) for name, command in commands.items()
+        (answer["commands"], name, execute, (command, root, timeout))
+        for name, command in commands.items()
+        if not command.get("without_docker")
     ]
     jobs.append(
         (answer, "docker", docker, ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True))

@@ -26,6 +26,7 @@ class Glob:
 class Command:
     """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
+    without_docker: run only where dockerd has not answered, whose answer says as much.
     keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
 
     argv: tuple[str, ...]
@@ -33,6 +34,7 @@ class Command:
     needs: tuple[str, ...] = ()
     keep: str = ""
     spares: tuple[str, ...] = ()
+    without_docker: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 "needs": list(command.needs),
                 "spares": list(command.spares),
                 "keep": command.keep,
+                "without_docker": command.without_docker,
             }
             if commands.setdefault(name, entry) != entry:
                 raise ValueError(f"two subsystems ask for different commands under the name {name!r}")

@@ -410,6 +410,19 @@ def test_a_command_is_spared_where_one_of_its_paths_is_there(root: Path) -> None
     assert answer["commands"]["no"]["status"] == "absent" and answer["commands"]["yes"]["out"] == "ran\n"
 
 
+@pytest.mark.parametrize(("docker", "expected"), [("ok", "absent"), ("absent", "ok"), ("timeout", "ok")])
+def test_a_command_for_want_of_dockerds_answer(docker: str, expected: str) -> None:
+    asked = {"commands": {"dockerd": {"argv": ["sh", "-c", "echo ran"], "without_docker": True}}}
+    answer: dict[str, Any] = {"docker": {"status": docker}, "commands": {}, "files": {}, "stats": {}}
+    probe.look_further(asked, answer, [], 5)
+    assert answer["commands"]["dockerd"]["status"] == expected
+
+
+def test_it_runs_where_no_dockerd_does(root: Path) -> None:
+    asked = {"argv": ["sh", "-c", "echo ran"], "without_docker": True}
+    assert run(root=str(root), commands={"dockerd": asked})["commands"]["dockerd"]["out"] == "ran\n"
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
