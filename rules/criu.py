@@ -386,7 +386,7 @@ def watches(context: Context) -> Iterator[Finding]:
     now = criu.watchers.value or ()
     who = "containers that watch files (PyTorch does)"
     if now:
-        who = f"{len(now)} process{'es' * (len(now) > 1)} in containers of this host"
+        who = f"{len(now)} process{'es' * (len(now) > 1)} in pods of this host"
     yield Finding(
         code="GM536",
         status=Status.FAIL if now else Status.WARN,

@@ -197,7 +197,7 @@ def daemon_reload(context: Context) -> Iterator[Finding]:
         remedy=f"Mend makes the links and {UDEV_RULE}, which makes them again at boot. Containers that were started without "
         "the links have to be recreated."
         if not refused
-        else "`nvidia-ctk system create-dev-char-symlinks --create-all`, or a newer runc; then recreate the containers.",
+        else "`nvidia-ctk system create-dev-char-symlinks`, or a newer runc; then recreate the containers.",
         change=None if refused else Change(Component.DRIVER, action="char-links"),
         refused=refused,
         symptoms=(SYMPTOM,),

@@ -189,7 +189,8 @@ def _driver(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
         argv = ("nvidia-ctk", "system", "create-device-nodes", "--control-devices", "--load-kernel-modules")
         steps.append(Step("run", argv=argv))
     if "char-links" in actions:
-        steps.append(Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all")))
+        # Of the nodes that are there: --create-all takes the GPUs from PCI, and makes none where it sees none there.
+        steps.append(Step("run", argv=("nvidia-ctk", "system", "create-dev-char-symlinks")))
         old, data = context.state.driver.char_rule.get(), injection.UDEV_TEXT.encode()
         if old is None or old.data != data:
             steps.append(_write(CHAR_RULE, old, data))

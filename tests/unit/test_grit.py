@@ -100,7 +100,7 @@ def test_watches_on_overlay_are_judged_as_the_experiment_went(
 def test_processes_that_watch_files_are_named() -> None:
     host = criu("4.2").but(commands={"criu-watchers": (0, "4711 python3\n4712 \\033[31m x\n", "")})
     found = the(host, "GM536", GRIT)
-    assert found.status == "fail" and found.summary.startswith("2 processes in containers")
+    assert found.status == "fail" and found.summary.startswith("2 processes in pods")
     assert ("/proc/4711/fdinfo", "python3 watches") in [
         (item.source, item.text[:15]) for item in found.evidence
     ]

@@ -110,6 +110,11 @@ def configure(arguments: argparse.Namespace) -> int:
 
 def create_links(arguments: argparse.Namespace) -> int:
     """`nvidia-ctk system create-dev-char-symlinks`: /dev/char/MAJOR:MINOR leads to each NVIDIA device node."""
+    if arguments.create_all:  # 1.20.0 on a host whose /proc/devices has no NVIDIA major
+        sys.stderr.write(
+            "failed to create all possible device lister: failed reading device majors: no NVIDIA devices found\n"
+        )
+        return 1
     Path("/dev/char").mkdir(exist_ok=True)
     for node in sorted(Path("/dev").glob("nvidia*")):
         if node.is_char_device():
