@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from facts.containerd import ConfigError
-from facts.driver import CHAR_RULE as UDEV_RULE
 from facts.docker import Container
+from facts.driver import CHAR_RULE as UDEV_RULE
 from facts.reading import Unread
 from facts.version import Version, show
 from rules.finding import Change, Component, Evidence, Finding, Status
