@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,6 +48,12 @@ def without_prompts(state: State) -> None:
         state.should_raise_failed_hosts is not None
     ):  # pyinfra's own prompt; a --fail-percent of the user's stays
         state.should_raise_failed_hosts = lambda _: False
+
+
+def known_source(filename: str) -> None:
+    """`inspect` takes a deploy's file for one of a module. pyinfra looks at the whole call stack for each operation, and
+    for a file of no module `inspect` goes through all modules each time: 4 ms, 60 ms a host that is mended."""
+    inspect.modulesbyfile.setdefault(str(Path(filename).absolute()), __name__)
 
 
 class Reporter(BaseStateCallback):
@@ -119,6 +127,7 @@ def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
     handler = Reporter(finish)
     state.add_callback_handler(handler)
     without_prompts(state)
+    known_source(state.current_exec_filename or __file__)
     return handler
 
 
