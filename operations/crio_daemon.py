@@ -1,11 +1,13 @@
 """The part of the program on a host that restarts CRI-O: stdlib only, Python 3.6 or newer.
 
-It adds CRI-O to the daemons that a transaction can tell (services.py).
+It adds CRI-O to the daemons that a transaction can tell, and to those that can be asked for proof (services.py).
 """
 
 import os
+import re
 
-from operations.services import GATES, SERVICES, Service, accepts, active
+from facts.probe import run, which
+from operations.services import ENGINES, GATES, SAYS, SERVICES, Monitored, accepts, active, wait_for
 
 CRIO_SOCKET = "/var/run/crio/crio.sock"
 
@@ -32,10 +34,9 @@ def monitors():
     return found
 
 
-class Crio(Service):
+class Crio(Monitored):
     """CRI-O. Always restarted: a reload shows new runtimes, and starts no pod with them (pkg/config/reload.go)."""
 
-    reloads = False
     name = "CRI-O"
 
     @staticmethod
@@ -46,15 +47,37 @@ class Crio(Service):
     def answers():
         return active("crio.service") and accepts(CRIO_SOCKET)
 
-    def start_again(self):
-        """A container whose conmon is gone cannot be started again: its name is all that can be told."""
-        now = monitors()
-        return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
-
 
 def crio_gate(policy):
     return "restarts is `never`" if policy == "never" else ""
 
 
+def told_runtimes(text):
+    """Each runtime's program in CRI-O's account of its configuration, by name."""
+    # a table's name, and its runtime_path before the next table
+    table = (
+        r'(?m)^\s*\[crio\.runtime\.runtimes\.([^\]\s]+)\]\s*\n(?:(?!\s*\[).*\n)*?\s*runtime_path = "([^"]*)"'
+    )
+    return dict(re.findall(table, text))
+
+
+def crio_runtimes():
+    """The runtimes of the running CRI-O and their programs, by its own account, as tables; None where it gives none.
+    `crio-status` is a program of its own before 1.29."""
+    for argv in (["crio", "status", "config"], ["crio-status", "config"]):
+        found = run(argv, 20) if which(argv[0]) else {"status": "absent"}
+        if found["status"] == "ok" and found["rc"] == 0:
+            rows = told_runtimes(found["out"]).items()
+            return {"crio": {"runtime": {"runtimes": {name: {"runtime_path": path} for name, path in rows}}}}
+    return None
+
+
+def can_ask_crio():
+    """Whether CRI-O tells its configuration: a moment after its start, or never where it is too old."""
+    return wait_for(lambda: crio_runtimes() is not None, 5)
+
+
+ENGINES["crio"] = (can_ask_crio, crio_runtimes)
+SAYS["crio"] = "crio status config"
 SERVICES["crio.service"] = Crio
 GATES["crio.service"] = crio_gate

@@ -185,11 +185,21 @@ class Service:
         return lost
 
 
-class Containerd(Service):
-    """containerd. What runs under it are its shims, by pid and start: a restart leaves every one of them as it is, and its
-    CRI plugin loads where it loaded before."""
+class Monitored(Service):
+    """A daemon whose containers have a process of their own beside them, by pid and start: a restart leaves every one of
+    them as it is."""
 
-    reloads = False  # containerd.service has no ExecReload
+    reloads = False
+
+    def start_again(self):
+        """A process that is gone cannot be started again: its name is all that can be told."""
+        now = self.running()
+        return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
+
+
+class Containerd(Monitored):
+    """containerd, which has no ExecReload, and its shims; its CRI plugin loads where it loaded before."""
+
     name = "containerd"
 
     def tell(self, action):
@@ -206,11 +216,6 @@ class Containerd(Service):
     @staticmethod
     def answers():
         return active("containerd.service") and accepts(CONTAINERD_SOCKET)
-
-    def start_again(self):
-        """A shim that is gone cannot be started again: its name is all that can be told."""
-        now = shims()
-        return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
 
 
 SERVICES = {"containerd.service": Containerd}
@@ -263,18 +268,24 @@ def cri_broken():
     return ""
 
 
+# Whether an engine can be asked, and what it says of itself (None while it does not answer); crio_daemon.py adds its own.
+ENGINES = {"docker": (lambda: True, docker_info), "crictl": (can_ask_cri, cri_info)}
+SAYS = {"docker": "docker info", "crictl": "crictl info"}
+
+
 def prove(proofs, told):
     """The proofs that can be true by now come true in time; raises Failed with the one that does not."""
     for proof in proofs:
         if proof["needs"] == "restart" and told != "restart":
             continue
 
-        crictl = proof.get("engine") == "crictl"
-        if crictl and not can_ask_cri():
+        engine = proof.get("engine", "docker")
+        can_ask, asked = ENGINES[engine]
+        if not can_ask():
             continue
 
         def shown():
-            found = cri_info() if crictl else docker_info()
+            found = asked()
             for key in proof["path"]:
                 found = found.get(key) if isinstance(found, dict) else None
             if proof.get("value"):
@@ -283,7 +294,7 @@ def prove(proofs, told):
 
         if not wait_for(shown, PROOF_TIMEOUT):
             words = filter(None, (".".join(proof["path"]), proof.get("value")))
-            raise Failed("`%s info` shows no %s" % (proof.get("engine", "docker"), " ".join(words)))
+            raise Failed("`%s` shows no %s" % (SAYS[engine], " ".join(words)))
 
 
 def reload_or_start(unit):

@@ -63,7 +63,8 @@ class Step:
 @dataclass(frozen=True)
 class Proof:
     """What the host must show afterwards. path: keys into what `engine` says of itself: docker by `docker info`, crictl
-    by `crictl info` of containerd, where there is a crictl to ask. A key or value that must be there.
+    by `crictl info` of containerd, where there is a crictl to ask, crio by `crio status config`. A key or value that must
+    be there.
     needs: whether it can only come true after a `reload` or a `restart`. value: what must stand there, where that matters.
     """
 
@@ -432,6 +433,11 @@ def _crio(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
         codes,
         tuple(_write(path, found[path], data) for path, data in new.items()),
         service=crio.RESTART,
+        proofs=tuple(
+            Proof(keys, needs="restart", value=str(edit.value), engine="crio")
+            for (_, keys), edit in edits.items()
+            if keys[:3] == crio.RUNTIMES and keys[-1] == "runtime_path"
+        ),
         gate="restarts is `never`" if context.wanted.restarts == "never" else "",
         validate=("crio", "--config", "", "--config-dir", "{tree}", "config") if new else (),
         tree=crio.staged_tree(context, new) if new else (),

@@ -38,7 +38,8 @@ class Trial:
 def trials(context: Context) -> tuple[Trial, ...]:
     """Every path by which containers of this host can ask for the GPU, as far as `prove.engines` names its engine.
 
-    CRI-O, and containerd behind a kubelet, take pods only: they are proven by what they say of themselves.
+    CRI-O, and containerd behind a kubelet, take pods only, and a kubelet deletes pods that are not its own (kubernetes.io,
+    debugging nodes with crictl): they are proven by what they say of themselves.
     """
     named = context.wanted.prove_engines
     found = [Trial(path, "docker", DOCKER[path], True) for path in wanted_paths(context)]

@@ -29,6 +29,7 @@ RIGHT = (
 )
 # CRI's table in a file of version 2, which is what Debian's packages of all three bring.
 V2 = 'plugins."io.containerd.grpc.v1.cri"'
+OVERLAY = 'plugins."io.containerd.snapshotter.v1.overlayfs"'
 SUITES = ["bookworm", "trixie", "sid"]
 STANDIN_SHIM = (
     "#!/bin/sh\n# STAND-IN for tests: containerd-shim-grit-v1 is found, and never started here.\nexit 1\n"
@@ -160,9 +161,11 @@ def test_grit_toml_alone_restarts_nothing(boot: Boot, lab: Lab, suite: str) -> N
     assert node.main_pid("containerd") == pid
 
 
-BROKEN = {
-    "duplicate-table": 'version = 2\n[debug]\n  level = "info"\n[debug]\n  level = "warn"\n',
-    "not-toml": "version = 2\n[plugins\n",
+NVIDIA = f'[{V2}.containerd.runtimes.nvidia]\n  runtime_type = "io.containerd.runc.v2"\n'
+BROKEN = {  # (text, the line that is to blame)
+    "duplicate-table": ('version = 2\n[debug]\n  level = "info"\n[debug]\n  level = "warn"\n', 4),
+    "nvidia-twice": (f"version = 2\n{NVIDIA}{NVIDIA}", 4),
+    "not-toml": ("version = 2\n[plugins\n", 2),
 }
 
 
@@ -172,13 +175,15 @@ def test_a_broken_config_is_refused_with_its_line(shared_boot: Boot, lab: Lab, s
     node = shared_boot(suite)
     equip(node, RIGHT)
     kept = node.read(CONFIG)
-    node.write(CONFIG, BROKEN[name])
+    text, line = BROKEN[name]
+    node.write(CONFIG, text)
     try:
+        assert node.run(["containerd", "config", "dump"], check=False).returncode != 0, "it would not start"
         etc = node.tree("/etc")
         done = mend(lab, Target(node, wanted=WANTED))
         finding = done.finding(node, "GM501")
         assert finding["mends"] is None and finding["refused"]
-        assert finding["summary"].startswith(f"{CONFIG}:{4 if name == 'duplicate-table' else 2}: ")
+        assert finding["summary"].startswith(f"{CONFIG}:{line}: ")
         assert done.statuses(node) == {}, done.said
         assert node.tree("/etc") == etc, "nothing is written"
     finally:
@@ -272,12 +277,16 @@ def test_parity_by_itself(shared_boot: Boot, lab: Lab) -> None:
     nodes = [shared_boot(suite) for suite in ("trixie", "sid")]
     for node in nodes:
         equip(node, RIGHT)
-    found = start(lab, *(Target(node, wanted=WANTED) for node in nodes), deploy="parity", dry=True).finish()
+    targets = [Target(node, wanted=WANTED) for node in nodes]
+    pool_of = ("--data", "pool=h100")
+    found = start(lab, *targets, deploy="parity", dry=True, more=pool_of).finish()
     assert found.report["kind"] == "parity"
     [pool] = found.report["parity"]
     differ = {item["subject"]: item["class"] for item in pool["differences"]}
     assert differ["containerd"] == differ["runc"] == "risk" and differ["enable_cdi"] == "blocker", found.said
     assert found.rc == 3 and "leads to: Error (criu/mount.c:3141): mnt: No mapping for" in found.stdout
+    none = start(lab, *targets, deploy="parity", dry=True, more=("--data", "pool=other")).finish()
+    assert none.rc == 1 and "no two hosts of pool other" in none.stderr and none.report["parity"] == []
     alone = start(lab, *nodes, deploy="parity", dry=True).finish()
     assert [group["pool"] for group in alone.report["parity"]] == ["all hosts"], alone.said
 
@@ -297,6 +306,10 @@ LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
     "drop-in-of-another-plugin": (
         f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.runc]\n  runtime_type = "io.containerd.runc.v2"\n',
         {"10.toml": 'version = 2\n[plugins."io.containerd.internal.v1.opt"]\n  path = "/opt/x"\n'},
+    ),
+    "overlay-options": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{OVERLAY}]\n  mount_options = ["index=on"]\n',
+        {"10.toml": f'version = 2\n[{OVERLAY}]\n  mount_options = ["nfs_export=on"]\n'},
     ),
     "wrong-name": (
         'version = 2\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
@@ -330,7 +343,8 @@ def test_files_are_merged_as_containerd_merges_them(shared_boot: Boot, suite: st
 
             def seen(cri: Any) -> Any:
                 table = {r.name: (r.type, r.systemd_cgroup) for r in cri.runtimes.values()}
-                return table, cri.default, cri.enabled, cri.enable_cdi, cri.cdi_spec_dirs
+                rest = cri.default, cri.enabled, cri.enable_cdi, cri.cdi_spec_dirs, cri.overlay_options
+                return table, *rest
 
             if seen(ours) != seen(theirs):
                 different[name] = (seen(ours), seen(theirs))

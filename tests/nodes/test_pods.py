@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.nodes import gpu
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
 from tests.nodes.images import busybox_tar
 from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
 
 PODS = ["bookworm+pods", "trixie+pods", "sid+pods"]
 GRIT: Mapping[str, Any] = {"grit": {"role": "both"}}
@@ -147,6 +151,48 @@ def test_sids_criu_is_judged_by_its_own_check(shared_boot: Boot, lab: Lab) -> No
             for row in theirs.stderr.splitlines()
             if row.startswith("Error")
         )
+
+
+def watcher() -> bytes:
+    """A program without libraries that watches the path it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "watch"
+        subprocess.run(["gcc", "-static", "-O1", "-o", program, gpu.STANDINS / "watch.c"], check=True)
+        return program.read_bytes()
+
+
+def test_a_process_that_watches_overlay_is_named(shared_boot: Boot, lab: Lab) -> None:
+    """The node's root is an overlay. Docker's containers are no pods: a watch in one of them is not counted."""
+    node = shared_boot("sid+pods")
+    node.write(GRIT_TOML, RIGHT)
+    node.sh("mkdir -p /opt/rootfs")
+    node.run_bytes(["tar", "-xf", "-", "-C", "/opt/rootfs"], busybox_tar(node.suite))
+    node.write("/opt/rootfs/watch", watcher(), 0o755)
+    docker = [
+        "docker",
+        "run",
+        "--detach",
+        "--name",
+        "watch",
+        "--volume",
+        "/opt/rootfs/watch:/watch",
+        "base:1",
+    ]
+    node.run([*docker, "/watch", "/etc"])
+    ctr = ["ctr", "run", "--detach", "--cpu-shares", "0", "--rootfs", "/opt/rootfs", "watch"]
+    node.run([*ctr, "/watch", "/etc"])
+    try:
+        pid = node.run(["ctr", "tasks", "ls"]).stdout.splitlines()[1].split()[1]
+        held = f"grep -rqs fhandle-type:f8 /proc/{pid}/fdinfo"
+        wait_for("the watch", lambda: node.sh(held, check=False).returncode == 0)
+        found = audit(lab, Target(node, wanted=GRIT)).finding(node, "GM536")
+        assert found["status"] == "fail" and found["summary"].startswith("1 process in pods"), found
+        text = "watch watches a file on overlay (fhandle-type:f8)"
+        assert {"source": f"/proc/{pid}/fdinfo", "text": text} in found["evidence"]
+    finally:
+        node.sh("ctr tasks rm -f watch; ctr containers rm watch; docker rm -f watch")
+    found = audit(lab, Target(node, wanted=GRIT)).finding(node, "GM536")
+    assert found["status"] == "warn", found
 
 
 CONFS = {

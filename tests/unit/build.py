@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,7 @@ def _stat(found: Item) -> Item:
     return {key: value for key, value in found.items() if key not in ("data", "sha256", "section")}
 
 
+@cache  # all hosts here lie in a few thousand paths, and each is asked for every pattern
 def _matches(path: str, pattern: str) -> bool:
     """glob's rule: a star does not cross a slash."""
     mine, theirs = path.split("/"), pattern.split("/")

@@ -345,7 +345,7 @@ def test_gm508_a_file_changed_after_the_start() -> None:
 WRONG_TYPES = [
     "plugins = 1\n",
     'plugins = "cri"\n',
-    "plugins = []\n",
+    "plugins = [1]\n",
     "disabled_plugins = 5\n",
     "disabled_plugins = true\n",
     "disabled_plugins = 1979-05-27\n",

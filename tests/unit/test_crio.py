@@ -13,11 +13,13 @@ import pytest
 
 from facts.crio import CONFIG, FOLDER, LIBEXEC, SOCKET
 from facts.toolkit import CONFIG as TOOLKIT
+from operations.crio_daemon import told_runtimes
 from rules.crio import OURS, has_crio
 from rules.finding import Component
 from rules.rule import Context
 from rules.wanted import Wanted
 from tests.unit.build import (
+    DYNAMIC,
     NOW,
     TODAY,
     Host,
@@ -27,8 +29,10 @@ from tests.unit.build import (
     findings,
     fixture,
     healthy,
+    named,
     outcome,
     process,
+    spec,
     the,
     verdict,
 )
@@ -105,7 +109,19 @@ def test_the_runtime_is_registered_where_nvidia_ctk_would_write_it() -> None:
         "a reload starts no pod with it"
     )
     assert found.validate == ("crio", "--config", "", "--config-dir", "{tree}", "config")
+    [proof] = found.proofs
+    assert proof.path == ("crio", "runtime", "runtimes", "nvidia", "runtime_path") and proof.engine == "crio"
+    assert proof.value == "/usr/bin/nvidia-container-runtime"
     assert dict(found.tree) == {"001.conf": text.encode()}
+
+
+def test_what_the_running_one_tells_for_proof() -> None:
+    """A runtime that has no path of its own is told with none, and not with the next one's."""
+    nvidia = {"nvidia": "/usr/bin/nvidia-container-runtime"}
+    assert told_runtimes(STATUS).items() >= nvidia.items()
+    assert "nvidia" not in told_runtimes(PLAIN) and set(told_runtimes(PLAIN)) == {"crun"}
+    bare = '[crio.runtime.runtimes.a]\nruntime_type = "oci"\n[crio.runtime.runtimes.b]\nruntime_path = "/b"\n'
+    assert told_runtimes(bare) == {"b": "/b"}
 
 
 @pytest.mark.parametrize("version", ["1.34.11", "1.28.0"])
@@ -280,6 +296,20 @@ def test_a_spec_that_crio_is_too_old_for() -> None:
     assert newest_readable("crio", (1, 28, 0)) == (0, 6, 0)
     assert newest_readable("crio", (1, 23)) is None
     assert newest_readable("containerd", (1, 7, 24)) == (0, 7, 0)
+
+
+@pytest.mark.parametrize(("version", "expected"), [("1.28.0", "fail"), ("1.34.11", "ok")])
+def test_additional_group_ids_hide_the_gpu_from_an_old_crio(version: str, expected: str) -> None:
+    """Toolkit 1.19.1 and newer; on a node with CRI-O 1.28.0: `CDI device injection failed: unresolvable CDI devices`."""
+    text = spec(None, ("containerEdits:\n    env:", "containerEdits:\n    additionalGids: [44]\n    env:"))
+    text = text.replace("cdiVersion: 0.5.0", "cdiVersion: 0.7.0")
+    live = fixture(f"crio/plain-{version}.toml")
+    toolkit = (0, "NVIDIA Container Toolkit CLI version 1.19.1\n", "")
+    host = node(live, version).but(files={DYNAMIC: text, **named(text)}, commands={"nvidia-ctk": toolkit})
+    assert outcome(host, "GM308") == expected
+    if expected == "fail":
+        found = the(host, "GM308")
+        assert "crio 1.28.0 cannot read" in found.summary and found.change is not None
 
 
 def test_no_environment_of_crio_leaves_the_host() -> None:
