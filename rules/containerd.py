@@ -130,8 +130,7 @@ def ignored(context: Context) -> Iterator[Finding]:
 
 def _lost(found: Layout, path: str, name: str) -> Iterator[str]:
     """Keys of the root's table that a drop-in, which replaces it, has not."""
-    root = (found.parsed.get(found.root, {}).get("plugins") or {}).get(name)
-    own = (found.parsed.get(path, {}).get("plugins") or {}).get(name)
+    root, own = found.plugins(found.root).get(name), found.plugins(path).get(name)
     if not isinstance(root, Mapping) or not isinstance(own, Mapping):
         return
     for keys, _ in _leaves(root):

@@ -123,6 +123,11 @@ class Layout:
     def plugin(self) -> str:
         return plugin_of(self.version, self.highest)
 
+    def plugins(self, path: str) -> Mapping[str, Any]:
+        """A file's tables of plugins; empty where its `plugins` is something else, which containerd would not take."""
+        found = self.parsed.get(path, {}).get("plugins")
+        return found if isinstance(found, Mapping) else {}
+
     def names(self, path: str) -> tuple[str, ...]:
         return names_read(self.version, self.highest, config_version(self.parsed.get(path, {})))
 
@@ -133,10 +138,8 @@ class Layout:
         root file.
         """
         for path in reversed(self.order):
-            plugins = self.parsed.get(path, {}).get("plugins")
-            plugins = plugins if isinstance(plugins, Mapping) else {}
             for name in self.names(path):
-                part = plugins.get(name)
+                part = self.plugins(path).get(name)
                 if not isinstance(part, Mapping):
                     continue
                 if self.version < MERGES_KEYS or has(part, keys):
@@ -233,8 +236,7 @@ def default_runtime(context: Context, found: Layout, values: Mapping[Keys, Any])
     if found.version >= (2, 0) or not any(keys[:2] == ("containerd", "runtimes") for keys in values):
         return {}
     path, name = found.home(("containerd", "runtimes"))
-    plugins = found.parsed.get(path, {}).get("plugins")
-    part = plugins.get(name) if isinstance(plugins, Mapping) else None
+    part = found.plugins(path).get(name)
     default = cri(context).default
     if default != "runc" or has(
         part if isinstance(part, Mapping) else {}, ("containerd", "runtimes", default)
@@ -318,9 +320,8 @@ def misplaced(found: Layout) -> Iterator[tuple[str, str, str]]:
     """(file, plugin name, why) of CRI settings that stand where this containerd ignores them."""
     for path in found.order:
         raw = found.parsed.get(path, {})
-        plugins = raw.get("plugins")
-        for name in ("cri", V2_PLUGIN, V3_PLUGIN) if isinstance(plugins, Mapping) else ():
-            part = plugins.get(name) if isinstance(plugins, Mapping) else None
+        for name in ("cri", V2_PLUGIN, V3_PLUGIN):
+            part = found.plugins(path).get(name)
             if not isinstance(part, Mapping) or name in found.names(path):
                 continue
             if name == V2_PLUGIN and found.highest >= 3:

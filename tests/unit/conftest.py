@@ -19,7 +19,7 @@ COUNT = "fuzz-examples"
 
 settings.register_profile(
     "gpumend",
-    max_examples=int(os.environ.get("GPUMEND_FUZZ_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("GPUMEND_FUZZ_EXAMPLES", "30")),
     deadline=None,
     derandomize="GPUMEND_FUZZ_EXAMPLES"
     not in os.environ,  # CI judges a change, `make fuzz` looks for what is new

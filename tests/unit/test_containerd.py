@@ -358,7 +358,13 @@ WRONG_TYPES = [
 def test_plugins_that_are_no_table_or_list_say_nothing(version: str, config: str) -> None:
     """In a file, a drop-in, or containerd's dump; they made the CRI's rules raise."""
     plain, text = node(version, "version = 2\n"), "version = 2\n" + config
-    for host in (node(version, text), node(version, "version = 2\n", wrong=text), node(version, dump=text)):
+    imports = "version = 2\n" + MAIN.splitlines()[1] + "\n" + config
+    for host in (
+        node(version, text),
+        node(version, MAIN, wrong=text),
+        node(version, imports, right=MAIN),
+        node(version, dump=text),
+    ):
         found = cri(host)
         assert (found.enabled, set(found.runtimes) - {"runc"}) == (True, set())
         verdict(host, GRIT | RUNTIMES)
