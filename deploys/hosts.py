@@ -138,7 +138,7 @@ def _data(entry: dict[str, Any], base: Path) -> dict[str, Any]:
         if entry["sudo"] != AUDIT:
             data["_sudo"] = entry["sudo"]
     if "gpumend" in entry:
-        data["gpumend"] = entry["gpumend"]
+        data["gpumend"] = data[wanted.HOSTS_KEY] = entry["gpumend"]
     return data
 
 

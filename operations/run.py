@@ -90,7 +90,8 @@ def layers(host: Host) -> list[Mapping[str, Any]]:
     found = [inventory.get_data()]
     found.extend(inventory.get_group_data(group) for group in host.groups)
     found.extend((inventory.get_host_data(host.name), inventory.get_override_data()))
-    return [current(inventory).wanted, *(layer[KEY] for layer in found if KEY in layer)]
+    parts = (layer[key] for layer in found for key in (KEY, wanted_state.HOSTS_KEY) if key in layer)
+    return [current(inventory).wanted, *parts]
 
 
 def wanted_of(host: Host) -> Wanted:

@@ -106,8 +106,11 @@ def undo(journal, restarts):
             else:
                 teller.tell("restart" if served == "restart" else reload_or_start(service[0]))
                 problems.extend("container %s did not come back" % name for name in teller.start_again())
-        except (OSError, Failed) as error:
-            problems.append(reason_of(error))
+        except (
+            OSError,
+            Failed,
+        ) as error:  # all but this is back by now: whoever reads it need not look for more
+            problems.append("the files are as before, but %s" % reason_of(error))
     for leftover in os.listdir(journal.folder):
         if leftover.endswith(".gpumend"):
             try:

@@ -16,6 +16,11 @@ class WantedError(ValueError):
     """The wanted state is not valid. The text names the path, what stands there and what is allowed."""
 
 
+# Host data that repeats what hosts.toml says under `gpumend`: a file of group_data takes the place of that key for all hosts,
+# and for a group that hosts.toml names, too (pyinfra_cli/inventory.py make_inventory_from_files).
+HOSTS_KEY = "gpumend_hosts_toml"
+
+
 @dataclass(frozen=True)
 class Waiver:
     """A finding that somebody answers for. until: the last day it holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,32 @@ from tests.nodes.lab import MAX_NODES, Lab, Node, why_not
 from tests.nodes.toolkit import DEFAULT_TOOLKIT
 
 Boot = Callable[..., Node]
+
+# Files that take the longest begin first, so that no worker is left with one at the end: pytest-xdist itself would count
+# their tests, not their seconds.
+LONGEST = (
+    "test_faults.py",
+    "test_crash.py",
+    "test_dind.py",
+    "test_crash_components.py",
+    "test_host_faults.py",
+    "test_mend.py",
+    "test_pods.py",
+    "test_containerd.py",
+    "test_cuda.py",
+    "test_lab.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Within a file the order stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,11 +76,16 @@ def lab() -> Iterator[Lab]:
 
 
 class _Pool:
-    """Nodes by what they were asked to be; the one longest unused makes room for a new one."""
+    """Nodes by what they were asked to be; the one longest unused makes room for a new one.
+
+    The second node of a kind is copied when it is ready, and all later ones begin with that copy.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.shared: dict[tuple[str, str | None, str, str], Node] = {}
+        self.made: Counter[tuple[str, str, str, str]] = Counter()
+        self.disks: dict[tuple[str, str, str, str], Path] = {}
 
     def room(self) -> None:
         """One more node may boot."""
@@ -67,10 +99,22 @@ class _Pool:
     def new(self, suite: str, scenario: str | None, toolkit: str, driver: str) -> Node:
         """A node of its own."""
         self.room()
-        node = self.lab.boot(suite)
+        if scenario is None:
+            return self.lab.boot(suite)
+        wanted = scenarios.SCENARIOS[scenario]
+        first = wanted.over or scenario
+        kind = (suite, first, toolkit, driver)
+        node = self.lab.boot(suite, disk=self.disks.get(kind))
         try:
-            if scenario is not None:
-                scenarios.apply(node, scenario, toolkit, driver)
+            if kind not in self.disks:
+                scenarios.apply(node, first, toolkit, driver)
+                self.made[kind] += 1
+                if scenarios.SCENARIOS[first].lasting and self.made[kind] == 2:
+                    disk = self.lab.slot.folder / f"disk-{len(self.disks)}"
+                    node.save(disk)
+                    self.disks[kind] = disk
+            if scenario != first:
+                scenarios.add(node, scenario, toolkit, driver)
         except BaseException:
             node.stop()
             raise

@@ -1,7 +1,8 @@
 """kill -9 before every step of a transaction that is slow to repeat, driven on the node by one process.
 
 The program is loaded once; each transaction, killed or not, and each recovery is a fork of it. A step is what leaves
-a trace: a call that changes a file system, or a command that is not only asked for something.
+a trace: a call that changes a file system, or a command that is not only asked for something. The driver writes down
+what it saw; that it is what has to hold is judged here, as after every other fault (tests/nodes/faults.py).
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from typing import Any
 
 from operations.component import rollback_data
 from operations.exchange import program_source
+from tests.nodes.faults import SIGHT, Before, Sight, fault
 from tests.nodes.lab import Node
 
 # Not part of the shipped program.
 DRIVER = r"""
-import subprocess
-
 ASKING = ("show", "is-active", "reset-failed", "dpkg-query", "journalctl", "plugins", "KillMode", "-s")
 
 class Steps(object):
@@ -51,47 +51,39 @@ class Steps(object):
 
 
 def forked(wanted, fatal):
-    # (result or None where it was killed, steps made, what it was about to do)
+    # (result or None where it was killed, what it was about to do)
     out, said = tempfile.TemporaryFile(), tempfile.TemporaryFile()
     pid = os.fork()
     if pid == 0:
         try:
             os.dup2(said.fileno(), 2)
-            steps = Steps(fatal)
+            Steps(fatal)
             result = transact(wanted)
-            out.write(json.dumps([result, steps.count]).encode())
+            out.write(json.dumps(result).encode())
             out.flush()
         finally:
             os._exit(0)
     _, status = os.waitpid(pid, 0)
     out.seek(0), said.seek(0)
     if os.WIFSIGNALED(status):
-        return None, fatal, said.read().decode("utf-8", "replace")
+        return None, said.read().decode("utf-8", "replace")
     text = out.read().decode()
     if not text:
         raise SystemExit("the program itself failed: " + said.read().decode("utf-8", "replace"))
-    result, count = json.loads(text)
-    return result, count, ""
+    return json.loads(text), ""
 
 
 def state():
-    found = {}
-    for top in WATCHED:
-        for folder, folders, files in os.walk(top):
-            for name in folders:
-                found[os.path.join(folder, name)] = "folder"
-            for name in files:
-                path = os.path.join(folder, name)
-                if os.path.isfile(path) and not os.path.islink(path):
-                    with open(path, "rb") as handle:
-                        found[path] = "%s %o" % (sha256(handle.read()), os.stat(path).st_mode)
+    found = sight((), WATCHED)
     for top in KEPT:
         # What a daemon has written there is never deleted; a folder that is empty, or ours, is to be seen.
         for path in glob.glob(top + "/*") + glob.glob(top + "/*/*") + glob.glob(top + "/*/*/.gpumend*"):
-            if ".gpumend" in path or not os.listdir(path):
-                found[path] = "folder"
-    for argv in ASKED:
-        found[" ".join(argv)] = run(argv, 60).get("out", "")
+            if ".gpumend" in path:
+                found["beside"].append(path)
+            elif not os.listdir(path):
+                found["files"][path] = "folder"
+    # While a transaction is broken off they may say anything.
+    found["said"] = {" ".join(argv): run(argv, 60).get("out", "") for argv in ASKED}
     return found
 
 
@@ -101,58 +93,29 @@ def reset():
         subprocess.check_call(argv)
 
 
-def journals_on_disk():
-    return [journal.record for journal in journals()]
-
-
-def check(good, what):
-    if not good:
-        raise SystemExit(what)
-
-
 def main():
     reset()
-    old = state()
-    result, total, _ = forked(DATA, 0)
-    check(result["status"] == "changed", "not changed: %s" % result)
-    new = state()
-    check(new != old, "nothing was changed")
-    result, _, _ = forked(ROLLBACK, 0)
-    check(result["status"] == "changed", "not rolled back: %s" % result)
-    check(state() == old, "a rollback left %s" % difference(old, state()))
-    seen = []
-    step = 0
+    found = {"old": state(), "steps": []}
+    found["whole"], _ = forked(DATA, 0)
+    found["new"] = state()
+    found["back"], _ = forked(ROLLBACK, 0)
+    found["undone"] = state()
     while True:
         reset()
-        step += 1
-        result, _, at = forked(DATA, step)
+        result, at = forked(DATA, len(found["steps"]) + 1)
         if result is not None:
-            check(result["status"] == "changed", "%s at the end" % result)
-            check(forked(ROLLBACK, 0)[0]["status"] == "changed", "not rolled back at the end")
+            found["end"] = [result, forked(ROLLBACK, 0)[0]]
             reset()
             break
-        for path, value in state().items():
-            ours = ".gpumend" in path
-            allowed = [old.get(path), new.get(path)]
-            check(ours or value == "folder" or path in COMMANDS or value in allowed, "%s is neither old nor new before %s" % (path, at))
-        handle = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        check(try_lock(handle), "locked before %s" % at)
-        os.close(handle)
-        records = journals_on_disk()
-        log = records[0]["log"] if records else None
-        result, _, _ = forked(dict(RECOVER, journals=[journal.path for journal in journals()]), 0)
-        check(result["status"] in ("changed", "unchanged"), "recovery before %s: %s" % (at, result))
-        check([record["state"] for record in journals_on_disk()] in ([], ["put_back"]), "not put back before %s" % at)
-        check(state() == old, "recovery before %s left %s" % (at, difference(old, state())))
-        seen.append([at, log])
-    sys.stdout.write(json.dumps({"steps": seen, "total": total}))
+        step = {"at": at, "after": state()}
+        found["steps"].append(step)
+        step["recovered"], _ = forked(dict(RECOVER, journals=[journal.path for journal in journals()]), 0)
+        step["then"] = state()
+        if step["then"]["files"] != found["old"]["files"]:
+            break  # what comes after it would show nothing
+    sys.stdout.write(json.dumps(found))
 
 
-def difference(old, now):
-    return {path: (old.get(path), now.get(path)) for path in set(old) | set(now) if old.get(path) != now.get(path)}
-
-
-COMMANDS = [" ".join(argv) for argv in ASKED]
 main()
 """
 
@@ -164,16 +127,16 @@ def kill_at_every_step(
     asked: Sequence[Sequence[str]] = (),
     kept: Sequence[str] = (),
     reset: Sequence[Sequence[str]] = (),
+    containers: bool = True,
 ) -> list[tuple[str, list[str] | None]]:
-    """Each step at which the transaction was killed, and the journal's log by then. After each the files under `watched`
-    were old or new; after its recovery they, and what the commands `asked` say, were as before. Raises with the first
-    that was not. kept: folders in which a daemon's own data may stay; reset: commands before each kill."""
-    run = str(data["run"])
-    recover = {"verb": "recover", "run": "next", "who": "test", "restarts": data["restarts"]}
+    """Each step at which the transaction was killed, and the journal's log by then; each was a fault that was survived.
+    After each, the files under `watched` were old or new; after its recovery they, what the commands `asked` say and, where
+    `containers`, what dockerd runs were as before. kept: folders in which a daemon's own data may stay; reset: commands
+    before each kill."""
     names = {
         "DATA": data,
-        "RECOVER": recover,
-        "ROLLBACK": rollback_data(run, "allow"),
+        "RECOVER": {"verb": "recover", "run": "next", "who": "test", "restarts": data["restarts"]},
+        "ROLLBACK": rollback_data(str(data["run"]), "allow"),
         "WATCHED": list(watched),
         "ASKED": [list(argv) for argv in asked],
         "KEPT": list(kept),
@@ -182,10 +145,44 @@ def kill_at_every_step(
     given = "".join(f"{name} = json.loads({json.dumps(value)!r})\n" for name, value in names.items())
     done = node.run(
         ["python3", "-I", "-S", "-B", "-"],
-        input=f"{program_source()}\n{given}\n{DRIVER}\n",
+        input=f"{program_source()}\n{SIGHT}\n{given}\n{DRIVER}\n",
         check=False,
         timeout=300.0,
     )
     if done.returncode != 0:
         raise AssertionError(f"rc {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return [(at, log) for at, log in json.loads(done.stdout)["steps"]]
+    found = json.loads(done.stdout)
+
+    old, new = Sight.of(found["old"]), Sight.of(found["new"])
+    assert found["whole"]["status"] == found["back"]["status"] == "changed", found
+    assert (new.files, found["new"]["said"]) != (old.files, found["old"]["said"]), "nothing was changed"
+    paths = {*old.files, *new.files}
+    before = Before(
+        node, old.files, old.running if containers else None, {path: new.files.get(path) for path in paths}
+    )
+    as_before(before, found["old"], found["undone"], "a rollback")
+    killed = []
+    for step in found["steps"]:
+        at = step["at"]
+        with fault("kill -9"):
+            after = Sight.of(step["after"])
+            before.verify(after, at)
+            assert step["recovered"]["status"] in ("changed", "unchanged"), f"{step['recovered']} after {at}"
+            as_before(before, found["old"], step["then"], f"the recovery after {at}")
+        killed.append((at, after.journals[0]["log"] if after.journals else None))
+    assert "end" in found, f"not as before after {killed[-1]}"
+    assert [result["status"] for result in found["end"]] == ["changed", "changed"], found["end"]
+    return killed
+
+
+def as_before(before: Before, old: Mapping[str, Any], then: Mapping[str, Any], at: str) -> None:
+    """All was put back: files, what commands say, what runs; nothing of ours is left beside them."""
+    seen = Sight.of(then)
+    before.verify(seen, at)
+    changed = {
+        path for path in {*old["files"], *seen.files} if old["files"].get(path) != seen.files.get(path)
+    }
+    assert changed == set(), f"{at} left {changed}"
+    assert then["said"] == old["said"], f"{at} left {then['said']}"
+    assert seen.beside == (), f"{at} left {seen.beside}"
+    assert set(seen.states()) <= {"put_back"}, f"{seen.states()} after {at}"

@@ -34,6 +34,8 @@ from tests.nodes.slot import ONLY_CGROUP2, LabError, Slot, kill_cgroups, remove_
 __all__ = ["MAX_NODES", "Entry", "Lab", "LabError", "Node", "why_not"]
 
 MAX_NODES = 4
+ENGINES = ("docker.socket", "docker.service", "containerd.service")
+COPIED = ("upper", "docker", "containerd")  # a node's folders that are its disks
 USERS = {"root": "/root", "ops": "/home/ops", "nosudo": "/home/nosudo"}
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -42,7 +44,7 @@ ENVIRONMENT = {
 }
 BOOT_SECONDS = 90.0  # a booted node takes 2-5 s on an idle machine; tests share theirs with others
 
-# $1 cgroup, $2 base, $3 node's folder, the rest is nspawn. bash: `exec` keeps the pid that the lab waits for.
+# $1 cgroup, $2 the layers below, $3 node's folder, the rest is nspawn. bash: `exec` keeps the pid that the lab waits for.
 BOOT = f"""
 set -eu
 {ONLY_CGROUP2}
@@ -117,6 +119,7 @@ class Node:
         self.key = lab.key
         self.docker = True
         self.overlay = False
+        self.disk: Path | None = None
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
 
@@ -254,7 +257,8 @@ class Node:
         if self._nspawn is not None:
             raise LabError(f"{self.name} is already running")
         in_namespace = ["unshare", "-m", "bash", "-c", BOOT, "bash"]
-        arguments = [self.cgroup, str(base(self.variant)), str(self.folder), *self._nspawn_argv()]
+        layers = [*([self.disk / "upper"] if self.disk else []), base(self.variant)]
+        arguments = [self.cgroup, ":".join(map(str, layers)), str(self.folder), *self._nspawn_argv()]
         with open(self.folder / "console.log", "ab") as log:
             self._nspawn = subprocess.Popen(
                 [*in_namespace, *arguments],
@@ -292,7 +296,7 @@ class Node:
             "--system-call-filter=add_key keyctl bpf",
         ]
         # Docker's overlay2 refuses an overlay below it; these are folders of the outer disk.
-        real = ("srv",) if self.overlay else ("var/lib/docker", "var/lib/containerd")
+        real = ("srv",) if self.overlay else ("srv", "var/lib/docker", "var/lib/containerd")
         argv += [f"--bind={self.folder}/{Path(path).name}:/{path}" for path in real]
         return [*argv, "--console=pipe", "--boot"]
 
@@ -368,10 +372,31 @@ class Node:
         interface = Path(f"/sys/class/net/ve-{self.name}")
         wait_for(f"{self.name}: interface gone", lambda: not interface.exists())
 
+    def halt(self, orderly: bool = False) -> None:
+        """The node has lost its power, or shut down; `start` brings it up with the same files, address and keys."""
+        self._halt(orderly)
+
     def reboot(self, orderly: bool = True) -> None:
         """The node has shut down, or lost its power, and is up again with the same files, address and keys."""
         self._halt(orderly)
         self.start()
+
+    def save(self, disk: Path) -> None:
+        """`disk` holds a copy of all that lies on the node's disks, for `Lab.boot(disk=...)`: less its log, and with its
+        engines stopped for the moment. What only its processes know is not in it."""
+        if self.overlay or self.disk:
+            raise LabError(f"{self.name} is not a node of one layer over its base")
+        engines = [unit for unit in ENGINES if self.is_active(unit)]
+        self.run(["systemctl", "stop", *ENGINES])
+        disk.mkdir(mode=0o700)
+        for name in COPIED:
+            subprocess.run(["cp", "-a", str(self.folder / name), str(disk)], check=True, capture_output=True)
+        shutil.rmtree(disk / "upper/var/log/journal", ignore_errors=True)
+        # Docker's unit allows three starts a minute; the lab's own must not count against the test's.
+        self.run(["systemctl", "reset-failed"])
+        self.run(["systemctl", "start", *engines])
+        for unit in engines:
+            self.wait_active(unit)
 
     def stop(self) -> None:
         """The node is gone, with all its files; a second call does nothing."""
@@ -437,21 +462,23 @@ class Lab:
         overlay: bool = False,
         files: Mapping[str, bytes | str] | None = None,
         prepare: Callable[[Path], None] | None = None,
+        disk: Path | None = None,
     ) -> Node:
         """A new node of `suite`, up and reachable.
 
         docker=False: neither dockerd nor containerd starts (their units are masked).
-        overlay=True: Docker's and containerd's roots lie on the node's own overlay, as in a container; /srv is a folder of
-        the outer disk instead.
+        overlay=True: Docker's and containerd's roots lie on the node's own overlay, as in a container, and not on the outer
+        disk; /srv lies there always.
         files: {path: content} that lie there before the first boot, root's, mode 0644.
         prepare: called with the node's upper folder before the first boot, for anything else.
+        disk: another node's disks, as `Node.save` copied them: the node starts with what that one had, and its own identity.
         """
         if len(self.nodes) >= MAX_NODES:
             raise LabError(f"{MAX_NODES} nodes are up already; stop one first")
         lower = base(suite)
         self._booted += 1
         node = Node(self, f"{self.slot.prefix}{self._booted}", suite, self._booted)
-        node.docker, node.overlay = docker, overlay
+        node.docker, node.overlay, node.disk = docker, overlay, disk
         self.nodes.append(node)
         try:
             self._prepare(node, lower, files or {})
@@ -474,6 +501,9 @@ class Lab:
         """The node's overlay holds its identity, its keys and `files`, before anything of it runs."""
         for name in ("upper", "work", "root", "docker", "containerd", "srv"):
             (node.folder / name).mkdir(parents=True, mode=0o755)
+        if node.disk is not None:  # its upper folder stays a layer below
+            folders = [str(node.disk / name) for name in COPIED if name != "upper"]
+            subprocess.run(["cp", "-a", *folders, str(node.folder)], check=True, capture_output=True)
         upper = node.folder / "upper"
         put(upper, lower, "/etc/machine-id", uuid.uuid4().hex + "\n")
         put(upper, lower, "/etc/hostname", node.name + "\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tests.nodes import gpu, images, toolkit
@@ -21,7 +22,19 @@ SPEC = "/etc/cdi/nvidia.yaml"
 RUNTIME: dict[str, Any] = {"path": "/usr/bin/nvidia-container-runtime", "args": []}
 OLDER_DRIVER = "535.183.01"
 
-Scenario = Callable[[Node, str, str], None]
+Function = Callable[[Node, str, str], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A state, and what brings a node into it. over: the scenario that it begins with; lasting: all of the state lies on
+    the disk, so that a node which boots with a copy of that disk is in it, too."""
+
+    bring: Function
+    over: str = ""
+    lasting: bool = False
+
+
 SCENARIOS: dict[str, Scenario] = {}
 
 REPORT_002_CONFIG = """\
@@ -50,10 +63,14 @@ REPORT_002_DAEMON = (
 )
 
 
-def scenario(function: Scenario) -> Scenario:
-    """Registers a scenario under its own name."""
-    SCENARIOS[function.__name__] = function
-    return function
+def scenario(over: str = "", lasting: bool = False) -> Callable[[Function], Function]:
+    """Registers a scenario under its function's name."""
+
+    def register(function: Function) -> Function:
+        SCENARIOS[function.__name__] = Scenario(function, over, lasting)
+        return function
+
+    return register
 
 
 def equip(node: Node, version: str, driver: str) -> None:
@@ -85,7 +102,7 @@ def runtime_mode(version: str) -> str:
     return "auto" if numbers(version) >= (1, 18) else "cdi"
 
 
-@scenario
+@scenario(lasting=True)
 def healthy(node: Node, version: str, driver: str) -> None:
     """Everything right for that generation: runtime registered, CDI on, a fresh spec, the right mode.
 
@@ -101,7 +118,7 @@ def healthy(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario(lasting=True)
 def report_002(node: Node, version: str, driver: str) -> None:
     """Incident 002 (#1, #14, #17): ldconfig.real configured but absent, mode auto, no spec, no runtime."""
     equip(node, version, driver)
@@ -109,7 +126,7 @@ def report_002(node: Node, version: str, driver: str) -> None:
     write_daemon(node, REPORT_002_DAEMON)
 
 
-@scenario
+@scenario(lasting=True)
 def stale_spec(node: Node, version: str, driver: str) -> None:
     """#21: the driver was upgraded, /etc/cdi/nvidia.yaml still names the libraries of the one before."""
     equip(node, version, OLDER_DRIVER)
@@ -119,7 +136,7 @@ def stale_spec(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario(lasting=True)
 def duplicate_spec(node: Node, version: str, driver: str) -> None:
     """#17 and fact 10: two files in /etc/cdi define the same devices, so nobody has them."""
     equip(node, version, driver)
@@ -129,7 +146,7 @@ def duplicate_spec(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario(lasting=True)
 def wrong_uvm_major(node: Node, version: str, driver: str) -> None:
     """#22: the spec carries another boot's major number of nvidia-uvm; nvidia-smi works, cuInit does not."""
     equip(node, version, driver)
@@ -151,7 +168,7 @@ def wrong_uvm_major(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario(lasting=True)
 def leftover_static_spec(node: Node, version: str, driver: str) -> None:
     """Section 4.4 (h): refresh units keep /var/run/cdi fresh, and an older driver's file lies in /etc/cdi."""
     version = version if numbers(version) >= (1, 18) else "1.18.2"
@@ -163,28 +180,25 @@ def leftover_static_spec(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario(over="healthy")
 def docker_down(node: Node, version: str, driver: str) -> None:
     """Docker is installed, rightly configured, and stopped."""
-    healthy(node, version, driver)
     node.sh("systemctl stop docker.socket docker.service")
 
 
-@scenario
+@scenario(over="healthy")
 def invalid_daemon_json(node: Node, version: str, driver: str) -> None:
     """#15: a hand edit left daemon.json without its closing braces; dockerd still runs with the old text."""
-    healthy(node, version, driver)
     node.write(DAEMON, '{\n  "log-driver": "json-file",\n  "runtimes": {\n')
 
 
-@scenario
+@scenario(over="healthy")
 def invalid_config_toml(node: Node, version: str, driver: str) -> None:
     """config.toml is not TOML (an array is not closed): every GPU container fails."""
-    healthy(node, version, driver)
     node.write(CONFIG, "disable-require = false\n[nvidia-container-cli]\nenvironment = [\n")
 
 
-@scenario
+@scenario()
 def no_gpu(node: Node, version: str, driver: str) -> None:
     """A host without a GPU or a driver on which the toolkit is installed and Docker knows the runtime."""
     toolkit.install(node, version)
@@ -193,7 +207,7 @@ def no_gpu(node: Node, version: str, driver: str) -> None:
     write_daemon(node, daemon_settings(node))
 
 
-@scenario
+@scenario()
 def no_docker(node: Node, version: str, driver: str) -> None:
     """A GPU and the toolkit, but no Docker: its packages have been purged."""
     gpu.install(node, driver)
@@ -204,7 +218,7 @@ def no_docker(node: Node, version: str, driver: str) -> None:
     node.sh("rm -rf /etc/docker; systemctl daemon-reload; systemctl reset-failed")
 
 
-@scenario
+@scenario()
 def daemon_json_is_directory(node: Node, version: str, driver: str) -> None:
     """daemon.json is a folder, as `docker run -v` of a file that is not there leaves one."""
     equip(node, version, driver)
@@ -213,21 +227,19 @@ def daemon_json_is_directory(node: Node, version: str, driver: str) -> None:
     node.sh('rm -rf "$1"; mkdir -p "$1"', DAEMON)
 
 
-@scenario
+@scenario(over="healthy")
 def config_dangling_link(node: Node, version: str, driver: str) -> None:
     """config.toml is a link to a file that is gone."""
-    healthy(node, version, driver)
     node.sh('ln -sfn /srv/config-management/nvidia.toml "$1"', CONFIG)
 
 
-@scenario
+@scenario(over="healthy")
 def non_utf8_config(node: Node, version: str, driver: str) -> None:
     """config.toml has a comment in Latin-1."""
-    healthy(node, version, driver)
     node.write(CONFIG, b"# f\xfcr die Rechner im Keller\n" + node.read(CONFIG))
 
 
-@scenario
+@scenario()
 def gpus_container_running(node: Node, version: str, driver: str) -> None:
     """A container "trainer", started with `docker run --gpus all` through the legacy hook, is running."""
     equip(node, version, driver)
@@ -236,22 +248,27 @@ def gpus_container_running(node: Node, version: str, driver: str) -> None:
     node.run(["docker", "run", "-d", "--name", "trainer", "--gpus", "all", images.BASE, "sleep", "86400"])
 
 
-@scenario
+@scenario(over="healthy")
 def runtime_missing(node: Node, version: str, driver: str) -> None:
     """#14: all is right but that daemon.json has no runtime "nvidia"."""
-    healthy(node, version, driver)
     settings = daemon_settings(node)
     del settings["runtimes"]
     write_daemon(node, settings)
 
 
-@scenario
+@scenario(over="healthy")
 def cdi_feature_off(node: Node, version: str, driver: str) -> None:
     """#19: daemon.json says `features.cdi: false`."""
-    healthy(node, version, driver)
     write_daemon(node, daemon_settings(node, features={"cdi": False}))
 
 
 def apply(node: Node, name: str, version: str = "1.17.8", driver: str = gpu.DEFAULT_DRIVER) -> None:
     """Brings a freshly booted node into the named state."""
-    SCENARIOS[name](node, version, driver)
+    if SCENARIOS[name].over:
+        apply(node, SCENARIOS[name].over, version, driver)
+    add(node, name, version, driver)
+
+
+def add(node: Node, name: str, version: str = "1.17.8", driver: str = gpu.DEFAULT_DRIVER) -> None:
+    """Brings a node into the named state that is already in the state that this one begins with."""
+    SCENARIOS[name].bring(node, version, driver)

@@ -16,6 +16,7 @@ from operations.component import rollback_data
 from rules.finding import Component
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
+from tests.nodes.faults import Before, fault
 from tests.nodes.images import busybox_tar
 from tests.nodes.lab import Lab, Node
 
@@ -224,7 +225,7 @@ def cri_loads(node: Node) -> bool:
     return all(row[-1] == "ok" for row in rows if len(row) > 2 and row[1] == "cri")
 
 
-def test_a_configuration_that_stops_cri_is_put_back(boot: Boot) -> None:
+def test_a_configuration_that_stops_cri_is_put_back(boot: Boot, lab: Lab) -> None:
     """containerd takes it, and starts; only its CRI plugin does not load. That is seen, and all is as before."""
     node = boot("trixie")
     equip(node, RIGHT)
@@ -234,9 +235,14 @@ def test_a_configuration_that_stops_cri_is_put_back(boot: Boot) -> None:
     data["steps"][0]["data"] = base64.b64encode(only.encode()).decode()
     data["tree"], data["expect"] = [["config.toml", data["steps"][0]["data"]]], []
     assert cri_loads(node)
-    result = result_of(carry_out(node, data))
-    assert result["status"] == "put_back" and "does not load" in result["detail"], result
-    assert node.read(CONFIG) == before and cri_loads(node) and alive(node, *job)
+    with fault("containerd that refuses the file"):
+        seen = Before.of(node, CONFIG, GRIT)
+        result = result_of(carry_out(node, data))
+        assert result["status"] == "put_back" and "does not load" in result["detail"], result
+        assert node.read(CONFIG) == before and cri_loads(node) and alive(node, *job)
+        seen.check()
+        seen.check_next(lab, Target(node, wanted=WANTED))
+        assert alive(node, *job)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from rules.finding import Component
-from tests.nodes import dind, scenarios, test_containerd, test_cuda, test_dind
+from tests.nodes import dind, images, scenarios, test_containerd, test_cuda, test_dind
 from tests.nodes.conftest import Boot
 from tests.nodes.crashes import kill_at_every_step
 from tests.nodes.drive import Target, carry_out, planned
-from tests.nodes.faults import INJECTED, SURVIVED, Before, fault, recovered
+from tests.nodes.faults import Before, fault, recovered, written
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -42,29 +42,35 @@ def grit_wrong(node: Node) -> None:
     test_containerd.equip(node, test_containerd.REPORT_001)
 
 
+LOADED = "/run/containerd.loaded"
+NOTE_LOADED = f"[Service]\nExecStartPre=/bin/sh -c 'cat /etc/containerd/config.toml >{LOADED}'\n"
+
+
 def grit_unknown_to_containerd(node: Node) -> None:
+    """And the node shows what its containerd was started with, and runs a container."""
     test_containerd.equip(node, test_containerd.RIGHT)
+    node.write("/etc/systemd/system/containerd.service.d/loaded.conf", NOTE_LOADED)
+    node.sh("systemctl daemon-reload")
+    node.restart("containerd")
+    node.run(["docker", "run", "-d", "--name", "trainer", images.BASE, "sleep", "86400"])
 
 
-def nothing(node: Node) -> None:
-    """The node's own fixture has prepared it."""
+def job_loaded(node: Node) -> None:
+    """systemd keeps the service that will have the drop-in, and shows which drop-ins it has read."""
+    node.write(f"{test_cuda.UNIT}.d/10-remain.conf", "[Service]\nRemainAfterExit=yes\n")
+    node.sh("systemctl daemon-reload; systemctl start jobs.service")
 
 
 def inner_broken(node: Node) -> None:
-    """A Docker in a container that dies for want of a storage that works."""
-    scenarios.write_daemon(node, {"storage-driver": "vfs"})
+    """A Docker in a container that dies for want of a storage that works: its root lies on its container's overlay."""
     dind.import_dind_image(node)
     test_dind.start(node, test_dind.unit_text(test_dind.NAMED))
     wait_for("the inner dockerd dies", lambda: "not supported: overlay2" in test_dind.logs(node), 60.0)
 
 
 def outer_on_vfs(node: Node) -> None:
-    """Docker's own storage is vfs, and fuse-overlayfs would work. No inner Docker is left of another case."""
-    node.sh(
-        "systemctl stop edge.service; rm -rf /etc/systemd/system/edge.service*; systemctl daemon-reload;"
-        " docker rm -f edge; mknod -m 666 /dev/fuse c 10 229; true",
-        check=False,
-    )
+    """Docker's own storage is vfs, and fuse-overlayfs would work."""
+    node.sh("mknod -m 666 /dev/fuse c 10 229")
     scenarios.write_daemon(node, {"storage-driver": "vfs"})
 
 
@@ -74,14 +80,17 @@ CASES = {
     ),
     "containerd": Case(
         Component.CONTAINERD, "plain", grit_unknown_to_containerd, test_containerd.WANTED, ["/etc/containerd"],
-        "prove", [["systemctl", "is-active", "containerd.service"], ["docker", "info", "-f", "{{.Driver}}"]],
+        "prove", [["systemctl", "is-active", "containerd.service"], ["cat", LOADED]],
     ),
     "cuda.compat": Case(
-        Component.CUDA, "cuda", nothing, test_cuda.wants(), ["/etc/systemd/system", "/usr/local/cuda-13.0"],
-        "prove_cuda", [["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\\n"]],
+        Component.CUDA, "cuda", job_loaded, test_cuda.wants(), ["/etc/systemd/system", "/usr/local/cuda-13.0"],
+        "prove_cuda", [
+            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\\n"],
+            ["systemctl", "show", "-p", "DropInPaths", "-p", "NeedDaemonReload", "jobs.service"],
+        ],
     ),
     "storage.dind": Case(
-        Component.STORAGE, "overlay", inner_broken, test_dind.dind_wanted(), ["/etc/systemd/system"],
+        Component.STORAGE, "bare", inner_broken, test_dind.dind_wanted(), ["/etc/systemd/system"],
         "prove_inner", kept=["/srv"], reset=[["rm", "-rf", "/srv/dind"]],
     ),
     "storage.docker_root": Case(
@@ -92,9 +101,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def overlay(lab: Lab) -> Iterator[Node]:
-    """A node whose Docker root lies on an overlay, for both kinds of storage."""
+    """A node whose Docker root lies on an overlay."""
     made = lab.boot("trixie", overlay=True)
     yield made
     made.stop()
@@ -106,7 +115,7 @@ def node(request: pytest.FixtureRequest, boot: Boot) -> Node:
     if kind == "overlay":
         found: Node = request.getfixturevalue("overlay")
         return found
-    return test_cuda.ready(boot) if kind == "cuda" else boot("trixie", "healthy")
+    return test_cuda.ready(boot) if kind == "cuda" else boot("trixie", None if kind == "bare" else "healthy")
 
 
 @pytest.mark.parametrize(
@@ -116,13 +125,12 @@ def test_killed_before_every_step_that_leaves_a_trace(lab: Lab, node: Node, name
     case = CASES[name]
     case.prepare(node)
     data = planned(node, case.component, RUN, case.wanted)
-    before = Before.of(node)
+    before = Before.of(node, *written(data)).would_be(data)
     if case.component is Component.STORAGE:
         before = replace(before, running=None)  # its container comes and goes until it is mended
 
-    killed = kill_at_every_step(node, data, case.watched, case.asked, case.kept, case.reset)
-    INJECTED["kill -9"] += len(killed)
-    SURVIVED["kill -9"] += len(killed)
+    containers = before.running is not None
+    killed = kill_at_every_step(node, data, case.watched, case.asked, case.kept, case.reset, containers)
     assert len(killed) >= case.least, killed
     assert [log for _, log in killed if log is None], "none was killed before its journal was there"
     assert len({str(log) for _, log in killed}) >= 3, killed

@@ -13,6 +13,7 @@ from tests.nodes.apt import AptLock, Deb, serve
 from tests.nodes.conftest import Boot
 from tests.nodes.cuda import FOLDER, PACKAGE, CompatDeb, compat, cu_init
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
+from tests.nodes.faults import Before, fault, healed
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -133,12 +134,16 @@ def test_refused_before_anything_is_done(boot: Boot, lab: Lab, debs: tuple[Deb, 
 def test_a_package_that_does_not_fit_is_removed_again(boot: Boot, lab: Lab, deb: Deb, words: str) -> None:
     node = ready(boot, deb)
     packages = node.run(["dpkg-query", "-W"]).stdout
-    done = mend(lab, Target(node, wanted=wants()))
-    assert done.rc == 4, done.said
-    change = done.change(node, Component.CUDA)
-    assert change["status"] == "put_back" and words in change["detail"], change
-    assert not installed(node) and node.run(["dpkg-query", "-W"]).stdout == packages
-    assert not node.exists(f"{UNIT}.d") and not node.exists(FOLDER) and job(node) == "0 0 12080"
+    with fault("proof that fails"):
+        before = Before.of(node, UNIT, DROPIN)
+        done = mend(lab, Target(node, wanted=wants()))
+        assert done.rc == 4, done.said
+        change = done.change(node, Component.CUDA)
+        assert change["status"] == "put_back" and words in change["detail"], change
+        assert not installed(node) and node.run(["dpkg-query", "-W"]).stdout == packages
+        assert not node.exists(f"{UNIT}.d") and not node.exists(FOLDER) and job(node) == "0 0 12080"
+        before.check()
+        before.check_ran(done)
 
 
 def test_rollback_takes_the_package_and_the_drop_in_away(boot: Boot, lab: Lab) -> None:
@@ -154,18 +159,22 @@ def test_rollback_takes_the_package_and_the_drop_in_away(boot: Boot, lab: Lab) -
 def test_a_run_that_was_killed_after_its_package_came_is_put_back(boot: Boot, lab: Lab) -> None:
     node = ready(boot)
     run = "20261123T000000Z-dead"
-    killed = carry_out(
-        node,
-        planned(node, Component.CUDA, run, wants()),
-        extra="def check_note(*_): os.kill(os.getpid(), signal.SIGKILL)",  # the next step; not part of the shipped program
-    )
-    assert killed.returncode != 0 and installed(node) and not node.exists(DROPIN)
-    journal = f"/var/lib/gpumend/runs/{run}/{Component.CUDA}/journal.json"
-    recover = {"verb": "recover", "journals": [journal], "run": run, "who": "test", "restarts": "idle"}
-    assert result_of(carry_out(node, recover))["status"] == "changed"
-    assert not installed(node) and not node.exists(f"{UNIT}.d") and job(node) == "0 0 12080"
-    done = mend(lab, Target(node, wanted=wants()))
-    assert done.rc == 0 and job(node) == "0 0 13000", done.said
+    data = planned(node, Component.CUDA, run, wants())
+    with fault("kill -9"):
+        before = Before.of(node, UNIT, DROPIN)
+        killed = carry_out(
+            node,
+            data,
+            extra="def check_note(*_): os.kill(os.getpid(), signal.SIGKILL)",  # the next step; not part of the shipped program
+        )
+        assert killed.returncode != 0 and installed(node) and not node.exists(DROPIN)
+        before.check()
+        journal = f"/var/lib/gpumend/runs/{run}/{Component.CUDA}/journal.json"
+        recover = {"verb": "recover", "journals": [journal], "run": run, "who": "test", "restarts": "idle"}
+        assert result_of(carry_out(node, recover))["status"] == "changed"
+        assert not installed(node) and not node.exists(f"{UNIT}.d") and job(node) == "0 0 12080"
+        done = before.check_next(lab, Target(node, wanted=wants()))
+        assert done.rc == 0 and job(node) == "0 0 13000", done.said
 
 
 @pytest.mark.parametrize("activate", ["service", "host"])
@@ -226,13 +235,15 @@ def test_apts_lock_is_waited_for_and_said(boot: Boot, lab: Lab) -> None:
 
 def test_apts_lock_that_stays_is_reported_and_nothing_done(boot: Boot, lab: Lab) -> None:
     node = ready(boot)
-    tree = node.tree(*WATCHED)
-    with AptLock(node):
-        done = mend(lab, Target(node, wanted=wants(lock_wait=1)))
-    assert done.rc == 4, done.said
-    change = done.change(node, Component.CUDA)
-    assert change["status"] == "refused"
-    assert re.search(
-        r"apt's lock is held by process \d+ \(python3[\d.]*\); waited 1 s for it", change["detail"]
-    ), change
-    assert not installed(node) and node.tree(*WATCHED) == tree
+    target = Target(node, wanted=wants(lock_wait=1))
+    with healed("another tool at work", lab, target):
+        tree = node.tree(*WATCHED)
+        with AptLock(node):
+            done = mend(lab, target)
+        assert done.rc == 4, done.said
+        change = done.change(node, Component.CUDA)
+        assert change["status"] == "refused"
+        assert re.search(
+            r"apt's lock is held by process \d+ \(python3[\d.]*\); waited 1 s for it", change["detail"]
+        ), change
+        assert not installed(node) and node.tree(*WATCHED) == tree

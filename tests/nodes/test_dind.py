@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from facts.storage import vfs_bytes
 from rules.finding import Component
 from tests.nodes import dind, images, scenarios
 from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of
+from tests.nodes.faults import Before, fault
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -47,6 +49,11 @@ def start(node: Node, text: str) -> None:
 
 def dind_wanted(**dind_keys: Any) -> dict[str, Any]:
     return {"restarts": "allow", "dind": {"containers": [NAME], **dind_keys}}
+
+
+def unsettled(node: Node, *paths: str) -> Before:
+    """The host before a fault, whose one container comes and goes: what runs is not looked at."""
+    return replace(Before.of(node, scenarios.DAEMON, UNIT, DROPIN, *paths), running=None)
 
 
 def storage_codes(ran: Ran, node: Node) -> list[str]:
@@ -224,14 +231,18 @@ def test_a_daemon_that_does_not_come_up_is_put_back(node: Node, lab: Lab) -> Non
     start(node, unit_text(command="dockerd --storage-driver=overlay2 --no-such-flag"))
     wait_for("the inner dockerd dies", lambda: "no-such-flag" in logs(node), 60.0)
     node.sh("rm -rf /srv/dind")  # of an earlier test, whose container may have held it until now
-    wanted = dind_wanted(driver="overlay2")
-    ran = mend(lab, Target(node, wanted=wanted))
-    assert ran.rc == 4, ran.said
-    assert ran.statuses(node) == {str(Component.STORAGE): "put_back"}
-    assert "gives no answer" in ran.change(node, Component.STORAGE)["detail"]
-    assert not node.exists(f"{UNIT}.d")
-    assert not node.exists("/srv/dind")
-    assert "/srv/dind" not in node.show("edge.service", "ExecStart")
+    target = Target(node, wanted=dind_wanted(driver="overlay2"))
+    with fault("daemon that does not come up"):
+        before = unsettled(node)
+        ran = mend(lab, target)
+        assert ran.rc == 4, ran.said
+        assert ran.statuses(node) == {str(Component.STORAGE): "put_back"}
+        assert "gives no answer" in ran.change(node, Component.STORAGE)["detail"]
+        assert not node.exists(f"{UNIT}.d")
+        assert not node.exists("/srv/dind")
+        assert "/srv/dind" not in node.show("edge.service", "ExecStart")
+        before.check()
+        before.check_ran(ran)
 
 
 # dockerd's setting up of a published port takes as long as /run/slow is there, and says that it has begun.
@@ -256,7 +267,7 @@ def docker_call(url, method="GET", timeout=10):
 """
 
 
-def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node) -> None:
+def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node, lab: Lab) -> None:
     """`docker run` is killed while its start is under way: dockerd goes on, and makes the folder of the undone drop-in."""
     node.sh("mv /usr/sbin/iptables /usr/sbin/iptables.real")
     try:
@@ -268,13 +279,18 @@ def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node) -> No
         )  # the client ignores SIGTERM here
         wait_for("the inner dockerd dies", lambda: "no-such-flag" in logs(node), 60.0)
         data = planned(node, Component.STORAGE, "run", dind_wanted(driver="overlay2"))
-        result = result_of(carry_out(node, data, UNPROVEN))
-        assert result["status"] == "put_back", result
-        assert result["detail"] == "not proven"
-        mounts = ["docker", "ps", "-a", "-q", "--filter", "volume=/srv/dind/edge"]
-        wait_for("the start that was under way is over", lambda: node.run(mounts).stdout == "", 60.0)
-        assert not node.exists("/srv/dind")
-        assert not node.exists(f"{UNIT}.d")
+        with fault("proof that fails"):
+            before = unsettled(node)
+            result = result_of(carry_out(node, data, UNPROVEN))
+            assert result["status"] == "put_back", result
+            assert result["detail"] == "not proven"
+            mounts = ["docker", "ps", "-a", "-q", "--filter", "volume=/srv/dind/edge"]
+            wait_for("the start that was under way is over", lambda: node.run(mounts).stdout == "", 60.0)
+            assert not node.exists("/srv/dind")
+            assert not node.exists(f"{UNIT}.d")
+            before.check()
+            # Nothing is wanted of the inner daemon: it has another fault, and a mend of it would take its time again.
+            before.check_next(lab, node)
         now = node.run(["date", "+%s"]).stdout.strip()
         wait_for("the unit runs its daemon", lambda: "no-such-flag" in logs(node, f"@{now}"), 60.0)
     finally:
@@ -307,13 +323,17 @@ def test_the_outer_switch_is_refused_done_and_put_back(outer: Node, lab: Lab) ->
     assert (outer.read(scenarios.DAEMON), outer.main_pid("docker.service")) == (before, pid)
 
     opted = {**wanted, "allow_storage_switch": True}
-    back = mend(lab, Target(outer, wanted=opted))  # overlay2 on overlay: dockerd does not start with it
-    assert back.rc == 4, back.said
-    assert back.statuses(outer) == {str(Component.DOCKER_STORAGE): "put_back"}
-    assert "driver not supported: overlay2" in back.change(outer, Component.DOCKER_STORAGE)["detail"]
-    assert outer.read(scenarios.DAEMON) == before
-    assert outer.is_active("docker.service")
-    assert image_names(outer) == ["base:1"]
+    with fault("dockerd that refuses the file"):
+        seen = Before.of(outer, scenarios.DAEMON)
+        back = mend(lab, Target(outer, wanted=opted))  # overlay2 on overlay: dockerd does not start with it
+        assert back.rc == 4, back.said
+        assert back.statuses(outer) == {str(Component.DOCKER_STORAGE): "put_back"}
+        assert "driver not supported: overlay2" in back.change(outer, Component.DOCKER_STORAGE)["detail"]
+        assert outer.read(scenarios.DAEMON) == before
+        assert outer.is_active("docker.service")
+        assert image_names(outer) == ["base:1"]
+        seen.check()
+        seen.check_ran(back)
 
     outer.sh("mknod -m 666 /dev/fuse c 10 229")
     opted["docker"] = {"storage_driver": "fuse-overlayfs"}

@@ -15,6 +15,7 @@ from rules.finding import Component
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of, start
+from tests.nodes.faults import PATHS, Before, Sight, fault, healed, look
 from tests.nodes.lab import Entry, Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -119,19 +120,22 @@ def test_what_only_a_person_can_mend_is_named_and_left(lab: Lab, boot: Boot, wel
     bad = BAD[name]
     node = boot("trixie", bad.scenario)
     bad.mess(node)
-    before = Beside(node)
-    audited, mended = both(lab, well, node)
-    assert (audited.rc, mended.rc) == (3, 3), mended.said
-    for ran in (audited, mended):
-        finding = ran.finding(node, bad.code)
-        text = json.dumps(finding, ensure_ascii=False)
-        assert bad.words in text
-        assert bad.file in text
-        assert finding["mends"] is None
-        assert node.name in ran.stdout
-        assert bad.code in ran.stdout
-    assert mended.host(node)["changes"] == []
-    before.check()
+    with fault("host that only a person can mend"):
+        before, seen = Beside(node), Before.of(node, *PATHS)
+        audited, mended = both(lab, well, node)
+        assert (audited.rc, mended.rc) == (3, 3), mended.said
+        for ran in (audited, mended):
+            finding = ran.finding(node, bad.code)
+            text = json.dumps(finding, ensure_ascii=False)
+            assert bad.words in text
+            assert bad.file in text
+            assert finding["mends"] is None
+            assert node.name in ran.stdout
+            assert bad.code in ran.stdout
+        assert mended.host(node)["changes"] == []
+        before.check()
+        seen.check(name)
+        seen.check_ran(mended, name)
 
 
 def test_host_without_docker_is_mended_without_it(lab: Lab, boot: Boot, well: Beside) -> None:
@@ -148,88 +152,106 @@ def test_host_without_docker_is_mended_without_it(lab: Lab, boot: Boot, well: Be
 
 def test_sudo_that_asks_for_a_password(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "report_002")
-    before = Beside(node)
-    for ran in both(lab, well, Target(node, "nosudo", sudo=True)):
-        assert ran.rc == 1
-        assert "password is required" in ran.host(node)["error"]
-        assert f"[{node.name}]" in ran.stderr
-    before.check()
+    with healed("no way in", lab, node):
+        before = Beside(node)
+        for ran in both(lab, well, Target(node, "nosudo", sudo=True)):
+            assert ran.rc == 1
+            assert "password is required" in ran.host(node)["error"]
+            assert f"[{node.name}]" in ran.stderr
+        before.check()
 
 
 def test_without_root_what_was_not_read_is_unknown(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "healthy")
     node.sh("chmod 0600 /etc/docker/daemon.json")
-    before = Beside(node)
-    for ran in both(lab, well, Target(node, "nosudo", sudo=False)):
-        assert ran.rc == 1, ran.said
-        assert "GM001" in ran.codes(node, "unknown")
-        assert "uid 1001" in ran.finding(node, "GM001")["summary"]
-        assert ran.host(node)["status"] == "not known"
-    before.check()
+    with healed("no way in", lab, node):
+        before = Beside(node)
+        for ran in both(lab, well, Target(node, "nosudo", sudo=False)):
+            assert ran.rc == 1, ran.said
+            assert "GM001" in ran.codes(node, "unknown")
+            assert "uid 1001" in ran.finding(node, "GM001")["summary"]
+            assert ran.host(node)["status"] == "not known"
+        before.check()
 
 
 def test_without_root_nothing_is_changed(lab: Lab, boot: Boot, well: Beside) -> None:
     """What is seen to be wrong even so is not mended half: the host says that it takes root."""
     node = boot("trixie", "report_002")
-    before = Beside(node)
-    _, mended = both(lab, well, Target(node, "nosudo", sudo=False))
-    assert mended.rc in (1, 4), mended.said
-    assert "GM001" in mended.codes(node, "unknown")
-    assert all(change["status"] == "refused" for change in mended.host(node)["changes"])
-    assert all("root is needed" in change["detail"] for change in mended.host(node)["changes"])
-    before.check()
+    with healed("no way in", lab, node):
+        before = Beside(node)
+        _, mended = both(lab, well, Target(node, "nosudo", sudo=False))
+        assert mended.rc in (1, 4), mended.said
+        assert "GM001" in mended.codes(node, "unknown")
+        assert all(change["status"] == "refused" for change in mended.host(node)["changes"])
+        assert all("root is needed" in change["detail"] for change in mended.host(node)["changes"])
+        before.check()
 
 
 def test_host_without_python(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "report_002")
-    before = Beside(node)
-    node.sh("mv /usr/bin/python3 /usr/bin/python3.away")
-    for ran in both(lab, well, node):
-        assert ran.rc == 1
-        assert ran.host(node)["error"] == "no python3 on this host"
-    node.sh("mv /usr/bin/python3.away /usr/bin/python3")
-    before.check()
+    with healed("no way in", lab, node):
+        before = Beside(node)
+        node.sh("mv /usr/bin/python3 /usr/bin/python3.away")
+        for ran in both(lab, well, node):
+            assert ran.rc == 1
+            assert ran.host(node)["error"] == "no python3 on this host"
+        node.sh("mv /usr/bin/python3.away /usr/bin/python3")  # the look at the host needs it, too
+        before.check()
 
 
 def test_host_that_is_not_there(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", None)
-    node.stop()
-    for ran in both(lab, well, Target(node, connect_timeout=2)):
-        assert ran.rc == 1
-        assert "could not be reached" in ran.host(node)["error"]
-        assert node.name in ran.stdout
+    node = boot("trixie", "healthy")
+    with healed("host that goes away", lab, node):
+        node.halt()
+        for ran in both(lab, well, Target(node, connect_timeout=2)):
+            assert ran.rc == 1
+            assert "could not be reached" in ran.host(node)["error"]
+            assert node.name in ran.stdout
+        node.start()
 
 
 def test_host_that_vanishes_while_it_is_read(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "healthy")
-    toolkit.configure(node, faults=["nvidia-ctk hangs"])
-    running = start(lab, node, well.node)
-    wait_for("the probe is at work", lambda: runs(node, "nvidia-ctk"))
-    node.stop()
-    ran = running.finish()
-    assert ran.rc == 1, ran.said
-    assert ran.host(node)["error"]
-    assert ran.seconds < 60
-    unharmed(ran, well)
+    with healed("host that goes away", lab, node):
+        toolkit.configure(node, faults=["nvidia-ctk hangs"])
+        running = start(lab, node, well.node)
+        wait_for("the probe is at work", lambda: runs(node, "nvidia-ctk"))
+        node.halt()
+        ran = running.finish()
+        assert ran.rc == 1, ran.said
+        assert ran.host(node)["error"]
+        assert ran.seconds < 60
+        unharmed(ran, well)
+        node.start()
+        toolkit.configure(node)
 
 
 def test_host_that_vanishes_while_it_is_mended(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "healthy")
     scenarios.write_daemon(node, UNTOLD)
-    hold_docker(node)
-    running = start(lab, node, well.node)
-    wait_for("dockerd is being restarted", lambda: node.show("docker", "ActiveState") == "activating", 60.0)
-    # Nothing answers any more, and nothing says so: only the silence tells.
-    node.sh("iptables -I INPUT -i host0 -j DROP; iptables -I OUTPUT -o host0 -j DROP")
-    ran = running.finish()
-    node.sh(
-        "iptables -F INPUT; iptables -F OUTPUT"
-    )  # sockets that wait for an answer would keep the interface
-    assert ran.rc == 5, ran.said
-    assert ran.statuses(node) == {Component.DOCKER: "lost"}
-    assert "audit it again" in ran.change(node, Component.DOCKER)["detail"]
-    assert ran.seconds < 90
-    unharmed(ran, well)
+    plan = planned(node, Component.DOCKER, "run")
+    with healed("lost connection", lab, node, plans=[plan]):
+        hold_docker(node)
+        running = start(lab, node, well.node)
+        wait_for(
+            "dockerd is being restarted", lambda: node.show("docker", "ActiveState") == "activating", 60.0
+        )
+        # Nothing answers any more, and nothing says so: only the silence tells.
+        node.sh("iptables -I INPUT -i host0 -j DROP; iptables -I OUTPUT -o host0 -j DROP")
+        ran = running.finish()
+        node.sh("iptables -F INPUT; iptables -F OUTPUT")
+        assert ran.rc == 5, ran.said
+        assert ran.statuses(node) == {Component.DOCKER: "lost"}
+        assert "audit it again" in ran.change(node, Component.DOCKER)["detail"]
+        assert ran.seconds < 90
+        unharmed(ran, well)
+        node.sh("echo go >/run/gate; rm /run/gate /etc/systemd/system/docker.service.d/gate.conf")
+        wait_for("the transaction has ended", lambda: ended(look(node)), 60.0)
+        node.sh("systemctl daemon-reload")
+
+
+def ended(seen: Sight) -> bool:
+    return seen.states() == ["done"] and not seen.locked
 
 
 def runs(node: Node, program: str) -> bool:
@@ -251,57 +273,64 @@ def hold_docker(node: Node) -> None:
 
 def test_read_only_etc(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "report_002")
-    node.sh("mount --bind /etc /etc; mount -o remount,bind,ro /etc")
-    before = Beside(node)
-    audited, mended = both(lab, well, node)
-    assert (audited.rc, mended.rc) == (3, 4), mended.said
-    assert set(mended.statuses(node).values()) == {"refused"}
-    assert "/etc is mounted read-only" in mended.stdout
-    before.check()
+    with healed("EROFS", lab, node, heal=lambda: node.sh("umount /etc")):
+        node.sh("mount --bind /etc /etc; mount -o remount,bind,ro /etc")
+        before = Beside(node)
+        audited, mended = both(lab, well, node)
+        assert (audited.rc, mended.rc) == (3, 4), mended.said
+        assert set(mended.statuses(node).values()) == {"refused"}
+        assert "/etc is mounted read-only" in mended.stdout
+        before.check()
 
 
 @pytest.mark.parametrize("folder", ["/etc/docker", "/var/lib/gpumend"])
 def test_full_disk(lab: Lab, boot: Boot, well: Beside, folder: str) -> None:
     node = boot("trixie", "healthy")
     scenarios.write_daemon(node, UNTOLD)
-    node.sh(
-        """
-        mkdir -p "$1"; cp -a "$1" /root/kept; mount -t tmpfs -o size=2M,mode=0700 tmpfs "$1"; cp -a /root/kept/. "$1"
-        dd if=/dev/zero of="$1/filler" bs=1M 2>/dev/null || true
-        """,
-        folder,
-    )
-    before = Beside(node)
-    audited, mended = both(lab, well, node)
-    assert (audited.rc, mended.rc) == (3, 4), mended.said
-    assert mended.change(node, Component.DOCKER)["status"] == "refused"
-    assert f"no space left in {folder}" in mended.change(node, Component.DOCKER)["detail"]
-    before.check()
+    with healed("full disk", lab, node, heal=lambda: node.sh('rm "$1/filler"', folder)):
+        node.sh(
+            """
+            mkdir -p "$1"; cp -a "$1" /root/kept
+            mount -t tmpfs -o size=2M,mode=0700 tmpfs "$1"; cp -a /root/kept/. "$1"
+            dd if=/dev/zero of="$1/filler" bs=1M 2>/dev/null || true
+            """,
+            folder,
+        )
+        before = Beside(node)
+        audited, mended = both(lab, well, node)
+        assert (audited.rc, mended.rc) == (3, 4), mended.said
+        assert mended.change(node, Component.DOCKER)["status"] == "refused"
+        assert f"no space left in {folder}" in mended.change(node, Component.DOCKER)["detail"]
+        before.check()
 
 
 @pytest.mark.parametrize("folder", ["/etc/nvidia-container-runtime", "/var/lib/gpumend"])
-def test_disk_without_inodes(boot: Boot, folder: str) -> None:
+def test_disk_without_inodes(lab: Lab, boot: Boot, folder: str) -> None:
     """There are bytes left, but one file too few: found only while at work, with every number of files to spare."""
     node = boot("trixie", "healthy")
     node.sh(
         """sed -i 's/^mode = .*/mode = "auto"/' "$1"; mkdir -p "$2"; cp -a "$2" /root/kept""", CONFIG, folder
     )
     data = planned(node, Component.TOOLKIT, "run")
-    old = node.read(CONFIG)
+    before, old = Before.of(node, *PATHS).would_be(data), node.read(CONFIG)
     mount = 'mount -t tmpfs -o "nr_inodes=$2,size=8M" tmpfs "$1"; cp -a /root/kept/. "$1"'
-    ended = []
+    ended: list[str] = []
     for inodes in range(2, 40):
         if node.sh(mount, folder, str(inodes), check=False).returncode == 0:
-            result = result_of(carry_out(node, data))
-            ended.append(result["status"])
-            if result["status"] == "changed":
-                assert node.read(CONFIG) != old
-            else:
-                assert (result["status"], node.read(CONFIG)) == ("refused", old)
-                assert "No space left on device" in result["detail"]
-                assert node.sh('find "$1" /etc -name "*.gpumend*"', folder).stdout == ""
-                assert node.sh('find "$1" -name journal.json', folder).stdout == ""
-        node.sh('umount "$1" 2>/dev/null || true', folder)
+            with fault("full disk"):
+                result = result_of(carry_out(node, data))
+                seen = before.check(f"{inodes} inodes")
+                assert (seen.files == before.old) == (result["status"] == "refused"), result
+                if result["status"] != "changed":
+                    assert "No space left on device" in result["detail"]
+                    assert (seen.beside, seen.journals) == ((), ())
+                    assert node.sh('find "$1" /etc -name "*.gpumend*"', folder).stdout == ""
+                if result["status"] not in ended:
+                    node.sh('mount -o remount,nr_inodes=1000 "$1"', folder)
+                    assert before.check_next(lab, node).rc == 0
+                ended.append(result["status"])
+            node.write(CONFIG, old)
+        node.sh('umount "$1" 2>/dev/null || true; rm -rf /var/lib/gpumend/*', folder)
         if ended[-1:] == ["changed"]:
             break
     assert ended[-1] == "changed"
@@ -324,44 +353,55 @@ def wrap(node: Node, program: str, when: str, do: str) -> None:
     node.write(program, WRAPPED.format(when=when, do=do, real=f"{program}.real"), 0o755)
 
 
+def unwrap(node: Node, program: str) -> None:
+    """The program is itself again."""
+    node.sh('mv "$1.real" "$1"', program)
+
+
+TOOL = "tool that fails, hangs or lies"
+
+
 def test_nvidia_ctk_that_fails_leaves_unknown(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "healthy")
     node.sh("rm /etc/cdi/nvidia.yaml")
-    toolkit.configure(node, faults=["nvidia-ctk fails"])
-    before = Beside(node)
-    for ran in both(lab, well, node):
-        assert ran.rc == 1, ran.said
-        assert "told to fail" in json.dumps(ran.host(node)["findings"])
-        assert ran.codes(node, "unknown")
-    before.check()
+    with healed(TOOL, lab, node, heal=lambda: toolkit.configure(node)):
+        toolkit.configure(node, faults=["nvidia-ctk fails"])
+        before = Beside(node)
+        for ran in both(lab, well, node):
+            assert ran.rc == 1, ran.said
+            assert "told to fail" in json.dumps(ran.host(node)["findings"])
+            assert ran.codes(node, "unknown")
+        before.check()
 
 
 def test_nvidia_ctk_that_hangs_does_not_hang_the_run(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot("trixie", "healthy")
     node.sh("rm /etc/cdi/nvidia.yaml")
-    toolkit.configure(node, faults=["nvidia-ctk hangs"])
-    before = Beside(node)
-    ran = audit(lab, node, well.node)
-    assert ran.rc == 1, ran.said
-    assert ran.seconds < 30
-    assert "no answer within" in json.dumps(ran.host(node)["findings"])
-    assert not runs(node, "nvidia-ctk")
-    unharmed(ran, well)
-    before.check()
+    with healed(TOOL, lab, node, heal=lambda: toolkit.configure(node)):
+        toolkit.configure(node, faults=["nvidia-ctk hangs"])
+        before = Beside(node)
+        ran = audit(lab, node, well.node)
+        assert ran.rc == 1, ran.said
+        assert ran.seconds < 30
+        assert "no answer within" in json.dumps(ran.host(node)["findings"])
+        assert not runs(node, "nvidia-ctk")
+        unharmed(ran, well)
+        before.check()
 
 
 def test_spec_that_cannot_be_generated(lab: Lab, boot: Boot, well: Beside) -> None:
     """nvidia-ctk answers, and fails at its work: what was there stays, and its words are told."""
     node = boot("trixie", "stale_spec")
-    wrap(node, "/usr/bin/nvidia-ctk", "cdi\\ generate", "echo 'no luck today' >&2; exit 1")
-    before = Beside(node)
-    audited, mended = both(lab, well, node)
-    assert (audited.rc, mended.rc) == (3, 4), mended.said
-    assert mended.change(node, Component.CDI)["status"] == "refused"
-    assert mended.change(node, Component.CDI)["detail"].endswith("no luck today")
-    assert "GM304" in mended.codes(node)
-    before.tree.pop("/var/lib/gpumend", None)
-    assert {path for path in tree(node) if not path.startswith("/var/lib/gpumend")} == set(before.tree)
+    with healed(TOOL, lab, node, heal=lambda: unwrap(node, "/usr/bin/nvidia-ctk")):
+        wrap(node, "/usr/bin/nvidia-ctk", "cdi\\ generate", "echo 'no luck today' >&2; exit 1")
+        before = Beside(node)
+        audited, mended = both(lab, well, node)
+        assert (audited.rc, mended.rc) == (3, 4), mended.said
+        assert mended.change(node, Component.CDI)["status"] == "refused"
+        assert mended.change(node, Component.CDI)["detail"].endswith("no luck today")
+        assert "GM304" in mended.codes(node)
+        before.tree.pop("/var/lib/gpumend", None)
+        assert {path for path in tree(node) if not path.startswith("/var/lib/gpumend")} == set(before.tree)
 
 
 @pytest.mark.parametrize(
@@ -376,21 +416,22 @@ def test_spec_that_cannot_be_generated(lab: Lab, boot: Boot, well: Beside) -> No
     ],
     ids=["hangs", "writes nothing", "writes what is not true"],
 )
-def test_spec_that_is_not_fit_is_not_taken(boot: Boot, made: str, words: str) -> None:
+def test_spec_that_is_not_fit_is_not_taken(lab: Lab, boot: Boot, made: str, words: str) -> None:
     node = boot("trixie", "healthy")
     node.sh("rm -r /etc/cdi")
     data = planned(node, Component.CDI, "run")
-    wrap(
-        node,
-        "/usr/bin/nvidia-ctk",
-        "cdi\\ generate",
-        made if made.startswith(("sleep", "echo")) else f"{made}; exit",
-    )
-    result = result_of(carry_out(node, data, "COMMAND_TIMEOUT = 1"))
-    assert result["status"] == "refused", result
-    assert words in result["detail"] or "no answer within 1 s" in result["detail"]
-    assert not node.exists("/etc/cdi")
-    assert not runs(node, "sleep 4711")
+    with healed(TOOL, lab, node, heal=lambda: unwrap(node, "/usr/bin/nvidia-ctk")):
+        wrap(
+            node,
+            "/usr/bin/nvidia-ctk",
+            "cdi\\ generate",
+            made if made.startswith(("sleep", "echo")) else f"{made}; exit",
+        )
+        result = result_of(carry_out(node, data, "COMMAND_TIMEOUT = 1"))
+        assert result["status"] == "refused", result
+        assert words in result["detail"] or "no answer within 1 s" in result["detail"]
+        assert not node.exists("/etc/cdi")
+        assert not runs(node, "sleep 4711")
 
 
 # -- A. two at once ----------------------------------------------------------------------------------------------
@@ -398,41 +439,48 @@ def test_spec_that_is_not_fit_is_not_taken(boot: Boot, made: str, words: str) ->
 
 def test_two_runs_at_once_on_one_host(lab: Lab, boot: Boot) -> None:
     node = boot("trixie", "report_002")
-    before = starts(node)
-    runs_ = [start(lab, node), start(lab, node)]
-    ended = [running.finish() for running in runs_]
-    for ran in ended:
-        assert ran.rc == 0, ran.said
-        assert set(ran.statuses(node).values()) <= {"changed", "unchanged"}
-    assert starts(node) - before == 1
-    done = [
-        ran.statuses(node).get(component) for ran in ended for component in (Component.CDI, Component.DOCKER)
-    ]
-    assert done.count("changed") == 2
-    settings = json.loads(node.read(DAEMON_JSON))
-    assert settings["runtimes"]["nvidia"] == scenarios.RUNTIME
-    assert settings["features"] == {"buildkit": True, "cdi": True}
-    assert audit(lab, node).rc == 0
+    before, seen = starts(node), Before.of(node, CONFIG, DAEMON_JSON)
+    seen = seen.would_be(*(planned(node, each, "run") for each in (Component.TOOLKIT, Component.DOCKER)))
+    with fault("two controllers"):
+        runs_ = [start(lab, node), start(lab, node)]
+        ended = [running.finish() for running in runs_]
+        for ran in ended:
+            assert ran.rc == 0, ran.said
+            assert set(ran.statuses(node).values()) <= {"changed", "unchanged"}
+        assert starts(node) - before == 1
+        done = [
+            ran.statuses(node).get(component)
+            for ran in ended
+            for component in (Component.CDI, Component.DOCKER)
+        ]
+        assert done.count("changed") == 2
+        settings = json.loads(node.read(DAEMON_JSON))
+        assert settings["runtimes"]["nvidia"] == scenarios.RUNTIME
+        assert settings["features"] == {"buildkit": True, "cdi": True}
+        seen.check()
+        again = seen.check_next(lab, node)
+        assert (again.rc, again.statuses(node)) == (0, {}), again.said
 
 
-def test_host_that_is_locked_says_by_whom(boot: Boot) -> None:
+def test_host_that_is_locked_says_by_whom(lab: Lab, boot: Boot) -> None:
     node = boot("trixie", "healthy")
     node.sh("""sed -i 's/^mode = .*/mode = "auto"/' "$1" """, CONFIG)
     data = planned(node, Component.TOOLKIT, "run") | {"lock_wait": 0}
-    node.sh("echo 'alice@desk, run 7' >/run/gpumend.lock; chmod 600 /run/gpumend.lock")
-    node.sh("setsid -f flock /run/gpumend.lock sleep 4712 >/dev/null 2>&1")
-    wait_for(
-        "locked", lambda: node.run(["flock", "-n", "/run/gpumend.lock", "true"], check=False).returncode == 1
-    )
-    before = Beside(node)
-    result = result_of(carry_out(node, data))
-    assert result == {"status": "refused", "detail": "another run holds the lock: alice@desk, run 7"}
-    before.check()
-    node.run(["pkill", "-f", "sleep 4712"])
-    assert result_of(carry_out(node, data))["status"] == "changed"
+    with healed("two controllers", lab, node):
+        node.sh("echo 'alice@desk, run 7' >/run/gpumend.lock; chmod 600 /run/gpumend.lock")
+        node.sh("setsid -f flock /run/gpumend.lock sleep 4712 >/dev/null 2>&1")
+        wait_for("locked", lambda: look(node).locked)
+        before = Beside(node)
+        result = result_of(carry_out(node, data))
+        assert result == {"status": "refused", "detail": "another run holds the lock: alice@desk, run 7"}
+        before.check()
+        node.run(["pkill", "-f", "sleep 4712"])  # theirs alone: whether we left one is what is looked at now
 
 
 # -- B. changes whose proof fails ----------------------------------------------------------------------------------
+
+
+REFUSED = "dockerd that refuses the file"
 
 
 def test_validator_that_refuses(lab: Lab, boot: Boot, well: Beside) -> None:
@@ -440,13 +488,16 @@ def test_validator_that_refuses(lab: Lab, boot: Boot, well: Beside) -> None:
     # dockerd runs with what it read before this directive came; it would refuse it at its next start.
     scenarios.write_daemon(node, UNTOLD)
     node.write(DAEMON_JSON, '{\n  "log-driver": "json-file",\n  "bogus": 1\n}\n')
-    before = Beside(node)
-    _, mended = both(lab, well, node)
-    assert mended.rc == 4, mended.said
-    change = mended.change(node, Component.DOCKER)
-    assert change["status"] == "refused"
-    assert "dockerd refuses the new /etc/docker/daemon.json" in change["detail"]
-    assert "bogus" in change["detail"]
+    before, seen = Beside(node), Before.of(node, *PATHS)
+    with fault(REFUSED):
+        _, mended = both(lab, well, node)
+        assert mended.rc == 4, mended.said
+        change = mended.change(node, Component.DOCKER)
+        assert change["status"] == "refused"
+        assert "dockerd refuses the new /etc/docker/daemon.json" in change["detail"]
+        assert "bogus" in change["detail"]
+        seen.check()
+        seen.check_ran(mended)
     now = tree(node)
     before.tree["/etc/docker"] = now["/etc/docker"]  # a staged file came and went
     for path in [path for path in now if path.startswith("/var/lib/gpumend")]:
@@ -468,19 +519,19 @@ def test_dockerd_that_will_not_start_again_at_all(lab: Lab, boot: Boot, well: Be
     flags = "/etc/systemd/system/docker.service.d/flags.conf"
     node.write(flags, "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --no-such-flag\n")
     node.sh("systemctl daemon-reload")
-    mended = mend(lab, node, well.node)
-    assert mended.rc == 5, mended.said
-    change = mended.change(node, Component.DOCKER)
-    assert change["status"] == "broken"
-    assert "; then: systemctl restart docker.service" in change["detail"]
-    assert "no-such-flag" in change["detail"]
-    assert "NOT put back" in mended.stdout
-    assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
-    assert list_gpumend(node) == []
-    unharmed(mended, well)
-    node.sh('rm "$1"; systemctl daemon-reload', flags)
-    node.restart("docker")
-    assert mend(lab, node).rc == 0
+    with healed(REFUSED, lab, node):
+        mended = mend(lab, node, well.node)
+        assert mended.rc == 5, mended.said
+        change = mended.change(node, Component.DOCKER)
+        assert change["status"] == "broken"
+        assert "; then: the files are as before, but systemctl restart docker.service" in change["detail"]
+        assert "no-such-flag" in change["detail"]
+        assert "NOT put back" in mended.stdout
+        assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
+        assert list_gpumend(node) == []
+        unharmed(mended, well)
+        node.sh('rm "$1"; systemctl daemon-reload', flags)
+        node.restart("docker")
 
 
 def test_runtime_by_flag_and_by_file(lab: Lab, boot: Boot) -> None:
@@ -517,15 +568,23 @@ def test_dockerd_that_will_not_start_with_the_runtime(lab: Lab, boot: Boot) -> N
         "grep -q nvidia-container-runtime /etc/docker/daemon.json && exit 1",
     )
     old, file = node.read(DAEMON_JSON), inode(node, DAEMON_JSON)
-    ran = mend(lab, Target(node, wanted={"restarts": "allow"}))
-    assert ran.rc == 4, ran.said
-    assert ran.change(node, Component.DOCKER)["status"] == "put_back"
-    assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
-    assert node.is_active("docker")
-    assert running(node) == ["trainer"]
+    target = Target(node, wanted={"restarts": "allow"})
+
+    def heal() -> None:
+        unwrap(node, "/usr/sbin/dockerd")
+        node.restart("docker")  # the process has the name by which a dockerd is known
+        node.run(["docker", "start", "trainer"])
+
+    with healed(REFUSED, lab, target, heal):
+        ran = mend(lab, target)
+        assert ran.rc == 4, ran.said
+        assert ran.change(node, Component.DOCKER)["status"] == "put_back"
+        assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
+        assert node.is_active("docker")
+        assert running(node) == ["trainer"]
 
 
-def test_old_dockerd_that_does_not_take_the_reload(boot: Boot) -> None:
+def test_old_dockerd_that_does_not_take_the_reload(lab: Lab, boot: Boot) -> None:
     """Docker 20.10 cannot validate: it is told, does not take the file, and the old bytes come back."""
     node = boot("bookworm", "healthy")
     scenarios.write_daemon(node, UNTOLD)
@@ -533,10 +592,11 @@ def test_old_dockerd_that_does_not_take_the_reload(boot: Boot) -> None:
     data = planned(node, Component.DOCKER, "run")
     assert (data["validate"], data["service"][1]) == ([], "reload")
     old, file, pid = node.read(DAEMON_JSON), inode(node, DAEMON_JSON), node.main_pid("docker")
-    result = result_of(carry_out(node, data, "PROOF_TIMEOUT = 2"))
-    assert result == {"status": "put_back", "detail": "`docker info` shows no Runtimes.nvidia"}
-    assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
-    assert node.main_pid("docker") == pid
+    with healed(REFUSED, lab, node, heal=lambda: node.write(DAEMON_JSON, UNTOLD)):
+        result = result_of(carry_out(node, data, "PROOF_TIMEOUT = 2"))
+        assert result == {"status": "put_back", "detail": "`docker info` shows no Runtimes.nvidia"}
+        assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
+        assert node.main_pid("docker") == pid
 
 
 # -- E. promises --------------------------------------------------------------------------------------------------

@@ -98,6 +98,36 @@ def test_files_and_trees(boot: Boot) -> None:
     assert not node.exists("/etc/nothing")
 
 
+IDENTITY = ("/machine-id", "/hostname", "/hosts", "/ssh_host_")
+
+
+def test_node_with_a_copied_disk_is_as_one_that_was_made(lab: Lab, boot: Boot) -> None:
+    """Files, images and what runs are the same; name, address and keys are its own."""
+    made = boot("trixie", None)
+    scenarios.apply(made, "healthy", "1.18.2")
+    disk = lab.slot.folder / "copied"
+    made.save(disk)
+    copied = lab.boot("trixie", disk=disk)
+    try:
+        state = []
+        for node in (made, copied):
+            tree = {path: entry[:4] for path, entry in node.tree("/etc", "/usr/bin", "/var/run/cdi").items()}
+            images_ = node.run(["docker", "images", "--no-trunc", "-q"]).stdout
+            info = node.run(
+                ["docker", "info", "-f", "{{.Driver}} {{json .Runtimes}} {{json .CDISpecDirs}}"]
+            ).stdout
+            own = {path for path in tree if any(word in path for word in IDENTITY)}
+            state.append(({path: tree[path] for path in tree.keys() - own}, images_, info))
+            assert sees_gpu(node, *BY_RUNTIME) and sees_gpu(node, "--device", "nvidia.com/gpu=all")
+            assert ssh(lab, node.name, "hostname").stdout == f"{node.name}\n"
+        assert {path for path in state[0][0] if state[0][0][path] != state[1][0].get(path)} == set()
+        assert state[0] == state[1]
+        assert made.read("/etc/machine-id") != copied.read("/etc/machine-id")
+        assert made.is_active("docker.service") and made.is_active("docker.socket")
+    finally:
+        copied.stop()
+
+
 def test_restart_and_reload_are_told_apart(boot: Boot) -> None:
     node = boot("trixie", None)
     pid, since = node.main_pid("docker"), node.start_time("docker")

@@ -8,6 +8,7 @@ from rules.finding import Component
 from tests.nodes import scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, audit, mend
+from tests.nodes.faults import healed
 from tests.nodes.images import import_python_image
 from tests.nodes.lab import Lab, Node
 from tests.nodes.toolkit import CONFIG
@@ -125,12 +126,13 @@ def test_proof_in_a_container_calls_cuinit(boot: Boot, lab: Lab) -> None:
 
 def test_a_failed_proof_in_a_container_undoes_the_whole_run(boot: Boot, lab: Lab) -> None:
     node = boot("trixie", scenario="report_002")
-    before = {path: node.read(path) for path in (CONFIG, scenarios.DAEMON)}
     wanted = {"prove": {"image": "base:1", "command": ["false"]}}
-    done = mend(lab, Target(node, wanted=wanted))
-    assert done.rc == 4, done.said
-    assert {path: node.read(path) for path in before} == before
-    assert node.is_active("docker.service")
+    with healed("proof that fails", lab, node):
+        before = {path: node.read(path) for path in (CONFIG, scenarios.DAEMON)}
+        done = mend(lab, Target(node, wanted=wanted))
+        assert done.rc == 4, done.said
+        assert {path: node.read(path) for path in before} == before
+        assert node.is_active("docker.service")
 
 
 STALE = [

@@ -13,6 +13,7 @@ import pytest
 from tests.nodes import gpu
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
+from tests.nodes.faults import PATHS, Before, fault
 from tests.nodes.images import busybox_tar
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
@@ -96,19 +97,20 @@ def test_the_device_reaches_containers_of_every_engine_after_a_mend(boot: Boot, 
 def test_a_proof_that_fails_through_containerd_puts_all_back(boot: Boot, lab: Lab) -> None:
     node = boot("sid+pods")
     lend_image(node)
-    before = node.read("/etc/containerd/config.toml")
+    config = "/etc/containerd/config.toml"
     prove = {"image": "base:1", "command": ["/bin/false"], "engines": ["containerd"]}
-    failed = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": prove}))
-    assert failed.rc == 4, failed.said
-    assert failed.host(node)["proof"]["status"] == "put_back"
-    assert failed.host(node)["proof"]["detail"].startswith("containerd runtime: "), failed.said
-    assert node.read("/etc/containerd/config.toml") == before
-    lacking = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": {**prove, "image": "nosuch:1"}}))
-    assert lacking.rc == 4 and "containerd has no image nosuch:1" in lacking.host(node)["proof"]["detail"]
-    told = mend(
-        lab, Target(node, wanted={**ALL_ENGINES, "prove": {"image": "base:1", "command": ["/bin/true"]}})
-    )
-    assert told.rc == 0 and "containerd runtime" in told.host(node)["proof"]["detail"], told.said
+    with fault("proof that fails"):
+        before = Before.of(node, *PATHS, config)
+        failed = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": prove}))
+        assert failed.rc == 4, failed.said
+        assert failed.host(node)["proof"]["status"] == "put_back"
+        assert failed.host(node)["proof"]["detail"].startswith("containerd runtime: "), failed.said
+        assert before.check().files == before.old
+        lacking = mend(lab, Target(node, wanted={**ALL_ENGINES, "prove": {**prove, "image": "nosuch:1"}}))
+        assert lacking.rc == 4 and "containerd has no image nosuch:1" in lacking.host(node)["proof"]["detail"]
+        good = {**ALL_ENGINES, "prove": {"image": "base:1", "command": ["/bin/true"]}}
+        told = before.check_next(lab, Target(node, wanted=good))
+        assert told.rc == 0 and "containerd runtime" in told.host(node)["proof"]["detail"], told.said
 
 
 def test_a_spec_that_podman_is_too_old_for(boot: Boot, lab: Lab) -> None:

@@ -14,6 +14,7 @@ from tests.nodes import gpu, images, toolkit
 from tests.nodes.apt import Deb, serve
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
+from tests.nodes.faults import Before, fault
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 from tests.nodes.toolkit import CONFIG
@@ -202,12 +203,17 @@ def test_what_is_not_proven_is_put_back(node: Node, lab: Lab, was: str, debs: li
         apt_install(node, *(f"{name}={was}-1" for name in TOOLKIT))
         node.write(CONFIG, b"# ours\n" + node.read(CONFIG))
     before, config = packages(node), node.tree(CONFIG).get(CONFIG)
-    wanted = {"toolkit": {"install": True, "version": NEW}}
-    result = result_of(carry_out(node, planned(node, Component.PACKAGES, "20261123T000000Z-aaaa", wanted)))
-    assert result["status"] == "put_back" and words in result["detail"], result
-    assert packages(node) == before
-    assert node.tree(CONFIG).get(CONFIG) == config, "bytes, mode, owner and times"
-    assert node.exists("/usr/bin/nvidia-ctk") == bool(was)
+    with fault("proof that fails"):
+        seen = Before.of(node, CONFIG, DAEMON, SPEC)
+        ran = packages_alone(lab, node, version=NEW)
+        assert ran.rc == 4, ran.said
+        change = ran.change(node, Component.PACKAGES)
+        assert change["status"] == "put_back" and words in change["detail"], change
+        assert packages(node) == before
+        assert node.tree(CONFIG).get(CONFIG) == config, "bytes, mode, owner and times"
+        assert node.exists("/usr/bin/nvidia-ctk") == bool(was)
+        seen.check()
+        seen.check_ran(ran)
 
 
 def test_what_could_not_be_put_back_is_not_changed(node: Node) -> None:
@@ -226,16 +232,23 @@ def test_what_could_not_be_put_back_is_not_changed(node: Node) -> None:
 def test_a_run_that_was_killed_after_its_packages_came_is_put_back(node: Node, lab: Lab) -> None:
     serve(node, *toolkit.debs(NEW), update=False)
     before, run = packages(node), "20261123T000000Z-dead"
-    killed = carry_out(
-        node,
-        planned(node, Component.PACKAGES, run, INSTALL),
-        extra="def prove_toolkit(*_): os.kill(os.getpid(), signal.SIGKILL)",  # the next step; not part of the shipped program
-    )
-    assert killed.returncode != 0 and versions(node) == {f"{NEW}-1"}, "lists that were never fetched are"
-    journal = f"/var/lib/gpumend/runs/{run}/{Component.PACKAGES}/journal.json"
-    recover = {"verb": "recover", "journals": [journal], "run": run, "who": "test", "restarts": "idle"}
-    assert result_of(carry_out(node, recover))["status"] == "changed"
-    assert packages(node) == before and not node.exists(CONFIG)
+    data = planned(node, Component.PACKAGES, run, INSTALL)
+    with fault("kill -9"):
+        # The packages' own scripts write config.toml: neither old nor of bytes that anybody knew before.
+        seen = Before.of(node, DAEMON, SPEC)
+        killed = carry_out(
+            node,
+            data,
+            extra="def prove_toolkit(*_): os.kill(os.getpid(), signal.SIGKILL)",  # the next step; not part of the shipped program
+        )
+        assert killed.returncode != 0 and versions(node) == {f"{NEW}-1"}, "lists that were never fetched are"
+        seen.check()
+        journal = f"/var/lib/gpumend/runs/{run}/{Component.PACKAGES}/journal.json"
+        recover = {"verb": "recover", "journals": [journal], "run": run, "who": "test", "restarts": "idle"}
+        assert result_of(carry_out(node, recover))["status"] == "changed"
+        assert packages(node) == before and not node.exists(CONFIG)
+        seen.check_ran(packages_alone(lab, node))
+        assert versions(node) == {f"{NEW}-1"}
 
 
 def test_a_rollback_days_later_leaves_nothing_of_the_packages(node: Node) -> None:

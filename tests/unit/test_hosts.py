@@ -7,10 +7,15 @@ from pathlib import Path
 
 import paramiko
 import pytest
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+from pyinfra_cli.inventory import make_inventory_from_files
 
 from deploys.hosts import HostsError, line_of, parse
 from deploys.ssh import KnownHosts
 from facts.remote import AUDIT, SUDO
+from operations.run import layers
+from rules.wanted import merge
 
 GOOD = """\
 [defaults]
@@ -47,9 +52,48 @@ def test_hosts_groups_and_settings(tmp_path: Path) -> None:
     assert "_sudo" not in hosts["gpu2"]
     assert hosts["gpu2"]["ssh_port"] == 2222
     assert hosts["gpu2"]["gpumend"] == {"restarts": "allow"}
-    assert found.groups["training"] == (["gpu1"], {"gpumend": {"runtime": {"mode": "auto"}}})
+    members, data = found.groups["training"]
+    assert (members, data["gpumend"]) == (["gpu1"], {"runtime": {"mode": "auto"}})
     assert found.data["ssh_key"] == str(tmp_path / "keys/id"), "relative to the file"
     assert found.data["ssh_strict_host_key_checking"] == "yes", "strict unless the file says otherwise"
+
+
+BOTH = """\
+[defaults]
+gpumend = { restart_watch = 0, restarts = "never" }
+[hosts.gpu1]
+gpumend = { restarts = "allow" }
+[hosts.gpu2]
+[groups.training]
+hosts = ["gpu1", "gpu2"]
+gpumend = { runtime = { mode = "auto" } }
+"""
+INVENTORY = """\
+from pathlib import Path
+from deploys.hosts import parse
+_found = parse(Path(__file__).with_name("hosts.toml"))
+all = (_found.hosts, _found.data)
+globals().update(_found.groups)
+"""
+
+
+def test_files_of_group_data_take_nothing_of_hosts_toml_away(tmp_path: Path) -> None:
+    """By pyinfra's own reading of an inventory: there a file's key takes the place of the same key in the inventory."""
+    written(tmp_path, BOTH)
+    (tmp_path / "inventory.py").write_text(INVENTORY)
+    (tmp_path / "group_data").mkdir()
+    (tmp_path / "group_data/all.py").write_text('gpumend = {"restarts": "idle", "lock_wait": 5}\n')
+    (tmp_path / "group_data/training.py").write_text('gpumend = {"runtime": {"ldconfig": "auto"}}\n')
+    with ctx_state.use(State()):
+        inventory = make_inventory_from_files(str(tmp_path / "inventory.py"), cwd=str(tmp_path))
+    wanted = {host.name: merge(layers(host)) for host in inventory}
+    assert wanted == {
+        name: {
+            "restart_watch": 0, "lock_wait": 5, "restarts": restarts,
+            "runtime": {"mode": "auto", "ldconfig": "auto"},
+        }
+        for name, restarts in (("gpu1", "allow"), ("gpu2", "never"))
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
