@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import paramiko
 import pytest
-from pyinfra.api import State
-from pyinfra.context import ctx_state
-from pyinfra_cli.inventory import make_inventory_from_files
 
 from deploys.hosts import HostsError, line_of, parse
 from deploys.ssh import KnownHosts
 from facts.remote import AUDIT, SUDO
-from operations.run import layers
-from rules.wanted import merge
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
 [defaults]
 user = "ops"
@@ -77,6 +76,20 @@ globals().update(_found.groups)
 """
 
 
+# In a process of its own: pyinfra_cli puts gevent in the place of this one's threads.
+READ = """\
+import json, sys
+from pyinfra_cli.inventory import make_inventory_from_files
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+from operations.run import layers
+from rules.wanted import merge
+with ctx_state.use(State()):
+    inventory = make_inventory_from_files(sys.argv[1] + "/inventory.py", cwd=sys.argv[1])
+print(json.dumps({host.name: merge(layers(host)) for host in inventory}))
+"""
+
+
 def test_files_of_group_data_take_nothing_of_hosts_toml_away(tmp_path: Path) -> None:
     """By pyinfra's own reading of an inventory: there a file's key takes the place of the same key in the inventory."""
     written(tmp_path, BOTH)
@@ -84,9 +97,10 @@ def test_files_of_group_data_take_nothing_of_hosts_toml_away(tmp_path: Path) -> 
     (tmp_path / "group_data").mkdir()
     (tmp_path / "group_data/all.py").write_text('gpumend = {"restarts": "idle", "lock_wait": 5}\n')
     (tmp_path / "group_data/training.py").write_text('gpumend = {"runtime": {"ldconfig": "auto"}}\n')
-    with ctx_state.use(State()):
-        inventory = make_inventory_from_files(str(tmp_path / "inventory.py"), cwd=str(tmp_path))
-    wanted = {host.name: merge(layers(host)) for host in inventory}
+    read = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    wanted = json.loads(read.stdout)
     assert wanted == {
         name: {
             "restart_watch": 0, "lock_wait": 5, "restarts": restarts,
