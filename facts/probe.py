@@ -578,6 +578,8 @@ def docker(path, running, timeout, keep="", own=False):
     except socket.timeout as error:
         said = str(error) if "answers" in str(error) else "no answer"
         return {"status": "timeout", "error": "dockerd gave %s within %g s" % (said, timeout)}
+    except (ConnectionResetError, BrokenPipeError) as error:
+        return dict(failure(error), ended=True)
     except OSError as error:
         return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
     except (ValueError, http.client.HTTPException) as error:
@@ -750,6 +752,10 @@ def inside(pid, spec, timeout, daemon):
             found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
         finally:
             os.close(handle)
+        if found["docker"].get(
+            "ended"
+        ):  # it died while it was asked, as one in a loop does: its log says why
+            del found["docker"]
     return found
 
 

@@ -366,7 +366,7 @@ def test_lab_that_is_told_to_end_leaves_nothing(lab: Lab, number: signal.Signals
     child, slot, name = start_child()
     assert traces(slot, name)
     child.send_signal(number)
-    child.wait(30)
+    child.wait(90)
     assert traces(slot, name) == []
 
 

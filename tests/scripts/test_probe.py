@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_the_whole_request_is_answered_here() -> None:
 
 HOOK = """
 import sys
+import threading
 def hook(event, arguments):
     if event == "open" and isinstance(arguments[2], int):
         import os
@@ -624,6 +626,26 @@ def test_dockers_info_leaves_secrets_out(key: str) -> None:
 def test_docker_is_not_asked_while_no_dockerd_runs(root: Path) -> None:
     """docker.socket would start a stopped daemon. The path is not even connected to."""
     assert probe.docker(str(root / "none.sock"), False, 1) == {"status": "absent", "error": "no dockerd runs"}
+
+
+def test_a_dockerd_that_dies_while_it_is_asked(root: Path) -> None:
+    """As one in a restart loop does. In a container it counts as none that runs: its log is judged."""
+    path = root / "etc/d.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def die() -> None:
+            for _ in range(2):
+                server.accept()[0].close()
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        found = probe.docker(str(path), True, 5)
+        assert found["status"] == "failed" and found["ended"]
+        spec = {"files": [], "stats": [], "socket": str(path)}
+        assert "docker" not in probe.inside(os.getpid(), spec, 5, True)
+        thread.join()
 
 
 def test_docker_without_socket(root: Path) -> None:
