@@ -578,8 +578,6 @@ def docker(path, running, timeout, keep="", own=False):
     except socket.timeout as error:
         said = str(error) if "answers" in str(error) else "no answer"
         return {"status": "timeout", "error": "dockerd gave %s within %g s" % (said, timeout)}
-    except (ConnectionResetError, BrokenPipeError) as error:
-        return dict(failure(error), ended=True)
     except OSError as error:
         return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
     except (ValueError, http.client.HTTPException) as error:
@@ -719,9 +717,22 @@ def open_inside(pid, path):
     return handle
 
 
+def start_ticks(pid):
+    """When a process started, in clock ticks since boot (proc(5) stat), or None where it has ended: then its number may
+    be another's, and its /proc/PID/root is empty."""
+    try:
+        with open("/proc/%d/stat" % pid) as handle:
+            fields = handle.read().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def inside(pid, spec, timeout, daemon):
     """What a container holds, read through /proc/PID/root without starting anything: its mounts, files and metadata of
-    paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket."""
+    paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket. Only `ended` where the process
+    ended meanwhile, as in a container in a loop: what was missing then says nothing about its image."""
+    start = start_ticks(pid)
     found = {"pid": pid, "mountinfo": read_file("/proc/%d/mountinfo" % pid), "files": {}, "stats": {}}
     for section in ("files", "stats"):
         for path in spec.get(section, ()):
@@ -747,21 +758,37 @@ def inside(pid, spec, timeout, daemon):
             handle = open_inside(pid, spec["socket"])
         except OSError as error:
             found["docker"] = failure(error)
-            return found
-        try:
-            found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
-        finally:
-            os.close(handle)
-        if found["docker"].get(
-            "ended"
-        ):  # it died while it was asked, as one in a loop does: its log says why
-            del found["docker"]
+        else:
+            try:
+                found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
+            finally:
+                os.close(handle)
+    if start is None or start_ticks(pid) != start:
+        gone = {"status": "failed", "error": "it ended while it was looked at"}
+        return {"pid": pid, "ended": True, "docker": gone} if daemon else {"pid": pid, "ended": True}
     return found
+
+
+def late(daemons, answer, timeout):
+    """The containers that dockerds run in and that Docker did not list yet: they began while we looked."""
+    known = {found["id"] for found in answer["docker"].get("containers", ())}
+    names = {process["container"] for process in daemons if inner(process)} - known - {None}
+    if not names or answer["docker"]["status"] != "ok":
+        return []
+    urls = ["/containers/%s/json" % name for name in sorted(names)]  # another engine's are 404
+    try:
+        answers = ask_all("/run/docker.sock", urls, time.monotonic() + timeout)
+    except (OSError, ValueError, http.client.HTTPException):
+        return []
+    return [container(raw) for raw in answers if raw is not None]
 
 
 def look_further(request, answer, daemons, timeout):
     """What only the answers so far say where to look for: the daemon's folder, and containers that may run a dockerd."""
     running = {}
+    begun = late(daemons, answer, timeout)
+    if begun:
+        answer["docker"]["containers"].extend(begun)
     for found in answer["docker"].get("containers", ()):
         if found["privileged"] and found.get("pid"):
             running[found["id"]] = (found["pid"], False)

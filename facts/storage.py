@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,10 @@ SAID = (
     r"|no space left on device)"
 )
 LOG_LINES = rf"(?mi)^[^\n]*{SAID}[^\n]*$"
-SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=auto-restart|Result=start-limit-hit)$"
+# What of `unit-dangers` says that systemd starts, started or has given up to start a unit again by itself.
+LOOPS = {"NRestarts", "SubState", "Result"}
+# The empty line between two units stays, too: which of its properties `systemctl show` prints first differs by version.
+SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=(?:auto-restart(?:-queued)?|failed)|Result=start-limit-hit)?$"
 
 REQUEST = Request(
     files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT),
@@ -189,7 +192,8 @@ class Inner:
     """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
 
     root: the inner daemon's root as that container sees it. info: its own `docker info`. fuse: whether the container has
-    /dev/fuse; fuse_program: whether it has fuse-overlayfs. store: its daemon.json asks for the containerd image store. unit: the systemd unit that starts it; compose: its project.
+    /dev/fuse; fuse_program: whether it has fuse-overlayfs. store: its daemon.json asks for the containerd image store.
+    unit: the systemd unit that starts it; loops: systemd starts that again by itself. compose: its project.
     """
 
     id: str
@@ -204,6 +208,7 @@ class Inner:
     fuse_program: Reading[bool]
     store: bool
     unit: UnitFile | None
+    loops: bool
     compose: Compose | None
 
     @property
@@ -219,8 +224,12 @@ class Inner:
 
     @property
     def log(self) -> tuple[str, ...]:
-        """What its daemon last said of its storage: by its container's log, else by its unit's."""
-        return (self.container.log if self.container else ()) or (self.unit.log if self.unit else ())
+        """What its daemon last said of its storage: by its container's log, and by its unit's while no container runs, or in
+        a loop, where one that has just begun has said nothing yet. Else the unit's log is of an earlier start, which may
+        have been another command's."""
+        own, before = self.container.log if self.container else (), self.unit.log if self.unit else ()
+        begun = self.container is not None and self.container.running
+        return (*before, *own) if self.loops or not begun else own
 
     def named_driver(self) -> str:
         """The driver that its environment names. Docker reads DOCKER_DRIVER; the other two are site entry points'."""
@@ -454,14 +463,11 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
 
 
 def _dangers(output: Output) -> Mapping[str, Mapping[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    name = ""
-    for line in output.out.splitlines():
-        key, _, value = line.partition("=")
-        if key == "Id":
-            name = value
-        elif name:
-            found.setdefault(name, {})[key] = value
+    found = {}
+    for block in output.out.split("\n\n"):
+        shown = dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
+        if len(shown) > 1 and "Id" in shown:
+            found[shown.pop("Id")] = shown
     return found
 
 
@@ -522,6 +528,11 @@ def _asks_for_store(within: Snapshot) -> bool:
     return isinstance(features, dict) and features.get("containerd-snapshotter") is True
 
 
+def ended(within: Snapshot) -> bool:
+    """Whether a container's process ended while it was looked at, as in a restart loop: nothing in it is known then."""
+    return bool(within.answer.get("ended"))
+
+
 def _inner(
     ident: str,
     container: Container | None,
@@ -529,28 +540,24 @@ def _inner(
     docker: Docker,
     mounts: Reading[tuple[Mount, ...]],
     units: tuple[UnitFile, ...],
+    dangers: Mapping[str, Mapping[str, str]],
     snapshot: Snapshot,
 ) -> Inner:
     absent: Reading[Any] = Reading.none(f"container {ident}", "it does not run")
     name = container.name if container else ident
     unit = next((unit for unit in units if unit.container == name), None)
-    if within is None:
+    daemon = within is not None and "docker" in within.answer
+    socket = f"/run/docker.sock in {name}"
+    raw = (
+        replace(within.docker, source=socket)
+        if within and daemon
+        else Reading.none(socket, "no dockerd runs in it")
+    )
+    if within is None or ended(within):
         where = _outer_root(container, unit, docker, mounts)
-        root, raw, fuse, program, daemon = (
-            Root(DOCKER_ROOT, where, None, absent),
-            absent,
-            absent,
-            absent,
-            False,
-        )
+        root, fuse, program = Root(DOCKER_ROOT, where, None, absent), absent, absent
     else:
         own = within.mountinfo().map(mounts_of)
-        raw = (
-            within.docker
-            if "docker" in within.answer
-            else Reading.none("/run/docker.sock", "no dockerd runs in it")
-        )
-        daemon = "docker" in within.answer
         at = within.answer.get("stats", {}).get(DOCKER_ROOT, {})
         path = str((raw.value or {}).get("info", {}).get("DockerRootDir") or DOCKER_ROOT)
         free = int(at["free"]) if "free" in at else None
@@ -567,8 +574,9 @@ def _inner(
         containers=raw.map(lambda found: len(found.get("containers") or ())),
         fuse=fuse,
         fuse_program=program,
-        store=within is not None and _asks_for_store(within),
+        store=within is not None and not ended(within) and _asks_for_store(within),
         unit=unit,
+        loops=unit is not None and bool(LOOPS & dangers.get(unit.name, {}).keys()),
         compose=_compose(container, snapshot) if container and container.project else None,
     )
 
@@ -589,9 +597,16 @@ def parse(snapshot: Snapshot) -> Storage:
     named = docker.flags.get("data-root") or config.get("data-root")
     path = str(info.get("DockerRootDir") or named or DOCKER_ROOT)
     root = _root(path, mounts, free(path), snapshot.listing(path))
-    units, inside = _units(snapshot), snapshot.inside
-    known = {found.id: found for found in docker.containers.value or () if found.privileged}
-    names = {found.name for found in docker.containers.value or ()}
+    units, listed = _units(snapshot), docker.containers.value or ()
+    known = {found.id: found for found in listed if found.privileged}
+    names = {found.name for found in listed}
+    inside = {
+        ident: within
+        for ident, within in snapshot.inside.items()
+        # Of one that has ended and that Docker does not know any more, nothing is left to mend.
+        if not (ended(within) and docker.containers.ok and ident not in {found.id for found in listed})
+    }
+    dangers = snapshot.succeeded("unit-dangers").map(_dangers)
     # A unit's container that is not there now: between two starts, or --rm after its last.
     away = {unit.container for unit in units if "--privileged" in unit.words and unit.container} - names
     return Storage(
@@ -610,12 +625,21 @@ def parse(snapshot: Snapshot) -> Storage:
         images=snapshot.docker.map(image_sizes),
         choice=_choice(docker, root.drivers),
         inners=tuple(
-            _inner(ident, known.get(ident), inside.get(ident), docker, mounts, units, snapshot)
+            _inner(
+                ident,
+                known.get(ident),
+                inside.get(ident),
+                docker,
+                mounts,
+                units,
+                dangers.value or {},
+                snapshot,
+            )
             for ident in sorted({*known, *inside, *away})
         ),
         units=units,
         unit_log=snapshot.succeeded("unit-log"),
-        dangers=snapshot.succeeded("unit-dangers").map(_dangers),
+        dangers=dangers,
         cron={
             path: scripts
             for pattern in CRON

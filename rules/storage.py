@@ -211,6 +211,13 @@ def as_wanted(context: Context, inner: Inner, found: Remedy) -> bool:
     return not found.kind or inner.driver in found.drivers
 
 
+def _given(inner: Inner, found: Remedy) -> bool:
+    """Whether a container was started with a remedy, whatever became of it."""
+    if found.kind == "volume":
+        return inner.volume() == found.folder
+    return inner.named_driver() in found.drivers
+
+
 def owner(inner: Inner) -> str:
     """Who started the container and is to be changed, where that is not ours; an empty text where it is."""
     if inner.compose:
@@ -311,10 +318,13 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
         if not why:
             try:
                 _heard(context, inner)
+                fits = without_fuse(inner) or as_wanted(context, inner, remedy(context, inner))
+                if not fits and not inner.driver and _given(inner, remedy(context, inner)):
+                    inner.info.need()  # it was told what is wanted, and whether it does so is not known
             except Unread as error:
                 unread = error
                 continue
-            if without_fuse(inner) or as_wanted(context, inner, remedy(context, inner)):
+            if fits:
                 continue
         yield Finding(
             code="GM701",
@@ -631,12 +641,14 @@ def reboot_units(context: Context) -> Iterator[Finding]:
 )
 def restart_loops(context: Context) -> Iterator[Finding]:
     for name, shown in sorted((context.state.storage.dangers.get() or {}).items()):
-        waits, given_up = shown.get("SubState") == "auto-restart", shown.get("Result") == "start-limit-hit"
-        if given_up or (waits and int(shown.get("NRestarts") or 0) >= LOOP):
+        restarts, now = int(shown.get("NRestarts") or 0), shown.get("SubState", "")
+        # systemd before 262 keeps the last exit as Result when it gives a unit up, seen with 257.
+        given_up = shown.get("Result") == "start-limit-hit" or (now == "failed" and restarts > 0)
+        if given_up or (now.startswith("auto-restart") and restarts >= LOOP):
             yield _loop(
                 name,
                 f"systemctl show {name}",
-                f"{shown.get('NRestarts', 0)} restarts, {'given up' if given_up else 'waits for the next'}",
+                f"{restarts} restarts, {'given up' if given_up else 'waits for the next'}",
             )
     for found in context.state.docker.containers.value or ():
         if found.restarting and found.restarts >= LOOP:

@@ -83,9 +83,10 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
         )
 
 
-def logs(node: Node, since: str = "-1h") -> str:
-    argv = ["journalctl", "-u", "edge.service", "--since", since, "-n", "200", "-o", "cat", "--no-pager"]
-    return node.run(argv).stdout
+def logs(node: Node) -> str:
+    """What the unit printed since its last start."""
+    started = f"_SYSTEMD_INVOCATION_ID={node.show(UNIT.rpartition('/')[2], 'InvocationID')}"
+    return node.run(["journalctl", started, "-o", "cat", "--no-pager"]).stdout
 
 
 REMEDIES = [
@@ -166,6 +167,21 @@ def test_fuse_overlayfs_that_was_picked_without_its_device_is_found(node: Node, 
     worked, said = dind.runs_a_container(node, NAME)
     assert worked, said
     assert node.read("/etc/modules-load.d/gpumend-fuse.conf") == b"fuse\n"
+
+
+def test_a_unit_that_systemd_has_given_up_is_named(node: Node, lab: Lab) -> None:
+    """By its own name: each systemd prints a unit's properties in an order of its own."""
+    node.write(
+        "/run/systemd/system/loop.service",
+        "[Unit]\nStartLimitBurst=3\n[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=50ms\n",
+    )
+    try:
+        node.sh("systemctl daemon-reload; systemctl start loop.service")
+        wait_for("systemd gives it up", lambda: node.show("loop.service", "SubState") == "failed", 30.0)
+        found = audit(lab, Target(node, wanted=dind_wanted())).finding(node, "GM707")
+        assert found["summary"] == "loop.service is in a restart loop: 3 restarts, given up"
+    finally:
+        node.sh("rm /run/systemd/system/loop.service; systemctl daemon-reload; systemctl reset-failed")
 
 
 def test_a_unit_of_another_tool_is_left_and_the_line_told(node: Node, lab: Lab) -> None:
@@ -291,8 +307,12 @@ def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node, lab: 
             before.check()
             # Nothing is wanted of the inner daemon: it has another fault, and a mend of it would take its time again.
             before.check_next(lab, node)
-        now = node.run(["date", "+%s"]).stdout.strip()
-        wait_for("the unit runs its daemon", lambda: "no-such-flag" in logs(node, f"@{now}"), 60.0)
+        now = node.show("edge.service", "InvocationID")
+        wait_for(
+            "the unit runs its daemon",
+            lambda: node.show("edge.service", "InvocationID") != now and "no-such-flag" in logs(node),
+            60.0,
+        )
     finally:
         node.sh("rm -f /run/slow /run/in-flight; mv /usr/sbin/iptables.real /usr/sbin/iptables")
 

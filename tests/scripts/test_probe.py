@@ -629,23 +629,38 @@ def test_docker_is_not_asked_while_no_dockerd_runs(root: Path) -> None:
 
 
 def test_a_dockerd_that_dies_while_it_is_asked(root: Path) -> None:
-    """As one in a restart loop does. In a container it counts as none that runs: its log is judged."""
+    """As one in a restart loop does. Of a container that ended, nothing that was read is told: its root was empty by then."""
     path = root / "etc/d.sock"
-    with socket.socket(socket.AF_UNIX) as server:
+    spec = {"files": ["/etc/passwd"], "stats": ["/dev/null"], "socket": str(path)}
+    with socket.socket(socket.AF_UNIX) as server, subprocess.Popen(["sleep", "60"]) as child:
         server.bind(str(path))
         server.listen()
 
         def die() -> None:
-            for _ in range(2):
-                server.accept()[0].close()
+            accepted = server.accept()[0]
+            child.kill()
+            child.wait()
+            accepted.close()
 
         thread = threading.Thread(target=die)
         thread.start()
-        found = probe.docker(str(path), True, 5)
-        assert found["status"] == "failed" and found["ended"]
-        spec = {"files": [], "stats": [], "socket": str(path)}
-        assert "docker" not in probe.inside(os.getpid(), spec, 5, True)
+        found = probe.inside(child.pid, spec, 5, True)
         thread.join()
+    assert found["ended"] and found["docker"]["status"] == "failed" and not {"files", "stats"} & set(found)
+    again = probe.inside(child.pid, spec, 5, False)
+    assert again == {"pid": child.pid, "ended": True}
+
+
+def test_a_dockerd_that_closes_and_lives_on_is_not_known(root: Path) -> None:
+    path = root / "etc/d.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=lambda: server.accept()[0].close())
+        thread.start()
+        found = probe.inside(os.getpid(), {"files": [], "stats": [], "socket": str(path)}, 5, True)
+        thread.join()
+    assert "ended" not in found and found["docker"]["status"] == "failed"
 
 
 def test_docker_without_socket(root: Path) -> None:

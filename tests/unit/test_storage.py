@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from facts.storage import LOG_LINES, OVERRIDES, ImageSize, Mount, below, choice, mounts_of, vfs_bytes
+from facts.probe import matches
+from facts.storage import LOG_LINES, OVERRIDES, SHOWN, ImageSize, Mount, below, choice, mounts_of, vfs_bytes
 from operations.inner import Unmet, with_options
 from rules.finding import Component
 from rules.plan import plan
@@ -178,6 +179,66 @@ ON_EXT4 = INNER_MOUNTS + "701 700 253:0 /srv /var/lib/docker rw - ext4 /dev/vda 
 )
 def test_gm701(found: Host, expected: str) -> None:
     assert outcome(found, "GM701") == expected
+
+
+GONE: Item = {"pid": 9, "ended": True, "docker": unread("failed")}
+
+
+def test_a_container_that_ended_while_it_was_looked_at() -> None:
+    """What it holds is not known: not that it holds nothing. A restart loop of a second shows it in a probe of a hundred."""
+    assert outcome(dind_host(GONE), "GM701") == "unknown"
+    assert "/run/docker.sock in edge" in the(dind_host(GONE), "GM701").summary
+    assert outcome(dind_host({"pid": 9, "ended": True}), "GM701") == "ok", "no dockerd was seen in it"
+    host = dind_host(GONE, log=("driver not supported: overlay2",), units=UNIT)
+    for driver in ("fuse-overlayfs", "vfs", "overlay2"):
+        found = the(host, "GM701", {"dind": {"containers": ["edge"], "driver": driver}})
+        assert found.status == "fail" and found.change and not found.refused
+
+
+@pytest.mark.parametrize(
+    ("restarts", "expected"),
+    [
+        pytest.param("NRestarts=4\n", "fail", id="in-a-loop"),
+        pytest.param("SubState=auto-restart\n", "fail", id="waits-for-its-second-start"),
+        pytest.param("", "unknown", id="first-start-since-it-was-changed"),
+    ],
+)
+def test_a_container_that_has_just_begun_is_judged_by_its_loop(restarts: str, expected: str) -> None:
+    """Its own log has no death yet: the unit's is of the last start, which counts where systemd repeats the same one."""
+    said = "edge.service[9]: failed to start daemon: error initializing graphdriver: driver not supported: overlay2\n"
+    host = dind_host(GONE, log=('msg="[graphdriver] trying configured driver: overlay2"',), units=UNIT).but(
+        commands={"unit-log": (0, said, ""), "unit-dangers": (0, f"Id=edge.service\n{restarts}", "")}
+    )
+    assert outcome(host, "GM701") == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "more", "expected"),
+    [
+        pytest.param("vfs", {}, ("warn", True), id="not-told"),
+        pytest.param("vfs", {"env": {"DOCKER_DRIVER": "vfs"}}, ("unknown", False), id="told-vfs"),
+        pytest.param("overlay2", {}, ("warn", True), id="no-volume"),
+        pytest.param(
+            "overlay2",
+            {"mounts": [{"source": "/srv/dind/edge", "target": "/var/lib/docker", "type": "bind"}]},
+            ("unknown", False),
+            id="has-the-volume",
+        ),
+    ],
+)
+def test_a_container_whose_driver_is_not_known(
+    driver: str, more: dict[str, Any], expected: tuple[str, bool]
+) -> None:
+    """It is told what is wanted of it once; whether it does so is nobody's guess."""
+    host = dind_host(inside(), units=UNIT, **more)
+    found = the(host, "GM701", {"dind": {"containers": ["edge"], "driver": driver}})
+    assert (found.status, found.change is not None) == expected
+    assert outcome(host, "GM701", WANTED) == "ok", "auto asks for nothing more"
+
+
+def test_a_container_that_ended_and_is_gone_is_nothing_to_mend() -> None:
+    other = dind_host(inside()).but(inside={"fedcba987654": GONE})
+    assert outcome(other, "GM701") == "ok"
 
 
 def test_gm701_names_a_container_that_is_not_there() -> None:
@@ -402,10 +463,23 @@ def test_gm706(shown: str, text: str, expected: str) -> None:
         ("Id=edge.service\nNRestarts=1\nSubState=auto-restart\n", "ok"),
         ("Id=edge.service\nNRestarts=9\n", "ok"),
         ("Id=edge.service\nResult=start-limit-hit\n", "warn"),
+        ("Id=edge.service\nNRestarts=3\nSubState=failed\n", "warn"),
+        ("Id=edge.service\nSubState=failed\n", "ok"),
     ],
 )
 def test_gm707_units(shown: str, expected: str) -> None:
     assert outcome(healthy().but(commands={"unit-dangers": (0, shown, "")}), "GM707") == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [(257, {"NRestarts": "4", "SubState": "auto-restart"}), (262, {"NRestarts": "5"})],
+)
+def test_a_property_is_its_own_units(version: int, shown: dict[str, str]) -> None:
+    """Captured: systemd 257 prints NRestarts before the Id that it is of, 262 after it."""
+    kept = matches(f"(?m){SHOWN}", fixture(f"dind/systemctl_show_{version}.txt"))
+    host = healthy().but(commands={"unit-dangers": (0, "\n".join(kept) + "\n", "")})
+    assert host.state().storage.dangers.value == {"edge.service": shown}
 
 
 @pytest.mark.parametrize(
