@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from facts.host_state import HostState
 from facts.reading import Status as ReadStatus
@@ -32,7 +34,7 @@ from rules import (  # noqa: F401  (each registers its rules)
     storage,
     toolkit,
 )
-from rules.finding import Evidence, Finding, Status
+from rules.finding import Component, Evidence, Finding, Status
 from rules.rule import RULES, Context
 from rules.wanted import Wanted
 
@@ -95,10 +97,42 @@ def _waive(findings: Iterable[Finding], context: Context) -> list[Finding]:
     return judged
 
 
-def judge(state: HostState, wanted: Wanted, name: str, today: datetime.date) -> Verdict:
-    """All findings on a host. Total: whatever a host holds, every rule ends in ok, skipped or findings."""
+def _faulty(code: str, title: str, error: Exception) -> Finding:
+    """A rule's own fault. Where it happened is told, and not the error's text, which may hold a host's secrets."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__} at {'/'.join(Path(at.filename).parts[-2:])}:{at.lineno}"
+    return Finding(
+        code=code,
+        status=Status.UNKNOWN,
+        summary=f"{title}: not known, an internal error of gpumend: {where}",
+        evidence=(Evidence("gpumend", where),),
+        remedy="Report this line. The other findings hold; nothing is changed on this host meanwhile.",
+    )
+
+
+def _without_changes(findings: Iterable[Finding], faulty: Iterable[str]) -> list[Finding]:
+    """What a rule would have held back is not known where it failed: nothing is changed then, but that an interrupted
+    run is put back, which no rule holds."""
+    held = f"internal error of gpumend in {', '.join(faulty)}"
+    return [
+        replace(found, change=None, refused=held)
+        if found.change and found.change.component is not Component.RECOVER
+        else found
+        for found in findings
+    ]
+
+
+def judge(
+    state: HostState, wanted: Wanted, name: str, today: datetime.date, lenient: bool = False
+) -> Verdict:
+    """All findings on a host. Total: whatever a host holds, every rule ends in ok, skipped or findings.
+
+    lenient: where a rule raises what it must not, a fault of ours, the host's other findings are told all the same, that
+    rule's is `unknown`, and no finding has a change. Without it the error is raised, as tests want it.
+    """
     context = Context(state, wanted, name, today)
     findings: list[Finding] = []
+    faulty: list[str] = []
     ok = skipped = 0
     for code, rule in sorted(RULES.items()):
         found: list[Finding] = []
@@ -110,6 +144,13 @@ def judge(state: HostState, wanted: Wanted, name: str, today: datetime.date) -> 
                 found.append(finding)
         except Unread as unread:
             found.append(_unknown(code, rule.title, unread))
+        except Exception as error:
+            if not lenient:
+                raise
+            faulty.append(code)
+            found = [_faulty(code, rule.title, error)]
         findings.extend(found)
         ok += not found
+    if faulty:
+        findings = _without_changes(findings, faulty)
     return Verdict(tuple(_waive(drift.hold(findings, context), context)), ok, skipped)

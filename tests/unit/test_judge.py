@@ -7,6 +7,7 @@ import copy
 import datetime
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from facts.host_state import HostState, parse
 from facts.reading import Status as ReadStatus
 from facts.snapshot import AnswerError, Snapshot
-from rules.finding import Component, Status
+from rules.finding import Component, Finding, Status
 from rules.judge import Verdict, judge
-from rules.rule import RULES
+from rules.rule import RULES, Context, Rule
 from rules.wanted import parse as parse_wanted
 from tests.unit.build import (
     CONFIG,
@@ -478,6 +479,50 @@ def test_the_h100_with_the_toolkit_put_there() -> None:
         commands={"nvidia-ctk": healthy().commands["nvidia-ctk"]},
     )  # fmt: skip
     assert [(finding.code, finding.summary) for finding in verdict(host).findings] == []
+
+
+def test_a_rule_that_fails_takes_no_other_rules_findings_and_nothing_is_changed() -> None:
+    """A host must not lose its report to a fault of ours, nor be changed past a rule that may have held it back."""
+
+    def fails(context: Context) -> Iterator[Finding]:
+        raise KeyError("s3cret")
+        yield
+
+    host, wants = SICK.state(), parse_wanted({})
+    before = judge(host, wants, "gpu1", TODAY)
+    assert any(finding.change for finding in before.findings)
+    RULES["GM999"] = Rule("GM999", "nothing is wrong with the rule", "a test", fails, lambda context: True)
+    try:
+        found = judge(host, wants, "gpu1", TODAY, lenient=True)
+        with pytest.raises(KeyError):
+            judge(host, wants, "gpu1", TODAY)
+    finally:
+        del RULES["GM999"]
+    *others, fault = found.findings
+    assert [(f.code, f.summary, f.status) for f in others] == [
+        (f.code, f.summary, f.status) for f in before.findings
+    ]
+    assert fault.status == "unknown" and "KeyError at unit/test_judge.py:" in fault.summary
+    assert "s3cret" not in str(fault)
+    assert not any(finding.change for finding in found.findings)
+    assert {f.refused for f, was in zip(others, before.findings, strict=True) if was.change} == {
+        "internal error of gpumend in GM999"
+    }
+    assert judge(host, wants, "gpu1", TODAY) == before
+
+
+def test_an_interrupted_run_is_put_back_whatever_a_rule_does() -> None:
+    def fails(context: Context) -> Iterator[Finding]:
+        raise ZeroDivisionError
+        yield
+
+    host = SICK.but(files={JOURNAL: journal()}).state()
+    RULES["GM999"] = Rule("GM999", "nothing is wrong with the rule", "a test", fails, lambda context: True)
+    try:
+        found = judge(host, parse_wanted({}), "gpu1", TODAY, lenient=True)
+    finally:
+        del RULES["GM999"]
+    assert [f.change.component for f in found.findings if f.change] == [Component.RECOVER]
 
 
 def test_today_is_the_controllers_date() -> None:
