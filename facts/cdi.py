@@ -140,13 +140,15 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SpecFile:
-    """A file in a spec folder: its metadata and the spec, or why no engine loads it."""
+    """A file in a spec folder: its metadata and the spec, or why no engine loads it. unread: we could not, so that what
+    engines make of it is not known."""
 
     path: str
     meta: FileMeta
     spec: Reading[Spec]
     sha256: str | None = None
     data: bytes | None = None
+    unread: bool = False
 
     @property
     def folder(self) -> str:
@@ -427,6 +429,8 @@ def parse(snapshot: Snapshot) -> Cdi:
                 ignored.append(path)
                 continue
             content = snapshot.file(path)
+            if content.absent:
+                continue  # it went between the listing and the look
             spec = content.map(lambda found: load(found.path, found.text()))
             found = content.value
             files.append(
@@ -436,6 +440,7 @@ def parse(snapshot: Snapshot) -> Cdi:
                     spec,
                     found.sha256 if found else None,
                     found.data if found else None,
+                    snapshot.unread(path),
                 )
             )
     mentioned = {

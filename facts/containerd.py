@@ -1,6 +1,7 @@
 """containerd: the daemon, its configuration as it merges it, k3s and RKE2 around it, and the kubelet that it serves.
 
-What a version makes of its files was measured with `containerd config dump` of 1.6.20, 1.7.24 and 2.1.9: `merge`.
+What a version makes of its files was measured with `containerd config dump` of 1.6.20, 1.7.24 and 2.1.9, and read in
+cmd/containerd/server/config/config.go of 2.0, 2.2 and 2.3: `merge`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,22 @@ CONFIG = "/etc/containerd/config.toml"
 DROP_INS = ("/etc/containerd/conf.d/*.toml", "/etc/containerd/config.d/*.toml")
 SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-grit-v1")
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+# kubeadm's, kubespray's, and Amazon's of AL2 and AL2023 (JSON).
+KUBELET_CONFIGS = (
+    KUBELET_CONFIG,
+    "/etc/kubernetes/kubelet-config.yaml",
+    "/etc/kubernetes/kubelet/kubelet-config.json",
+    "/etc/kubernetes/kubelet/config.json",
+)
 V2_PLUGIN = "io.containerd.grpc.v1.cri"
 V3_PLUGIN = "io.containerd.cri.v1.runtime"
 OVERLAY = "io.containerd.snapshotter.v1.overlayfs"
 IMAGES = "io.containerd.cri.v1.images"  # of version 3: has the snapshotter, which before was the CRI's own
-MERGES_KEYS: Version = (
-    2,
-    1,
-)  # before, a drop-in that has a plugin's table replaces it whole; measured, nct PR#1067
+# Before, a drop-in that has a plugin's table replaces it whole (v1.7.34 mergeConfig; v2.0.0 has it no more: a21e379b6).
+MERGES_KEYS: Version = (2, 0)
+# From then on each file is converted by itself, and a drop-in above the root is refused (v2.3.0 LoadConfigWithPlugins).
+CONVERTS_EACH: Version = (2, 3)
+JOINS_GLOBS: Version = (1, 7)  # before, a relative import with a star is below the daemon's own folder, `/`
 # The newest `version` that a containerd takes. 1.6 takes any number and reads it as 2 (measured with 1.6.20).
 NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2, 3), 4))
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
@@ -56,6 +65,11 @@ class Flavour:
     @property
     def generated(self) -> str:
         return f"{self.folder}/config.toml"
+
+    @property
+    def kubelet_folder(self) -> str:
+        """Of drop-ins for its kubelet; k3s-io/k3s#2116 (1.32)."""
+        return f"{posixpath.dirname(self.folder)}/kubelet.conf.d"
 
     @property
     def templates(self) -> tuple[str, str]:
@@ -85,14 +99,31 @@ FLAVOURS = (
 K3S_SETTINGS = (
     r"(?m)^[ \t-]*[\"']?((?:container-runtime-endpoint|cgroup-driver)[\"']?[ \t]*[:=][ \t]*[\"']?[^\s\"'#]+)"
 )
-KUBELET_SETTINGS = r"(?m)^((?:cgroupDriver|containerRuntimeEndpoint)[ \t]*:[ \t]*\S+)"
+KUBELET_SETTINGS = r"(?m)(?:^|[{,])[ \t]*[\"']?((?:cgroupDriver|containerRuntimeEndpoint)[\"']?[ \t]*:[ \t]*[\"']?[^\s\"',#}]+)"
+# Of --config-dir (KEP-3983): each file over those before it. k3s copies the user's own into a folder inside.
+KUBELET_FOLDERS = (
+    "/etc/kubernetes/kubelet.conf.d",
+    "/etc/kubernetes/kubelet/config.json.d",
+    *(found.kubelet_folder for found in FLAVOURS),
+)
+
+
+def _drop_ins(folder: str) -> tuple[str, str]:
+    return f"{folder}/*.conf", f"{folder}/*/*.conf"
+
 
 REQUEST = Request(
     files=(CONFIG, *(path for found in FLAVOURS for path in (found.generated, *found.templates))),
     stats=tuple(path for found in FLAVOURS for path in (found.folder, found.program)),
     globs=(
-        *(Glob(pattern) for pattern in DROP_INS),
-        Glob(KUBELET_CONFIG, read=False, search=KUBELET_SETTINGS),
+        *(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
+        *(
+            Glob(pattern, read=False, search=KUBELET_SETTINGS)
+            for pattern in (
+                *KUBELET_CONFIGS,
+                *(each for folder in KUBELET_FOLDERS for each in _drop_ins(folder)),
+            )
+        ),
         *(
             Glob(pattern, read=False, search=K3S_SETTINGS)
             for found in FLAVOURS
@@ -192,6 +223,7 @@ class Containerd:
 
     path: the file it reads. files: that file and its drop-ins, in the order in which they are merged. dump: what
     `containerd config dump` makes of /etc/containerd/config.toml. shims: the running ones, of any containerd here.
+    binaries: metadata of the programs that the files name as BinaryName.
     """
 
     version: Reading[Version]
@@ -204,6 +236,7 @@ class Containerd:
     shims: Reading[tuple[Process, ...]]
     grit_shim: Reading[FileMeta]
     programs: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
+    binaries: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
 
     @property
     def installed(self) -> bool:
@@ -214,12 +247,23 @@ class Containerd:
         return self.files[self.path]
 
     def parsed(self) -> dict[str, Mapping[str, Any]]:
-        """Each file that is there as TOML; raises ConfigError for one that is none, Unread for one nobody could read."""
-        found = {}
-        for path, content in self.files.items():
-            if content.get() is not None:
-                found[path] = loads(path, content)
+        """Each file that it reads as TOML, in the order in which it reads them; what nothing imports is not among them.
+        Raises ConfigError for one that is no TOML, Unread for one nobody could read."""
+        version = self.version.value or MERGES_KEYS
+        found: dict[str, Mapping[str, Any]] = {}
+        waiting = [self.path]
+        while waiting:
+            path = waiting.pop(0)
+            if path in found or self.files[path].get() is None:
+                continue
+            found[path] = loads(path, self.files[path])
+            waiting += _named(imports_of(path, found[path], version), self.files)
         return found
+
+    def unheeded(self) -> tuple[str, ...]:
+        """Files in the folders of drop-ins that nothing imports; raises as `parsed` does."""
+        read = self.parsed()
+        return tuple(path for path, content in self.files.items() if content.ok and path not in read)
 
     def cri(self) -> Cri:
         """What its CRI plugin has: by its own account where it gives one, else as `merge` puts its files together.
@@ -229,7 +273,7 @@ class Containerd:
         if self.dump.ok and self.path == CONFIG:
             return cri_of(self.dump.need())
         parsed = self.parsed()
-        for pattern in unread_imports(self.path, parsed):
+        for pattern in unread_imports(parsed, self.version.need()):
             raise Unread(Reading.fail(pattern, NOT_ASKED))
         return cri_of(merge(self.version.need(), self.path, parsed))
 
@@ -252,12 +296,19 @@ class K3s:
     @property
     def embedded(self) -> bool:
         """Whether its own containerd serves the kubelet."""
-        return not self.endpoint or f"/{self.flavour.name}/" in self.endpoint
+        # RKE2's own is at /run/k3s/containerd/containerd.sock, too
+        return not self.endpoint or any(f"/{name}/" in self.endpoint for name in ("k3s", self.flavour.name))
+
+    @property
+    def heeded(self) -> tuple[str, ...]:
+        """The templates that this k3s looks for: config-v3.toml.tmpl came with containerd 2.0 (1.31.6, 1.32.2)."""
+        old = self.version.value is not None and self.version.value < (2, 0)
+        return self.flavour.templates[1:] if old else self.flavour.templates
 
     @property
     def template(self) -> str | None:
         """The template that k3s takes: the first that is there."""
-        return next((path for path in self.flavour.templates if not self.templates[path].absent), None)
+        return next((path for path in self.heeded if not self.templates[path].absent), None)
 
     def cri(self) -> Cri:
         """What its containerd has; raises Unread, and ConfigError where the generated file is no TOML."""
@@ -271,11 +322,12 @@ class K3s:
 @dataclass(frozen=True, slots=True)
 class Kubelet:
     """Who starts containers through CRI. cgroup_driver: `systemd` or `cgroupfs` as the kubelet is told, empty where it
-    is not told."""
+    is not told. unread: the first of its files that nobody could read, where that could say otherwise."""
 
     process: Reading[Process]
     cgroup_driver: str
     endpoint: str
+    unread: Reading[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +339,8 @@ class Kubernetes:
 
     @property
     def here(self) -> bool:
-        return self.kubelet.process.ok or self.k3s is not None
+        """Raises Unread where nobody could look."""
+        return self.k3s is not None or self.kubelet.process.get() is not None
 
     @property
     def cgroup_driver(self) -> str:
@@ -308,48 +361,60 @@ def config_version(raw: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else 1
 
 
-def plugin_of(version: Version, config: int) -> str:
-    """The name under which a containerd reads its CRI runtime settings in a file of this `version`."""
-    if version >= (2, 0) and config >= 3:
-        return V3_PLUGIN
-    return "cri" if config < 2 else V2_PLUGIN
-
-
 def newest_config(version: Version) -> int | None:
     """The newest file `version` that a containerd takes; None where it takes any."""
     return next((number for since, number in reversed(NEWEST_CONFIG) if version >= since), None)
 
 
-def imports_of(path: str, raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """The patterns of a file's `imports`, absolute: a relative one is beside the file."""
+def imports_of(path: str, raw: Mapping[str, Any], version: Version) -> tuple[str, ...]:
+    """The patterns of a file's `imports`, absolute: a relative one is beside the file (resolveImports)."""
     listed = raw.get("imports")
-    folder = posixpath.dirname(path)
-    return (
-        tuple(posixpath.normpath(posixpath.join(folder, item)) for item in listed if isinstance(item, str))
-        if isinstance(listed, list)
-        else ()
-    )
-
-
-def order(path: str, parsed: Mapping[str, Mapping[str, Any]], version: Version) -> tuple[str, ...]:
-    """The files in the order in which containerd merges them: the root, then what each import names, sorted. Files that
-    `unread_imports` names are not among them."""
-    found = [path]
-    patterns = imports_of(path, parsed.get(path, {}))
-    if not patterns and version >= (2, 2) and path not in parsed:
-        patterns = DROP_INS[:1]  # containerd 2.2 defaults/defaults_unix.go
-    for pattern in patterns:
-        found.extend(sorted(name for name in parsed if fnmatchcase(name, pattern) and name not in found))
+    here = posixpath.dirname(path)
+    found = []
+    for item in listed if isinstance(listed, list) else ():
+        if isinstance(item, str):
+            folder = "/" if "*" in item and version < JOINS_GLOBS else here
+            found.append(posixpath.normpath(posixpath.join(folder, item)))
     return tuple(found)
 
 
-def unread_imports(path: str, parsed: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """What the root file imports from places that the probe does not read."""
+def _named(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that each pattern means, sorted by pattern."""
+    return [
+        name
+        for pattern in patterns
+        for name in sorted(found for found in names if fnmatchcase(found, pattern))
+    ]
+
+
+def unread_imports(parsed: Mapping[str, Mapping[str, Any]], version: Version) -> tuple[str, ...]:
+    """What a file imports from places that the probe does not read."""
     return tuple(
         pattern
-        for pattern in imports_of(path, parsed.get(path, {}))
-        if pattern not in DROP_INS and pattern not in parsed
+        for path, raw in parsed.items()
+        for pattern in imports_of(path, raw, version)
+        if pattern not in parsed
+        and not (pattern.endswith(".toml") and f"{posixpath.dirname(pattern)}/*.toml" in DROP_INS)
     )
+
+
+def counting_version(version: Version, files: Iterable[Mapping[str, Any]]) -> int:
+    """The `version` by which a containerd takes its files, given in the order in which it reads them.
+
+    It is the last that a file names (mergeConfig): before 2.0 a drop-in of version 1 has the root's newer names ignored,
+    from 2.0 on a drop-in of version 3 keeps a root of version 2 from being converted. Without any it is 1 before 2.0,
+    and the newest from then on.
+    """
+    named = [config_version(raw) for raw in files if config_version(raw) > 1 or raw.get("version") == 1]
+    if version < (2, 0):
+        return named[-1] if named else 1
+    named = [
+        number for number in named if number > 1
+    ]  # those of version 1 are converted to what was before them
+    newest = newest_config(version) or 3
+    if version >= CONVERTS_EACH:
+        return max([newest, *named])
+    return named[-1] if named else newest
 
 
 def _deep(into: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -360,41 +425,57 @@ def _deep(into: dict[str, Any], other: Mapping[str, Any]) -> None:
             into[key] = copy.deepcopy(value)
 
 
+def _converted(newer: dict[str, Any], older: Mapping[str, Any]) -> None:
+    """The CRI's table of version 2 becomes version 3's, as far as that does not say it: a runtime beside others under the
+    newer name is lost (plugins/cri/runtime migrateConfig)."""
+    for key, value in older.items():
+        if key == "containerd" and isinstance(value, Mapping):
+            into = newer.setdefault("containerd", {})
+            for name, part in value.items() if isinstance(into, dict) else ():
+                into.setdefault(name, copy.deepcopy(part))
+        else:
+            newer.setdefault(key, copy.deepcopy(value))
+
+
 def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The root file and its drop-ins as this containerd merges them, in the form of its own dump.
+    """The files that a containerd reads, in that order, as it merges them: in the form of its own dump.
 
     The CRI runtime settings come out under the name that this version has for them; what a file says under a name that
-    this version ignores is left out. Before 2.1 a drop-in's table of a plugin replaces the whole table; from 2.1 on
-    keys are merged. From 2.0 on the highest `version` of any file counts for all: a drop-in above the root's makes
-    containerd ignore the root's older plugin names. Measured; tests/nodes/test_containerd.py holds the two together.
+    this version ignores is left out. Before 2.0 a drop-in's table of a plugin replaces the whole table; from then on
+    keys are merged. Measured; tests/nodes/test_containerd.py holds the two together.
     """
-    files = order(path, parsed, version)
     name = V3_PLUGIN if version >= (2, 0) else V2_PLUGIN
-    highest = max((config_version(parsed[file]) for file in files if file in parsed), default=2)
+    counts = counting_version(version, parsed.values())
     section: dict[str, Any] = {}
+    older: dict[str, Any] = {}
     images: dict[str, Any] = {}
     overlay: dict[str, Any] = {}
     disabled: list[str] = []
-    for file in files:
-        raw = parsed.get(file, {})
+    for file, raw in parsed.items():
         plugins = raw.get("plugins")
         plugins = plugins if isinstance(plugins, Mapping) else {}
         disabled.extend(_texts(raw.get("disabled_plugins")))
-        if version >= (2, 0) and highest >= 3 and isinstance(plugins.get(IMAGES), Mapping):
+        if version >= (2, 0) and isinstance(plugins.get(IMAGES), Mapping):
             _deep(images, plugins[IMAGES])
         if version >= (1, 7) and isinstance(
             plugins.get(OVERLAY), Mapping
         ):  # 1.6.20 does not know mount_options
             overlay = {} if version < MERGES_KEYS and file != path else overlay
             _deep(overlay, plugins[OVERLAY])
-        for known in names_read(version, highest, config_version(raw)):
+        newer: dict[str, Any] = {}
+        for known in names_read(version, counts, config_version(raw)):
             part = plugins.get(known)
             if not isinstance(part, Mapping):
                 continue
-            if version < MERGES_KEYS and file != path:
+            if version < MERGES_KEYS:
                 section = copy.deepcopy(dict(part))
             else:
-                _deep(section, part)
+                _deep(newer if known == V3_PLUGIN else older, part)
+        if version >= CONVERTS_EACH:
+            _converted(newer, older)
+            older = {}
+        _deep(section, newer)
+    _converted(section, older)
     _defaults(version, section)
     return {
         "version": 3 if version >= (2, 0) else 2,
@@ -414,14 +495,15 @@ def _defaults(version: Version, section: dict[str, Any]) -> None:
         runtimes.setdefault("runc", {"runtime_type": "io.containerd.runc.v2"})
 
 
-def names_read(version: Version, highest: int, own: int) -> tuple[str, ...]:
-    """The plugin names that count in a file whose `version` is `own`, where the highest among the files is `highest`."""
+def names_read(version: Version, counts: int, own: int) -> tuple[str, ...]:
+    """The plugin names that count in a file whose `version` is `own`, where `counts` is the one that counts for all."""
     if version < (2, 0):
-        return ("cri",) if own < 2 else (V2_PLUGIN,)
-    if highest >= 3:
-        return (V3_PLUGIN,)
-    # Without a version 2.1.9 drops the CRI's settings: "Ignoring unknown key in TOML for plugin" (measured).
-    return (V2_PLUGIN, V3_PLUGIN) if highest == 2 else (V3_PLUGIN,)
+        return ("cri",) if counts < 2 else (V2_PLUGIN,)
+    older = ("cri", V2_PLUGIN) if own < 2 else (V2_PLUGIN,)
+    if version >= CONVERTS_EACH:
+        return (*older, V3_PLUGIN) if own < 4 else (V3_PLUGIN,)
+    # A file without a version, alone, gets the newest and no conversion: "Ignoring unknown key in TOML for plugin".
+    return (*older, V3_PLUGIN) if counts < 3 else (V3_PLUGIN,)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -509,7 +591,8 @@ def _service(snapshot: Snapshot) -> Containerd:
     listed_shims = snapshot.processes(SHIMS[0])
     return Containerd(
         version=snapshot.succeeded("containerd").map(lambda found: parse_version(found.out)),
-        runc=snapshot.succeeded("runc").map(lambda found: parse_version(found.out)),
+        # Its later lines have the versions of other things: of the OCI spec, of Go.
+        runc=snapshot.succeeded("runc").map(lambda found: parse_version(found.out.partition("\n")[0])),
         process=process,
         path=path,
         files=files,
@@ -520,7 +603,18 @@ def _service(snapshot: Snapshot) -> Containerd:
         else Reading(listed_shims.status, None, listed_shims.source, listed_shims.detail),
         grit_shim=snapshot.program("containerd-shim-grit-v1"),
         programs={name: snapshot.program(name) for name in ("ctr", "crictl", "runc", "crun")},
+        binaries={name: snapshot.stat(name) for name in _binaries(files.values())},
     )
+
+
+def _binaries(files: Iterable[Reading[FileContent]]) -> set[str]:
+    return {
+        name.decode("ascii", "replace")
+        for content in files
+        for name in re.findall(
+            rb"""(?m)^\s*BinaryName\s*=\s*["'](/[^"'\n]+)""", content.value.data if content.value else b""
+        )
+    }
 
 
 def _child(process: Process) -> bool:
@@ -531,10 +625,14 @@ def _child(process: Process) -> bool:
 def _settings(snapshot: Snapshot, patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
     for pattern in patterns:
         for path in snapshot.glob(pattern).value or ():
-            for line in snapshot.found(path).value or ():
-                match = re.match(r"([\w-]+)[\"']?\s*[:=]\s*[\"']?(\S+)", line)
-                if match:
-                    yield match.group(1), match.group(2).strip("\"'")
+            yield from _lines(snapshot.found(path).value or ())
+
+
+def _lines(found: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for line in found:
+        match = re.match(r"([\w-]+)[\"']?\s*[:=]\s*[\"']?(\S+)", line)
+        if match:
+            yield match.group(1), match.group(2).strip("\"'")
 
 
 def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
@@ -543,9 +641,11 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     if not process.ok and not snapshot.stat(flavour.folder).ok:
         return None
     settings = dict(_settings(snapshot, (flavour.settings, f"{flavour.settings}.d/*.yaml")))
-    unit = snapshot.unit(flavour.unit)
-    if unit.absent:
-        unit = snapshot.unit(flavour.unit.replace("-server", "").replace(".service", "-agent.service"))
+    agent = flavour.unit.replace("-server", "").replace(".service", "-agent.service")
+    units = [snapshot.unit(name) for name in (flavour.unit, agent)]
+    # RKE2's archive has both units, of which one runs
+    active = (found for found in units if (found.value or {}).get("ActiveState") == "active")
+    unit = next(active, units[1] if units[0].absent else units[0])
     # k3s shortens its own command line in /proc to `k3s server`: its unit has the flags
     words = (
         *(process.value.argv if process.value else ()),
@@ -560,8 +660,32 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
         {path: snapshot.file(path) for path in flavour.templates},
         _dump(snapshot.succeeded(f"{flavour.name}-containerd-config")),
         unit,
-        settings.get("cgroup-driver", ""),
+        _kubelet_arg(words, "cgroup-driver")
+        or settings.get("cgroup-driver", "")
+        or _kubelet_files(snapshot, "", flavour.kubelet_folder)[0].get("cgroupDriver", ""),
     )
+
+
+def _kubelet_arg(words: Sequence[str], name: str) -> str:
+    """What `--kubelet-arg NAME=VALUE` on k3s' command line says; the last counts."""
+    found = [re.fullmatch(rf"(?:--kubelet-arg=)?(?:--)?{name}=(\S+)", word.strip("\"'")) for word in words]
+    return next((match.group(1) for match in reversed(found) if match), "")
+
+
+def _kubelet_files(
+    snapshot: Snapshot, config: str, folder: str
+) -> tuple[dict[str, str], Reading[Any] | None]:
+    """What a kubelet's --config and --config-dir say, and the first of them that nobody could read."""
+    settings: dict[str, str] = {}
+    listed = [snapshot.glob(config)] if config else []
+    inside = [snapshot.glob(pattern) for pattern in _drop_ins(folder)] if folder else []
+    listed.append(Reading.of(tuple(sorted(path for each in inside for path in each.value or ()))))
+    unread: Reading[Any] | None = next((each for each in (*listed, *inside) if not each.known), None)
+    for path in (path for each in listed for path in each.value or ()):
+        lines = snapshot.found(path, KUBELET_SETTINGS)
+        unread = unread or (None if lines.known else lines)
+        settings.update(_lines(lines.value or ()))
+    return settings, unread
 
 
 def parse(snapshot: Snapshot) -> Containerd:
@@ -570,13 +694,17 @@ def parse(snapshot: Snapshot) -> Containerd:
 
 def parse_kubernetes(snapshot: Snapshot) -> Kubernetes:
     process = _first(snapshot.processes("kubelet"))
-    settings = dict(_settings(snapshot, (KUBELET_CONFIG,)))
+    folder = flag(process.value, "--config-dir").rstrip("/")
+    config = flag(process.value, "--config") or ("" if folder else KUBELET_CONFIG)
+    settings, unread = _kubelet_files(snapshot, config, folder)
+    given = flag(process.value, "--cgroup-driver")  # over its files
     return Kubernetes(
         Kubelet(
             process,
-            flag(process.value, "--cgroup-driver") or settings.get("cgroupDriver", ""),
+            given or settings.get("cgroupDriver", ""),
             flag(process.value, "--container-runtime-endpoint")
             or settings.get("containerRuntimeEndpoint", ""),
+            None if given or not process.ok else unread,
         ),
         next((found for flavour in FLAVOURS if (found := _k3s(snapshot, flavour)) is not None), None),
     )

@@ -101,11 +101,12 @@ class Crio:
 
     @property
     def installed(self) -> bool:
-        return self.version.ok or bool(self.process.value)
+        return not self.version.absent or bool(self.process.value)
 
     @property
     def running(self) -> Process | None:
-        return next(iter(self.process.value or ()), None)
+        """Raises Unread where nobody could look."""
+        return next(iter(self.process.get() or ()), None)
 
     @property
     def elsewhere(self) -> str:
@@ -151,8 +152,11 @@ class Crio:
 
 
 def _live(snapshot: Snapshot) -> Reading[Mapping[str, Any]]:
-    if not snapshot.stat(SOCKET).ok:
+    socket = snapshot.stat(SOCKET)
+    if socket.absent:
         return Reading.none(SOCKET, "no CRI-O answers")
+    if not socket.ok:
+        return Reading(socket.status, None, SOCKET, socket.detail)
     first, second = snapshot.succeeded("crio-live"), snapshot.succeeded("crio-status")
     return (first if first.ok or second.absent else second).map(lambda found: toml(found.out))
 

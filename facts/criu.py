@@ -46,13 +46,11 @@ REQUEST = Request(
     programs=("criu", "cuda-checkpoint"),
     commands={
         "criu": Command(("criu", "--version"), timeout=5),
-        "criu-check": Command(
-            ("unshare", "-m", "sh", "-c", CHECK), timeout=20, needs=("/usr/sbin/criu", GRIT)
-        ),
+        "criu-check": Command(("unshare", "-m", "sh", "-c", CHECK), timeout=20, needs=(GRIT,)),
         "criu-check-runc": Command(
             ("unshare", "-m", "sh", "-c", f"{CHECK} --config {RUNC_CONF}"),
             timeout=20,
-            needs=("/usr/sbin/criu", GRIT, RUNC_CONF),
+            needs=(GRIT, RUNC_CONF),
         ),
         "criu-watchers": Command(("sh", "-c", WATCHERS), timeout=10, needs=(GRIT,)),
         # without arguments it prints its usage and does nothing (NVIDIA/cuda-checkpoint README)
@@ -102,16 +100,30 @@ def parse(snapshot: Snapshot) -> Criu:
     return Criu(
         version=snapshot.succeeded("criu").map(lambda output: parse_version(output.out)),
         program=snapshot.program("criu"),
-        check=snapshot.command("criu-check"),
-        check_runc=snapshot.command("criu-check-runc"),
+        check=snapshot.command("criu-check").map(own_word),
+        check_runc=snapshot.command("criu-check-runc").map(own_word),
         confs=confs,
         plugins=plugins or Reading.of(tuple(found), "cuda_plugin.so"),
         cuda_checkpoint=snapshot.program("cuda-checkpoint"),
-        action=usage.map(lambda output: bool(re.search(r"--action\b", output.out + output.err))),
+        action=usage.map(lambda output: has_action(output.out + output.err)),
         watchers=snapshot.succeeded("criu-watchers").map(lambda output: watchers(output.out)),
         mps=_mps(snapshot),
         instances=snapshot.text(INSTANCES).map(int),
     )
+
+
+def own_word(output: Output) -> Output:
+    """What criu itself said; raises ValueError where it was not reached, as in a container that may not mount."""
+    if output.rc and (said := re.match(r"(?:unshare|mount|sh): .*", output.err)):
+        raise ValueError(said.group())
+    return output
+
+
+def has_action(usage: str) -> bool:
+    """Whether cuda-checkpoint's usage has `--action`; raises ValueError for what is no usage (a library is missing)."""
+    if not re.search(r"--(?:action|pid|toggle)\b", usage):
+        raise ValueError(f"no usage: {(usage.strip().splitlines() or ['an empty answer'])[-1][:200]}")
+    return bool(re.search(r"--action\b", usage))
 
 
 def watchers(text: str) -> tuple[tuple[int, str], ...]:

@@ -11,17 +11,20 @@ import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from facts import packages as package_facts
+from facts.docker import whole
 from facts.fact import StateFact
 from facts.reading import Reading, Status
 from facts.request import Command, Glob, Request
-from facts.snapshot import FileContent, Snapshot
+from facts.snapshot import FileContent, FileMeta, Snapshot
 from facts.version import Version, parse_version, show
 
 if TYPE_CHECKING:
     from facts.host_state import HostState
+
+T = TypeVar("T")
 
 ROOTS = ("/usr/local/cuda*", "/opt/cuda*")  # NVIDIA's packages and runfile; Arch and --toolkitpath
 NOTE = ".note.cuda.fwd_compatibility"
@@ -274,7 +277,7 @@ class Image:
 class Cuda:
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit.
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its
-    folder; dropins: units' drop-ins that gpumend wrote."""
+    folder; dropins: units' drop-ins that gpumend wrote. looked: whether every place that these come from was read."""
 
     packages: Reading[tuple[Package, ...]]
     trees: tuple[Tree, ...]
@@ -289,13 +292,15 @@ class Cuda:
     images: Reading[tuple[Image, ...]]
     linker_files: Mapping[str, FileContent]
     dropins: Mapping[str, FileContent]
+    looked: Reading[bool]
 
     def of_role(self, *roles: str) -> tuple[Package, ...]:
         """Installed packages with one of these roles; raises Unread where the package database could not be read."""
         return tuple(found for found in self.packages.get() or () if found.role in roles)
 
     def active_compats(self) -> tuple[tuple[Compat, Activation], ...]:
-        """Compat folders that somebody gets, with who and by what."""
+        """Compat folders that somebody gets, with who and by what; raises Unread where not every place was read."""
+        self.looked.get()
         return tuple(
             (compat, activation)
             for compat in self.compats
@@ -308,6 +313,35 @@ def cuda_version_json(text: str) -> Version:
     """version.json's `.cuda.version`, two parts: it can be `12.1.20230222`. Raises ValueError."""
     found = json.loads(text)
     return parse_version(str(found["cuda"]["version"]))[:2]
+
+
+class _Noting(Snapshot):
+    """A snapshot that keeps the first thing asked of it that could not be read."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        super().__init__(answer)
+        self.looked: Reading[bool] = Reading.of(True, "CUDA's folders, linker and unit files")
+
+    def _noted(self, reading: Reading[T]) -> Reading[T]:
+        if not reading.known and self.looked.ok:
+            self.looked = Reading(reading.status, None, reading.source, reading.detail)
+        return reading
+
+    def stat(self, path: str) -> Reading[FileMeta]:
+        return self._noted(super().stat(path))
+
+    def file(self, path: str) -> Reading[FileContent]:
+        found = super().file(path)
+        return self._noted(found) if self.unread(path) else found
+
+    def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
+        return self._noted(super().glob(pattern))
+
+    def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:
+        return self._noted(super().found(path, search))
+
+    def section(self, path: str) -> Reading[bytes]:
+        return self._noted(super().section(path))
 
 
 class _Folders:
@@ -506,23 +540,26 @@ def parse(snapshot: Snapshot) -> Cuda:
     )
     if packages.absent:
         packages = Reading.of((), packages.source)
+    active = snapshot.stat("/usr/local/cuda")
+    if active.status is Status.FAILED:  # the glob did not list it
+        active = Reading.none("/usr/local/cuda")
+    dangling = snapshot.dangling("/usr/local/cuda")
+    nvcc, path_nvcc, docker = snapshot.succeeded("nvcc"), snapshot.program("nvcc"), snapshot.docker
+    snapshot = noting = _Noting(snapshot.answer)  # from here on, one place that was not read counts for all
     folders = _Folders(snapshot)
     owned = {
         found.cuda for found in packages.value or () if found.role in ("toolkit", "library") and found.cuda
     }
     compat_names = [found.name for found in packages.value or () if found.role == "compat"]
     compats = _compats(snapshot, folders, compat_names)
-    active = snapshot.stat("/usr/local/cuda")
-    if active.status is Status.FAILED:  # the glob did not list it
-        active = Reading.none("/usr/local/cuda")
     linker = (*(snapshot.glob(LINKER_GLOB).value or ()), "/etc/ld.so.conf")
     return Cuda(
         packages=packages,
         trees=_trees(snapshot, folders, owned),
         active=active.map(lambda meta: meta.real or meta.path),
-        dangling=snapshot.dangling("/usr/local/cuda"),
-        nvcc=snapshot.succeeded("nvcc").map(lambda output: nvcc_version(output.out)),
-        path_nvcc=snapshot.program("nvcc").map(lambda meta: meta.real or meta.path),
+        dangling=dangling,
+        nvcc=nvcc.map(lambda output: nvcc_version(output.out)),
+        path_nvcc=path_nvcc.map(lambda meta: meta.real or meta.path),
         compats=compats,
         activations=_activations(snapshot, folders, compats),
         library_paths={
@@ -531,9 +568,12 @@ def parse(snapshot: Snapshot) -> Cuda:
             if scope == "service" and (values := [text for path, text in assigned if not path.endswith(OURS)])
         },
         cupti=_cupti(snapshot, folders),
-        images=snapshot.docker.map(lambda found: tuple(_image(raw) for raw in found.get("images", ()))),
+        images=whole(docker, "images").map(
+            lambda found: tuple(_image(raw) for raw in found.get("images", ()))
+        ),
         linker_files=_contents(snapshot, linker),
         dropins=_contents(snapshot, snapshot.glob(DROPIN_GLOB).value or ()),
+        looked=noting.looked,
     )
 
 

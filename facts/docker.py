@@ -120,16 +120,24 @@ class Docker:
     snap: bool
     desktop: Reading[bool]
     rootless_users: tuple[int, ...]
-    rootless_configs: tuple[str, ...]
+    rootless_configs: Reading[tuple[str, ...]]
     runtime_paths: Mapping[str, Reading[FileMeta]]
 
     @property
     def installed(self) -> bool:
-        return self.version.ok or self.process.ok or self.unit.ok
+        """Whether there is one, or it is not known that there is none: a program that gave no version is one."""
+        return not self.version.absent or not self.process.absent or self.unit.ok
 
     @property
     def running(self) -> bool:
         return self.info.ok
+
+    @property
+    def may_run_containers(self) -> bool:
+        """Whether containers run; also where a dockerd gives no answer, or cannot tell of each of its containers."""
+        if not self.containers.known:
+            return True
+        return any(found.running for found in self.containers.value or ())
 
     def value(self, *keys: str) -> Any:
         """A value of daemon.json by its path of keys, or None; raises Unread where the file could not be read."""
@@ -145,7 +153,8 @@ class Docker:
         return self.info.need().get(key)
 
     def cgroup_driver(self) -> str | None:
-        return str((self.info.value or {}).get("CgroupDriver") or "") or None
+        """Of the running daemon, None where none runs; raises Unread."""
+        return str((self.info.get() or {}).get("CgroupDriver") or "") or None
 
 
 def daemon_json(content: FileContent) -> dict[str, Any]:
@@ -234,6 +243,18 @@ def _info(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return raw
 
 
+def whole(raw: Reading[Mapping[str, Any]], what: str) -> Reading[Mapping[str, Any]]:
+    """Docker's answer, `failed` where dockerd lists `containers` or `images` and cannot tell of one: that one may be
+    anything."""
+    unread = ((raw.value or {}).get("unread") or {}).get(what)
+    return Reading.fail(raw.source, str(unread[0])) if unread else raw
+
+
+def containers_of(answer: Mapping[str, Any]) -> tuple[Container, ...]:
+    """The containers in Docker's answer."""
+    return tuple(_container(item) for item in answer["containers"])
+
+
 NOWHERE = FileMeta("", "other")
 
 
@@ -267,6 +288,8 @@ def parse(snapshot: Snapshot) -> Docker:
     path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
     content = snapshot.file(path)
     raw = snapshot.docker
+    if raw.absent and not daemons.known:  # nobody looked whether one runs
+        raw = Reading(daemons.status, None, raw.source, daemons.detail)
     info: Reading[Mapping[str, Any]] = raw.map(lambda found: _info(found["info"]))
     return Docker(
         version=snapshot.succeeded("dockerd").map(lambda found: parse_version(found.out))
@@ -274,7 +297,7 @@ def parse(snapshot: Snapshot) -> Docker:
         else info.map(lambda found: parse_version(str(found["ServerVersion"]))),
         process=process,
         info=info,
-        containers=raw.map(lambda found: tuple(_container(item) for item in found["containers"])),
+        containers=whole(raw, "containers").map(containers_of),
         config_path=path,
         content=content,
         config=content.map(daemon_json),
@@ -287,7 +310,7 @@ def parse(snapshot: Snapshot) -> Docker:
         or "Docker Desktop" in str((info.value or {}).get("OperatingSystem", ""))
         else snapshot.glob("/home/*/.docker/desktop").map(bool),
         rootless_users=tuple(sorted({found.uid for found in own if found.uid != 0})),
-        rootless_configs=snapshot.glob(ROOTLESS_GLOB).value or (),
+        rootless_configs=snapshot.glob(ROOTLESS_GLOB),
         runtime_paths={path: snapshot.stat(path) for path in _runtime_paths(content.map(daemon_json))},
     )
 

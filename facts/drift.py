@@ -32,7 +32,7 @@ REQUEST = Request(
     commands={
         # apt's merged configuration; of it only what concerns automatic upgrades: proxies hold passwords
         "apt-config": Command(
-            ("apt-config", "dump"), timeout=10, keep=r"(?m)^(?:APT::Periodic|Unattended-Upgrade)::.*$"
+            ("apt-config", "dump"), timeout=10, keep=r"(?mi)^(?:APT::Periodic|Unattended-Upgrade)::.*$"
         ),
     },
     units=(UPGRADE_TIMER,),
@@ -59,21 +59,23 @@ class Drift:
     uninstaller is there, so the driver came from a .run file."""
 
     reboot: Reading[bool]
-    reboot_packages: tuple[str, ...]
+    reboot_packages: Reading[tuple[str, ...]]
     kernels: Reading[tuple[str, ...]]
-    with_module: tuple[str, ...]
+    with_module: Reading[tuple[str, ...]]
     unattended: Reading[Unattended]
     versionlock: tuple[str, ...]
     runfile: bool
 
     def orphaned(self, running: str) -> str | None:
         """The newest installed kernel of the running one's kind, where it has no nvidia module while the running one
-        has; else None. None where kernels could not be listed: nothing is known then."""
-        mine = [name for name in self.kernels.value or () if kernel_kind(name) == kernel_kind(running)]
+        has; else None. Raises Unread where kernels could not be listed, or what one of them has."""
+        mine = [name for name in self.kernels.get() or () if kernel_kind(name) == kernel_kind(running)]
         newest = max(mine, key=kernel_number, default=running)
-        if kernel_number(newest) <= kernel_number(running) or newest in self.with_module:
+        if kernel_number(newest) <= kernel_number(running) or newest in (
+            have := self.with_module.get() or ()
+        ):
             return None
-        return newest if running in self.with_module else None
+        return newest if running in have else None
 
 
 def _matches(pattern: str, package: str) -> bool:
@@ -95,13 +97,14 @@ def kernel_kind(release: str) -> str:
 
 
 def apt_settings(text: str) -> Unattended:
-    """`apt-config dump`: `APT::Periodic::Unattended-Upgrade "1";`, `Unattended-Upgrade::Package-Blacklist:: "nvidia";`."""
+    """`apt-config dump`: `APT::Periodic::Unattended-Upgrade "1";`, `Unattended-Upgrade::Package-Blacklist:: "nvidia";`.
+    To apt names are the same in any case, and it prints the spelling that it read first."""
     values: dict[str, list[str]] = {}
     for key, value in re.findall(r'(?m)^(\S+?)(?:::)? "(.*)";$', text):
-        values.setdefault(key, []).append(value)
-    days = values.get("APT::Periodic::Unattended-Upgrade", ["0"])[-1]
-    on = values.get("APT::Periodic::Enable", ["1"])[-1] != "0"
-    blacklist = tuple(value for value in values.get("Unattended-Upgrade::Package-Blacklist", ()) if value)
+        values.setdefault(key.lower(), []).append(value)
+    days = values.get("apt::periodic::unattended-upgrade", ["0"])[-1]
+    on = values.get("apt::periodic::enable", ["1"])[-1] != "0"
+    blacklist = tuple(value for value in values.get("unattended-upgrade::package-blacklist", ()) if value)
     return Unattended(on and days not in ("", "0"), blacklist)
 
 
@@ -109,6 +112,17 @@ def locked(text: str) -> tuple[str, ...]:
     """What `dnf versionlock` holds: a line each in dnf 4's list (`!` excludes), `name = "..."` in dnf 5's TOML."""
     named = tuple(re.findall(r'(?m)^\s*name\s*=\s*"([^"]+)"', text))
     return named or tuple(re.findall(r"(?m)^([^\s#!\[]\S*)\s*$", text))
+
+
+def _with_module(snapshot: Snapshot) -> Reading[tuple[str, ...]]:
+    listed = snapshot.glob(MODULES)
+    found = {path: snapshot.found(path) for path in listed.value or ()}
+    unread = next((each for each in (listed, *found.values()) if not each.known), None)
+    if unread is not None:
+        return Reading(unread.status, None, unread.source, unread.detail)
+    return Reading.of(
+        tuple(path.split("/")[3] for path, names in found.items() if names.value), "modules.dep"
+    )
 
 
 def _kernels(snapshot: Snapshot) -> Reading[tuple[str, ...]]:
@@ -119,7 +133,10 @@ def _unattended(snapshot: Snapshot, packages: Mapping[str, str] | None) -> Readi
     settings = snapshot.succeeded("apt-config").map(lambda output: apt_settings(output.out))
     if settings.value is None:
         return settings
-    timer = snapshot.unit(UPGRADE_TIMER).value or {}
+    unit = snapshot.unit(UPGRADE_TIMER)
+    if not unit.known:
+        return Reading(unit.status, None, unit.source, unit.detail)
+    timer = unit.value or {}
     off = timer.get("LoadState") == "masked" or timer.get("UnitFileState") in ("masked", "disabled")
     there = packages is None or "unattended-upgrades" in packages
     found = settings.value
@@ -130,12 +147,11 @@ def parse(snapshot: Snapshot) -> Drift:
     from facts.packages import parse as parse_packages
 
     reboot = snapshot.stat(REBOOT)
-    listed = snapshot.glob(MODULES)
     return Drift(
         reboot=Reading.of(False, REBOOT) if reboot.absent else reboot.map(lambda _: True),
-        reboot_packages=tuple(dict.fromkeys((snapshot.text(f"{REBOOT}.pkgs").value or "").split())),
+        reboot_packages=snapshot.text(f"{REBOOT}.pkgs").map(lambda text: tuple(dict.fromkeys(text.split()))),
         kernels=_kernels(snapshot),
-        with_module=tuple(path.split("/")[3] for path in listed.value or () if snapshot.found(path).value),
+        with_module=_with_module(snapshot),
         unattended=_unattended(snapshot, parse_packages(snapshot).installed.value),
         versionlock=tuple(name for path in VERSIONLOCK for name in locked(snapshot.text(path).value or "")),
         runfile=snapshot.stat("/usr/bin/nvidia-uninstall").ok,
@@ -146,4 +162,7 @@ class RebootPending(StateFact[dict[str, Any]]):
     """Whether the distribution waits for a reboot, and the packages that ask for it."""
 
     def read(self, state: HostState) -> dict[str, Any] | None:
-        return {"pending": state.drift.reboot.need(), "packages": list(state.drift.reboot_packages)}
+        return {
+            "pending": state.drift.reboot.need(),
+            "packages": list(state.drift.reboot_packages.get() or ()),
+        }

@@ -90,7 +90,7 @@ class Details:
 class Gpus:
     """listed: what nvidia-smi says. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
-    cuda: the newest CUDA that the driver serves, as nvidia-smi --version says. details: each GPU's brand, architecture
+    cuda: the newest CUDA that the driver serves, as nvidia-smi says. details: each GPU's brand, architecture
     and MIG mode."""
 
     listed: Reading[tuple[Gpu, ...]]
@@ -98,7 +98,7 @@ class Gpus:
     pci: Reading[tuple[str, ...]]
     nvswitches: Reading[int]
     cuda: Reading[Version]
-    nouveau_bound: tuple[str, ...]
+    nouveau_bound: Reading[tuple[str, ...]]
     details: Reading[Details]
 
     def present(self) -> Reading[bool]:
@@ -121,6 +121,8 @@ def smi_list(text: str) -> tuple[Gpu, ...]:
         elif mig and found:
             last = found.pop()
             found.append(Gpu(last.index, last.name, last.uuid, (*last.mig, mig.group(1))))
+        elif line.startswith("Unable to determine the device handle"):
+            raise ValueError(line)  # one that is there and lost: the others are not all
     if not found:
         raise ValueError(f"no GPU in: {text.strip()[:120] or 'an empty answer'}")
     return tuple(found)
@@ -173,6 +175,16 @@ def _details(snapshot: Snapshot) -> Reading[Details]:
     return found.map(lambda output: smi_details(output.out))
 
 
+def _cuda(snapshot: Snapshot) -> Reading[Version]:
+    """As nvidia-smi --version says; where that does not know the option (drivers of 470 and older: containers/ramalama#1311),
+    as its -q does."""
+    found = snapshot.succeeded("nvidia-smi-version").map(lambda output: smi_cuda(output.out))
+    details = _details(snapshot)
+    if found.status is Status.FAILED and details.value and details.value.cuda:
+        return Reading.of(details.value.cuda, details.source)
+    return found
+
+
 def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
     listed = snapshot.glob("/proc/driver/nvidia/gpus/*/information")
     if not listed.ok:
@@ -206,8 +218,8 @@ def parse(snapshot: Snapshot) -> Gpus:
         proc=_proc(snapshot),
         pci=_pci(snapshot, DISPLAY_CLASS),
         nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
-        cuda=snapshot.succeeded("nvidia-smi-version").map(lambda found: smi_cuda(found.out)),
-        nouveau_bound=tuple(path.rpartition("/")[2] for path in bound.value or ()),
+        cuda=_cuda(snapshot),
+        nouveau_bound=bound.map(lambda paths: tuple(path.rpartition("/")[2] for path in paths)),
         details=_details(snapshot),
     )
 

@@ -23,8 +23,16 @@ TOOLKIT = (
 # Without these two files on disk, the cache is built in memory: as root, apt-cache would write it (measured).
 NO_CACHE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
 
+# rpm's database by its back ends (bdb, ndb, sqlite) and places: Red Hat and Amazon; Fedora and SUSE; rpm-ostree. Without one
+# `rpm -qa` as root makes it: rpm lib/backend/sqlite.c, seen with Debian's rpm 6.1.0, whose folder is empty.
+RPM_DATABASES = tuple(
+    f"{folder}/{name}"
+    for folder in ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm")
+    for name in ("rpmdb.sqlite", "Packages", "Packages.db")
+)
+
 REQUEST = Request(
-    programs=("apt-get", "dnf", "zypper"),
+    programs=("apt-get", "dnf", "zypper", "rpm"),
     commands={
         # A second of one core's time where there are many lists: only where the toolkit could be wanted and is not there.
         "apt-offers": Command(
@@ -42,7 +50,11 @@ REQUEST = Request(
         "dpkg": Command(
             ("dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *PATTERNS), timeout=20
         ),
-        "rpm": Command(("rpm", "-qa", "--qf", "%{NAME}\\t%{EPOCH}:%{VERSION}-%{RELEASE}\\n"), timeout=20),
+        "rpm": Command(
+            ("rpm", "-qa", "--qf", "%{NAME}\\t%{EPOCH}:%{VERSION}-%{RELEASE}\\n"),
+            timeout=20,
+            needs_one=RPM_DATABASES,
+        ),
     },
 )
 
@@ -78,7 +90,7 @@ def parse_dpkg(output: Output) -> dict[str, str]:
         fields = line.split("\t")
         if len(fields) == 3 and fields[0][1:2] == "i":
             found[fields[1]] = fields[2]
-    if output.rc > 1:
+    if output.rc not in (0, 1):  # negative: killed by a signal, in the middle of its list
         raise ValueError(f"dpkg-query: exit status {output.rc}: {output.err.strip()}")
     return found
 
@@ -128,6 +140,8 @@ def parse(snapshot: Snapshot) -> Packages:
     found: dict[str, str] = {}
     for part in parts:
         found.update(part.value or {})
+    if all(part.absent for part in parts) and snapshot.program("rpm").ok:
+        return Packages(Reading.fail("rpm -qa", "rpm's database is in none of the known places"))
     if all(part.absent for part in parts):
         return Packages(Reading(Status.ABSENT, None, "dpkg, rpm", "neither is installed"))
     dpkg, rpm = parts

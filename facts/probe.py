@@ -16,6 +16,7 @@ Python 3.6 is RHEL 8's and Ubuntu 18.04's (docs.python.org/3.6), hence no f-stri
 
 import base64
 import errno
+import fnmatch
 import glob
 import hashlib
 import http.client
@@ -41,6 +42,9 @@ MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches l
 MAX_OUTPUT_BYTES = 1 << 20
 DOCKER_CONNECTIONS = 4  # dockerd inspects side by side
 HISTORIES = 50  # images whose layers are asked for
+LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
+STARTING = 10  # seconds after its start in which a dockerd that does not answer is waited for
+AGAIN = (0.5, 1, 1, 2, 2)  # seconds before each further look at a host that is not settled
 # Environment names that may leave the host. Everything else stays: proxies carry passwords, units carry tokens.
 ENV_NAMES = re.compile(
     r"^(PATH|DOCKER_DRIVER|DOCKER_STORAGE_DRIVER|DOCKERD_STORAGE_DRIVER|DOCKER_RAMDISK|DOCKER_CONTEXT|XDG_RUNTIME_DIR|LD_LIBRARY_PATH"
@@ -216,7 +220,7 @@ def mentioned(data):
 
 
 def run(argv, timeout):
-    """Run a command with no input and the C locale.
+    """Run a command with no input and the C locale. `cut`: it printed more than is kept.
 
     Ends after `timeout` seconds whatever the child does: a process in uninterruptible sleep (a broken GPU does
     that to nvidia-smi) survives SIGKILL, so it is left behind rather than waited for.
@@ -247,9 +251,10 @@ def run(argv, timeout):
             data = os.read(pipe.fileno(), 65536)
             if not data:
                 open_pipes.remove(pipe)
-            elif sizes[pipe] < MAX_OUTPUT_BYTES:
+            else:
+                if sizes[pipe] < MAX_OUTPUT_BYTES:
+                    chunks[pipe].append(data)
                 sizes[pipe] += len(data)
-                chunks[pipe].append(data)
     while child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     item = {
@@ -264,18 +269,27 @@ def run(argv, timeout):
         item.update(status="timeout", error="no answer within %g s" % timeout)
     else:
         item.update(status="ok", rc=child.returncode)
+    if sizes[child.stdout] > sum(map(len, chunks[child.stdout])):
+        item["cut"] = True
     return item
+
+
+def program(name):
+    """A program as root's own PATH would find it: its metadata, and `path`. A folder of it that could not be looked into
+    (an NFS server that is gone) leaves open whether it is there."""
+    unread = None
+    for candidate in [name] if "/" in name else [os.path.join(at, name) for at in PATH.split(":")]:
+        item = meta(candidate)
+        if item["status"] == "ok" and item["kind"] == "file" and os.access(candidate, os.X_OK):
+            return dict(item, path=candidate)
+        if item["status"] not in ("ok", "absent"):
+            unread = unread or {"status": item["status"], "error": "%s: %s" % (candidate, item["error"])}
+    return unread or {"status": "absent"}
 
 
 def which(name):
     """Where a program is, as root's own PATH would find it, or None."""
-    if "/" in name:
-        return name if os.access(name, os.X_OK) else None
-    for folder in PATH.split(":"):
-        candidate = os.path.join(folder, name)
-        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
-            return candidate
-    return None
+    return program(name).get("path")
 
 
 def without_secrets(words):
@@ -311,9 +325,10 @@ def processes(names):
         ticks = os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration, ValueError) as error:
         return {"status": "failed", "error": str(error)}
-    for pid in os.listdir("/proc"):
-        if not pid.isdigit():
-            continue
+    pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    if "1" not in pids:
+        return {"status": "denied", "error": "others' processes are hidden (proc(5), hidepid)"}
+    for pid in pids:
         base = "/proc/" + pid
         try:
             with open(base + "/cmdline", "rb") as handle:
@@ -331,12 +346,16 @@ def processes(names):
                 "start": boot + int(fields[19]) / float(ticks),
             }
             entry.update(whereabouts(pid))
+        except PermissionError as error:  # hidepid=1
+            return failure(error)
         except (OSError, IndexError, ValueError):
             continue  # it ended while we looked
         try:
             entry["exe"] = os.readlink(base + "/exe")
             with open(base + "/environ", "rb") as handle:
                 entry["env"] = allowed_env(handle.read().decode("utf-8", "replace").split("\0"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
         except OSError as error:
             entry["error"] = failure(error)["status"]
         result.append(entry)
@@ -350,21 +369,22 @@ def whereabouts(pid):
     """Where a process runs, as far as that is not where we do: `nested` in a pid name space of its own, `container` its id.
 
     NSpid of proc(5) has one number for each name space from ours inwards (Linux 4.1 and newer; without it: not known to
-    be nested). A container with `--pid=host` shares ours, and is told by the id in its cgroup's name.
+    be nested). A container with `--pid=host` shares ours, and is told by the id in its cgroup's name. Raises OSError for a
+    process that has ended: a container's would else pass for the host's own.
     """
     found = {"nested": False, "container": None}
+    with open("/proc/%s/status" % pid) as handle:
+        for line in handle:
+            if line.startswith("NSpid:"):
+                found["nested"] = len(line.split()) > 2
     try:
-        with open("/proc/%s/status" % pid) as handle:
-            for line in handle:
-                if line.startswith("NSpid:"):
-                    found["nested"] = len(line.split()) > 2
         with open("/proc/self/cgroup") as handle:
             ours = set(CONTAINER_ID.findall(handle.read()))
-        with open("/proc/%s/cgroup" % pid) as handle:
-            theirs = [name for name in CONTAINER_ID.findall(handle.read()) if name not in ours]
-        found["container"] = theirs[0][:12] if theirs else None
-    except OSError:
-        pass  # it ended while we looked
+    except FileNotFoundError:
+        return found  # a kernel without cgroups
+    with open("/proc/%s/cgroup" % pid) as handle:
+        theirs = [name for name in CONTAINER_ID.findall(handle.read()) if name not in ours]
+    found["container"] = theirs[0][:12] if theirs else None
     return found
 
 
@@ -386,13 +406,20 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.unix_path)
 
 
+class Gone(ValueError):
+    """dockerd knows no such thing (any more): HTTP 404."""
+
+
 def docker_get(connection, url):
-    """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong."""
+    """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong, Gone for HTTP 404."""
     connection.request("GET", url)
     response = connection.getresponse()
     body = response.read()
     if response.status != 200:
-        raise ValueError("GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace")))
+        kind = Gone if response.status == 404 else ValueError
+        raise kind(
+            "GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace").strip())
+        )
     return json.loads(body.decode("utf-8"))
 
 
@@ -451,9 +478,10 @@ def stored_config(root, driver, ident):
     return json.loads(data.decode("utf-8")) if b"NVIDIA_" in data or b"CUDA_VERSION" in data else {}
 
 
-def ask_all(path, urls, deadline):
-    """Answers to many questions, in their order, over a few connections; None where dockerd knows no such thing any more.
-    Raises what one of the connections raised; socket.timeout where the time was over before the last answer."""
+def ask_all(path, urls, deadline, refused=None):
+    """Answers to many questions, in their order, over a few connections; None where dockerd knows no such thing any more,
+    or gives an error of its own for it, which `refused` (a list) then has. Raises what one of the connections raised;
+    socket.timeout where the time was over before the last answer."""
     found, failed, todo = [None] * len(urls), [], list(enumerate(urls))
 
     def work():
@@ -468,8 +496,11 @@ def ask_all(path, urls, deadline):
                     raise socket.timeout("%d of %d answers in time" % (len(urls) - len(todo) - 1, len(urls)))
                 try:
                     found[number] = docker_get(connection, url)
-                except ValueError:
+                except Gone:
                     pass  # it was removed between the list and the look
+                except ValueError as error:
+                    if refused is not None:
+                        refused.append(str(error))
         except Exception as error:  # of a thread: told by the one that waits for it
             failed.append(error)
         finally:
@@ -485,14 +516,14 @@ def ask_all(path, urls, deadline):
     return found
 
 
-def images_of(path, info, listed, deadline, own):
+def images_of(path, info, listed, deadline, own, refused):
     """The images whose environment is NVIDIA's or names a CUDA version, and the size of every image, with the sizes of
     its layers from the lowest up for the HISTORIES largest: they are for a prediction only. own: it is the host's Docker,
-    whose store can be read."""
+    whose store can be read. refused: what dockerd could not tell of one, as text."""
     root, driver = info.get("DockerRootDir", ""), info.get("Driver", "")
     configs = [stored_config(root, driver, entry["Id"]) if own and root else None for entry in listed]
     asked = [number for number, config in enumerate(configs) if config is None]
-    answers = ask_all(path, ["/images/%s/json" % listed[number]["Id"] for number in asked], deadline)
+    answers = ask_all(path, ["/images/%s/json" % listed[number]["Id"] for number in asked], deadline, refused)
     for number, config in zip(asked, answers):  # noqa: B905  (strict= is Python 3.10)
         configs[number] = config
     there = [(entry, config) for entry, config in zip(listed, configs) if config is not None]  # noqa: B905
@@ -520,8 +551,14 @@ def log_of(connection, ident, keep):
         body = response.read()
     except http.client.HTTPException as error:
         raise ValueError("GET logs: %s" % error)
-    if response.status != 200:  # a log driver that cannot be read back (docs.docker.com, dual logging)
+    if response.status in (
+        404,
+        409,
+        501,
+    ):  # removed; a log driver that cannot be read back (docs.docker.com, dual logging)
         return []
+    if response.status != 200:
+        raise ValueError("GET logs of %s: HTTP %d" % (ident[:12], response.status))
     text, at = b"", 0
     # Without a terminal each chunk has a header of 8 bytes (Engine API, ContainerAttach, stream format).
     while body[at : at + 1] in (b"\1", b"\2") and body[at + 1 : at + 4] == b"\0\0\0":
@@ -548,6 +585,7 @@ def docker(path, running, timeout, keep="", own=False):
     Stopped ones count: they break at their next start, and a restart policy may start them any time.
 
     keep: what of the log of privileged containers may leave the host; an empty text reads no log. own: it is the host's.
+    `unread` of the answer: containers and images that dockerd lists and cannot tell of (HTTP 500).
     `running` (is a dockerd alive?) guards the connect: docker.socket would otherwise start a stopped daemon.
     """
     if not running:
@@ -557,16 +595,19 @@ def docker(path, running, timeout, keep="", own=False):
     try:
         info = docker_get(connection, "/info")
         version = docker_get(connection, "/version")
-        containers = []
+        containers, lost, unseen = [], [], []
         listed = [entry["Id"] for entry in docker_get(connection, "/containers/json?all=1")]
-        for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline):
+        for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline, lost):
             if raw is None:
                 continue
             found = container(raw)
-            if found["privileged"] and keep:
-                found["log"] = log_of(connection, raw["Id"], keep)
             containers.append(found)
-        images, sizes = images_of(path, info, docker_get(connection, "/images/json"), deadline, own)
+            if found["privileged"] and keep:
+                try:
+                    found["log"] = log_of(connection, raw["Id"], keep)
+                except ValueError as error:
+                    lost.append(str(error))
+        images, sizes = images_of(path, info, docker_get(connection, "/images/json"), deadline, own, unseen)
         return {
             "status": "ok",
             "images": images,
@@ -574,6 +615,7 @@ def docker(path, running, timeout, keep="", own=False):
             "info": docker_info_of(info),
             "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
             "containers": containers,
+            "unread": {"containers": lost[:3], "images": unseen[:3]},
         }
     except socket.timeout as error:
         said = str(error) if "answers" in str(error) else "no answer"
@@ -586,22 +628,42 @@ def docker(path, running, timeout, keep="", own=False):
         connection.close()
 
 
+def unit_properties(text, wanted):
+    """The properties that `systemctl show` prints of one unit. It prints a line break of an ExecStart as it is: a line that
+    begins none of the `wanted` properties goes on with the one before."""
+    found, last = {}, None
+    for line in text.strip("\n").split("\n"):
+        key, sign, value = line.partition("=")
+        if sign and key in wanted and key not in found:
+            last, found[key] = key, value
+        elif last:
+            found[last] += " " + line
+    return {key: " ".join(without_secrets(value.split(" "))) for key, value in found.items()}
+
+
 def units(names, properties, timeout):
     """State of systemd units by name. One `systemctl show` for all; `absent` on a host without systemd."""
     if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
         return {"status": "absent", "error": "this host was not booted by systemd"}
     wanted = ["Id"] + [name for name in properties if name != "Id"]
-    item = run(["systemctl", "show", "--property=" + ",".join(wanted)] + list(names), timeout)
-    if item["status"] != "ok" or item.get("rc"):
-        if item["status"] == "ok":
+
+    def show(some):
+        item = execute({"argv": ["systemctl", "show", "--property=" + ",".join(wanted)] + some}, "", timeout)
+        if item["status"] == "ok" and item["rc"]:
             item["status"] = "failed"
             item["error"] = item.pop("err") or "systemctl show: exit status %d" % item["rc"]
         return item
-    found = {}
-    for block, name in zip(item["out"].split("\n\n"), names):  # noqa: B905  (strict= is Python 3.10)
-        pairs = (line.partition("=") for line in block.strip("\n").split("\n"))
-        found[name] = {key: " ".join(without_secrets(value.split(" "))) for key, _, value in pairs if key}
-    return {"status": "ok", "units": found}
+
+    item, found = show(list(names)), {}
+    blocks = item.get("out", "").split("\n\n")
+    # With an empty line in an ExecStart, whose block is whose cannot be told: each unit is asked for by itself.
+    together = len(blocks) == len(names) and all(re.search(r"(?m)^Id=", block) for block in blocks)
+    for block, name in zip(blocks if together else names, names):  # noqa: B905  (strict= is Python 3.10)
+        if not together and item["status"] == "ok":
+            item = show([name])
+            block = item.get("out", "")
+        found[name] = unit_properties(block, wanted)
+    return {"status": "ok", "units": found} if item["status"] == "ok" else item
 
 
 def system(root):
@@ -629,17 +691,32 @@ def system(root):
     }
 
 
-def needs_met(command, root):
-    """Whether every path a command needs exists: the guard that keeps an audit from writing; and none that spares it."""
-    there = [os.path.exists(root + path) for path in command.get("needs", ())]
-    return all(there) and not any(os.path.exists(root + path) for path in command.get("spares", ()))
+def obstacle(command, root):
+    """Why a command is not run, or None: a path that it needs does not exist (the guard that keeps an audit from writing),
+    its program does not, or whether they do is not known; or a path that spares it exists."""
+    absent = {"status": "absent", "error": "%s is not here" % command["argv"][0]}
+    if any(os.path.exists(root + path) for path in command.get("spares", ())):
+        return absent
+    needed = [meta(root + path) for path in command.get("needs", ())] + [program(command["argv"][0])]
+    if any(item["status"] == "absent" for item in needed):
+        return absent
+    one = [meta(root + path) for path in command.get("needs_one", ())]
+    if one and all(item["status"] == "absent" for item in one):
+        return absent
+    if one and not any(item["status"] == "ok" for item in one):
+        needed.extend(one)
+    unread = [item for item in needed if item["status"] not in ("ok", "absent")]
+    return {"status": unread[0]["status"], "error": unread[0]["error"]} if unread else None
 
 
 def execute(command, root, timeout):
-    """One command of a request: its output, or why it was not run."""
-    if not needs_met(command, root) or which(command["argv"][0]) is None:
-        return {"status": "absent", "error": "%s is not here" % command["argv"][0]}
+    """One command of a request: its output, or why it was not run. Half an output is no answer."""
+    found = obstacle(command, root)
+    if found:
+        return found
     found = run(command["argv"], command.get("timeout", timeout))
+    if found.pop("cut", False) and found["status"] == "ok":  # half an answer is none
+        found.update(status="failed", error="printed more than %d bytes" % MAX_OUTPUT_BYTES)
     if command.get("keep") and "out" in found:
         found["out"] = "\n".join(matches(command["keep"], found["out"])) + "\n"
     return found
@@ -690,31 +767,80 @@ def spaces(types):
     return found
 
 
+def expand(pattern):
+    """(The paths that match, as glob(3) has them; the error of a first folder that could not be looked into, or None.)
+    glob.glob passes over such a folder, as if nothing in it matched."""
+    paths, unread, parts = ["/"], None, pattern.strip("/").split("/")
+    for part in parts:
+        if not glob.has_magic(part):
+            paths = [os.path.join(path, part) for path in paths]
+            continue
+        folders, paths = paths, []
+        for folder in folders:
+            try:
+                names = fnmatch.filter(os.listdir(folder), part)
+            except OSError as error:
+                unread = unread or (None if failure(error)["status"] == "absent" else error)
+                continue
+            paths.extend(
+                os.path.join(folder, name) for name in names if part[0] == "." or not name.startswith(".")
+            )
+    if glob.has_magic(parts[-1]):
+        return paths, unread
+    there = []
+    for path in paths:
+        try:
+            os.lstat(path)
+            there.append(path)
+        except OSError as error:
+            unread = unread or (None if failure(error)["status"] == "absent" else error)
+    return there, unread
+
+
 def listing(path):
     """The names in a folder, each with how many names it has in turn (None where it is no folder)."""
     found = {}
     try:
         for name in os.listdir(path):
             inside = os.path.join(path, name)
-            found[name] = (
-                len(os.listdir(inside)) if os.path.isdir(inside) and not os.path.islink(inside) else None
-            )
+            try:
+                folder = stat.S_ISDIR(os.lstat(inside).st_mode)
+                found[name] = len(os.listdir(inside)) if folder else None
+            except FileNotFoundError:
+                pass  # it went while we looked: that says nothing of the others
     except OSError as error:
         return failure(error)
     return {"status": "ok", "names": found}
 
 
 def open_inside(pid, path):
-    """A handle (O_PATH) on a path of a process's own root. No link on the way is followed: a container could lead one
-    out to the host's files, which are not its to show. Raises OSError."""
-    handle = os.open("/proc/%d/root" % pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in path.strip("/").split("/"):
-        try:
-            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
-        finally:
+    """A handle (O_PATH) on a path of a process's own root. The kernel follows no link on the way: a container could lead
+    one out to the host's files, which are not its to show. Links are followed here, within that root. Raises OSError."""
+    parts, links = path.strip("/").split("/"), 0
+    handles = [os.open("/proc/%d/root" % pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+    try:
+        while parts:
+            part = parts.pop(0)
+            if part in ("", "."):
+                continue
+            if part == "..":  # of the root it is the root
+                if len(handles) > 1:
+                    os.close(handles.pop())
+                continue
+            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handles[-1])
+            handles.append(deeper)
+            if stat.S_ISLNK(os.fstat(deeper).st_mode):
+                target, links = os.readlink("", dir_fd=deeper), links + 1
+                if links > 40:  # path_resolution(7)
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                os.close(handles.pop())
+                while target.startswith("/") and len(handles) > 1:
+                    os.close(handles.pop())
+                parts = target.split("/") + parts
+        return handles.pop()
+    finally:
+        for handle in handles:
             os.close(handle)
-        handle = deeper
-    return handle
 
 
 def start_ticks(pid):
@@ -763,23 +889,27 @@ def inside(pid, spec, timeout, daemon):
                 found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
             finally:
                 os.close(handle)
+    if not daemon or found["docker"]["status"] != "ok":
+        found["starts"] = (age(pid) or 0) < (STARTING if daemon else LOOKING)
     if start is None or start_ticks(pid) != start:
         gone = {"status": "failed", "error": "it ended while it was looked at"}
         return {"pid": pid, "ended": True, "docker": gone} if daemon else {"pid": pid, "ended": True}
     return found
 
 
-def late(daemons, answer, timeout):
-    """The containers that dockerds run in and that Docker did not list yet: they began while we looked."""
+def late(daemons, answer, timeout, path="/run/docker.sock"):
+    """The containers that dockerds run in and that Docker did not list yet: they began while we looked. Where it does not
+    tell of them any more, its list is not whole, and says so."""
     known = {found["id"] for found in answer["docker"].get("containers", ())}
     names = {process["container"] for process in daemons if inner(process)} - known - {None}
     if not names or answer["docker"]["status"] != "ok":
         return []
     urls = ["/containers/%s/json" % name for name in sorted(names)]  # another engine's are 404
+    answers, lost = [], answer["docker"]["unread"]["containers"]
     try:
-        answers = ask_all("/run/docker.sock", urls, time.monotonic() + timeout)
-    except (OSError, ValueError, http.client.HTTPException):
-        return []
+        answers = ask_all(path, urls, time.monotonic() + timeout, lost)
+    except (OSError, http.client.HTTPException) as error:
+        lost.append(str(error) or type(error).__name__)
     return [container(raw) for raw in answers if raw is not None]
 
 
@@ -837,8 +967,36 @@ def look_further(request, answer, daemons, timeout):
     at_once(jobs)
 
 
+def age(pid):
+    """Seconds since a process started, or None where it has ended."""
+    start = start_ticks(pid)
+    with open("/proc/uptime") as handle:
+        return (
+            None
+            if start is None
+            else float(handle.read().split()[0]) - start / float(os.sysconf("SC_CLK_TCK"))
+        )
+
+
+def unsettled(answer):
+    """Whether a dockerd in a container ended while it was looked at, or has just begun and does not answer yet, or may have
+    begun after we looked for one: a look a moment later tells what becomes of it."""
+    return any(found.get("ended") or found.get("starts") for found in answer["inside"].values())
+
+
 def probe(request):
-    """Execute a request; the answer has an item for each thing asked for, whatever happens to the others."""
+    """Execute a request; the answer has an item for each thing asked for, whatever happens to the others. A host whose
+    containers come and go just then is looked at again, a few times."""
+    for pause in AGAIN:
+        answer = look(request)
+        if not unsettled(answer):
+            return answer
+        time.sleep(pause)
+    return look(request)
+
+
+def look(request):
+    """What the host has at one moment."""
     began = time.monotonic()
     root = request.get("root", "")
     commands = request.get("commands", {})
@@ -852,14 +1010,16 @@ def probe(request):
         "commands": {},
     }
     files = answer["files"]
-    # glob.glob answers [] for a folder it may not list, which would read as "there is none".
     for spec in request.get("globs", ()):
         folder = root + os.path.dirname(spec["pattern"])
         listed = {"status": "ok", "paths": []}
         try:
             if not glob.has_magic(folder):
                 os.listdir(folder)
-            listed["paths"] = sorted(path[len(root) :] for path in glob.glob(root + spec["pattern"]))
+            paths, unread = expand(root + spec["pattern"])
+            listed["paths"] = sorted(path[len(root) :] for path in paths)
+            if unread:
+                raise unread
         except OSError as error:
             listed.update(failure(error))
         before = answer["globs"].get(spec["pattern"], {}).get("paths", ())  # another search's
@@ -888,8 +1048,7 @@ def probe(request):
         answer["stats"][path] = meta(root + path)
     answer["programs"] = {}
     for name in request.get("programs", ()):
-        where = which(name)
-        answer["programs"][name] = dict(meta(where), path=where) if where else {"status": "absent"}
+        answer["programs"][name] = program(name)
     answer["processes"] = processes(request.get("processes", ()))
     daemons = [
         p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"
@@ -901,9 +1060,17 @@ def probe(request):
         for name, command in commands.items()
         if not command.get("without_docker")
     ]
-    jobs.append(
-        (answer, "docker", docker, ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True))
-    )
+    if answer["processes"]["status"] == "ok":
+        jobs.append(
+            (
+                answer,
+                "docker",
+                docker,
+                ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True),
+            )
+        )
+    else:  # not `absent`: one may run
+        answer["docker"] = dict(answer["processes"])
     jobs.append(
         (answer, "units", units, (request.get("units", ()), request.get("unit_properties", ()), timeout))
     )

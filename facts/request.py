@@ -25,6 +25,7 @@ class Glob:
 @dataclass(frozen=True)
 class Command:
     """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
+    needs_one: paths of which one has to be there that it is run.
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
     without_docker: run only where dockerd has not answered, whose answer says as much.
     keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
@@ -32,6 +33,7 @@ class Command:
     argv: tuple[str, ...]
     timeout: float = 10
     needs: tuple[str, ...] = ()
+    needs_one: tuple[str, ...] = ()
     keep: str = ""
     spares: tuple[str, ...] = ()
     without_docker: bool = False
@@ -103,6 +105,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 "argv": list(command.argv),
                 "timeout": command.timeout,
                 "needs": list(command.needs),
+                "needs_one": list(command.needs_one),
                 "spares": list(command.spares),
                 "keep": command.keep,
                 "without_docker": command.without_docker,

@@ -54,6 +54,8 @@ def parse(snapshot: Snapshot) -> Runs:
     found = []
     for path in listed.value or ():
         journal = snapshot.text(path).map(lambda text, path=path: _journal(path, text))  # type: ignore[misc]
+        if journal.absent:
+            continue  # it went between the listing and the look: that says nothing of the others
         if journal.value is None:
             return Runs(Reading(journal.status, None, path, journal.detail))
         found.append(journal.value)

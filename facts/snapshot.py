@@ -193,7 +193,10 @@ class Snapshot:
     def dangling(self, path: str) -> str | None:
         """Where a symbolic link that leads nowhere points, or None for any other path."""
         item = self._item("files" if path in self.answer.get("files", ()) else "stats", path)
-        return str(item["link"]) if "link" in item and "kind" not in item else None
+        absent = (
+            _status(item) is Status.ABSENT and "kind" not in item
+        )  # not: where it leads could not be read
+        return str(item["link"]) if "link" in item and absent else None
 
     def file(self, path: str) -> Reading[FileContent]:
         """A regular file's content. A directory, device or dangling link reads `failed`, with its kind."""
@@ -212,6 +215,10 @@ class Snapshot:
             return Reading(Status.FAILED, None, path, f"larger than {MAX_FILE_BYTES} bytes")
         meta = _meta(path, item)
         return Reading(Status.OK, FileContent(meta, data, str(item.get("sha256")), item.get("selinux")), path)
+
+    def unread(self, path: str) -> bool:
+        """Whether a file could not be read; one that is a folder, or a link to nowhere, is no file for anybody else either."""
+        return _status(self._item("files", path)) not in (Status.OK, Status.ABSENT)
 
     def text(self, path: str) -> Reading[str]:
         return self.file(path).map(lambda content: content.text())
@@ -268,9 +275,11 @@ class Snapshot:
         found = self.command(name)
         if found.value is not None and found.value.rc != 0:
             lines = (found.value.err.strip() or found.value.out.strip()).splitlines()
-            return Reading(
-                Status.FAILED, None, name, f"exit status {found.value.rc}: {lines[-1] if lines else ''}"
-            )
+            rc = found.value.rc
+            how = (
+                f"exit status {rc}" if rc > 0 else f"ended by signal {-rc}"
+            )  # the latter is no word of its own
+            return Reading(Status.FAILED, None, name, f"{how}: {lines[-1] if lines else ''}")
         return found
 
     def processes(self, program: str) -> Reading[tuple[Process, ...]]:
@@ -302,7 +311,9 @@ class Snapshot:
         if not isinstance(item, dict) or _status(item) is not Status.OK:
             return self._unread(item if isinstance(item, dict) else {}, f"systemctl show {name}")
         found = item.get("units", {}).get(name)
-        if not found or found.get("LoadState") == "not-found":
+        if not found:
+            return Reading(Status.FAILED, None, f"systemctl show {name}", NOT_ASKED)
+        if found.get("LoadState") == "not-found":
             return Reading(Status.ABSENT, None, f"systemctl show {name}", "no such unit")
         properties = {
             sys.intern(key): sys.intern(value) for key, value in found.items() if isinstance(value, str)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from facts.docker import Container, Docker, daemon_json
+from facts.docker import Container, Docker, containers_of, daemon_json, whole
 from facts.fact import StateFact
 from facts.reading import Reading
 from facts.request import Command, Glob, Inside, Request
@@ -92,7 +92,14 @@ REQUEST = Request(
     ),
     programs=("fuse-overlayfs", "modprobe"),
     commands={
-        "xfs-info": Command(("xfs_info", DOCKER_ROOT), timeout=5, keep=r"ftype=\d"),
+        # It takes a mount point, and no folder below one: `cannot open ...: Is a directory` (seen with xfsprogs 6.1 and 7.2).
+        "xfs-info": Command(
+            ("sh", "-c", 'exec xfs_info "$(stat -c %m "$0")"', DOCKER_ROOT),
+            timeout=5,
+            keep=r"ftype=\d",
+            needs=(DOCKER_ROOT,),
+            needs_one=("/usr/sbin/xfs_info", "/sbin/xfs_info"),
+        ),
         # What `docker run` of a unit printed: with --rm its container is gone as soon as its daemon has died.
         "unit-log": Command(
             ("journalctl", "--boot", "_COMM=docker", "--lines=400", "--output=with-unit", "--no-pager"),
@@ -206,7 +213,7 @@ class Inner:
     containers: Reading[int]
     fuse: Reading[bool]
     fuse_program: Reading[bool]
-    store: bool
+    store: Reading[bool]
     unit: UnitFile | None
     loops: bool
     compose: Compose | None
@@ -264,7 +271,7 @@ class Choice:
 class Storage:
     """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
-    containers; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
+    containers, as far as they could be read: `units_read` says whether all could; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
 
     docker: Root
     containerd: Root
@@ -280,9 +287,10 @@ class Storage:
     choice: Reading[Choice]
     inners: tuple[Inner, ...]
     units: tuple[UnitFile, ...]
+    units_read: Reading[bool]
     unit_log: Reading[Output]
     dangers: Reading[Mapping[str, Mapping[str, str]]]
-    cron: Mapping[str, tuple[str, ...]]
+    cron: Reading[Mapping[str, tuple[str, ...]]]
 
     def lies_on(self, path: str) -> Mount | None:
         """The mount that a path of the host lies on, whether it exists or not."""
@@ -409,6 +417,9 @@ def _choice(docker: Docker, drivers: Reading[tuple[str, ...]]) -> Reading[Choice
             any(row[0] == "driver-type" and "snapshotter" in str(row[1]) for row in rows),
         )
 
+    for reading in (docker.config, drivers):
+        if not reading.known:
+            return Reading(reading.status, None, reading.source, reading.detail)
     return docker.info.map(chosen) if docker.version.ok else Reading.none("docker info", "version not known")
 
 
@@ -421,8 +432,30 @@ def _there(snapshot: Snapshot, *paths: str) -> Reading[bool]:
     return Reading(unread.status, None, paths[0], unread.detail) if unread else Reading.of(False, paths[0])
 
 
+def _all_read(snapshot: Snapshot, *patterns: str) -> Reading[bool]:
+    """Whether these folders, and each file in them, could be searched."""
+    for pattern in patterns:
+        listed = snapshot.glob(pattern)
+        for reading in (listed, *(snapshot.found(path) for path in listed.value or ())):
+            if not reading.known:
+                return Reading(reading.status, None, reading.source, reading.detail)
+    return Reading.of(True, ", ".join(patterns))
+
+
+def _cron(snapshot: Snapshot) -> Reading[Mapping[str, tuple[str, ...]]]:
+    return _all_read(snapshot, *CRON).map(
+        lambda _: {
+            path: scripts
+            for pattern in CRON
+            for path in snapshot.glob(pattern).value or ()
+            if (scripts := tuple(dict.fromkeys(snapshot.found(path, CRON_LINES).value or ())))
+        }
+    )
+
+
 def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
     dropins: dict[str, list[str]] = {}
+    unread = _all_read(snapshot, DROPINS)
     for path in snapshot.glob(DROPINS).value or ():
         dropins.setdefault(path.split("/")[-2].removesuffix(".d"), []).append(path)
     units = []
@@ -444,6 +477,8 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
                 settings[match.group(1)] = match.group(2)
         names = [re.split(r"[= ]", word, maxsplit=1)[1] for word in words if word.startswith("--name")]
         owners = [word.lstrip("# ") for word in words if word.startswith("#")]
+        if not unread.known:  # it may be one with an ExecStart
+            owners.insert(0, f"{unread.source} could not be read")
         container = names[0].strip("\"'") if names else ""
         container = container.replace("%n", name).replace("%N", name.removesuffix(".service"))
         units.append(
@@ -460,6 +495,13 @@ def _units(snapshot: Snapshot) -> tuple[UnitFile, ...]:
             )
         )
     return tuple(units)
+
+
+def _ftype(text: str) -> bool:
+    """The line of xfs_info(8) that tells; raises ValueError where there is none."""
+    if "ftype=" not in text:
+        raise ValueError("no ftype in what xfs_info printed")
+    return "ftype=1" in text
 
 
 def _dangers(output: Output) -> Mapping[str, Mapping[str, str]]:
@@ -522,10 +564,12 @@ def _compose(container: Container, snapshot: Snapshot) -> Compose:
     return Compose(container.project or "", service, folder, override, ours, taken)
 
 
-def _asks_for_store(within: Snapshot) -> bool:
-    config = within.file("/etc/docker/daemon.json").map(daemon_json).value or {}
-    features = config.get("features")
-    return isinstance(features, dict) and features.get("containerd-snapshotter") is True
+def _asks_for_store(within: Snapshot) -> Reading[bool]:
+    def asks(config: Mapping[str, Any]) -> bool:
+        features = config.get("features")
+        return isinstance(features, dict) and features.get("containerd-snapshotter") is True
+
+    return within.file("/etc/docker/daemon.json").map(daemon_json).map(asks)
 
 
 def ended(within: Snapshot) -> bool:
@@ -570,11 +614,11 @@ def _inner(
         daemon=daemon,
         root=root,
         info=raw.map(lambda found: found["info"]),
-        images=raw.map(image_sizes),
-        containers=raw.map(lambda found: len(found.get("containers") or ())),
+        images=whole(raw, "images").map(image_sizes),
+        containers=whole(raw, "containers").map(lambda found: len(found.get("containers") or ())),
         fuse=fuse,
         fuse_program=program,
-        store=within is not None and not ended(within) and _asks_for_store(within),
+        store=absent if within is None or ended(within) else _asks_for_store(within),
         unit=unit,
         loops=unit is not None and bool(LOOPS & dangers.get(unit.name, {}).keys()),
         compose=_compose(container, snapshot) if container and container.project else None,
@@ -597,7 +641,8 @@ def parse(snapshot: Snapshot) -> Storage:
     named = docker.flags.get("data-root") or config.get("data-root")
     path = str(info.get("DockerRootDir") or named or DOCKER_ROOT)
     root = _root(path, mounts, free(path), snapshot.listing(path))
-    units, listed = _units(snapshot), docker.containers.value or ()
+    # Those of which dockerd could tell, where it could not of each.
+    units, listed = _units(snapshot), snapshot.docker.map(containers_of).value or ()
     known = {found.id: found for found in listed if found.privileged}
     names = {found.name for found in listed}
     inside = {
@@ -609,12 +654,14 @@ def parse(snapshot: Snapshot) -> Storage:
     dangers = snapshot.succeeded("unit-dangers").map(_dangers)
     # A unit's container that is not there now: between two starts, or --rm after its last.
     away = {unit.container for unit in units if "--privileged" in unit.words and unit.container} - names
+    if docker.running and not docker.containers.ok:
+        away = set()
     return Storage(
         docker=root,
         containerd=_root(CONTAINERD_ROOT, mounts, free(CONTAINERD_ROOT), Reading.none(CONTAINERD_ROOT)),
         mounts=mounts,
         spaces=spaces,
-        ftype=snapshot.succeeded("xfs-info").map(lambda found: "ftype=1" in found.out),
+        ftype=snapshot.succeeded("xfs-info").map(lambda found: _ftype(found.out)),
         kernel=snapshot.text("/proc/filesystems").map(
             lambda text: tuple(line.split()[-1] for line in text.splitlines() if line.split())
         ),
@@ -622,7 +669,7 @@ def parse(snapshot: Snapshot) -> Storage:
         fuse_boot=snapshot.text(FUSE_BOOT),
         fuse_program=snapshot.program("fuse-overlayfs").ok,
         modprobe=snapshot.program("modprobe").ok,
-        images=snapshot.docker.map(image_sizes),
+        images=whole(snapshot.docker, "images").map(image_sizes),
         choice=_choice(docker, root.drivers),
         inners=tuple(
             _inner(
@@ -638,14 +685,10 @@ def parse(snapshot: Snapshot) -> Storage:
             for ident in sorted({*known, *inside, *away})
         ),
         units=units,
+        units_read=_all_read(snapshot, UNITS, DROPINS),
         unit_log=snapshot.succeeded("unit-log"),
         dangers=dangers,
-        cron={
-            path: scripts
-            for pattern in CRON
-            for path in snapshot.glob(pattern).value or ()
-            if (scripts := tuple(dict.fromkeys(snapshot.found(path, CRON_LINES).value or ())))
-        },
+        cron=_cron(snapshot),
     )
 
 

@@ -63,7 +63,7 @@ def last_line(found):
     lines = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
-    errors = [line for line in lines if line.startswith(("E:", "Error:"))]
+    errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
     return (errors or lines or [found["status"]])[-1][:400]
 
 
@@ -89,14 +89,16 @@ DNF_SECTIONS = (
 
 
 def dnf_changes(text):
-    """What `dnf --assumeno` would do: its table's sections, a package a row (measured with dnf 4.14).
+    """What `dnf --assumeno` would do: its table's sections, a package a row (measured with dnf 4.14 and dnf5 5.4).
+    Below a row is what that replaces: dnf 4 tells of obsoleted packages alone, dnf5 of a package's old version, too, and
+    counts both.
 
     Raises Unfit where the rows that were understood are not as many as dnf's own summary says.
     """
-    changes, section, name, expected = [], None, "", 0
+    changes, section, name, expected, replaced = [], None, "", 0, 0
     for line in text.splitlines():
         count = re.match(
-            r"\s*(?:Install|Upgrade|Remove|Downgrade|Reinstall|Replac)\w*:?\s+(\d+) [Pp]ackages?$", line
+            r"\s*(?:Install|Upgrad|Remov|Downgrad|Reinstall|Replac)\w*:?\s+(\d+) [Pp]ackages?$", line
         )
         expected += int(count.group(1)) if count else 0
         if count or (line and not line[0].isspace()):
@@ -107,6 +109,10 @@ def dnf_changes(text):
             continue
         if section == "module":
             changes.append(("module", fields[0], None))
+        elif fields[0] == "replacing" and len(fields) > 4:
+            replaced += 1
+            if not changes or fields[1] != changes[-1][1]:
+                changes.append(("remove", fields[1], None))
         elif fields[0] == "replacing":
             changes.append(("remove", fields[1].rpartition(".")[0] or fields[1], None))
         elif len(fields) == 1:
@@ -114,8 +120,8 @@ def dnf_changes(text):
         else:
             full = [name] + fields if name else fields
             name = ""
-            changes.append((section, full[0], full[2] if len(full) > 2 else ""))
-    if len([change for change in changes if change[2] is not None]) != expected:
+            changes.append((section, full[0], re.sub("^0:", "", full[2]) if len(full) > 2 else ""))
+    if len([change for change in changes if change[2] is not None]) + replaced != expected:
         raise Unfit("what dnf would do could not be read: %d packages, not %d" % (len(changes), expected))
     return changes
 
@@ -229,7 +235,7 @@ def simulate(manager, action, targets, wait):
         changes = dnf_changes(found.get("out", ""))
         # --assumeno ends with status 1 by design; then its table is there
         good = found["status"] == "ok" and (found["rc"] == 0 or bool(changes))
-    if not good:
+    if not good or found.get("cut"):
         raise Unfit("%s cannot %s: %s" % (manager, called, last_line(found)))
     against = objection(changes, action, names)
     if against:
@@ -281,14 +287,20 @@ def one_version(versions):
 
 
 def status_of(manager, name):
-    """(dpkg's letter of a package's state, version), `i` where all is well; (`n`, None) for one that is not known."""
+    """(dpkg's letter of a package's state, version), `i` where all is well; (`n`, None) for one that is not known. Raises
+    Unfit where the database does not say: what passed for not there would be taken away again by a rollback."""
     if manager == "apt":
         found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Version}\\n", name], 20)
+        if found["status"] != "ok" or found["rc"] not in (0, 1):  # 1: no such package, dpkg-query(1)
+            raise Unfit("dpkg-query %s: %s" % (name, last_line(found)))
         rows = [line.split("\t") for line in found.get("out", "").splitlines()]
         return next(((row[0][1:2], row[1]) for row in rows if len(row) == 2), ("n", None))
     found = run(["rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}\\n", name], 20)
-    there = found.get("rc") == 0 and found.get("out")
-    return ("i", found["out"].splitlines()[0]) if there else ("n", None)
+    if found.get("rc") == 0 and found.get("out"):
+        return "i", found["out"].splitlines()[0]
+    if found["status"] != "ok" or "is not installed" not in found["out"]:
+        raise Unfit("rpm -q %s: %s" % (name, last_line(found)))
+    return "n", None
 
 
 def installed(manager, name):

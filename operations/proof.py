@@ -10,6 +10,7 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.api.operation import operation
 from pyinfra.context import host as context_host
 
+from facts.reading import Unread
 from facts.remote import AuditOnly, RemoteError
 from facts.snapshot import AnswerError
 from operations import run
@@ -62,7 +63,13 @@ def _entry(trial: Trial, image: str, command: tuple[str, ...]) -> dict[str, Any]
 def _prove(state: State, host: Host) -> bool:
     record = run.current(host.inventory).record(host.name)
     assert record.now is not None
-    wanted, paths = record.now.context.wanted, trials(record.now.context)
+    wanted = record.now.context.wanted
+    try:
+        paths = trials(record.now.context)
+    except Unread as error:  # which paths there are is not known: nothing is proven
+        record.proof = Outcome("refused", f"what to prove is not known: {error}")
+        logger.error(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
+        return False
     if not paths:
         return True
     image = wanted.prove_image or ""

@@ -45,8 +45,10 @@ def try_docker(entry):
 def try_podman(entry):
     """podman as root, without a network. Returns why it failed, or an empty text; raises Untried."""
     podman, command = client("podman"), entry["command"]
-    if not worked(run([podman, "image", "exists", entry["image"]], 30)):
-        raise Untried("podman has no image %s" % entry["image"])
+    there = run([podman, "image", "exists", entry["image"]], 30)
+    if not worked(there):  # 1: it is not there, 125: an error (podman-image-exists(1))
+        none = "podman has no image %s" % entry["image"]
+        raise Untried(none if there.get("rc") == 1 else "podman image exists: %s" % last_words(there))
     # Without a limit of processes: the controller for it may not be lent to this machine.
     argv = [podman, "run", "--rm", "--pull=never", "--network=none", "--pids-limit=0"] + entry["options"]
     found = run(argv + ["--entrypoint", command[0], entry["image"]] + command[1:], TRIAL_TIMEOUT)

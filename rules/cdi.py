@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from facts.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
+from facts.containerd import ConfigError, K3s
 from facts.reading import Reading, Unread
 from facts.version import Version, show
 from rules.finding import Change, Component, Evidence, Finding, Status
@@ -66,22 +67,32 @@ def newest_readable(engine: str, version: Version) -> Version | None:
 
 def readers(context: Context) -> dict[str, Version]:
     """Engines on this host that load CDI specs, with the newest cdiVersion each can read. A Docker whose CDI nobody
-    wants, a containerd that serves Docker alone, and a CRI-O that does not run are none of them."""
-    from rules.containerd_config import has_containerd
+    wants, a containerd that serves Docker alone, and a CRI-O that does not run are none of them. Raises Unread."""
+    from rules.containerd_config import embedded, has_containerd
     from rules.docker import wanted_paths
 
     found, state = {}, context.state
+    k3s = embedded(context)
     engines = (
         ("docker", state.docker.version.value if "device" in wanted_paths(context) else None),
-        ("podman", state.podman.version.value),
-        ("containerd", state.containerd.version.value if has_containerd(context) else None),
-        ("crio", state.crio.version.value if state.crio.running else None),
+        ("podman", state.podman.version.get()),
+        ("containerd", state.containerd.version.get() if has_containerd(context) else None),
+        ("containerd", k3s.version.get() if k3s is not None and _injects(k3s) else None),
+        ("crio", state.crio.version.get() if state.crio.installed and state.crio.running else None),
     )
     for name, version in engines:
         readable = newest_readable(name, version) if version else None
         if version and readable:
             found[f"{name} {show(version)}"] = readable
     return found
+
+
+def _injects(k3s: K3s) -> bool:
+    """Whether k3s' own containerd has CDI on; raises Unread."""
+    try:
+        return k3s.cri().enable_cdi is True
+    except ConfigError:  # GM511
+        return False
 
 
 def canonical(folder: str) -> str:
@@ -128,7 +139,7 @@ def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
         found['nvidia-container-runtime in mode "cdi"'] = runtime_dirs(context)
     if "device" in wanted_paths(context):
         found["docker --device"] = docker_dirs(context)
-    podman = context.state.podman.version.value
+    podman = context.state.podman.version.get()
     if podman and newest_readable("podman", podman):
         # containers.conf's default was /etc/cdi alone in 5.5 (nixpkgs#420638)
         files = context.state.podman.files.values()
@@ -145,6 +156,8 @@ def can_generate(context: Context) -> str:
         return "nvidia-ctk is not installed"
     if not context.state.host.wsl2 and not context.state.host.tegra and driver.loaded.get() is None:
         return "the driver is not loaded"
+    if not driver.userspace().known:
+        return f"the driver's libraries could not be read: {driver.userspace().source}"
     userspace = driver.userspace().value
     if userspace and driver.loaded.value and userspace != driver.loaded.value:
         return "the driver's module and libraries differ in version (GM101)"
@@ -154,6 +167,11 @@ def can_generate(context: Context) -> str:
         and toolkit.mode() not in ("auto", "csv")
     ):
         return f'toolkit 1.18.0 cannot generate one in mode "{toolkit.mode()}" (GM206); run again after that is mended'
+    cdi = context.state.cdi
+    if context.wanted.cdi_writer == "auto" and not (cdi.refresh.known and cdi.refresh_path.known):
+        return f"whether nvidia-cdi-refresh writes it here is not known: {cdi.refresh.detail or cdi.refresh_path.detail}"
+    if uses_refresh(context) and not cdi.refresh_env.known:
+        return f"which file nvidia-cdi-refresh writes is not known: {cdi.refresh_env.source}: {cdi.refresh_env.detail}"
     if context.wanted.cdi_writer == "refresh" and not context.state.cdi.refresh.ok:
         return "cdi.writer is `refresh`, and this host has no nvidia-cdi-refresh.service"
     if not context.wanted.manage_cdi:
@@ -226,7 +244,7 @@ def unresolvable(context: Context) -> Iterator[Finding]:
     if not lacking:
         return
     for file in broken:
-        if file.spec.status.value in ("denied", "timeout"):
+        if file.unread:
             file.spec.need()  # it may be the one that defines them
     for folder in (folder for dirs in lacking.values() for folder in dirs if folder not in DEFAULT_DIRS):
         raise Unread(Reading.fail(folder, "not among the folders that are read: what is in it is not known"))
@@ -282,7 +300,7 @@ def invalid(context: Context) -> Iterator[Finding]:
     for file in context.state.cdi.files.need():
         if file.spec.ok:
             continue
-        if file.spec.status.value in ("denied", "timeout"):
+        if file.unread:
             file.spec.need()
         ours = file.path == target(context)
         change, refused = (
@@ -461,8 +479,10 @@ def gpu_specs_in_use(context: Context) -> Iterator[tuple[SpecFile, Spec]]:
 )
 def stale(context: Context) -> Iterator[Finding]:
     """One finding a file, with all that is wrong with it: they have one cause and one remedy."""
+    right = False
     for file, spec in gpu_specs_in_use(context):
         evidence, cause, symptom = staleness(context, spec)
+        right = right or not evidence
         if not evidence or is_leftover(context, file):
             continue
         change, refused = regenerate(context)
@@ -480,6 +500,8 @@ def stale(context: Context) -> Iterator[Finding]:
             refused=refused,
             symptoms=(symptom,),
         )
+    if right:
+        context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
 
 
 def is_leftover(context: Context, file: SpecFile) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from facts.containerd import MERGES_KEYS, config_version
+from facts.containerd import MERGES_KEYS, config_version, imports_of
+from facts.reading import Unread
 from facts.version import Version, show
 from rules.cdi import canonical
 from rules.containerd_config import (
@@ -19,17 +20,20 @@ from rules.containerd_config import (
     Keys,
     Layout,
     change,
+    containerd_version,
     cri,
+    embedded,
     evidence,
     expected_systemd,
     has,
     has_containerd,
+    injects,
     layout,
     misplaced,
+    pods_readable,
     readable,
     restart_hold,
     unreadable_why,
-    version_of,
     wanted_runtimes,
 )
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
@@ -100,6 +104,25 @@ def ignored(context: Context) -> Iterator[Finding]:
             refused="moving a whole configuration is the owner's decision",
             symptoms=("Ignoring unknown key in TOML for plugin", 'no runtime for "nvidia" is configured'),
         )
+    for path in context.state.containerd.unheeded():
+        yield Finding(
+            code="GM502",
+            status=Status.WARN,
+            summary=f"{path} has no effect: nothing imports it",
+            evidence=(
+                Evidence(path, "exists"),
+                evidence(
+                    context,
+                    found.root,
+                    ("imports",),
+                    f"imports = {list(imports_of(found.root, found.parsed.get(found.root, {}), found.version))}",
+                ),
+            ),
+            cause="containerd reads the files that `imports` of its main file names. 2.2 has /etc/containerd/conf.d there in "
+            "the file that it makes by `config default`, and in no other.",
+            remedy=f'`imports = ["{path.rpartition("/")[0]}/*.toml"]` in {found.root}, or take the file away.',
+            refused="whether the file is still wanted is the owner's decision",
+        )
     if found.version >= MERGES_KEYS:
         return
     for path in found.order[1:]:
@@ -153,7 +176,7 @@ def _leaves(table: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, 
     "GM503",
     "containerd has the nvidia runtime",
     "nct pkg/config/engine/containerd; nd#1788 (SystemdCgroup); nct#1222",
-    applies=readable,
+    applies=pods_readable,
 )
 def nvidia_runtime(context: Context) -> Iterator[Finding]:
     if NVIDIA not in wanted_runtimes(context):
@@ -161,8 +184,11 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
     program = context.state.toolkit.programs["nvidia-container-runtime"].get()
     settings, containerd = cri(context), context.state.containerd
     known = settings.runtimes.get(NVIDIA)
-    if program is None or (known is not None and known.binary.endswith("nvidia-container-runtime")):
+    gone = known is not None and (meta := containerd.binaries.get(known.binary)) is not None and meta.absent
+    if program is None or (known is not None and injects(known.binary) and not gone):
         return
+    k3s = embedded(context)
+    name = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
     base: Keys = ("containerd", "runtimes", NVIDIA)
     values: dict[Keys, Any] = {
         (*base, "runtime_type"): RUNC,
@@ -174,17 +200,25 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
     yield Finding(
         code="GM503",
         status=Status.FAIL,
-        summary="containerd does not know the runtime `nvidia`"
+        summary=f"{name} does not know the runtime `nvidia`"
         if known is None
-        else f"containerd's runtime `nvidia` calls {known.binary or 'runc'}",
+        else f"{name}'s runtime `nvidia` calls {known.binary or 'runc'}"
+        + (", which is not there" if gone else ""),
         evidence=(
             Evidence("containerd config dump", f"runtimes: {', '.join(sorted(settings.runtimes)) or 'none'}"),
         ),
-        cause=f"It is not registered in {containerd.path}, the file that this containerd reads."
+        cause=f"{k3s.flavour.name} registers it by itself where nvidia-container-runtime is in /usr/bin when it starts, and "
+        "its template has the base (GM510)."
+        if k3s
+        else f"It is not registered in {containerd.path}, the file that this containerd reads."
         if known is None
+        else "Every container of it fails to start: the toolkit was moved, or taken away."
+        if gone
         else "Without nvidia-container-runtime nothing injects the GPU.",
         remedy="Mend registers it and restarts containerd: containers keep running."
         if made
+        else f"`systemctl restart {k3s.unit.source.split()[-1]}` when it suits: pods keep running."
+        if k3s
         else "Put that right first.",
         risk=Risk.RESTART,
         change=made,
@@ -197,11 +231,11 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
     "GM504",
     "containerd's CDI is on",
     "containerd v1.7.0 pkg/cri/config/config_unix.go; docs/containerd-2.0.md; RELEASES.md (2.2: deprecated, always on)",
-    applies=readable,
+    applies=pods_readable,
 )
 def cdi_off(context: Context) -> Iterator[Finding]:
-    version, settings = version_of(context), cri(context)
-    if not wanted_runtimes(context) or version < CDI_SINCE:
+    settings, k3s = cri(context), embedded(context)
+    if not wanted_runtimes(context):
         return
     values: dict[Keys, Any] = {}
     if settings.enable_cdi is not True:
@@ -213,13 +247,15 @@ def cdi_off(context: Context) -> Iterator[Finding]:
             *DEFAULT_DIRS,
             *(folder for folder in have if folder not in DEFAULT_DIRS),
         ]
-    if not values:
+    if not values or (version := containerd_version(context).need()) < CDI_SINCE:
         return
     made, refused = change(context, values)
     off = settings.enable_cdi is not True
+    # k3s' base has a table of the CRI already, so that a template cannot add to it; its nvidia runtime works without
+    needed = off and (k3s is None or context.wanted.grit_role is not None)
     yield Finding(
         code="GM504",
-        status=Status.FAIL if off else Status.WARN,
+        status=Status.FAIL if needed else Status.WARN,
         summary=f"CDI is off in containerd {show(version)}"
         if off
         else f"cdi_spec_dirs leaves out {', '.join(lacking)}",
@@ -232,6 +268,8 @@ def cdi_off(context: Context) -> Iterator[Finding]:
         else "nvidia-cdi-refresh writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi.",
         remedy="Mend sets it and restarts containerd: containers keep running."
         if made
+        else f"A {k3s.flavour.name} with containerd 2, or a template of your own without the base."
+        if k3s
         else "Put that right first.",
         risk=Risk.RESTART,
         change=made,
@@ -244,10 +282,15 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     "GM505",
     "containerd's runtimes use the kubelet's cgroup driver",
     "nd#1788, k3s-io/k3s#11631; kubernetes.io: configuring a cgroup driver",
-    applies=readable,
+    applies=pods_readable,
 )
 def cgroup_driver(context: Context) -> Iterator[Finding]:
-    driver = context.state.kubernetes.cgroup_driver
+    kubernetes, k3s = context.state.kubernetes, embedded(context)
+    if kubernetes.kubelet.unread is not None:
+        raise Unread(kubernetes.kubelet.unread)
+    driver = kubernetes.cgroup_driver
+    if not driver and k3s is not None:  # it gives runc and its kubelet the same (config_linux.go)
+        driver = "systemd" if expected_systemd(context) else "cgroupfs"
     if driver not in ("systemd", "cgroupfs"):
         return
     settings = cri(context)
@@ -279,6 +322,8 @@ def cgroup_driver(context: Context) -> Iterator[Finding]:
         else "The runtime has the default, cgroupfs.",
         remedy="Mend sets SystemdCgroup and restarts containerd: containers keep running."
         if made
+        else f"A newer {k3s.flavour.name}, which gives nvidia the same as runc; or a template of your own without the base."
+        if k3s
         else "Put that right first.",
         risk=Risk.RESTART,
         change=made,

@@ -14,6 +14,7 @@ from typing import Any
 
 from facts.containerd import (
     CONFIG,
+    CONVERTS_EACH,
     MERGES_KEYS,
     V2_PLUGIN,
     V3_PLUGIN,
@@ -21,14 +22,13 @@ from facts.containerd import (
     Cri,
     K3s,
     config_version,
+    counting_version,
     imports_of,
     names_read,
     newest_config,
-    order,
-    plugin_of,
     unread_imports,
 )
-from facts.reading import Unread
+from facts.reading import Reading, Unread
 from facts.version import Version, show
 from rules.edits import Edit, EditError, apply_lines
 from rules.edits.toml_lines import scan
@@ -46,7 +46,9 @@ def serves_pods(context: Context) -> bool:
     kubernetes = context.state.kubernetes
     if kubernetes.k3s is not None and kubernetes.k3s.embedded and not kubernetes.kubelet.process.ok:
         return False
-    return kubernetes.here
+    told = kubernetes.kubelet.endpoint if kubernetes.kubelet.process.ok else ""
+    endpoint = told or (kubernetes.k3s.endpoint if kubernetes.k3s is not None else "")
+    return kubernetes.here and "crio" not in endpoint and "cri-dockerd" not in endpoint
 
 
 def embedded(context: Context) -> K3s | None:
@@ -79,14 +81,38 @@ def readable(context: Context) -> bool:
     return has_containerd(context) and not unreadable_why(context)
 
 
+def pods_readable(context: Context) -> bool:
+    """As `readable`, or k3s' own containerd is judged, and GM511 has no say."""
+    k3s = embedded(context)
+    if k3s is None:
+        return readable(context)
+    if not has_gpu(context) or k3s.generated.absent:
+        return False
+    try:
+        k3s.cri()
+    except ConfigError:
+        return False
+    except Unread:
+        pass
+    return True
+
+
 def cri(context: Context) -> Cri:
     """The CRI settings of the containerd that serves here; raises Unread or ConfigError."""
     k3s = embedded(context)
     return k3s.cri() if k3s is not None else context.state.containerd.cri()
 
 
-def version_of(context: Context) -> Version:
-    return context.state.containerd.version.need()
+def containerd_version(context: Context) -> Reading[Version]:
+    """Of the containerd that serves here."""
+    k3s = embedded(context)
+    return k3s.version if k3s is not None else context.state.containerd.version
+
+
+def injects(binary: str) -> bool:
+    """Whether an OCI runtime is one of nvidia-container-runtime's, which the toolkit has for each mode (.cdi, .legacy)."""
+    name = binary.rpartition("/")[2]
+    return re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?", name) is not None
 
 
 def where(text: str, keys: Keys) -> int | None:
@@ -111,17 +137,30 @@ def line_of(detail: str) -> int | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of the running containerd. order: as they are merged. plugin: the CRI's table in the root file."""
+    """The files of the running containerd. order: as they are merged. counts: the `version` by which it takes them."""
 
     version: Version
     root: str
     parsed: Mapping[str, Mapping[str, Any]]
     order: tuple[str, ...]
-    highest: int
+    counts: int
 
     @property
     def plugin(self) -> str:
-        return plugin_of(self.version, self.highest)
+        """The CRI's table for a new key of the root file."""
+        each = self.version >= CONVERTS_EACH and bool(self.parsed.get(self.root))
+        number = config_version(self.parsed[self.root]) if each else self.counts
+        if self.version < (2, 0):
+            return "cri" if number < 2 else V2_PLUGIN
+        files = (self.root,) if each else self.order
+        return (
+            V3_PLUGIN
+            if number >= 3 or any(self.has_runtimes(path, V3_PLUGIN) for path in files)
+            else V2_PLUGIN
+        )
+
+    def has_runtimes(self, path: str, name: str) -> bool:
+        return has(self.plugins(path).get(name), ("containerd", "runtimes"))
 
     def plugins(self, path: str) -> Mapping[str, Any]:
         """A file's tables of plugins; empty where its `plugins` is something else, which containerd would not take."""
@@ -129,12 +168,12 @@ class Layout:
         return found if isinstance(found, Mapping) else {}
 
     def names(self, path: str) -> tuple[str, ...]:
-        return names_read(self.version, self.highest, config_version(self.parsed.get(path, {})))
+        return names_read(self.version, self.counts, config_version(self.parsed.get(path, {})))
 
     def home(self, keys: Keys) -> tuple[str, str]:
         """(file, plugin name) in which a key below the CRI's table has to stand to count.
 
-        Before 2.1 that is the last file that has the plugin's table; from then on the last that has the key, else the
+        Before 2.0 that is the last file that has the plugin's table; from then on the last that has the key, else the
         root file.
         """
         for path in reversed(self.order):
@@ -159,11 +198,10 @@ def layout(context: Context) -> Layout:
     """Raises Unread where a file could not be read, ConfigError where containerd would not start with one."""
     containerd = context.state.containerd
     version, parsed = containerd.version.need(), containerd.parsed()
-    files = order(containerd.path, parsed, version)
-    highest = max((config_version(parsed[path]) for path in files if path in parsed), default=0)
-    if highest == 0 or not any(parsed.get(path) for path in files):
-        highest = 3 if version >= (2, 0) else 2
-    return Layout(version, containerd.path, parsed, files, highest)
+    counts = counting_version(version, parsed.values())
+    if not any(parsed.values()):
+        counts = 3 if version >= (2, 0) else 2
+    return Layout(version, containerd.path, parsed, tuple(parsed) or (containerd.path,), counts)
 
 
 def evidence(context: Context, path: str, keys: Keys, text: str) -> Evidence:
@@ -179,15 +217,15 @@ def hold_back(context: Context) -> str:
     containerd = context.state.containerd
     if not context.wanted.manage_containerd:
         return "containerd.manage is false"
-    if embedded(context) is not None:
-        return "k3s writes this containerd's configuration: its template is what counts"
+    if (k3s := embedded(context)) is not None:
+        return f"{k3s.flavour.name} writes this containerd's configuration: its template is what counts"
     if why := unreadable_why(context):
         return f"{why} (GM501)"
     found = layout(context)
     raw = found.parsed.get(found.root, {})
     if raw and "version" not in raw and found.version >= (2, 0):
         return f"{found.root} has no `version`, and this containerd ignores its CRI settings (GM502)"
-    if unread := unread_imports(found.root, found.parsed):
+    if unread := unread_imports(found.parsed, found.version):
         return f"{found.root} imports {unread[0]}, which is not read"
     if list(misplaced(found)):
         return "some settings stand where this containerd ignores them (GM502)"
@@ -210,7 +248,7 @@ def restart_hold(context: Context) -> str:
         return f"KillMode={unit.get('KillMode')}: a restart would stop every container (GM506)"
     bound = {word for key in ("RequiredBy", "BoundBy", "ConsistsOf") for word in unit.get(key, "").split()}
     lives = (context.state.docker.info.value or {}).get("LiveRestoreEnabled")
-    running = any(found.running for found in context.state.docker.containers.value or ())
+    running = context.state.docker.may_run_containers
     if "docker.service" in bound and running and not lives:
         return "docker.service is bound to it: a restart of containerd would restart dockerd and stop its containers"
     return ""
@@ -223,7 +261,7 @@ def change(context: Context, values: Mapping[Keys, Any]) -> tuple[Change | None,
     found = layout(context)
     edits = []
     if not found.parsed.get(found.root):
-        edits.append(Edit(found.root, ("version",), found.highest))
+        edits.append(Edit(found.root, ("version",), found.counts))
     for keys, value in (*default_runtime(context, found, values).items(), *values.items()):
         path, name = found.home(keys)
         edits.append(Edit(path, ("plugins", name, *keys), value))
@@ -256,7 +294,7 @@ def staged_tree(context: Context, new: Mapping[str, bytes]) -> tuple[tuple[str, 
     content = context.state.containerd.files[found.root].get()
     root = new.get(found.root, content.data if content else b"")
     raw = tomllib.loads(root.decode("utf-8"))
-    patterns = imports_of(found.root, raw)
+    patterns = imports_of(found.root, raw, found.version)
     changed = [path for path in found.order if path in new and path != found.root]
     if not patterns and not changed:
         return (("config.toml", root),)
@@ -302,12 +340,21 @@ def unreadable_why(context: Context) -> str:
     Raises Unread where that is not known."""
     containerd = context.state.containerd
     try:
-        parsed = containerd.parsed()
-        newest = newest_config(containerd.version.need())
-        for path in order(containerd.path, parsed, containerd.version.need()):
-            number = config_version(parsed.get(path, {}))
-            if newest is not None and number > newest:
-                return f"{path}: version = {number}, this containerd takes up to {newest}"
+        parsed, version = containerd.parsed(), containerd.version.need()
+        newest, counts = newest_config(version), counting_version(version, parsed.values())
+        above = ("", 0)  # the first file that names a version, and that
+        for path, raw in parsed.items():
+            number = config_version(raw)
+            why = ""
+            above = above if above[0] or "version" not in raw else (path, number)
+            if newest is not None and number == counts > newest:
+                why = f"version = {number}, this containerd takes up to {newest}"
+            elif version >= CONVERTS_EACH and "version" in raw and number > above[1]:
+                why = (
+                    f"version = {number} is above that of {above[0]}, {above[1]}: this containerd refuses it"
+                )
+            if why:
+                return f"{path}:{where(containerd.files[path].need().text(), ('version',))}: {why}"
         if containerd.path == CONFIG and containerd.dump.detail.startswith("exit status"):
             return f"{CONFIG}: {containerd.dump.detail.partition(': ')[2]}"
     except ConfigError as error:
@@ -318,22 +365,34 @@ def unreadable_why(context: Context) -> str:
 
 def misplaced(found: Layout) -> Iterator[tuple[str, str, str]]:
     """(file, plugin name, why) of CRI settings that stand where this containerd ignores them."""
+    newer = next((path for path in found.order if found.has_runtimes(path, V3_PLUGIN)), "")
     for path in found.order:
         raw = found.parsed.get(path, {})
         for name in ("cri", V2_PLUGIN, V3_PLUGIN):
             part = found.plugins(path).get(name)
-            if not isinstance(part, Mapping) or name in found.names(path):
+            if not isinstance(part, Mapping):
                 continue
-            if name == V2_PLUGIN and found.highest >= 3:
+            if name in found.names(path):
+                beside = path if found.version >= CONVERTS_EACH else newer
+                if (
+                    name != V3_PLUGIN
+                    and found.has_runtimes(path, name)
+                    and found.has_runtimes(beside, V3_PLUGIN)
+                ):
+                    yield path, name, f"its runtimes are lost beside those under {V3_PLUGIN} in {beside}"
+                continue
+            if name == V2_PLUGIN and found.counts >= 3:
                 part = {key: value for key, value in part.items() if key not in V3_GRPC_KEYS}
             if not part:
                 continue
             if name == V3_PLUGIN:
                 why = f"containerd {show(found.version)} has it under {V2_PLUGIN}"
-            elif config_version(raw) < found.highest:
-                why = f"another file has version = {found.highest}, so this one's version {config_version(raw)} is not converted"
+            elif found.version < (2, 0):
+                why = f"the last `version` of its files counts, {found.counts}: it is {found.plugin} there"
             elif "version" not in raw:
                 why = "the file has no `version`"
+            elif config_version(raw) < found.counts:
+                why = f"another file has version = {found.counts}, so this one's version {config_version(raw)} is not converted"
             else:
                 why = f"in a file of version {config_version(raw)} it is {found.plugin}"
             yield path, name, why

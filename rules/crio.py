@@ -14,7 +14,7 @@ from facts.crio import DEFAULT_DIRS, FOLDER, LIBEXEC, Settings
 from facts.toolkit import CONFIG as TOOLKIT_CONFIG
 from facts.version import Version
 from rules.cdi import canonical
-from rules.containerd_config import NVIDIA, Keys, line_of, where
+from rules.containerd_config import NVIDIA, Keys, injects, line_of, where
 from rules.edits import Edit, EditError, apply_lines
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, has_gpu, rule
@@ -33,7 +33,8 @@ def wanted_runtimes(context: Context) -> tuple[str, ...]:
     """The runtimes that CRI-O has to have on this host."""
     if context.wanted.crio_runtimes is not None:
         return context.wanted.crio_runtimes
-    return (NVIDIA,) if context.state.crio.running is not None else ()
+    crio = context.state.crio
+    return (NVIDIA,) if crio.installed and crio.running is not None else ()
 
 
 def has_crio(context: Context) -> bool:
@@ -181,7 +182,7 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
     settings = context.state.crio.settings()
     known = settings.runtimes.get(NVIDIA)
     path = str((known or {}).get("runtime_path") or "")
-    if known is not None and path.endswith(PROGRAM):
+    if known is not None and injects(path):
         return
     base: Keys = (*RUNTIMES, NVIDIA)
     values: dict[Keys, Any] = {(*base, "runtime_path"): program.path}

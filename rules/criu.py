@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from facts.containerd import OVERLAY, ConfigError
 from facts.criu import RUNC_CONF
-from facts.reading import Reading
 from facts.snapshot import FileContent
 from facts.version import Version, show
-from rules.containerd_config import cri, embedded, has_containerd
+from rules.containerd_config import containerd_version, cri, embedded, has_containerd
 from rules.finding import Evidence, Finding, Risk, Status
 from rules.grit import has_grit, managed
 from rules.rule import Context, has_gpu, rule
@@ -226,6 +225,15 @@ def plugin(context: Context) -> Iterator[Finding]:
                 "It is built with CRIU, and packaged apart by some distributions.",
             )
         )
+    k3s = embedded(context)
+    name = f"{k3s.flavour.name}" if k3s else "containerd"
+    process = (k3s if k3s else context.state.containerd).process.value
+    folders = process.env.get("PATH", "") if process else ""
+    seen = Evidence(f"/proc/PID/environ of {name}", f"PATH={folders}")
+    own = criu.program.get()
+    if own and folders and own.path.rpartition("/")[0] not in folders.split(":"):
+        why = f"runc calls `criu`, and has {name}'s PATH: every checkpoint and restore fails."
+        rows.append((f"{own.path} is not in {name}'s PATH", seen, why))
     tool = criu.cuda_checkpoint.get()
     if tool is None:
         rows.append(
@@ -236,17 +244,9 @@ def plugin(context: Context) -> Iterator[Finding]:
             )
         )
     else:
-        process = context.state.containerd.process.value
-        path = process.env.get("PATH", "") if process else ""
-        folder = tool.path.rpartition("/")[0]
-        if path and folder not in path.split(":"):
-            rows.append(
-                (
-                    f"{tool.path} is not in containerd's PATH",
-                    Evidence("/proc/PID/environ of containerd", f"PATH={path}"),
-                    "CRIU runs below the shim, with containerd's PATH: the plugin turns itself off without a word.",
-                )
-            )
+        if folders and tool.path.rpartition("/")[0] not in folders.split(":"):
+            why = f"CRIU runs below the shim, with {name}'s PATH: the plugin turns itself off without a word."
+            rows.append((f"{tool.path} is not in {name}'s PATH", seen, why))
         if criu.action.value is False:
             rows.append(
                 (
@@ -262,9 +262,10 @@ def plugin(context: Context) -> Iterator[Finding]:
             summary=summary,
             evidence=(found,),
             cause=why,
-            remedy="Install CRIU's plugin and NVIDIA's cuda-checkpoint where containerd's PATH finds them.",
+            remedy="Install CRIU, its plugin and NVIDIA's cuda-checkpoint where containerd's PATH finds them.",
             refused="neither is installed by mend",
         )
+    criu.action.get()  # one that gave no usage is not known to have it
 
 
 @rule(
@@ -353,12 +354,6 @@ def driver(context: Context) -> Iterator[Finding]:
             remedy="`echo quit | nvidia-cuda-mps-control` when no process uses it.",
             refused="MPS is the owner's decision",
         )
-
-
-def containerd_version(context: Context) -> Reading[Version]:
-    """Of the containerd that serves here."""
-    k3s = embedded(context)
-    return k3s.version if k3s else context.state.containerd.version
 
 
 @rule(

@@ -43,7 +43,12 @@ def folder_of(release: Version) -> str:
 
 def has_compat(context: Context) -> bool:
     host = context.state.host
-    return has_gpu(context) and not host.wsl2 and not host.tegra and bool(context.state.cuda.compats)
+    return (
+        has_gpu(context)
+        and not host.wsl2
+        and not host.tegra
+        and (bool(context.state.cuda.compats) or not context.state.cuda.looked.ok)
+    )
 
 
 def editable(activation: Activation) -> bool:
@@ -290,6 +295,7 @@ def active_and_wrong(context: Context) -> Iterator[Finding]:
     applies=has_compat,
 )
 def left_over(context: Context) -> Iterator[Finding]:
+    context.state.cuda.looked.get()
     mine = removable(context)
     active = {found.folder for found in context.state.cuda.activations}
     for compat in outgrown(context):

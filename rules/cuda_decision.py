@@ -186,16 +186,16 @@ def case_of(context: Context, wanted: Version) -> Case:
 
 
 def harm(context: Context, compat: Compat) -> str:
-    """What an active compat folder does on this host: why it fails, or an empty text where it is right."""
+    """What an active compat folder does on this host: why it fails, or an empty text where it is right. Raises Unread."""
     driver = context.state.driver.loaded.get()
     if driver is None:
         return ""
-    details = context.state.gpus.details.value
     if driver >= compat.driver:
         return f"803: the loaded driver {show(driver)} is not older than the compat library {show(compat.driver)}"
     if compat.note.value and driver[0] not in compat.note.value.branches:
         listed = ", ".join(map(str, compat.note.value.branches))
         return f"803: driver branch {driver[0]} is not in the library's note ({listed})"
+    details = context.state.gpus.details.get()
     if details is not None and (why := unfit([gpu.brand for gpu in details.gpus])):
         return f"804: {why}"
     return ""

@@ -52,6 +52,7 @@ def cupti(context: Context) -> Iterator[Finding]:
             refused="toolkit packages are not installed by mend",
             symptoms=("libcupti.so.12: cannot open shared object file",),
         )
+    context.state.cuda.looked.get()
 
 
 @rule(
@@ -87,6 +88,7 @@ def toolkits(context: Context) -> Iterator[Finding]:
                 "A toolkit was copied or installed into another one's folder.",
                 "Install it into a folder of its own name.",
             )
+    cuda.looked.get()
 
 
 def _toolkit(tree: Tree, summary: str, cause: str, remedy: str) -> Finding:
@@ -118,14 +120,14 @@ def built_for(context: Context) -> Iterator[Finding]:
     if state.host.tegra or reboot_pending(context):
         return
     if state.host.wsl2:
-        details = state.gpus.details.value
+        details = state.gpus.details.get()
         newest = (
             max(filter(None, (windows_served(details.driver), details.cuda)), default=None)
             if details
             else None
         )
     else:
-        driver = state.driver.loaded.value
+        driver = state.driver.loaded.get()
         newest = served(driver) if driver else None
     if newest is None:
         return

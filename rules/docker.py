@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from facts.cdi import DEFAULT_DIRS
+from facts.reading import Reading, Unread
 from facts.snapshot import NOT_ASKED
 from facts.version import Version, show
 from rules.driver import unmet_cuda
@@ -91,6 +92,8 @@ def hold_back(context: Context, *keys: str) -> str:
                 return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
     if docker.info.absent:
         return "dockerd does not run (GM407): nothing could be proven"
+    if not docker.info.ok:
+        return f"dockerd does not answer (GM407): {docker.info.detail}"
     return ""
 
 
@@ -190,7 +193,7 @@ def runtime(context: Context) -> Iterator[Finding]:
     program = toolkit.programs["nvidia-container-runtime"].get()
     configured = docker.value("runtimes", "nvidia") if docker.config.known else None
     path = configured.get("path") if isinstance(configured, dict) else None
-    gone = isinstance(path, str) and path.startswith("/") and docker.runtime_paths[path].absent
+    gone = isinstance(path, str) and path.startswith("/") and docker.runtime_paths[path].get() is None
     known = (docker.info.get() or {}).get("Runtimes")
     effective = isinstance(known, dict) and "nvidia" in known
     if (effective or (not docker.info.ok and configured)) and not gone:
@@ -242,6 +245,8 @@ def runtime(context: Context) -> Iterator[Finding]:
 )
 def cdi_off(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
+    if context.wanted.docker_paths is None:
+        docker.version.get()  # `device` is among them by it
     if "device" not in wanted_paths(context):
         return
     version = docker.version.need()
@@ -371,6 +376,10 @@ def down(context: Context) -> Iterator[Finding]:
         docker.info.need()
         return
     unit = docker.unit.value or {}
+    if unit.get("ActiveState") in ("active", "reloading", "deactivating"):
+        raise Unread(
+            Reading.fail("/proc", f"no dockerd is seen, and docker.service is {unit['ActiveState']}")
+        )
     socket_only = unit.get("ActiveState") == "inactive" and unit.get("Result") in ("success", "")
     yield Finding(
         code="GM407",
@@ -447,7 +456,7 @@ def _stores(context: Context) -> tuple[bool, bool] | None:
 )
 def store_flip(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
-    version, stores = docker.version.value or (), _stores(context)
+    version, stores = docker.version.need(), _stores(context)
     if stores is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
         return
     running, asked = stores
@@ -489,7 +498,7 @@ def cuda_requirement(context: Context) -> Iterator[Finding]:
         return
     # Only nvidia-container-cli checks requirements, in legacy injection: what the hook does, and mode auto before 1.18.
     legacy_runtime = toolkit.mode() == "legacy" or (
-        toolkit.mode() == "auto" and (toolkit.version.value or (1, 17)) < (1, 18)
+        toolkit.mode() == "auto" and (toolkit.version.get() or (1, 17)) < (1, 18)
     )
     for container in context.state.docker.containers.get() or ():
         expression = container.env.get("NVIDIA_REQUIRE_CUDA", "")

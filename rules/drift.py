@@ -35,9 +35,12 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
     """The findings without changes that a pending reboot makes harmful: anything around driver libraries, and a restart
     of dockerd under running containers, which could not get the GPU back."""
     reason = reboot_pending(context)
+    libraries = context.state.driver.userspace()
+    if not reason and native(context) and context.state.driver.loaded.ok and not libraries.known:
+        reason = f"whether a reboot is pending is not known: {libraries.source} could not be read"
     if not reason:
         return findings
-    running = any(found.running for found in context.state.docker.containers.value or ())
+    running = context.state.docker.may_run_containers
 
     def harmful(finding: Finding) -> bool:
         change = finding.change
@@ -74,6 +77,8 @@ NUMBERED = (
 def next_module(context: Context) -> Iterator[Finding]:
     driver = context.state.driver
     module, on_disk = driver.loaded.need(), driver.module_on_disk
+    if not on_disk.known and not on_disk.detail.startswith("exit status"):
+        on_disk.need()  # modinfo's own exit status says that there is no such module
     if on_disk.value is None or on_disk.value == module:
         return
     if driver.userspace().value not in (None, module):  # GM101 says it, with this as evidence
@@ -148,7 +153,6 @@ def _number(version: str) -> tuple[int, ...] | None:
 )
 def orphaned(context: Context) -> Iterator[Finding]:
     drift, host = context.state.drift, context.state.host
-    drift.kernels.get()
     newest = drift.orphaned(host.kernel)
     if newest is None:
         return
@@ -219,18 +223,15 @@ def waited_for(context: Context) -> Iterator[Finding]:
     drift = context.state.drift
     if not drift.reboot.need():
         return
-    mine = [
-        name
-        for name in drift.reboot_packages
-        if "nvidia" in name or name.startswith(("linux-image", "linux-base"))
-    ]
+    packages = drift.reboot_packages.get() or ()
+    mine = [name for name in packages if "nvidia" in name or name.startswith(("linux-image", "linux-base"))]
     if not mine:
         return
     yield Finding(
         code="GM114",
         status=Status.WARN,
         summary=f"the distribution waits for a reboot, for {', '.join(mine[:4])}",
-        evidence=(Evidence("/run/reboot-required.pkgs", ", ".join(drift.reboot_packages[:12])),),
+        evidence=(Evidence("/run/reboot-required.pkgs", ", ".join(packages[:12])),),
         cause="A kernel or the driver was upgraded. What boots next is not what runs now.",
         remedy="Reboot when it suits; look at GM112 first, which says whether the next kernel has the driver.",
         risk=Risk.REBOOT,

@@ -62,7 +62,9 @@ def mismatch(context: Context) -> Iterator[Finding]:
 @rule("GM102", "the nvidia module is loaded", "nct#260, nd#365, compute-gpu-installation#18", applies=native)
 def not_loaded(context: Context) -> Iterator[Finding]:
     driver, host = context.state.driver, context.state.host
-    nouveau_has_it = "nouveau" in (driver.modules.value or ()) and context.state.gpus.nouveau_bound  # GM103
+    nouveau_has_it = (
+        "nouveau" in (driver.modules.value or ()) and context.state.gpus.nouveau_bound.value
+    )  # GM103
     if driver.loaded.get() is not None or nouveau_has_it:
         return
     evidence = [Evidence("/proc/driver/nvidia/version", "not there"), Evidence("uname -r", host.kernel)]
@@ -98,10 +100,11 @@ def not_loaded(context: Context) -> Iterator[Finding]:
 )
 def nouveau(context: Context) -> Iterator[Finding]:
     driver, gpus = context.state.driver, context.state.gpus
-    if "nouveau" not in (driver.modules.get() or ()) or not gpus.nouveau_bound:
+    bound = gpus.nouveau_bound.get() if "nouveau" in (driver.modules.get() or ()) else None
+    if not bound:
         return
     evidence = [Evidence("/proc/modules", "nouveau")]
-    evidence.extend(Evidence("/sys/bus/pci/drivers/nouveau", address) for address in gpus.nouveau_bound)
+    evidence.extend(Evidence("/sys/bus/pci/drivers/nouveau", address) for address in bound)
     if driver.nouveau_blacklisted.value:
         evidence.append(
             Evidence(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from facts.containerd import V2_PLUGIN, V3_PLUGIN, ConfigError, Runtime, config_version, loads
+from facts.containerd import V2_PLUGIN, V3_PLUGIN, ConfigError, K3s, Runtime, config_version, loads
 from facts.grit import CONFIG, OPTIONS, REMOVED, ROOT, meant
 from facts.reading import Unread
 from rules import containerd_config
@@ -151,12 +151,19 @@ def runtime(context: Context) -> Iterator[Finding]:
     elif name.startswith("/") and (meta := grit.paths.get(name)) is not None and meta.absent:
         summary, why = f"BinaryName = {name!r} is not there", "The toolkit was moved, or is not installed."
         found = evidence(context, "BinaryName", f"BinaryName = {name!r}")
+    elif (
+        (meta := grit.paths.get(name)) is not None and meta.value is not None and not meta.value.mode & 0o111
+    ):
+        summary, why = f"BinaryName = {name!r} cannot be executed", "Its file has no right of execution."
+        found = evidence(context, "BinaryName", f"BinaryName = {name!r}")
     elif context.wanted.grit_binary and name != context.wanted.grit_binary:
         summary, why = f"BinaryName = {name!r}, wanted is {wanted!r}", ""
         found = evidence(context, "BinaryName", f"BinaryName = {name!r}")
     else:
         return
     made, refused = change(context, "BinaryName", wanted)
+    if name == wanted:
+        made, refused = None, "the file that it names is not ours to change"
     yield Finding(
         code="GM522",
         status=Status.FAIL,
@@ -166,6 +173,8 @@ def runtime(context: Context) -> Iterator[Finding]:
         remedy=f"Mend sets BinaryName = {wanted!r}. It is read at every container start: nothing is restarted; recreate the "
         "pods."
         if made
+        else f"Install it, or `chmod 755 {name}`."
+        if name == wanted
         else f"Set BinaryName = {wanted!r}. Nothing has to be restarted.",
         change=made,
         refused=refused,
@@ -373,7 +382,14 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
             None,
             f"{k3s.flavour.name} has not written {k3s.flavour.generated} yet: which form it has is not known",
         )
+    if k3s.template and (k3s.template == k3s.flavour.templates[0]) != _third(k3s):
+        return None, f"{k3s.template} waits for a restart of {k3s.flavour.name} (GM512)"
     return Change(Component.CONTAINERD, action="template"), ""
+
+
+def _third(k3s: K3s) -> bool:
+    """Whether what k3s wrote is of version 3: config-v3.toml.tmpl's, or a newer k3s' own."""
+    return config_version(loads(k3s.flavour.generated, k3s.generated)) >= 3
 
 
 def template(context: Context) -> tuple[str, str, str]:
@@ -382,7 +398,7 @@ def template(context: Context) -> tuple[str, str, str]:
     k3s = embedded(context)
     assert k3s is not None
     generated = k3s.generated.map(lambda content: content.text()).need()
-    third = config_version(loads(k3s.flavour.generated, k3s.generated)) >= 3
+    third = _third(k3s)
     path = k3s.template or k3s.flavour.templates[0 if third else 1]
     text = template_text(k3s)
     plugin = V3_PLUGIN if third else V2_PLUGIN

@@ -38,34 +38,60 @@ def is_legacy(context: Context) -> bool:
 
 
 def by_systemd(context: Context) -> list[str]:
-    """containerd's runtimes whose containers' cgroups systemd keeps."""
-    from rules.containerd_config import cri, has_containerd
+    """The runtimes of containerd, or of k3s' own, whose containers' cgroups systemd keeps."""
+    from rules.containerd_config import cri, pods_readable
 
     try:
-        if not has_containerd(context):
+        if not pods_readable(context):
             return []
         return [each.name for each in cri(context).runtimes.values() if each.systemd_cgroup]
     except (ConfigError, Unread):  # GM501's
         return []
 
 
-def nvidia_runtimes(context: Context) -> list[str]:
-    """Those of them that call nvidia-container-runtime."""
-    from rules.containerd_config import cri
+def crio_runtimes(context: Context) -> dict[str, str]:
+    """CRI-O's runtimes and their programs, where systemd keeps their containers' cgroups, as it does by default."""
+    from rules.crio import readable
 
-    names = by_systemd(context)
-    return [name for name in names if "nvidia" in cri(context).runtimes[name].binary]
+    try:
+        if not readable(context):
+            return {}
+        crio = context.state.crio
+        tables = [raw.get("crio", {}).get("runtime", {}) for raw in crio.parsed().values()]
+        managers = [table["cgroup_manager"] for table in tables if "cgroup_manager" in table]
+        if managers and managers[-1] != "systemd":
+            return {}
+        found = crio.settings().runtimes
+        return {name: str(table.get("runtime_path") or "") for name, table in found.items()}
+    except (ConfigError, Unread):  # GM551's
+        return {}
+
+
+def hooked_runtimes(context: Context, stays: bool) -> list[str]:
+    """Runtimes of pods whose containers the hook lets at the devices. stays: whether the runtime's own mode leaves them to
+    it; nvidia-container-runtime.legacy and .cdi have theirs whatever the file says."""
+    from rules.containerd_config import cri, embedded, injects
+
+    k3s = embedded(context)
+    whose = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
+    rows = [(f"{whose}'s runtime {name}", cri(context).runtimes[name].binary) for name in by_systemd(context)]
+    rows += [(f"CRI-O's runtime {name}", path) for name, path in crio_runtimes(context).items()]
+    return [
+        name
+        for name, path in rows
+        if injects(path) and (path.endswith(".legacy") or (stays and not path.endswith(".cdi")))
+    ]
 
 
 def by_hook(context: Context) -> tuple[Container, ...]:
-    """Docker's running containers that the hook gave the GPU, under the cgroup driver systemd."""
+    """Docker's running containers that the hook gave the GPU, under the cgroup driver systemd. Raises Unread."""
     docker = context.state.docker
     if docker.cgroup_driver() != "systemd":
         return ()
     flag = (docker.version.value or (0,)) < GPUS_BY_CDI
     return tuple(
         found
-        for found in docker.containers.value or ()
+        for found in docker.containers.get() or ()
         if found.running
         and ((flag and found.uses_gpus_flag()) or (found.uses_runtime() and is_legacy(context)))
     )
@@ -78,8 +104,7 @@ def injects_by_hook(context: Context) -> list[str]:
     found = []
     if stays and context.state.docker.cgroup_driver() == "systemd":
         found.append(f"docker --runtime=nvidia in mode {mode!r}")
-    if stays:
-        found.extend(f"containerd's runtime {name} in mode {mode!r}" for name in nvidia_runtimes(context))
+    found += [f"{name} in mode {mode!r}" for name in hooked_runtimes(context, stays)]
     if users := by_hook(context):
         found.append(f"running container {', '.join(user.label() for user in users)}")
     return found
@@ -88,7 +113,10 @@ def injects_by_hook(context: Context) -> list[str]:
 def injects_by_config(context: Context) -> list[str]:
     """The ways on this host by which devices stand in a container's config.json and systemd is told of them."""
     found = ["docker, CDI and --device"] if context.state.docker.cgroup_driver() == "systemd" else []
-    names = by_systemd(context)
+    from rules.containerd_config import embedded
+
+    # k3s brings a runc of its own, newer than those that need links
+    names = by_systemd(context) if embedded(context) is None else []
     return found + ([f"containerd's runtime {', '.join(names)}, CDI"] if names else [])
 
 
@@ -124,12 +152,12 @@ def lost_at_reload(context: Context) -> list[str]:
     if context.state.docker.cgroup_driver() == "systemd" and unlinked(context) and needs_links(context):
         lost += [
             found.label()
-            for found in context.state.docker.containers.value or ()
+            for found in context.state.docker.containers.get() or ()
             if found.running and (found.uses_cdi() or any("/dev/nvidia" in path for path in found.devices))
         ]
-    pods = any("k8s.io" in shim.argv for shim in context.state.containerd.shims.value or ())
+    pods = any("k8s.io" in shim.argv for shim in context.state.containerd.shims.get() or ())
     if pods and (
-        (is_legacy(context) and nvidia_runtimes(context)) or (unlinked(context) and needs_links(context))
+        hooked_runtimes(context, is_legacy(context)) or (unlinked(context) and needs_links(context))
     ):
         lost.append("pods with a GPU")
     return lost

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from facts.containerd import ConfigError, K3s, loads
 from facts.documents import toml
+from facts.version import show
 from rules.containerd_config import line_of
 from rules.finding import Evidence, Finding, Status
 from rules.rule import Context, has_gpu, rule
@@ -85,13 +86,20 @@ def origin(k3s: K3s, number: int) -> tuple[Evidence, ...]:
     return (Evidence(f"{k3s.template}:{rows[0]}", text),) if len(rows) == 1 else ()
 
 
-def repeated(k3s: K3s) -> tuple[int, str]:
-    """(line, text) of the nvidia runtime's table in a template that has the base; (0, "") without one. Raises Unread."""
+# Runtimes that the base has: runc always (templates.go), NVIDIA's where they are installed (runtimes.go).
+THEIRS = re.compile(
+    r"(?m)^[ \t]*(\[plugins\..*\.containerd\.runtimes\.[\"']?(runc|nvidia(?:-cdi|-experimental)?)[\"']?(?:\.options)?\])"
+)
+
+
+def repeated(k3s: K3s) -> tuple[int, str, str]:
+    """(line, text, runtime) of a table that the base has, too, in a template that has the base; (0, "", "") without one.
+    Raises Unread."""
     text = template_text(k3s)
-    found = re.search(r"(?m)^[ \t]*(\[plugins\..*\.containerd\.runtimes\.[\"']?nvidia[\"']?\])", text or "")
+    found = THEIRS.search(text or "")
     if text is None or found is None or not BASE.search(text):
-        return 0, ""
-    return text.count("\n", 0, found.start(1)) + 1, found.group(1)
+        return 0, "", ""
+    return text.count("\n", 0, found.start(1)) + 1, found.group(1), found.group(2)
 
 
 @rule(
@@ -106,17 +114,17 @@ def unreadable_template(context: Context) -> Iterator[Finding]:
         return
     name, path = k3s.flavour.name, k3s.template or ""
     restart = f"restart {k3s.unit.source.split()[-1]}"
-    number, table = repeated(k3s)
+    number, table, runtime = repeated(k3s)
     if number:
         program = context.state.toolkit.programs["nvidia-container-runtime"].get()
-        adds = program is not None and program.path.startswith(ADDED)
+        adds = runtime == "runc" or (program is not None and program.path.startswith(ADDED))
         yield Finding(
             code="GM511",
             status=Status.FAIL if adds else Status.WARN,
-            summary=f"{path}:{number}: the table of the nvidia runtime stands here, and {name} adds its own"
+            summary=f"{path}:{number}: the table of the {runtime} runtime stands here, and {name} adds its own"
             + ("" if adds else " once the toolkit is installed"),
             evidence=(Evidence(f"{path}:{number}", table),),
-            cause=f"{name} registers nvidia by itself where nvidia-container-runtime is installed when it starts; a "
+            cause=f"The base of {name} has runc, and nvidia where nvidia-container-runtime is installed when it starts; a "
             "table that stands twice keeps containerd from starting.",
             remedy=f"Take the table out of the template, and {restart}.",
             refused="what else that table sets is not ours to drop: the template is left as it is",
@@ -149,10 +157,26 @@ def unreadable_template(context: Context) -> Iterator[Finding]:
 )
 def template_without_effect(context: Context) -> Iterator[Finding]:
     k3s = context.state.kubernetes.k3s
-    if k3s is None or k3s.template is None:
+    if k3s is None:
+        return
+    name = k3s.flavour.name
+    for unknown in (found for found in k3s.flavour.templates if found not in k3s.heeded):
+        if k3s.embedded and k3s.templates[unknown].get() is not None:
+            yield Finding(
+                code="GM512",
+                status=Status.WARN,
+                summary=f"{unknown} has no effect: this {name} looks for {k3s.heeded[0]} alone",
+                evidence=(
+                    Evidence(unknown, "exists"),
+                    Evidence("containerd --version", show(k3s.version.need())),
+                ),
+                cause="config-v3.toml.tmpl came with containerd 2.0 (k3s 1.31.6 and 1.32.2).",
+                remedy=f"Write what it adds into {k3s.heeded[0]}, under the names of version 2; or upgrade {name}.",
+                refused="which of the two is meant is the owner's decision",
+            )
+    if k3s.template is None:
         return
     path = k3s.template
-    name = k3s.flavour.name
     if not k3s.embedded:
         yield Finding(
             code="GM512",
@@ -167,7 +191,7 @@ def template_without_effect(context: Context) -> Iterator[Finding]:
             refused="whether the template is still wanted is the owner's decision",
         )
         return
-    both = [found for found in k3s.flavour.templates if not k3s.templates[found].absent]
+    both = [found for found in k3s.heeded if not k3s.templates[found].absent]
     if len(both) > 1:
         yield Finding(
             code="GM512",

@@ -15,7 +15,7 @@ from typing import Any
 
 from facts.cdi import DEFAULT_DIRS
 from facts.containerd import ConfigError
-from facts.criu import RUNC_CONF
+from facts.criu import DEFAULT_CONF, RUNC_CONF
 from facts.grit import ROOT
 from facts.host_state import HostState
 from facts.reading import Reading, Unread
@@ -46,7 +46,8 @@ class Value:
 @dataclass(frozen=True)
 class Subject:
     """One thing that is compared. of: raises Unread where a node does not tell. error: what a mismatch leads to, in the
-    words of the tool that says it; source: where that is from."""
+    words of the tool that says it; source: where that is from. needed: the only value that works: a node with another
+    differs, even where all have that."""
 
     name: str
     title: str
@@ -54,12 +55,13 @@ class Subject:
     of: Callable[[HostState], Value]
     error: str
     source: str
+    needed: str = ""
 
 
 @dataclass(frozen=True)
 class Difference:
     """A subject in which the nodes of a group differ, or that is not known on some. values: by host, as shown; differ:
-    who differs from the majority (both halves where there is none)."""
+    who differs from the majority (both halves where there is none), or from what is needed."""
 
     subject: Subject
     level: Level
@@ -103,10 +105,20 @@ def _cdi_paths(state: HostState) -> Value:
     )
 
 
-def _runc_conf(state: HostState) -> Value:
+def _memory(state: HostState) -> Value:
+    """What the GPUs hold goes through the host's memory. Where none tells how much that is (no nvidia-smi, or memory that
+    is the host's own), nothing is short."""
+    details = state.gpus.details.get()
+    total = sum(gpu.memory or 0 for gpu in details.gpus) if details else 0
+    if not total:
+        return Value("enough", "not told")
+    have = state.host.memory.need()
+    return Value("enough" if have >= total else "less", f"{have} MiB for {total} MiB of its GPUs")
+
+
+def _conf(state: HostState, path: str) -> Value:
     """By meaning: comments and order of different options do not count."""
-    reading = state.criu.confs[RUNC_CONF]
-    content = reading.get()
+    content = state.criu.confs[path].get()
     if content is None:
         return Value("", "not there")
     rows = [f"{name} {value}".strip() for name, values in options(content).items() for value in values]
@@ -156,6 +168,12 @@ def _cri(state: HostState) -> tuple[str, str]:
     return on, (runtime.snapshotter if runtime else "") or cri.snapshotter or "overlayfs"
 
 
+def _containerd(state: HostState) -> Value:
+    """Of the one that serves pods: k3s brings its own."""
+    k3s = state.kubernetes.k3s
+    return _version(k3s.version if k3s is not None and k3s.embedded else state.containerd.version)
+
+
 def _instances(state: HostState) -> Value:
     found = state.criu.instances.get()
     return _text("not there" if found is None else str(found))
@@ -178,7 +196,9 @@ SUBJECTS = (
         "gpus", "GPUs", Level.BLOCKER, _gpus,
         "cuda-checkpoint: restore needs the same number and kind of GPUs", "criu plugins/cuda/README.md",
     ),
-    Subject("mig", "MIG", Level.BLOCKER, _mig, "cuda-checkpoint does not support MIG", "criu plugins/cuda/README.md"),
+    Subject(
+        "mig", "MIG", Level.BLOCKER, _mig, "cuda-checkpoint does not support MIG", "criu plugins/cuda/README.md", needed="off"
+    ),
     Subject(
         "cdi", "paths that CDI puts into a container", Level.BLOCKER, _cdi_paths, NO_MAPPING,
         "runc libcontainer addCriuDumpMount, addCriuRestoreMount; nct#1098",
@@ -191,7 +211,13 @@ SUBJECTS = (
         "grit_binary", "BinaryName in grit.toml", Level.BLOCKER, _grit_binary, NO_MAPPING,
         "one node's containers have the GPU's mounts, the other's have not; Cumulus-Compute-Labs/grit",
     ),
-    Subject("runc_conf", RUNC_CONF, Level.BLOCKER, _runc_conf, AUTODETECTED, "runc libcontainer/criu_linux.go"),
+    Subject(
+        "runc_conf", RUNC_CONF, Level.BLOCKER, lambda s: _conf(s, RUNC_CONF), AUTODETECTED, "runc libcontainer/criu_linux.go"
+    ),
+    Subject(
+        "default_conf", DEFAULT_CONF, Level.BLOCKER, lambda s: _conf(s, DEFAULT_CONF), AUTODETECTED,
+        "criu.txt: configuration files, before runc.conf",
+    ),
     Subject(
         "enable_cdi", "CDI in containerd's CRI", Level.BLOCKER, _enable_cdi, NO_MAPPING,
         "device plugin cdi-cri: both specs need the same edits",
@@ -205,10 +231,14 @@ SUBJECTS = (
     Subject("runc", "runc", Level.RISK, lambda s: _version(s.containerd.runc), "runc declares other mounts external", "runc libcontainer"),
     Subject(
         "cuda_checkpoint", "cuda-checkpoint", Level.RISK, lambda s: _present(s.criu.cuda_checkpoint),
-        "the CUDA plugin turns itself off without it, silently", "criu plugins/cuda/cuda_plugin.c",
+        "the CUDA plugin turns itself off without it, silently", "criu plugins/cuda/cuda_plugin.c", needed="there",
+    ),
+    Subject(
+        "memory", "memory for what the GPUs hold", Level.RISK, _memory, "Out of memory: Killed process",
+        "criu plugins/cuda/README.md", needed="enough",
     ),
     Subject("toolkit", "NVIDIA Container Toolkit", Level.RISK, lambda s: _version(s.toolkit.version), "its specs list other paths", "nct"),
-    Subject("containerd", "containerd", Level.RISK, lambda s: _version(s.containerd.version), "it declares other mounts", "containerd"),
+    Subject("containerd", "containerd", Level.RISK, _containerd, "it declares other mounts", "containerd"),
     Subject("snapshotter", "snapshotter", Level.RISK, _snapshotter, "fsnotify: Can't dump that handle, on one of the two", "criu/fsnotify.c"),
     # max_user_watches follows the host's memory since Linux 5.11: no two nodes would be equal
     Subject(
@@ -230,7 +260,8 @@ def compare(states: Mapping[str, HostState]) -> list[Difference]:
                 known[name] = subject.of(state)
             except Unread as unread:
                 unknown[name] = str(unread)
-        if len({value.key for value in known.values()}) > 1:
+        keys = {value.key for value in known.values()}
+        if len(keys) > 1 or (subject.needed and keys - {subject.needed}):
             found.append(_difference(subject, known))
         if unknown:
             found.append(Difference(subject, Level.UNKNOWN, unknown, tuple(unknown)))
@@ -240,6 +271,7 @@ def compare(states: Mapping[str, HostState]) -> list[Difference]:
 def _difference(subject: Subject, known: Mapping[str, Value]) -> Difference:
     counts = Counter(value.key for value in known.values()).most_common()
     majority = counts[0][0] if len(counts) == 1 or counts[0][1] > counts[1][1] else None
+    majority = subject.needed or majority
     differ = tuple(name for name, value in known.items() if value.key != majority)
     shared = frozenset.intersection(*(value.parts for value in known.values()))
     details = []

@@ -154,8 +154,10 @@ def restart_gate(context: Context) -> str:
         return ""
     if policy == "never":
         return "restarts is `never`"
-    if not state.running or (state.info.value or {}).get("LiveRestoreEnabled") is True:
+    if state.info.absent or (state.info.value or {}).get("LiveRestoreEnabled") is True:
         return ""
+    if not state.containers.ok:
+        return f"whether containers run is not known: {state.containers.detail}"
     running = [found.label() for found in state.containers.value or () if found.running]
     return f"it would stop {len(running)} running: {', '.join(sorted(running))}" if running else ""
 

@@ -20,7 +20,8 @@ TEXT = '# both folders: nvidia-cdi-refresh writes to /var/run/cdi (gpumend expla
 
 
 def has_podman(context: Context) -> bool:
-    return has_gpu(context) and (context.state.podman.version.value or (0,)) >= CDI_SINCE
+    """Raises Unread where podman is here and gives no version."""
+    return has_gpu(context) and (context.state.podman.version.get() or (0,)) >= CDI_SINCE
 
 
 @rule(

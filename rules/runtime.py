@@ -186,7 +186,8 @@ def known_mode(context: Context) -> Iterator[Finding]:
     if is_known(context, current):
         return
     # auto is right for every toolkit; the wanted mode is, unless a switch to it would be refused.
-    good = wanted.mode if wanted.mode != "keep" and not switch_refused(context, wanted.mode)[0] else "auto"
+    fits = wanted.mode != "keep" and context.state.toolkit.version.known
+    good = wanted.mode if fits and not switch_refused(context, wanted.mode)[0] else "auto"
     refused = "runtime.mode is `keep`" if wanted.mode == "keep" else unmanaged(context)
     yield Finding(
         code="GM207",

@@ -73,9 +73,9 @@ def rootful(context: Context) -> bool:
 
 
 def takes_overlay(context: Context, fstype: str) -> bool | None:
-    """Whether overlay's upper layer may lie on this file system; None where the table does not know."""
-    if fstype == "xfs" and context.state.storage.ftype.value is False:
-        return False
+    """Whether overlay's upper layer may lie on this file system; None where that is not known."""
+    if fstype == "xfs":
+        return context.state.storage.ftype.value
     return UPPER[fstype][0] if fstype in UPPER else None
 
 
@@ -158,12 +158,24 @@ def _volume(context: Context, inner: Inner) -> Remedy:
     return Remedy("volume", options, folder, ("overlay2", "overlayfs"), f"{folder} lies on {fstype}")
 
 
+def _store(inner: Inner, driver: str) -> str:
+    """Why its daemon.json keeps its daemon from a graph driver, or an empty text. That of a container which does not run
+    cannot be looked at: then the transaction proves it."""
+    if not inner.store.known:
+        return (
+            f"whether its daemon.json asks for the containerd image store is not known: {inner.store.detail}"
+        )
+    return (
+        f"its daemon.json asks for the containerd image store, which has no {driver}"
+        if inner.store.value
+        else ""
+    )
+
+
 def _fuse(context: Context, inner: Inner) -> Remedy:
     storage = context.state.storage
-    if inner.store:
-        return Remedy(
-            "", refused="its daemon.json asks for the containerd image store, which has no fuse-overlayfs"
-        )
+    if held := _store(inner, "fuse-overlayfs"):
+        return Remedy("", refused=held)
     if inner.fuse_program.value is False:
         return Remedy("", refused="its image has no fuse-overlayfs")
     if "fuse" not in (storage.kernel.value or ()) and not storage.modprobe:
@@ -173,8 +185,8 @@ def _fuse(context: Context, inner: Inner) -> Remedy:
 
 
 def _vfs(context: Context, inner: Inner) -> Remedy:
-    if inner.store:
-        return Remedy("", refused="its daemon.json asks for the containerd image store, which has no vfs")
+    if held := _store(inner, "vfs"):
+        return Remedy("", refused=held)
     needed, free = cost(inner), left(context, inner)
     if needed is not None and free is not None and needed > free:
         return Remedy(
@@ -359,7 +371,8 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
 
 def _heard(context: Context, inner: Inner) -> None:
     """What must be known before silence may be taken for health. Raises Unread."""
-    if inner.daemon:
+    named = inner.name in context.wanted.dind_containers
+    if inner.daemon or (named and inner.container is not None and inner.container.running):
         inner.info.need()
     elif inner.container is None:
         context.state.storage.unit_log.get()
@@ -396,7 +409,10 @@ def fuse_device(context: Context) -> Iterator[Finding]:
             refused="" if context.wanted.manage_dind else "dind.manage is false",
             symptoms=symptoms,
         )
+    unread: Unread | None = None
     for inner in inners(context):
+        if inner.driver == "fuse-overlayfs" and not inner.fuse.known:
+            unread = Unread(inner.fuse)
         if without_fuse(inner):
             made, refused, by_hand = change(context, inner)
             yield Finding(
@@ -411,6 +427,8 @@ def fuse_device(context: Context) -> Iterator[Finding]:
                 refused=refused,
                 symptoms=symptoms,
             )
+    if unread:
+        raise unread
 
 
 @rule(
@@ -468,8 +486,9 @@ def _outer_cost(context: Context) -> int | None:
 
 
 def reboots(context: Context) -> dict[str, str]:
-    """Units that run containers, and the action of theirs that would take the host down."""
+    """Units that run containers, and the action of theirs that would take the host down. Raises Unread."""
     found = {}
+    context.state.storage.units_read.get()
     for unit in context.state.storage.units:
         shown = (context.state.storage.dangers.get() or {}).get(unit.name, {})
         for key in ("StartLimitAction", "FailureAction"):
@@ -492,6 +511,8 @@ def outer_refusal(context: Context) -> str:
     if dangers:
         return f"without its image {', '.join(dangers)} would fail until the host reboots (GM706)"
     needed, free = _outer_cost(context), context.state.storage.docker.free
+    if wanted.docker_storage_driver == "vfs" and (needed is None or free is None):
+        return "whether its images fit on the disk is not known"
     if wanted.docker_storage_driver == "vfs" and needed is not None and free is not None and needed > free:
         return "the disk would be full (GM703)"
     containers = state.containers.need()
@@ -518,7 +539,7 @@ def _hidden(context: Context) -> str:
     driver = context.wanted.docker_storage_driver or info.get("Driver")
     others = [
         name
-        for name in context.state.storage.docker.drivers.value or ()
+        for name in context.state.storage.docker.drivers.get() or ()
         if name not in (driver, info.get("Driver"))
     ]
     parts = [f"{count} images{names}"] if count else []
@@ -589,7 +610,7 @@ def outer_storage(context: Context) -> Iterator[Finding]:
 )
 def several_drivers(context: Context) -> Iterator[Finding]:
     storage, state = context.state.storage, context.state.docker
-    data = [name for name in storage.docker.drivers.value or () if name in PRIOR_DRIVERS]
+    data = [name for name in storage.docker.drivers.get() or () if name in PRIOR_DRIVERS]
     if len(data) < 2 or not state.config.known:
         return
     env = state.process.value.env.get("DOCKER_DRIVER") if state.process.value else None
@@ -650,7 +671,8 @@ def restart_loops(context: Context) -> Iterator[Finding]:
                 f"systemctl show {name}",
                 f"{restarts} restarts, {'given up' if given_up else 'waits for the next'}",
             )
-    for found in context.state.docker.containers.value or ():
+    docker = context.state.docker
+    for found in (docker.containers.get() if docker.running else None) or ():
         if found.restarting and found.restarts >= LOOP:
             yield _loop(found.label(), f"docker inspect {found.name}", _ends(found))
 
@@ -678,7 +700,7 @@ def _loop(name: str, source: str, text: str) -> Finding:
     applies=rootful,
 )
 def reconcilers(context: Context) -> Iterator[Finding]:
-    for path, scripts in sorted(context.state.storage.cron.items()):
+    for path, scripts in sorted((context.state.storage.cron.get() or {}).items()):
         mine = [script for script in scripts if re.search(r"reconcil|gpu[-_]state", script)]
         if mine:
             yield Finding(

@@ -213,8 +213,14 @@ def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
         return
-    rootless = [f"uid {uid}" for uid in docker.rootless_users] + list(docker.rootless_configs)
+    rootless = [f"uid {uid}" for uid in docker.rootless_users] + list(docker.rootless_configs.value or ())
     refused = unmanaged(context)
+    for reading in (docker.process, docker.rootless_configs):
+        if not reading.known and not rootless and not context.wanted.allow_disabling_no_cgroups:
+            refused = (
+                refused
+                or f"whether a rootless Docker is set up here is not known: {reading.source} could not be read"
+            )
     if rootless and not context.wanted.allow_disabling_no_cgroups and not refused:
         refused = f"a rootless Docker is set up here ({', '.join(rootless)}), which may need it"
     version = toolkit.version.value or (1, 17)

@@ -321,8 +321,47 @@ LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
         'version = 2\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
         {},
     ),
+    "drop-in-without-a-version": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n',
+        {"10.toml": f'[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
+    "drop-in-of-version-1": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {
+            "10.toml": 'version = 1\n[plugins.cri.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'
+        },
+    ),
+    "drop-in-of-a-drop-in": (
+        'version = 2\nimports = ["/etc/containerd/conf.d/10.toml"]\n',
+        {
+            "10.toml": f'version = 2\nimports = ["{CONF_D}/20.toml"]\n',
+            "20.toml": f'version = 2\n[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n',
+        },
+    ),
+    "not-imported": (
+        "version = 2\n",
+        {"10.toml": f'version = 2\n[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
     "version-1": ('[plugins.cri.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n', {}),
     "no-version": ("", {}),
+}
+
+
+V3 = 'plugins."io.containerd.cri.v1.runtime"'
+# What only 2.x takes.
+LAYOUTS_2: dict[str, tuple[str, dict[str, str]]] = {
+    "drop-in-above": (
+        f'version = 2\nimports = ["{CONF_D}/*.toml"]\n[{V2}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {"10.toml": f'version = 3\n[{V3}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
+    "drop-in-below": (
+        f'version = 3\nimports = ["{CONF_D}/*.toml"]\n',
+        {"10.toml": f'version = 2\n[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
+    "drop-in-below-beside-runtimes": (
+        f'version = 3\nimports = ["{CONF_D}/*.toml"]\n[{V3}.containerd.runtimes.a]\n  runtime_type = "io.containerd.runc.v2"\n',
+        {"10.toml": f'version = 2\n[{V2}.containerd.runtimes.b]\n  runtime_type = "io.containerd.runc.v2"\n'},
+    ),
 }
 
 
@@ -333,7 +372,7 @@ def test_files_are_merged_as_containerd_merges_them(shared_boot: Boot, suite: st
     kept = node.read(CONFIG)
     different = {}
     try:
-        for name, (config, drop_ins) in LAYOUTS.items():
+        for name, (config, drop_ins) in (LAYOUTS | (LAYOUTS_2 if suite == "sid" else {})).items():
             node.sh('rm -rf "$1"', CONF_D)
             node.write(CONFIG, config)
             for file, text in drop_ins.items():

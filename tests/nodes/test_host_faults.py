@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from facts.docker import DAEMON_JSON
+from facts.host_state import parse, probe_program
+from facts.snapshot import Snapshot
 from operations.component import rollback_data
 from operations.exchange import program_source
 from rules.finding import Component
@@ -89,6 +91,48 @@ def test_file_that_cannot_be_read_any_more_when_it_is_to_be_changed(host: Node) 
         assert DAEMON_JSON in result["detail"]
         before.check()
         assert (look(host).journals, host.main_pid("docker")) == ((), pid)
+
+
+# -- programs that cannot tell of one of the things they are asked about ----------------------------------------------
+
+
+def read(node: Node) -> Snapshot:
+    """The probe's answer on a node."""
+    return Snapshot.from_output(node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout)
+
+
+def test_container_that_dockerd_cannot_tell_of_is_unknown(healthy: Node) -> None:
+    """Its layer is gone from the disk: dockerd lists it, and answers its inspection with HTTP 500."""
+    healthy.run(["docker", "create", "--name", "lost", images.BASE, "true"])
+    upper = healthy.run(["docker", "inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "lost"]).stdout.strip()
+    layer = upper.removesuffix("/diff")
+    healthy.sh('mv "$1" "$1.away"', layer)
+    try:
+        assert "no such file" in healthy.run(["docker", "inspect", "lost"], check=False).stderr
+        found = parse(read(healthy)).docker
+        assert found.info.ok and found.containers.status == "failed"
+        assert "HTTP 500" in found.containers.detail and found.may_run_containers
+    finally:
+        healthy.sh('mv "$1.away" "$1"; docker rm lost', layer)
+    assert parse(read(healthy)).docker.containers.ok
+
+
+def test_unit_whose_command_has_an_empty_line_leaves_the_others_theirs(healthy: Node) -> None:
+    """systemctl prints a line break of an ExecStart as it is, and an empty line between two units."""
+    healthy.run(["systemctl", "daemon-reload"])  # which forgets when a command was started
+    before = read(healthy).answer["units"]["units"]
+    path = "/etc/systemd/system/k3s.service"
+    healthy.write(path, '[Service]\nExecStart=/bin/sh -c "true\\n\\nMainPID=7" server --token=s3cret\n')
+    try:
+        healthy.run(["systemctl", "daemon-reload"])
+        after = read(healthy).answer["units"]["units"]
+    finally:
+        healthy.sh('rm "$1"; systemctl daemon-reload', path)
+    own = after.pop("k3s.service")
+    assert (own["Id"], own["LoadState"]) == ("k3s.service", "loaded")
+    assert "s3cret" not in own["ExecStart"] and own["ExecStart"].endswith("}")
+    assert before.pop("k3s.service")["LoadState"] == "not-found"
+    assert after == before
 
 
 # -- a disk that becomes read-only in the middle ---------------------------------------------------------------------

@@ -204,6 +204,23 @@ CONFS = {
 }
 
 
+def test_a_criu_built_from_source_is_asked_too(shared_boot: Boot, lab: Lab) -> None:
+    """It lies in /usr/local/sbin: a line of runc.conf that it does not know is certain."""
+    node = shared_boot("sid+pods")
+    node.write(GRIT_TOML, RIGHT)
+    node.write("/etc/criu/runc.conf", "force-irmapp\n")
+    node.run(["mv", "/usr/sbin/criu", "/usr/local/sbin/criu"])
+    try:
+        found = audit(lab, Target(node, wanted=GRIT))
+        told = found.finding(node, "GM534")
+        assert told["status"] == "fail" and "criu check --config" in told["evidence"][1]["source"], found.said
+        theirs = node.run(["criu", "check"], check=False)
+        assert ("GM532" in found.codes(node)) == (theirs.returncode != 0)
+    finally:
+        node.run(["mv", "/usr/local/sbin/criu", "/usr/sbin/criu"])
+        node.run(["rm", "/etc/criu/runc.conf"])
+
+
 @pytest.mark.parametrize("name", CONFS)
 def test_runc_conf_is_judged_as_criu_does(shared_boot: Boot, lab: Lab, name: str) -> None:
     node = shared_boot("sid+pods")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import struct
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_what_dnf_says_and_what_was_read_must_agree(text: str) -> None:
         dnf_changes(text)
 
 
-# --- the toolkit's packages: apt 3.0 and dnf 4.14 over packages of NVIDIA's names and relations
+# --- the toolkit's packages: apt 3.0, dnf 4.14 and dnf5 5.4.6 over packages of NVIDIA's names and relations
 
 
 def captured(manager: str, name: str) -> list[tuple[str, str, str | None]]:
@@ -164,10 +165,21 @@ def captured(manager: str, name: str) -> list[tuple[str, str, str | None]]:
         ("dnf", "downgrade", "restore", "downgrade", 4, ""),
         ("dnf", "remove", "install", "remove", 4, "remove"),
         ("dnf", "remove", "remove", "remove", 4, ""),
+        ("dnf5", "install", "install", "install", 4, ""),
+        ("dnf5", "already", "install", "", 0, ""),
+        ("dnf5", "upgrade", "install", "upgrade", 4, ""),
+        ("dnf5", "downgrade", "install", "downgrade", 4, "downgrade libnvidia-container-tools"),
+        ("dnf5", "downgrade", "restore", "downgrade", 4, ""),
+        ("dnf5", "remove", "remove", "remove", 4, ""),
+        ("dnf5", "remove_one", "remove", "remove", 3, ""),
+        ("dnf5", "obsoletes", "install", "remove", 1, "remove oldthing"),
     ],
 )
 def test_toolkit(manager: str, name: str, action: str, kind: str, count: int, words: str) -> None:
     found = captured(manager, name)
+    assert all(version is None or version.startswith("1") for _, _, version in found), (
+        "dnf5 writes 0: before it"
+    )
     assert len([what for what, _, _ in found if what == kind]) == count
     against = objection(found, action, TOOLKIT)
     assert (against == "") is (words == "") and words in against
@@ -348,6 +360,39 @@ def test_dnf_changes_nothing_that_it_could_not_take_back(
         ):
             packaging.simulate("dnf", "install", targets, 1)
     assert "dnf -y" not in log.read_text()
+
+
+def test_an_rpm_that_fails_is_not_taken_for_a_package_that_is_not_there(
+    answers: Callable[[dict[str, tuple[int, str]]], Path],
+) -> None:
+    """A rollback takes away what was not there before."""
+    answers(
+        {
+            "%{VERSION}-%{RELEASE}\\n here": (0, "1.17.7-1\n"),
+            "%{VERSION}-%{RELEASE}\\n none": (1, "package none is not installed\n"),
+            "%{VERSION}-%{RELEASE}\\n broken": (1, "error: cannot open Packages database in /var/lib/rpm\n"),
+        }
+    )
+    assert packaging.status_of("dnf", "here") == ("i", "1.17.7-1")
+    assert packaging.status_of("dnf", "none") == ("n", None)
+    with pytest.raises(Unfit, match="cannot open Packages database"):
+        packaging.package_entries("dnf", [("install", "broken", "1.17.8-1")])
+
+
+def test_a_dpkg_that_fails_is_not_taken_for_a_package_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one, with a database that cannot be read."""
+    if shutil.which("dpkg-query") is None:
+        pytest.skip("no dpkg here")
+    assert packaging.status_of("apt", "dpkg")[0] == "i"
+    assert packaging.status_of("apt", "no-such-package") == ("n", None)
+    (tmp_path / "status").mkdir()
+    (tmp_path / "dpkg-query").write_text(f'#!/bin/sh\nexec /usr/bin/dpkg-query --admindir={tmp_path} "$@"\n')
+    (tmp_path / "dpkg-query").chmod(0o755)
+    monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
+    with pytest.raises(Unfit, match=r"dpkg-query dpkg: .*status"):
+        packaging.status_of("apt", "dpkg")
 
 
 HOLD = """

@@ -399,6 +399,35 @@ def test_a_command_is_not_run_where_what_it_needs_is_missing(root: Path) -> None
     assert answer["commands"]["yes"]["out"] == "ran\n"
 
 
+def test_a_command_that_needs_one_of_some_paths(root: Path) -> None:
+    """`rpm -qa` makes a database where there is none."""
+    (root / "etc/here").write_text("")
+    (root / "etc/loop").symlink_to("loop")
+    echo = ["sh", "-c", "echo ran"]
+    answer = run(
+        root=str(root),
+        commands={
+            "no": {"argv": echo, "needs_one": ["/etc/missing", "/etc/gone"]},
+            "yes": {"argv": echo, "needs_one": ["/etc/missing", "/etc/here"]},
+            "unknown": {"argv": echo, "needs_one": ["/etc/missing", "/etc/loop"]},
+        },
+    )["commands"]
+    assert answer["no"]["status"] == "absent" and answer["yes"]["out"] == "ran\n"
+    assert answer["unknown"]["status"] == "failed"
+
+
+def test_xfs_info_is_asked_about_a_mount_point(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder below one it says `cannot open`: xfsprogs 7.2 on a file system of its own mkfs."""
+    (root / "xfs_info").write_text('#!/bin/sh\necho "$# $1"\n')
+    (root / "xfs_info").chmod(0o755)
+    monkeypatch.setattr(probe, "PATH", f"{root}:{probe.PATH}")
+    argv = request()["commands"]["xfs-info"]["argv"]
+    assert argv[-1] == "/var/lib/docker"
+    said = probe.execute({"argv": [*argv[:-1], str(root / "etc")]}, "", 5)["out"]
+    count, _, point = said.rstrip("\n").partition(" ")
+    assert count == "1" and os.path.ismount(point) and str(root).startswith(point)
+
+
 def test_a_command_is_spared_where_one_of_its_paths_is_there(root: Path) -> None:
     (root / "etc/here").write_text("")
     echo = ["sh", "-c", "echo ran"]
@@ -469,6 +498,8 @@ def test_endless_output_is_cut() -> None:
     )
     found = item["commands"]["x"]
     assert found["rc"] == 0
+    # Half a list of packages or libraries is no list.
+    assert found["status"] == "failed" and "1048576 bytes" in found["error"]
     assert (
         probe.MAX_OUTPUT_BYTES <= len(found["out"]) <= probe.MAX_OUTPUT_BYTES + 65536
         and len(found["err"]) <= 8192
@@ -651,6 +682,23 @@ def test_a_dockerd_that_dies_while_it_is_asked(root: Path) -> None:
     assert again == {"pid": child.pid, "ended": True}
 
 
+def test_a_dockerd_that_has_just_begun_is_looked_at_again(root: Path) -> None:
+    """It will answer or die within seconds. One that has not answered for long is told as it is."""
+    spec = {"files": [], "stats": [], "socket": str(root / "none.sock")}
+    with subprocess.Popen(["sleep", "60"]) as child:
+        found = probe.inside(child.pid, spec, 1, True)
+        child.kill()
+    assert found["docker"]["status"] == "absent" and found["starts"] is True
+    old = probe.inside(1, spec, 1, True)  # as old as the machine: older than STARTING wherever tests run
+    assert old["starts"] is False
+    assert probe.unsettled({"inside": {"a": old, "b": found}}) and not probe.unsettled({"inside": {"a": old}})
+    young = {"pid": 9, "starts": True}
+    assert probe.unsettled({"inside": {"a": young}}), "no dockerd was seen in it yet"
+    assert probe.unsettled({"inside": {"a": {"pid": 9, "ended": True}}}) and not probe.unsettled(
+        {"inside": {}}
+    )
+
+
 def test_a_dockerd_that_closes_and_lives_on_is_not_known(root: Path) -> None:
     path = root / "etc/d.sock"
     with socket.socket(socket.AF_UNIX) as server:
@@ -700,8 +748,11 @@ class CannedSocket:
 
 def test_docker_get() -> None:
     assert probe.docker_get(Canned(200, b'{"a": 1}'), "/info") == {"a": 1}
-    with pytest.raises(ValueError, match="GET /info: HTTP 500 broken"):
+    with pytest.raises(ValueError, match="GET /info: HTTP 500 broken") as raised:
         probe.docker_get(Canned(500, b"broken"), "/info")
+    assert not isinstance(raised.value, probe.Gone)
+    with pytest.raises(probe.Gone):
+        probe.docker_get(Canned(404, b"no such container"), "/info")
 
 
 # --- units

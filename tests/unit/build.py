@@ -330,7 +330,7 @@ def answer(
         if units is None
         else {"status": "ok", "units": {name: _unit(name, units.get(name)) for name in asked["units"]}},
         "inside": dict(inside or {}),
-        "listings": dict(listings or {}),
+        "listings": {**{path: absent() for path in asked["listings"]}, **(listings or {})},
         "spaces": dict(spaces or {}),
         "seconds": 0.1,
     }

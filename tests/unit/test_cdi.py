@@ -460,7 +460,7 @@ STALE: list[tuple[str, Change, str | None]] = [
     ("e-mig-gone", respec((f"- name: {UUID}", "- name: MIG-1111")), "device MIG-1111, which no GPU here bears"),
     ("e-mig-one-of-two", lambda host: gpus(ONE + "  MIG 3g.40gb     Device  0: (UUID: MIG-1111)\n  MIG 3g.40gb     Device  1: (UUID: MIG-2222)\n")(respec((f"- name: {UUID}", "- name: MIG-1111"), ('- name: "0"', '- name: "0:0"'))(host)), "no device MIG-2222"),
     ("e-index-only-spec", lambda host: gpus(TWO)(cut(rf"    - name: {UUID}\n(?:      .*\n)+")(host)), "no device 1"),
-    ("e-unknown-gpus", lambda host: host.but(commands={"nvidia-smi": (9, "", "NVIDIA-SMI has failed\n")}), None),
+    ("e-no-nvidia-smi", lambda host: host.but(commands={"nvidia-smi": None}), None),
     # g: control nodes
     ("g-uvm-missing-in-spec", cut(re.escape(UVM)), "lacks /dev/nvidia-uvm, which is on this host"),
     ("g-uvm-missing-on-host-too", lambda host: cut(re.escape(UVM))(without("/dev/nvidia-uvm")(host)), None),
@@ -478,6 +478,13 @@ def test_gm304(change: Change, words: str | None) -> None:
     assert found.status == "fail"
     assert any(words in item.text for item in found.evidence), [item.text for item in found.evidence]
     assert (found.change and found.change.action == "generate") or found.refused
+
+
+def test_gm304_gpus_that_could_not_be_listed_are_unknown() -> None:
+    host = healthy().but(commands={"nvidia-smi": (9, "", "NVIDIA-SMI has failed\n")})
+    assert outcome(host, "GM304") == "unknown"
+    stale = without(f"{LIB}/libcuda.so.580.159.04")(host)
+    assert outcome(stale, "GM304") == "fail", "what is known to be wrong is told alone: it is made anew"
 
 
 def test_gm304_i_a_socket_of_a_stopped_service() -> None:

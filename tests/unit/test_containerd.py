@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from facts.containerd import CONFIG, FLAVOURS, V2_PLUGIN, V3_PLUGIN, Cri, cri_of, merge, names_read
+from facts.containerd import (
+    CONFIG,
+    FLAVOURS,
+    V2_PLUGIN,
+    V3_PLUGIN,
+    Cri,
+    counting_version,
+    cri_of,
+    merge,
+    names_read,
+)
 from facts.probe import without_secrets
 from rules.containerd_config import where
 from rules.edits import EditError
@@ -19,6 +29,7 @@ from rules.plan import Transaction, plan
 from rules.rule import Context
 from rules.wanted import parse as parse_wanted
 from tests.unit.build import (
+    DYNAMIC,
     NOW,
     TODAY,
     Host,
@@ -29,7 +40,9 @@ from tests.unit.build import (
     healthy,
     outcome,
     process,
+    spec,
     the,
+    unread,
     verdict,
 )
 
@@ -100,7 +113,7 @@ def after(host: Host, wanted: dict[str, Any]) -> Host:
 
 
 @pytest.mark.parametrize(
-    ("version", "highest", "own", "names"),
+    ("version", "counts", "own", "names"),
     [
         ((1, 6, 20), 2, 2, (V2_PLUGIN,)),
         ((1, 6, 20), 3, 3, (V2_PLUGIN,)),  # takes any number, and reads it as 2
@@ -108,11 +121,37 @@ def after(host: Host, wanted: dict[str, Any]) -> Host:
         ((2, 1, 9), 2, 2, (V2_PLUGIN, V3_PLUGIN)),
         ((2, 1, 9), 3, 3, (V3_PLUGIN,)),
         ((2, 1, 9), 3, 2, (V3_PLUGIN,)),  # a drop-in above the root: the root is not converted any more
-        ((2, 1, 9), 1, 1, (V3_PLUGIN,)),
+        ((2, 1, 9), 3, 1, (V3_PLUGIN,)),
+        ((1, 7, 24), 2, 1, (V2_PLUGIN,)),  # a drop-in without a version is read as its root is
+        ((1, 7, 24), 1, 2, ("cri",)),  # a drop-in of version 1 makes all of it version 1
+        ((2, 1, 9), 2, 1, ("cri", V2_PLUGIN, V3_PLUGIN)),  # converted to its root's version, and with it
+        ((2, 3, 4), 4, 2, (V2_PLUGIN, V3_PLUGIN)),  # 2.3 converts each file by itself
+        ((2, 3, 4), 4, 4, (V3_PLUGIN,)),
     ],
 )
-def test_names_that_count(version: tuple[int, ...], highest: int, own: int, names: tuple[str, ...]) -> None:
-    assert names_read(version, highest, own) == names
+def test_names_that_count(version: tuple[int, ...], counts: int, own: int, names: tuple[str, ...]) -> None:
+    assert names_read(version, counts, own) == names
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "counts"),
+    [
+        ((1, 7, 24), (), 1),
+        ((1, 7, 24), (2, None), 2),
+        ((1, 7, 24), (2, 1), 1),
+        ((2, 1, 9), (None,), 3),
+        ((2, 1, 9), (2, 3), 3),
+        ((2, 1, 9), (3, 2), 2),
+        ((2, 1, 9), (2, 1), 2),
+        ((2, 1, 9), (4,), 4),
+        ((2, 3, 4), (3, 2), 4),
+    ],
+)
+def test_the_version_that_counts_for_all(
+    version: tuple[int, ...], files: tuple[int | None, ...], counts: int
+) -> None:
+    """LoadConfig and mergeConfig: the last that a file names."""
+    assert counting_version(version, [{} if own is None else {"version": own} for own in files]) == counts
 
 
 def runtime(name: str, plugin: str = V2_PLUGIN, **options: Any) -> str:
@@ -129,13 +168,71 @@ MAIN = "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n" + runtime("r
 
 @pytest.mark.parametrize(
     ("version", "systemd", "names"),
-    [("1.6.20", None, {"nvidia"}), ("1.7.24", None, {"nvidia"}), ("2.1.9", True, {"nvidia", "runc"})],
+    [
+        ("1.6.20", None, {"nvidia"}),
+        ("1.7.34", None, {"nvidia"}),
+        ("2.0.0", True, {"nvidia", "runc"}),
+        ("2.1.9", True, {"nvidia", "runc"}),
+        ("2.3.4", True, {"nvidia", "runc"}),
+    ],
 )
-def test_a_drop_in_replaces_the_table_before_2_1(version: str, systemd: bool | None, names: set[str]) -> None:
+def test_a_drop_in_replaces_the_table_before_2_0(version: str, systemd: bool | None, names: set[str]) -> None:
     host = node(version, MAIN, **{"99-nvidia": "version = 2\n" + runtime("nvidia", BinaryName="/n")})
     found = cri(host)
     assert set(found.runtimes) == names
     assert ("runc" in found.runtimes and found.runtimes["runc"].systemd_cgroup) == bool(systemd)
+
+
+IMPORTS = MAIN.splitlines()[1] + "\n"
+
+
+def names(host: Host) -> set[str]:
+    return set(cri(host).runtimes)
+
+
+def test_version_3_takes_runtimes_of_version_2_along_only_where_it_has_none() -> None:
+    """plugins/cri/runtime migrateConfig: what is there under the newer name stays, the rest is converted."""
+    older = {"99": "version = 2\n" + runtime("nvidia")}
+    assert names(node("2.1.9", "version = 3\n" + IMPORTS, **older)) == {"nvidia", "runc"}
+    beside = node("2.1.9", "version = 3\n" + IMPORTS + runtime("a", V3_PLUGIN), **older)
+    assert names(beside) == {"a", "runc"}
+    found = the(beside, "GM502", RUNTIMES)
+    assert "lost beside those" in found.summary and found.evidence[0].source.endswith("99.toml:2")
+    assert "GM502" in the(beside, "GM503", RUNTIMES).refused
+    each = node("2.3.4", "version = 3\n" + IMPORTS + runtime("a", V3_PLUGIN), **older)
+    assert names(each) == {"a", "nvidia", "runc"} and outcome(each, "GM502", RUNTIMES) == "ok"
+
+
+def test_imports_of_a_drop_in_count() -> None:
+    """LoadConfig goes on with the imports of each file that it reads."""
+    host = node(
+        "2.1.9",
+        "version = 2\nimports = ['conf.d/10.toml']\n",
+        **{"10": "version = 2\nimports = ['/etc/containerd/config.d/*.toml']\n" + runtime("a")},
+    ).but(files={"/etc/containerd/config.d/x.toml": "version = 2\n" + runtime("b")})
+    assert names(host) == {"a", "b", "runc"} and outcome(host, "GM502", RUNTIMES) == "ok"
+
+
+def test_what_nothing_imports_has_no_effect() -> None:
+    """As nvidia-ctk leaves it where the main file has no `version`; broken, it does no harm."""
+    host = node("2.1.9", "version = 2\n", **{"99-nvidia": "version = 2\n" + runtime("nvidia")})
+    assert names(host) == {"runc"}
+    found = the(host, "GM502", RUNTIMES)
+    assert found.status == "warn" and found.summary.startswith("/etc/containerd/conf.d/99-nvidia.toml ")
+    assert "nvidia" in names(after(host, RUNTIMES))
+    broken = node("2.1.9", "version = 2\n", bad="[x\n")
+    assert outcome(broken, "GM501", RUNTIMES) == "ok" and "nvidia" in names(after(broken, RUNTIMES))
+
+
+def test_relative_imports_with_a_star_before_1_7() -> None:
+    """1.6 looks for them below the daemon's own folder, `/` (resolveImports of v1.6.20)."""
+    text, drop_in = (
+        "version = 2\nimports = ['conf.d/*.toml']\n",
+        {"99": "version = 2\n" + runtime("a") + runtime("runc")},
+    )
+    assert "a" in names(node("1.7.24", text, **drop_in))
+    found = the(node("1.6.20", text, **drop_in), "GM503", RUNTIMES)
+    assert found.status == "unknown" and "/conf.d/*.toml" in found.summary + found.evidence[0].source
 
 
 # --- GM501, GM502: files that containerd would not take, or not heed
@@ -176,6 +273,17 @@ def test_gm501_a_version_that_is_too_new(version: str, number: int, expected: st
     assert outcome(node(version, f"version = {number}\n"), "GM501", RUNTIMES) == expected
 
 
+@pytest.mark.parametrize(("version", "refused"), [("2.1.9", False), ("2.2.7", False), ("2.3.4", True)])
+def test_gm501_a_drop_in_above_the_root(version: str, refused: bool) -> None:
+    """2.3 does not start with one; 2.0 to 2.2 read the root's names no more (GM502)."""
+    host = node(version, MAIN, **{"99": "# x\nversion = 3\n" + runtime("nvidia", V3_PLUGIN)})
+    found = findings(host, "GM501", RUNTIMES)
+    assert bool(found) == refused and bool(findings(host, "GM502", RUNTIMES)) != refused
+    if refused:
+        assert found[0].summary.startswith("/etc/containerd/conf.d/99.toml:2: version = 3 is above")
+        assert written(host, RUNTIMES) == {}
+
+
 def test_gm501_in_containerds_own_words() -> None:
     host = node("2.1.9").but(
         commands={"containerd-config": (1, "", "containerd: failed to load: no such thing\n")}
@@ -195,6 +303,10 @@ def test_gm501_in_containerds_own_words() -> None:
         pytest.param("1.7.24", MAIN, {"99": "version = 2\n" + runtime("nvidia", SystemdCgroup=True)}, ["warn"], id="drop-in-replaces"),
         pytest.param("2.1.9", MAIN, {"99": "version = 2\n" + runtime("nvidia", SystemdCgroup=True)}, [], id="drop-in-adds"),
         pytest.param("2.1.9", 'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\n  stream_server_port = "0"\n', {}, [], id="streaming"),
+        pytest.param("1.7.24", MAIN, {"99": runtime("nvidia") + runtime("runc", SystemdCgroup=True)}, [], id="drop-in-without-a-version"),
+        pytest.param("1.7.24", MAIN, {"99": "version = 1\n" + runtime("nvidia", "cri")}, ["fail"], id="drop-in-of-version-1"),
+        pytest.param("2.1.9", MAIN, {"99": runtime("nvidia", "cri")}, [], id="drop-in-without-a-version-in-2.1"),
+        pytest.param("2.0.0", MAIN, {"99": "version = 2\n" + runtime("nvidia", SystemdCgroup=True)}, [], id="drop-in-adds-in-2.0"),
     ],
 )  # fmt: skip
 def test_gm502(version: str, config: str, drop_ins: dict[str, str], expected: list[str]) -> None:
@@ -310,6 +422,30 @@ def test_docker_alone_needs_nothing_of_containerd() -> None:
     assert [f.code for f in verdict(node()).findings if f.code.startswith("GM5")] == []
 
 
+def test_gm503_the_runtimes_of_single_modes_are_nvidias() -> None:
+    """nvidia-container-runtime.cdi and .legacy come with the toolkit; a file that names one was changed."""
+    for name in ("nvidia-container-runtime.cdi", "nvidia-container-runtime.legacy"):
+        path = f"/usr/bin/{name}"
+        host = node("2.1.9", "version = 2\n" + runtime("nvidia", BinaryName=path)).but(
+            files={path: file("", 0o755)}
+        )
+        assert outcome(host, "GM503", RUNTIMES) == "ok"
+    hook = node(
+        "2.1.9", "version = 2\n" + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime-hook")
+    )
+    assert outcome(hook, "GM503", RUNTIMES) == "fail"
+
+
+def test_gm503_a_runtime_that_is_gone() -> None:
+    """As the GPU operator leaves it."""
+    path = "/usr/local/nvidia/toolkit/nvidia-container-runtime"
+    host = node("2.1.9", "version = 2\n" + runtime("nvidia", BinaryName=path))
+    found = the(host, "GM503", RUNTIMES)
+    assert found.status == "fail" and found.summary.endswith(f"calls {path}, which is not there")
+    assert cri(after(host, RUNTIMES)).runtimes["nvidia"].binary == "/usr/bin/nvidia-container-runtime"
+    assert outcome(host.but(files={path: file("", 0o755)}), "GM503", RUNTIMES) == "ok"
+
+
 def kubelet(driver: str) -> dict[str, Any]:
     return {KUBELET: f"apiVersion: kubelet.config.k8s.io/v1beta1\ncgroupDriver: {driver}\n"}
 
@@ -328,6 +464,44 @@ def test_gm505(driver: str, expected: str) -> None:
     assert outcome(host, "GM505") == expected
     if expected == "fail":
         assert all(found.systemd_cgroup for found in cri(after(host, {})).runtimes.values())
+
+
+def test_a_runc_that_does_not_say_its_version_has_none() -> None:
+    """runc built without its version says `unknown`; the next dotted number is the OCI specification's."""
+    said = "runc version unknown\ncommit: v1.2.0-0-g0b9fa21\nspec: 1.2.0\ngo: go1.22.1\nlibseccomp: 2.5.5\n"
+    assert healthy().but(commands={"runc": (0, said, "")}).state().containerd.runc.status == "failed"
+    known = said.replace("version unknown", "version 1.1.5+ds1")
+    assert healthy().but(commands={"runc": (0, known, "")}).state().containerd.runc.value == (1, 1, 5)
+
+
+JSON = "/etc/kubernetes/kubelet/config.json"
+KUBELET_D = "/etc/kubernetes/kubelet.conf.d"
+
+
+@pytest.mark.parametrize(
+    ("argv", "files", "expected"),
+    [
+        pytest.param([f"--config={JSON}"], {JSON: '{\n  "kind": "x",\n  "cgroupDriver": "systemd",\n}\n'}, "fail", id="json"),
+        pytest.param([f"--config={JSON}"], {JSON: '{"kind":"x","cgroupDriver":"systemd"}'}, "fail", id="json-on-one-line"),
+        pytest.param(["--config", KUBELET], {KUBELET: 'cgroupDriver: "systemd" # ours\n'}, "fail", id="quoted"),
+        pytest.param([f"--config={KUBELET}", f"--config-dir={KUBELET_D}/"], {**kubelet("cgroupfs"), f"{KUBELET_D}/10.conf": "cgroupDriver: systemd\n"}, "fail", id="drop-in"),
+        pytest.param([f"--config-dir={KUBELET_D}"], {f"{KUBELET_D}/10.conf": "cgroupDriver: systemd\n", f"{KUBELET_D}/20.conf": "cgroupDriver: cgroupfs\n"}, "ok", id="later-drop-in"),
+        pytest.param([f"--config={KUBELET}"], {**kubelet("cgroupfs"), f"{KUBELET_D}/10.conf": "cgroupDriver: systemd\n"}, "ok", id="drop-in-that-it-does-not-read"),
+        pytest.param([f"--config={KUBELET}", "--cgroup-driver=systemd"], kubelet("cgroupfs"), "fail", id="flag"),
+        pytest.param(["--config=/srv/kubelet.yaml"], kubelet("systemd"), "unknown", id="elsewhere"),
+        pytest.param(["--config=/srv/kubelet.yaml", "--cgroup-driver=cgroupfs"], {}, "ok", id="elsewhere-and-flag"),
+        pytest.param([f"--config={KUBELET}"], {KUBELET: unread("denied")}, "unknown", id="denied"),
+    ],
+)  # fmt: skip
+def test_gm505_where_the_kubelet_is_told(argv: list[str], files: dict[str, Any], expected: str) -> None:
+    """kubernetes.io: flags count over --config-dir's files, those over --config's."""
+    binary = "/usr/bin/nvidia-container-runtime"
+    host = node("2.1.9", "version = 2\n" + runtime("runc") + runtime("nvidia", BinaryName=binary)).but(
+        files=files
+    )
+    assert isinstance(host.processes, tuple)
+    host = host.but(processes=(*host.processes, process("/usr/bin/kubelet", *argv)))
+    assert outcome(host, "GM505") == expected
 
 
 def test_gm507_a_runtime_of_ones_own_took_runc_away() -> None:
@@ -402,7 +576,9 @@ def k3s(
     files[K3S.generated] = (
         generated if generated is not None else fixture("grit/containerd_upstream_config.toml")
     )
-    return healthy().but(files=files, processes=(process("/usr/local/bin/k3s", "server"),))
+    host = healthy()
+    assert isinstance(host.processes, tuple)
+    return host.but(files=files, processes=(*host.processes, process("/usr/local/bin/k3s", "server")))
 
 
 GOOD_TEMPLATE = fixture("grit/k3s_good_config-v3.toml.tmpl")
@@ -423,6 +599,16 @@ def test_gm511_nvidia_twice() -> None:
     found = the(k3s(twice), "GM511")
     line = twice.splitlines().index("[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]") + 1
     assert found.status == "fail" and found.evidence[0].source == f"{K3S.folder}/config-v3.toml.tmpl:{line}"
+
+
+@pytest.mark.parametrize("name", ["runc", "nvidia-cdi", "'nvidia-experimental'"])
+def test_gm511_what_else_the_base_has(name: str) -> None:
+    """Options alone are a table, too: the usual way to set SystemdCgroup."""
+    twice = GOOD_TEMPLATE + f"[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{name}.options]\n"
+    found = the(k3s(twice), "GM511")
+    assert found.status == "fail" and f"the {name.strip(chr(39))} runtime" in found.summary
+    without = k3s(twice).but(programs={"nvidia-container-runtime": None})
+    assert outcome(without, "GM511") == ("fail" if name == "runc" else "warn")
 
 
 def test_gm511_what_k3s_wrote_cannot_be_read() -> None:
@@ -499,6 +685,123 @@ def test_gm512_the_endpoint_stands_on_the_units_command_line() -> None:
     flags = "server --token K10 --container-runtime-endpoint unix:///run/containerd/containerd.sock"
     unit = {"LoadState": "loaded", "ExecStart": f"{{ path=/k3s ; argv[]=/usr/local/bin/k3s {flags} ; }}"}
     assert outcome(k3s(GOOD_TEMPLATE).but(units={"k3s.service": unit}), "GM512") == "warn"
+
+
+OLD = {"k3s-containerd": (0, "containerd github.com/k3s-io/containerd v1.7.23-k3s2 x\n", "")}
+NEW = {"k3s-containerd": (0, "containerd github.com/k3s-io/containerd v2.1.5-k3s1 x\n", "")}
+V2_NAME, V3_NAME = "config.toml.tmpl", "config-v3.toml.tmpl"
+
+
+def test_gm512_an_old_k3s_knows_one_template() -> None:
+    """config-v3.toml.tmpl came with 1.31.6 and 1.32.2. GRIT's table goes where this one looks."""
+    written_by_it = "version = 2\n" + runtime("runc", SystemdCgroup=True)
+    host = k3s(GOOD_TEMPLATE, V3_NAME, written_by_it).but(commands=OLD)
+    found = the(host, "GM512", GRIT)
+    assert found.summary.startswith(f"{K3S.folder}/{V3_NAME} has no effect") and found.change is None
+    [(path, text)] = written(host, GRIT).items()
+    assert path == f"{K3S.folder}/{V2_NAME}" and V2_PLUGIN in text and V3_PLUGIN not in text
+    assert outcome(k3s(GOOD_TEMPLATE).but(commands=NEW), "GM512", GRIT) == "ok"
+
+
+@pytest.mark.parametrize("name", [V2_NAME, V3_NAME])
+def test_gm525_a_template_that_k3s_has_not_read_yet_is_not_written(name: str) -> None:
+    """Beside the base of version 2, a runtime under version 3's name would take all of the base's away."""
+    third = name == V3_NAME
+    made = "version = 2\n" + runtime("runc") if third else "version = 3\n" + runtime("runc", V3_PLUGIN)
+    host = k3s(WITH_BASE, name, made).but(commands=NEW)
+    assert "waits for a restart" in the(host, "GM525", GRIT).refused and written(host, GRIT) == {}
+
+
+def test_gm503_k3s_started_before_the_toolkit_was_there() -> None:
+    host = k3s(generated="version = 3\n" + runtime("runc", V3_PLUGIN)).but(commands=NEW)
+    found = the(host, "GM503")
+    assert found.status == "fail" and found.change is None and "systemctl restart k3s" in found.remedy
+    has = (
+        "version = 3\n"
+        + runtime("runc", V3_PLUGIN)
+        + runtime("nvidia", V3_PLUGIN, BinaryName="/usr/bin/nvidia-container-runtime")
+    )
+    assert outcome(k3s(generated=has), "GM503") == "ok"
+
+
+def test_gm504_and_gm505_of_k3s_own_containerd() -> None:
+    """k3s-io/k3s#11631: older ones register nvidia without SystemdCgroup, and their base has no CDI."""
+    made = (
+        "version = 2\n"
+        + runtime("runc", SystemdCgroup=True)
+        + runtime("nvidia", BinaryName="/usr/bin/nvidia-container-runtime")
+    )
+    host = k3s(generated=made).but(commands=OLD)
+    found = the(host, "GM505")
+    assert (
+        found.status == "fail"
+        and "nvidia" in found.summary
+        and found.change is None
+        and "k3s writes" in found.refused
+    )
+    assert (outcome(host, "GM504"), outcome(host, "GM504", GRIT)) == ("warn", "fail")
+    right = made.replace("  BinaryName", "  SystemdCgroup = true\n  BinaryName").replace(
+        "version = 2", "version = 2\n", 1
+    )
+    assert outcome(k3s(generated=right).but(commands=OLD), "GM505") == "ok"
+
+
+def test_the_cgroup_driver_of_k3s_kubelet() -> None:
+    made = "version = 3\n" + runtime("runc", V3_PLUGIN, SystemdCgroup=True)
+    flags = "server --token K10 --kubelet-arg=cgroup-driver=cgroupfs"
+    unit = {
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "ExecStart": f"{{ path=/k3s ; argv[]=/k3s {flags} ; }}",
+    }
+    host = k3s(generated=made)
+    assert host.state().kubernetes.cgroup_driver == ""
+    assert host.but(units={"k3s.service": unit}).state().kubernetes.cgroup_driver == "cgroupfs"
+    defaults = {f"{K3S.kubelet_folder}/00-k3s-defaults.conf": "cgroupDriver: systemd\n"}
+    assert host.but(files=defaults).state().kubernetes.cgroup_driver == "systemd"
+
+
+def test_rke2_has_k3s_socket_and_the_unit_that_runs() -> None:
+    """Its archive brings both units; a restart of rke2-server on an agent would make a server of it."""
+    rke2 = FLAVOURS[1]
+    loaded = {"LoadState": "loaded", "ActiveState": "inactive", "ExecStart": ""}
+    host = healthy().but(
+        files={
+            rke2.settings: "container-runtime-endpoint: unix:///run/k3s/containerd/containerd.sock\n",
+            rke2.generated: "version = 2\n" + runtime("runc"),
+        },
+        units={rke2.unit: loaded, "rke2-agent.service": {**loaded, "ActiveState": "active"}},
+        processes=(process("/usr/local/bin/rke2", "agent"),),
+    )
+    found = host.state().kubernetes.k3s
+    assert found is not None and found.embedded and found.unit.source.endswith("rke2-agent.service")
+    assert "systemctl restart rke2-agent.service" in the(host, "GM503").remedy
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "judged"),
+    [("unix:///run/containerd/containerd.sock", True), ("", True), ("unix:///var/run/crio/crio.sock", False)],
+)
+def test_a_containerd_beside_the_kubelets_crio_is_dockers_alone(endpoint: str, judged: bool) -> None:
+    host = node()
+    assert isinstance(host.processes, tuple)
+    argv = (f"--container-runtime-endpoint={endpoint}",) if endpoint else ()
+    host = host.but(processes=(*host.processes, process("/usr/bin/kubelet", *argv)))
+    assert (outcome(host, "GM503") == "fail") == judged and bool(written(host, {})) == judged
+
+
+def test_gm308_judges_k3s_own_containerd() -> None:
+    """1.7.23 reads specs up to 0.7.0."""
+    made = "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\n  enable_cdi = true\n"
+    newer = spec(None, ("cdiVersion: 0.5.0", "cdiVersion: 0.8.0"))
+    old = k3s(generated=made).but(commands=OLD, files={DYNAMIC: newer})
+    assert "containerd 1.7.23" in the(old, "GM308").summary + str(the(old, "GM308").evidence)
+    assert (
+        outcome(
+            k3s(generated=made.replace("true", "false")).but(commands=OLD, files={DYNAMIC: newer}), "GM308"
+        )
+        == "ok"
+    )
 
 
 def test_a_template_that_is_no_text_is_unknown() -> None:

@@ -234,6 +234,17 @@ def test_narrow_spec_folders(dirs: str, lacking: str) -> None:
         assert written(host) == {f"{FOLDER}/10-mine.conf": mine.replace(dirs, '["/etc/cdi", "/var/run/cdi"]')}
 
 
+@pytest.mark.parametrize(("manager", "expected"), [("", "warn"), ('cgroup_manager = "cgroupfs"\n', "ok")])
+def test_pods_of_crio_lose_the_gpu_at_a_daemon_reload_too(manager: str, expected: str) -> None:
+    """Its cgroup manager is systemd by default (docs/crio.conf.5.md)."""
+    text = f"[crio.runtime]\n{manager}{NVIDIA}"
+    host = node(STATUS, n99_nvidia=text).but(
+        files={TOOLKIT: config("legacy")}, info={"CgroupDriver": "cgroupfs"}
+    )
+    assert outcome(host, "GM509", {"runtime": {"mode": "legacy"}}) == expected
+    assert outcome(host.but(files={TOOLKIT: config("cdi")}), "GM509") == "ok"
+
+
 def test_before_1_24_there_is_no_cdi() -> None:
     host = node(n10_mine='[crio.runtime]\ncdi_spec_dirs = ["/etc/cdi"]\n')
     old = host.but(commands={"crio": (0, "crio version 1.23.5\n", "")})

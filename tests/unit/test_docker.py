@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -247,6 +248,21 @@ def test_gm403(
 def test_gm403_is_held_back(host: Host, wanted: dict[str, Any], why: str) -> None:
     found = the(host, "GM403", wanted)
     assert found.change is None and why in found.refused
+
+
+def test_a_container_that_dockerd_cannot_tell_of_is_not_left_out() -> None:
+    """As dockerd 20.10, 26.1 and 28 say it, a container's layer gone from the disk: it may run, or use a GPU."""
+    said = 'GET /containers/0a1b/json: HTTP 500 {"message":"stat /var/lib/docker/overlay2/x: no such file or directory"}'
+    host = daemon("28.5.2", {"features": {"cdi": True}}, Runtimes=RUNC)
+    assert host.docker is not None
+    lost = replace(host, docker={**host.docker, "unread": {"containers": [said], "images": []}})
+    state = lost.state()
+    assert state.docker.containers.status == "failed" and "no such file" in state.docker.containers.detail
+    assert state.docker.may_run_containers and not host.state().docker.may_run_containers
+    assert "unknown" in {str(found.status) for found in verdict(lost).findings}
+    assert state.cuda.images.ok and state.docker.info.ok, "what was read is still known"
+    images = replace(host, docker={**host.docker, "unread": {"containers": [], "images": [said]}}).state()
+    assert images.cuda.images.status == images.storage.images.status == "failed"
 
 
 def test_gm403_a_runtime_flag_does_not_hold_back() -> None:

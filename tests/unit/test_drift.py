@@ -64,6 +64,18 @@ def test_apt_settings() -> None:
     assert apt_settings("") == Unattended(False)
 
 
+def test_apt_names_are_the_same_in_any_case() -> None:
+    """Captured of apt-config 2.6 with these names in a file of its own: it prints them as they were first written."""
+    said = """APT::periodic "";
+APT::periodic::unattended-upgrade "1";
+unattended-upgrade "";
+unattended-upgrade::package-blacklist "";
+unattended-upgrade::package-blacklist:: "nvidia";
+"""
+    found = host(DRIVER, apt=said).state().drift.unattended
+    assert found.value == Unattended(True, ("nvidia",))
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [

@@ -229,6 +229,22 @@ def test_gm102_secure_boot() -> None:
     assert any("must be signed" in item.text for item in found.evidence)
 
 
+@pytest.mark.parametrize(
+    ("said", "enabled"),
+    [
+        ("SecureBoot enabled\n", True),
+        ("SecureBoot disabled\n", False),
+        ("SecureBoot disabled\nPlatform is in Setup Mode\n", False),
+        ("SecureBoot enabled\nSecureBoot validation is disabled in shim\n", False),
+        ("Cannot determine secure boot state.\n", None),
+        ("", None),
+    ],
+)
+def test_secure_boot_as_mokutil_prints_it(said: str, enabled: bool | None) -> None:
+    """mokutil src/mokutil.c sb_state_internal, 0.6.0 to 0.7.2. Each ends with status 0."""
+    assert unloaded(commands={"mokutil": (0, said, "")}).state().host.secure_boot.value is enabled
+
+
 def test_gm102_nothing_of_the_loaded_driver_is_judged_without_one() -> None:
     assert {found.code for found in verdict(unloaded()).findings} >= {"GM102"}
     assert not {"GM101", "GM104", "GM105"} & {found.code for found in verdict(unloaded()).findings}

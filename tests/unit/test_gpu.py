@@ -42,6 +42,32 @@ def test_smi_cuda(text: str, version: tuple[int, ...]) -> None:
     assert smi_cuda(text) == version
 
 
+def test_the_cuda_of_an_nvidia_smi_that_knows_no_version_option() -> None:
+    """The -q of driver 450.66 as MatthiasSchinzel/sysmon#12 has it, and what its like say of an option."""
+    said = """Driver Version                            : 450.66
+CUDA Version                              : 11.0
+GPU 00000000:01:00.0
+    Product Name                          : GeForce GTX 780
+    Product Brand                         : GeForce
+    MIG Mode
+        Current                           : N/A
+        Pending                           : N/A
+"""
+    old = (2, "ERROR: Option --version is not recognized. Please run 'nvidia-smi -h'.\n", "")
+    host = healthy().but(commands={"nvidia-smi-version": old, "nvidia-smi-query": (0, said, "")})
+    assert host.state().gpus.cuda.value == (11, 0)
+    assert host.but(commands={"nvidia-smi-query": unread("timeout")}).state().gpus.cuda.status == "failed"
+    hangs = host.but(commands={"nvidia-smi-version": unread("timeout")})
+    assert hangs.state().gpus.cuda.status == "timeout"
+
+
+def test_a_lost_gpu_is_not_left_out_of_the_list() -> None:
+    """NVIDIA/dcgm-exporter#604, open-gpu-kernel-modules#387: what nvidia-smi says of one that fell off the bus."""
+    text = "GPU 0: NVIDIA A30 (UUID: GPU-1)\nUnable to determine the device handle for GPU0000:17:00.0: Unknown Error\n"
+    with pytest.raises(ValueError, match="0000:17:00"):
+        smi_list(text)
+
+
 def test_smi_cuda_without_it() -> None:
     with pytest.raises(ValueError, match="no CUDA Version"):
         smi_cuda("NVIDIA-SMI version : 470.1\n")

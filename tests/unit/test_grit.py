@@ -40,7 +40,8 @@ NVIDIA = "/usr/bin/nvidia-container-runtime"
 def grit(text: str | None, **more: Any) -> Host:
     """A node of GRIT with this grit.toml."""
     return with_containerd("2.1.9", fixture("grit/containerd_upstream_config.toml")).but(
-        files={GRIT_TOML: text, NVIDIA: file("", 0o755), **more}
+        files={GRIT_TOML: text, NVIDIA: file("", 0o755), **more},
+        programs={"cuda-checkpoint": "/usr/local/bin/cuda-checkpoint"},
     )
 
 
@@ -200,6 +201,12 @@ def test_gm522_a_key_counts_in_any_case() -> None:
     assert edits_of(findings(host, "GM522", GRIT)) == {"binaryname": NVIDIA}
 
 
+def test_gm522_a_runtime_that_cannot_be_executed() -> None:
+    host = grit(f'BinaryName = "{NVIDIA}"\n', **{NVIDIA: file("", 0o644)})
+    found = the(host, "GM522", GRIT)
+    assert "cannot be executed" in found.summary and found.change is None and "chmod" in found.remedy
+
+
 def test_gm522_is_judged_and_not_changed_where_grit_is_not_wanted() -> None:
     found = the(grit(fixture("grit/bad_runc_grit.toml")), "GM522")
     assert found.status == "fail" and found.change is None and "wanted state" in found.refused
@@ -297,6 +304,33 @@ def test_gm532_unread_is_unknown() -> None:
     assert outcome(criu("4.2").but(commands={"criu-check": unread("timeout")}), "GM532", GRIT) == "unknown"
 
 
+def test_gm532_a_criu_that_was_not_reached_is_unknown() -> None:
+    """Captured: a root that may not make name spaces, as in a container."""
+    host = criu("4.2", (1, "", "unshare: unshare failed: Operation not permitted\n"))
+    assert outcome(host, "GM532", GRIT) == "unknown"
+
+
+def test_gm533_a_cuda_checkpoint_that_does_not_start_is_unknown() -> None:
+    said = "cuda-checkpoint: error while loading shared libraries: libcuda.so.1: cannot open shared object file\n"
+    host = criu("4.2").but(commands={"cuda-checkpoint": (127, "", said)})
+    assert outcome(host, "GM533", GRIT) == "unknown"
+
+
+def test_gm533_criu_out_of_the_services_path() -> None:
+    """runc calls criu by its name, and has the PATH of containerd, or of k3s with a containerd of its own."""
+    host = criu("4.2").but(programs={"criu": "/opt/criu/sbin/criu"})
+    assert isinstance(host.processes, tuple)
+
+    def served(path: str) -> Host:
+        process_of = {"/usr/bin/containerd": {"PATH": path}}
+        rows = tuple({**item, "env": process_of.get(item["exe"], {})} for item in host.processes)
+        return host.but(processes=rows)
+
+    found = the(served("/usr/local/bin:/usr/bin"), "GM533", GRIT)
+    assert found.summary == "/opt/criu/sbin/criu is not in containerd's PATH"
+    assert outcome(served("/usr/local/bin:/opt/criu/sbin"), "GM533", GRIT) == "ok"
+
+
 def test_gm533() -> None:
     assert outcome(criu("4.2"), "GM533", GRIT) == "ok"
     assert (
@@ -386,6 +420,36 @@ def test_gm509(host: Host, wanted: dict[str, Any], expected: str) -> None:
     assert outcome(host, "GM509", wanted) == expected
 
 
+LEGACY: dict[str, Any] = {"runtime": {"mode": "legacy"}}
+
+
+def k3s_with(binary: str) -> Host:
+    """A host of mode legacy with k3s, whose containerd has this runtime and systemd's cgroups. Docker has cgroupfs."""
+    table = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia"
+    made = f'version = 3\n{table}]\n  runtime_type = "io.containerd.runc.v2"\n{table}.options]\n'
+    host = k3s(generated=f'{made}  BinaryName = "{binary}"\n  SystemdCgroup = true\n')
+    text = healthy(mode="legacy").files["/etc/nvidia-container-runtime/config.toml"]
+    return host.but(
+        files={"/etc/nvidia-container-runtime/config.toml": text}, info={"CgroupDriver": "cgroupfs"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted", "expected"),
+    [
+        (k3s_with(NVIDIA), LEGACY, "warn"),
+        (k3s_with(f"{NVIDIA}.cdi"), LEGACY, "ok"),
+        (k3s_with(f"{NVIDIA}.legacy"), {"runtime": {"mode": "cdi"}}, "warn"),
+        (k3s_with("/usr/bin/runc"), LEGACY, "ok"),
+    ],
+)
+def test_gm509_of_k3s_own_containerd(host: Host, wanted: dict[str, Any], expected: str) -> None:
+    assert outcome(host, "GM509", wanted) == expected
+    if expected == "warn":
+        ways = [item.text for item in the(host, "GM509", wanted).evidence if item.source == "injection"]
+        assert ways == ["k3s's containerd's runtime nvidia in mode 'legacy'"]
+
+
 def test_gm509_makes_links_now_and_at_boot() -> None:
     host = UNLINKED.but(commands={"runc": runc("1.1.5")})
     done = transaction(host, {}, Component.DRIVER)
@@ -454,6 +518,46 @@ def test_equal_nodes_differ_in_nothing() -> None:
 )
 def test_what_differs(other: Host, subject: str, level: Level) -> None:
     assert compared(a=NODE, b=NODE, c=other) == {subject: (level, ("c",))}
+
+
+def queried(host: Host, memory: str = "263945352", mig: str = "Disabled") -> Host:
+    """The host with an answer of `nvidia-smi -q`, and so much memory (kB)."""
+    text = smi().replace("    ECC Mode\n", f"{MEMORY}    ECC Mode\n", 1).replace("Disabled", mig, 1)
+    return host.but(
+        commands={"nvidia-smi-query": (0, text, "")},
+        files={"/proc/meminfo": f"MemTotal:       {memory} kB\n"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "subject", "level"),
+    [
+        pytest.param(queried(NODE, mig="Enabled"), "mig", Level.BLOCKER, id="mig-on"),
+        pytest.param(NODE.but(programs={"cuda-checkpoint": None}), "cuda_checkpoint", Level.RISK, id="no-cuda-checkpoint"),
+        pytest.param(queried(NODE, "40000000"), "memory", Level.RISK, id="less-memory-than-its-gpus"),
+    ],
+)  # fmt: skip
+def test_what_no_node_may_lack_is_no_parity(host: Host, subject: str, level: Level) -> None:
+    """Nodes that are equal in what no restore works with."""
+    assert compared(a=host, b=host) == {subject: (level, ("a", "b"))}
+    assert compared(a=queried(NODE), b=queried(NODE)) == {}
+    assert compared(a=NODE, b=host, c=host)[subject] == (level, ("b", "c")), "the majority is not right"
+
+
+def test_k3s_own_containerd_is_the_one_that_is_compared() -> None:
+    def version(name: str) -> Host:
+        said = f"containerd github.com/k3s-io/containerd {name} x\n"
+        return k3s().but(
+            commands={"k3s-containerd": (0, said, "")}, programs={"cuda-checkpoint": "/usr/bin/x"}
+        )
+
+    found = compared(a=version("v2.1.5-k3s1"), b=version("v2.1.4-k3s1"), c=version("v2.1.4-k3s1"))
+    assert found == {"containerd": (Level.RISK, ("a",))}
+
+
+def test_the_default_conf_of_criu_counts_too() -> None:
+    other = NODE.but(files={"/etc/criu/default.conf": fixture("criu/report_default.conf")})
+    assert compared(a=NODE, b=NODE, c=other) == {"default_conf": (Level.BLOCKER, ("c",))}
 
 
 def test_defaults_and_comments_are_no_difference() -> None:

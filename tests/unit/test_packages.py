@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from facts.packages import TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
+from facts.packages import REQUEST, TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
 from facts.snapshot import Output
 from operations import packaging
 from rules import packages
@@ -139,6 +139,25 @@ def test_dpkg_and_rpm() -> None:
     assert parse_held(Output(captured("apt/dpkg_held"), "", 0)) == {"libnvidia-container1"}
     mixed = parse_rpm(Output(captured("dnf/rpm_mixed"), "", 0))
     assert {name: mixed[name] for name in TOOLKIT} == libraries | toolkit
+
+
+@pytest.mark.parametrize("rc", [-9, 2])
+def test_a_dpkg_that_was_killed_or_failed_gave_no_list(rc: int) -> None:
+    """dpkg-query ends with 1 where a pattern matches nothing, and with 2 for an error; a signal is negative."""
+    rows = captured("apt/dpkg_mixed")
+    assert parse_dpkg(Output(rows, "", 1)) == parse_dpkg(Output(rows, "", 0))
+    with pytest.raises(ValueError, match=f"exit status {rc}"):
+        parse_dpkg(Output(rows[:40], "", rc))
+
+
+def test_an_rpm_without_its_database_is_not_asked_and_not_taken_for_no_packages() -> None:
+    """Debian's rpm has none. A host that has nothing but rpm has one, if in a place that we do not know."""
+    assert "/var/lib/rpm/rpmdb.sqlite" in REQUEST.commands["rpm"].needs_one
+    debian = healthy().but(programs={"rpm": "/usr/bin/rpm"}, commands={"rpm": None})
+    assert debian.state().packages.installed.ok
+    assert debian.but(commands={"dpkg": None}).state().packages.installed.status == "failed"
+    neither = healthy().but(programs={"rpm": None}, commands={"rpm": None, "dpkg": None})
+    assert neither.state().packages.installed.absent
 
 
 def test_an_rpm_without_a_version_is_not_installed() -> None:

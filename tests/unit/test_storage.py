@@ -58,6 +58,14 @@ def test_xfs_is_what_its_ftype_is() -> None:
     assert EXPERIMENT["xfs default"]["xfs_info"] == "ftype=1"
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("ftype=1\n", True), ("ftype=0\n", False), ("\n", None)],
+)
+def test_an_xfs_info_that_tells_no_ftype(said: str, expected: bool | None) -> None:
+    assert healthy().but(commands={"xfs-info": (0, said, "")}).state().storage.ftype.value is expected
+
+
 def test_every_row_of_the_table_has_a_source() -> None:
     assert [name for name, (_, source) in UPPER.items() if len(source) < 10] == []
 
@@ -125,7 +133,8 @@ def inside(
         "/usr/bin/fuse-overlayfs": {"status": "ok", "kind": "file"},
         "/var/lib/docker": {"status": "ok", "kind": "dir", "free": 5 * GB},
     }
-    found: Item = {"pid": 9, "mountinfo": file(mountinfo), "files": {}, "stats": stats}
+    config: Item = {"/etc/docker/daemon.json": {"status": "absent"}}
+    found: Item = {"pid": 9, "mountinfo": file(mountinfo), "files": config, "stats": stats}
     if docker is not None:
         found["docker"] = docker
     return found
@@ -230,10 +239,17 @@ def test_a_container_whose_driver_is_not_known(
     driver: str, more: dict[str, Any], expected: tuple[str, bool]
 ) -> None:
     """It is told what is wanted of it once; whether it does so is nobody's guess."""
-    host = dind_host(inside(), units=UNIT, **more)
+    host = dind_host(inside(), units=UNIT, running=False, **more)
     found = the(host, "GM701", {"dind": {"containers": ["edge"], "driver": driver}})
     assert (found.status, found.change is not None) == expected
-    assert outcome(host, "GM701", WANTED) == "ok", "auto asks for nothing more"
+    assert outcome(host, "GM701", WANTED) == "ok", "auto asks nothing more of one that does not run"
+
+
+def test_a_named_container_that_runs_without_a_dockerd_is_not_known() -> None:
+    """Its entry point may still be at work, or hang: that its Docker works was not seen."""
+    host = dind_host(inside())
+    assert outcome(host, "GM701", WANTED) == "unknown"
+    assert outcome(host, "GM701") == "ok", "a privileged container that nobody calls a Docker"
 
 
 def test_a_container_that_ended_and_is_gone_is_nothing_to_mend() -> None:
