@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 DAEMON_JSON = "/etc/docker/daemon.json"
 SNAP_DAEMON_JSON = "/var/snap/docker/current/config/daemon.json"
 ROOTLESS_GLOB = "/home/*/.config/docker/daemon.json"
+# Docker Desktop runs from here and from nowhere else (docker/desktop-linux#53).
+DESKTOP, DESKTOP_HOMES = "/opt/docker-desktop", "/home/*/.docker/desktop"
 
 REQUEST = Request(
     files=(DAEMON_JSON, SNAP_DAEMON_JSON),
-    stats=("/run/docker.sock", "/var/snap/docker", "/etc/docker"),
+    stats=("/run/docker.sock", "/var/snap/docker", "/etc/docker", DESKTOP),
     globs=(
         Glob(DAEMON_JSON, mentioned=True),
         Glob(ROOTLESS_GLOB, read=False),
-        Glob("/home/*/.docker/desktop", read=False),
+        Glob(DESKTOP_HOMES, read=False),
     ),
     programs=("dockerd", "docker"),
     # 45 ms of a processor for one line
@@ -265,6 +267,17 @@ def _runtime_paths(config: Reading[dict[str, Any]]) -> set[str]:
     return {path for path in paths if path.startswith("/")}
 
 
+def _desktop(snapshot: Snapshot, info: Reading[Mapping[str, Any]]) -> Reading[bool]:
+    """Whether somebody uses Docker Desktop here. Without its program nobody does, whatever a home (of a file server, of
+    another machine's Desktop) has, or hides from root."""
+    if snapshot.processes("com.docker.backend").value or "Docker Desktop" in str(
+        (info.value or {}).get("OperatingSystem", "")
+    ):
+        return Reading.of(True, "docker info, /proc")
+    there = snapshot.stat(DESKTOP)
+    return Reading.of(False, DESKTOP) if there.absent else snapshot.glob(DESKTOP_HOMES).map(bool)
+
+
 def parse(snapshot: Snapshot) -> Docker:
     daemons = snapshot.processes("dockerd")
     # A dockerd inside a container is that container's, not this host's.
@@ -305,10 +318,7 @@ def parse(snapshot: Snapshot) -> Docker:
         flags=flags,
         unit=unit,
         snap=snap,
-        desktop=Reading.of(True, "docker info, /proc")
-        if snapshot.processes("com.docker.backend").value
-        or "Docker Desktop" in str((info.value or {}).get("OperatingSystem", ""))
-        else snapshot.glob("/home/*/.docker/desktop").map(bool),
+        desktop=_desktop(snapshot, info),
         rootless_users=tuple(sorted({found.uid for found in own if found.uid != 0})),
         rootless_configs=snapshot.glob(ROOTLESS_GLOB),
         runtime_paths={path: snapshot.stat(path) for path in _runtime_paths(content.map(daemon_json))},

@@ -419,7 +419,7 @@ def snap(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM409", "no Docker Desktop in between", "docker/docs#19366", applies=has_gpu)
+@rule("GM409", "no Docker Desktop in between", "docker/docs#19366; docker/desktop-linux#53", applies=has_gpu)
 def desktop(context: Context) -> Iterator[Finding]:
     if context.state.host.wsl2 or not context.state.docker.desktop.need():
         return

@@ -83,6 +83,13 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
         )
 
 
+def run_anew(node: Node, argv: list[str]) -> None:
+    """`docker run` of `argv` has begun. A run of the test before, whose client was stopped, may be on its way in dockerd
+    still: its container has the name, and is not listed yet."""
+    script = 'docker rm -f -v edge 2>/dev/null || true; exec "$@"'
+    wait_for("the name is free", lambda: node.sh(script, *argv, check=False).returncode == 0, 60.0)
+
+
 def logs(node: Node) -> str:
     """What the unit printed since its last start."""
     started = f"_SYSTEMD_INVOCATION_ID={node.show(UNIT.rpartition('/')[2], 'InvocationID')}"
@@ -218,7 +225,7 @@ def test_a_compose_project_gets_an_override_and_waits_for_its_owner(node: Node, 
     ]
     argv = ["docker", "run", "-d", "--name", NAME, "--privileged", *words]
     node.write("/etc/inner-daemon.json", '{"features": {"containerd-snapshotter": true}}')
-    node.run([*argv, *STORE.split(), dind.IMAGE, "dockerd"])
+    run_anew(node, [*argv, *STORE.split(), dind.IMAGE, "dockerd"])
     dind.wait_inner(node, NAME)
 
     held = mend(lab, Target(node, wanted=dind_wanted()))

@@ -448,14 +448,31 @@ def test_gm408_a_leftover_folder_of_the_snap_is_no_snap() -> None:
     assert not host.state().docker.snap and host.state().docker.config_path == DAEMON_JSON
 
 
+CLOSED = {"/home/*/.docker/desktop": unread("denied")}
+DESKTOP = {"/home/ann/.docker/desktop": directory(), "/opt/docker-desktop": directory()}
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
         pytest.param(healthy(), "ok", id="none"),
-        pytest.param(healthy().but(files={"/home/ann/.docker/desktop": directory()}), "warn", id="a-users"),
-        pytest.param(healthy().but(info={"OperatingSystem": "Docker Desktop"}), "warn", id="its-daemon"),
+        pytest.param(healthy().but(files=DESKTOP), "warn", id="a-users"),
         pytest.param(
-            healthy().but(globs={"/home/*/.docker/desktop": unread("denied")}), "unknown", id="unread"
+            healthy().but(files={**DESKTOP, "/opt/docker-desktop": None}),
+            "ok",
+            id="a-home-of-another-machine",
+        ),
+        pytest.param(healthy().but(info={"OperatingSystem": "Docker Desktop"}), "warn", id="its-daemon"),
+        pytest.param(healthy().but(globs=CLOSED), "ok", id="homes-closed-and-no-program"),
+        pytest.param(
+            healthy().but(globs=CLOSED, files={"/opt/docker-desktop": directory()}),
+            "unknown",
+            id="homes-closed",
+        ),
+        pytest.param(
+            healthy().but(globs=CLOSED, files={"/opt/docker-desktop": unread("failed")}),
+            "unknown",
+            id="unread",
         ),
     ],
 )

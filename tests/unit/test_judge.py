@@ -55,6 +55,7 @@ SICK = healthy("26.1.5", "1.18.1").with_containers(
         "/var/run/cdi/copy.yml": "x",
         "/dev/nvidia-uvm": None,
         "/home/ann/.docker/desktop": file(""),
+        "/opt/docker-desktop": file(""),
     },
     info={"Runtimes": {"runc": {}}, "CDISpecDirs": []},
 )  # fmt: skip
