@@ -37,9 +37,13 @@ CHAR_RULE = "/etc/udev/rules.d/71-nvidia-dev-char.rules"
 # Of these nvidia-uvm has minors 0 and 1.
 DYNAMIC_LINKS = "/dev/char/[2-5][0-9][0-9]:[01]"
 
+PARAMS = "/proc/driver/nvidia/params"
+FABRIC_UNIT, FABRIC_PROGRAM = "nvidia-fabricmanager.service", "nv-fabricmanager"
+
 REQUEST = Request(
     files=(
         "/proc/driver/nvidia/version",
+        PARAMS,
         "/sys/module/nvidia/version",
         "/proc/modules",
         "/proc/devices",
@@ -62,7 +66,8 @@ REQUEST = Request(
         # A cache has a thousand libraries; these are the ones of which anything is asked.
         "ldconfig": Command(("ldconfig", "-p"), timeout=5, keep=r"(?m)^\s*lib(?:cu|nv).*$"),
     },
-    units=("nvidia-persistenced.service", "nvidia-fabricmanager.service"),
+    processes=(FABRIC_PROGRAM,),
+    units=("nvidia-persistenced.service", FABRIC_UNIT),
     unit_properties=("LoadState", "ActiveState", "UnitFileState", "Result"),
 )
 
@@ -83,6 +88,8 @@ class Driver:
 
     libraries: user-space files found, by soname; cached: sonames in `ldconfig -p` with their paths.
     modules: loaded kernel modules of interest (nvidia*, nouveau). nodes: device nodes by path.
+    fabricmanager: its unit's ActiveState; fabric_runs: its process is there, the unit's or a container's (GPU Operator).
+    nvlink_off: the module was loaded with NVreg_NvLinkDisable=1.
     """
 
     loaded: Reading[Version]
@@ -96,6 +103,8 @@ class Driver:
     uvm_major: Reading[int]
     persistenced: Reading[str]
     fabricmanager: Reading[str]
+    fabric_runs: Reading[bool]
+    nvlink_off: Reading[bool]
     nouveau_blacklisted: Reading[bool]
     char_rule: Reading[FileContent]
 
@@ -230,7 +239,11 @@ def parse(snapshot: Snapshot) -> Driver:
         char_links=_links(snapshot),
         uvm_major=snapshot.text("/proc/devices").map(uvm_major),
         persistenced=_unit_state(snapshot, "nvidia-persistenced.service"),
-        fabricmanager=_unit_state(snapshot, "nvidia-fabricmanager.service"),
+        fabricmanager=_unit_state(snapshot, FABRIC_UNIT),
+        fabric_runs=snapshot.processes(FABRIC_PROGRAM).map(bool),
+        nvlink_off=snapshot.text(PARAMS).map(
+            lambda text: re.search(r"(?m)^NvLinkDisable:\s*1\s*$", text) is not None
+        ),
         nouveau_blacklisted=_blacklist(snapshot),
         char_rule=snapshot.file(CHAR_RULE),
     )

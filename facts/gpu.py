@@ -26,6 +26,7 @@ DETAIL_LINES = (
     r"(?m)^GPU \S+$|^[ \t]+Product (?:Name|Brand|Architecture)[ \t]*:.*$"
     r"|^[ \t]+MIG Mode\n[ \t]+Current[ \t]*:.*\n[ \t]+Pending[ \t]*:.*$|^(?:Driver|CUDA|KMD|CUDA UMD) Version[ \t]*:.*$"
     r"|^[ \t]+FB Memory Usage\n[ \t]+Total[ \t]*:.*$"
+    r"|^[ \t]+Fabric\n[ \t]+State[ \t]*:.*\n[ \t]+Status[ \t]*:.*$"
 )
 
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
@@ -66,7 +67,8 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Detail:
     """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
-    after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told."""
+    after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told.
+    fabric: (state, status) of its registration with NVSwitches, (`Completed`, `Success`); None where it has none."""
 
     name: str
     brand: str
@@ -74,6 +76,7 @@ class Detail:
     mig: bool | None = None
     mig_pending: bool | None = None
     memory: int | None = None
+    fabric: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,9 @@ def smi_details(text: str) -> Details:
     found = []
     for block in re.split(r"(?m)^GPU \S+$", text)[1:]:
         fields = dict(re.findall(r"(?m)^[ \t]+(Product \w+|Current|Pending)[ \t]*:[ \t]*(.*?)[ \t]*$", block))
+        fabric = re.search(
+            r"[ \t]Fabric\n[ \t]+State[ \t]*:[ \t]*(.*?)[ \t]*\n[ \t]+Status[ \t]*:[ \t]*(.*)", block
+        )
         memory = re.search(r"FB Memory Usage\n[ \t]+Total[ \t]*:[ \t]*(\d{1,9}) MiB", block)
         found.append(
             Detail(
@@ -154,6 +160,9 @@ def smi_details(text: str) -> Details:
                 _mig(fields.get("Current", "")),
                 _mig(fields.get("Pending", "")),
                 int(memory.group(1)) if memory else None,
+                (fabric.group(1), fabric.group(2).strip())
+                if fabric and fabric.group(1) not in ("N/A", "Not Supported")
+                else None,
             )
         )
     if not found:

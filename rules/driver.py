@@ -215,6 +215,85 @@ def nodes(context: Context) -> Iterator[Finding]:
     )
 
 
+FABRIC_PACKAGES = (
+    "nvidia-fabricmanager",
+    "nvidia-fabric-manager",
+)  # Debian and Ubuntu; RHEL, SUSE and Fedora
+
+
+def _fabric_package(context: Context) -> tuple[str, str] | None:
+    """The fabric manager's package and its version, without what the distribution adds; None where there is none or
+    nobody can tell."""
+    for name, full in sorted((context.state.packages.installed.value or {}).items()):
+        match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)+)", full)
+        if name.startswith(FABRIC_PACKAGES) and "dev" not in name and match:
+            return name, match.group(1)
+    return None
+
+
+@rule(
+    "GM106",
+    "the GPUs are registered with their NVSwitches",
+    "NVIDIA Fabric Manager User Guide; NVIDIA/NVSentinel#883; pytorch#35710, gpu-operator#1043",
+    applies=loaded,
+)
+def fabric(context: Context) -> Iterator[Finding]:
+    driver, gpus = context.state.driver, context.state.gpus
+    switches = gpus.nvswitches.get() or 0
+    told = {
+        index: detail.fabric
+        for index, detail in enumerate(gpus.details.value.gpus if gpus.details.value else ())
+        if detail.fabric
+    }
+    waiting = {
+        index: f"{state}, {status}"
+        for index, (state, status) in told.items()
+        if (state, status) != ("Completed", "Success")
+    }
+    if not (switches or waiting) or driver.nvlink_off.value:
+        return
+    running = driver.fabricmanager.value == "active" or driver.fabric_runs.get() is True
+    if running and not waiting:
+        return
+    module, package = driver.loaded.need(), _fabric_package(context)
+    unit = driver.fabricmanager.value or ("no such unit" if driver.fabricmanager.known else "not known")
+    evidence = [
+        *([Evidence("/sys/bus/pci/devices", f"{switches} NVSwitches")] if switches else []),
+        *(
+            Evidence("nvidia-smi -q", f"GPU {index}, Fabric: {text}")
+            for index, text in sorted(waiting.items())[:3]
+        ),
+        Evidence("systemctl show nvidia-fabricmanager.service", unit),
+        Evidence("/proc", "nv-fabricmanager runs" if running else "no nv-fabricmanager"),
+    ]
+    if package:
+        evidence.append(Evidence("dpkg, rpm", f"{' '.join(package)}; the loaded driver is {show(module)}"))
+    if running:
+        cause = "The fabric manager runs, and has not, or not yet, registered these GPUs: a link, a switch or a GPU may be lost."
+        remedy = "A minute after its start this is a fault: `journalctl -u nvidia-fabricmanager`, `nvidia-smi nvlink -s`."
+    elif package is None:
+        cause = "The fabric manager, which sets up NVLink and NVSwitch, is not installed."
+        remedy = f"Install it in the driver's own version, {show(module)}, then `systemctl enable --now nvidia-fabricmanager`."
+    elif package[1] != show(module):
+        cause = f"It starts only beside a driver of its own version: the package is {package[1]}, the driver {show(module)}."
+        remedy = f"Install {package[0]} in version {show(module)}, then `systemctl enable --now nvidia-fabricmanager`."
+    else:
+        cause = "The fabric manager is installed and does not run."
+        remedy = "`systemctl enable --now nvidia-fabricmanager`; where it ends again, `journalctl -u nvidia-fabricmanager`."
+    yield Finding(
+        code="GM106",
+        status=Status.FAIL,
+        summary=f"{len(waiting)} GPUs are not registered with their NVSwitches: CUDA gives error 802"
+        if running
+        else "no fabric manager runs on this NVSwitch system: CUDA gives error 802",
+        evidence=tuple(evidence),
+        cause=cause,
+        remedy=remedy,
+        refused="the driver's own services are not started by mend",
+        symptoms=("CUDA error 802: system not yet initialized", "cudaErrorSystemNotReady"),
+    )
+
+
 # One constraint of NVIDIA_REQUIRE_CUDA: `cuda>=12.8`, `driver<551`, `brand=tesla` (libnvidia-container src/cli/dsl.c)
 CONSTRAINT = re.compile(r"(cuda|driver|arch|brand)(>=|<=|!=|=|<|>)([\w.]+)")
 

@@ -22,6 +22,7 @@ from tests.unit.build import (
     healthy,
     link,
     outcome,
+    process,
     the,
     unread,
     verdict,
@@ -324,6 +325,76 @@ def test_gm104_nothing_installed() -> None:
     found = findings(host, "GM104")
     assert [finding.summary.split()[0] for finding in found] == ["libnvidia-ml.so.1", "libcuda.so.1"]
     assert all("580.159.04" in finding.remedy and finding.change is None for finding in found)
+
+
+# --- GM106: NVSwitch
+
+
+def hgx(
+    fabric: str = "Completed",
+    status: str = "Success",
+    runs: bool = True,
+    package: str | None = None,
+    **files: Any,
+) -> Host:
+    """An HGX system: NVSwitches on the bus, GPUs that say what their fabric is, perhaps a fabric manager."""
+    base = "/sys/bus/pci/devices/0000:85:00.0"
+    smi = fixture("h100/smi_q.txt")
+    told = re.sub(
+        r"(?m)^([ \t]+Fabric\n[ \t]+State[ \t]*:).*\n([ \t]+Status[ \t]*:).*$",
+        rf"\1 {fabric}\n\2 {status}",
+        smi,
+    )
+    assert f"State: {fabric}\n" in re.sub(r"(State)\s*:", r"\1:", told)
+    host = healthy().but(
+        files={f"{base}/vendor": "0x10de\n", f"{base}/class": "0x068000\n", **files},
+        commands={"nvidia-smi-query": (0, told, "")},
+    )
+    if runs:
+        host = host.but(processes=(*host.processes, process("/usr/bin/nv-fabricmanager", "-c", "/x.cfg")))
+    if package:
+        host = host.but(commands={"dpkg": (0, f"ii \tnvidia-fabricmanager-580\t{package}\n", "")})
+    return host
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param(healthy(), "ok", id="no-nvswitch"),
+        pytest.param(hgx(), "ok", id="registered"),
+        pytest.param(hgx("N/A", "N/A"), "ok", id="a100-which-has-no-such-state"),
+        pytest.param(hgx(runs=False), "fail", id="no-fabric-manager"),
+        pytest.param(hgx("In Progress", "N/A"), "fail", id="not-yet"),
+        pytest.param(hgx("Completed", "Insufficient Resources"), "fail", id="not-all-links"),
+        pytest.param(hgx("Not Started", "N/A", False, **{"/sys/bus/pci/devices/0000:85:00.0/class": "0x030200"}), "fail", id="by-nvidia-smi-alone"),
+        pytest.param(hgx(runs=False, **{"/proc/driver/nvidia/params": "NvLinkDisable: 1\n"}), "ok", id="without-nvlink"),
+        pytest.param(hgx(runs=False, **{"/proc/driver/nvidia/params": "NvLinkDisable: 0\n"}), "fail", id="with-nvlink"),
+        pytest.param(hgx(runs=False, **{"/sys/bus/pci/devices/0000:85:00.0/class": unread("failed")}), "unknown", id="bus-unread"),
+    ],
+)  # fmt: skip
+def test_gm106(host: Host, expected: str) -> None:
+    assert outcome(host, "GM106") == expected
+
+
+@pytest.mark.parametrize(
+    ("package", "cause", "remedy"),
+    [
+        (None, "not installed", "in the driver's own version, 580.159.04"),
+        ("580.95.05-1", "the package is 580.95.05, the driver 580.159.04", "nvidia-fabricmanager-580 in version 580.159.04"),
+        ("580.159.04-0ubuntu0.24.04.1", "installed and does not run", "systemctl enable --now"),
+    ],
+)  # fmt: skip
+def test_gm106_says_why_none_runs(package: str | None, cause: str, remedy: str) -> None:
+    found = the(hgx(runs=False, package=package), "GM106")
+    assert cause in found.cause and remedy in found.remedy and found.change is None
+
+
+def test_the_h100s_own_answer_has_no_fabric() -> None:
+    """Captured: a GPU of an HGX board that a virtual machine has alone, with NvLinkDisable: 1."""
+    host = healthy().but(commands={"nvidia-smi-query": (0, fixture("h100/smi_q.txt"), "")})
+    details = host.state().gpus.details.need()
+    assert [gpu.fabric for gpu in details.gpus] == [None]
+    assert hgx("In Progress", "N/A").state().gpus.details.need().gpus[0].fabric == ("In Progress", "N/A")
 
 
 # --- GM105: device nodes
