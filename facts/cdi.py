@@ -450,9 +450,7 @@ def parse(snapshot: Snapshot) -> Cdi:
         for name in _paths(file.spec.value)
     }
     return Cdi(
-        files=Reading(unread.status, None, unread.source, unread.detail)
-        if unread
-        else Reading.of(tuple(files), ", ".join(DEFAULT_DIRS)),
+        files=unread.without_value() if unread else Reading.of(tuple(files), ", ".join(DEFAULT_DIRS)),
         ignored=tuple(ignored),
         folders={folder: snapshot.stat(folder) for folder in DEFAULT_DIRS},
         mentioned=mentioned,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from facts.docker import exec_start
 from facts.documents import toml
 from facts.fact import StateFact
-from facts.reading import Reading, Unread
+from facts.reading import Reading, Unread, first_unknown
 from facts.request import Command, Glob, Request
 from facts.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
 from facts.version import Version, parse_version
@@ -565,7 +565,7 @@ def _dump(output: Reading[Output]) -> Reading[Mapping[str, Any]]:
 
 def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Process]:
     if not found.known:
-        return Reading(found.status, None, found.source, found.detail)
+        return found.without_value()
     process = next((item for item in found.value or () if test is None or test(item)), None)
     return Reading.of(process, "/proc") if process else Reading.none("/proc", "no such process")
 
@@ -583,7 +583,7 @@ def _service(snapshot: Snapshot) -> Containerd:
     for pattern in DROP_INS:
         listed = snapshot.glob(pattern)
         if not listed.known:
-            files[pattern] = Reading(listed.status, None, listed.source, listed.detail)
+            files[pattern] = listed.without_value()
         files.update((name, snapshot.file(name)) for name in listed.value or ())
     shims: list[Process] = []
     for name in SHIMS:
@@ -598,9 +598,7 @@ def _service(snapshot: Snapshot) -> Containerd:
         files=files,
         dump=_dump(snapshot.succeeded("containerd-config")),
         unit=snapshot.unit("containerd.service"),
-        shims=Reading.of(tuple(shims), "/proc")
-        if listed_shims.ok
-        else Reading(listed_shims.status, None, listed_shims.source, listed_shims.detail),
+        shims=Reading.of(tuple(shims), "/proc") if listed_shims.ok else listed_shims.without_value(),
         grit_shim=snapshot.program("containerd-shim-grit-v1"),
         programs={name: snapshot.program(name) for name in ("ctr", "crictl", "runc", "crun")},
         binaries={name: snapshot.stat(name) for name in _binaries(files.values())},
@@ -680,7 +678,7 @@ def _kubelet_files(
     listed = [snapshot.glob(config)] if config else []
     inside = [snapshot.glob(pattern) for pattern in _drop_ins(folder)] if folder else []
     listed.append(Reading.of(tuple(sorted(path for each in inside for path in each.value or ()))))
-    unread: Reading[Any] | None = next((each for each in (*listed, *inside) if not each.known), None)
+    unread = first_unknown((*listed, *inside))
     for path in (path for each in listed for path in each.value or ()):
         lines = snapshot.found(path, KUBELET_SETTINGS)
         unread = unread or (None if lines.known else lines)

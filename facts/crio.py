@@ -166,7 +166,7 @@ def parse(snapshot: Snapshot) -> Crio:
     names = sorted(path for each in listed for path in each.value or ())
     files = {path: snapshot.file(path) for path in (CONFIG, *names)}
     for unknown in (each for each in listed if not each.known):
-        files[unknown.source] = Reading(unknown.status, None, unknown.source, unknown.detail)
+        files[unknown.source] = unknown.without_value()
     return Crio(
         version=snapshot.succeeded("crio").map(lambda found: parse_version(found.out)),
         process=snapshot.processes("crio"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from facts.fact import StateFact
 from facts.grit import CONFIG as GRIT
-from facts.reading import Reading
+from facts.reading import Reading, first_unknown
 from facts.request import Command, Glob, Request
 from facts.snapshot import FileContent, FileMeta, Output, Process, Snapshot
 from facts.version import Version, parse_version
@@ -94,7 +94,7 @@ def parse(snapshot: Snapshot) -> Criu:
     for pattern in PLUGINS:
         matches = snapshot.glob(pattern)
         if not matches.known:
-            plugins = Reading(matches.status, None, matches.source, matches.detail)
+            plugins = matches.without_value()
         found.extend(matches.value or ())
     usage = snapshot.command("cuda-checkpoint")
     return Criu(
@@ -134,7 +134,7 @@ def watchers(text: str) -> tuple[tuple[int, str], ...]:
 
 def _mps(snapshot: Snapshot) -> Reading[tuple[Process, ...]]:
     listed = [snapshot.processes(name) for name in MPS]
-    unread = next((found for found in listed if not found.known), None)
+    unread = first_unknown(listed)
     return unread or Reading.of(tuple(one for found in listed for one in found.value or ()), "/proc")
 
 

@@ -324,7 +324,7 @@ class _Noting(Snapshot):
 
     def _noted(self, reading: Reading[T]) -> Reading[T]:
         if not reading.known and self.looked.ok:
-            self.looked = Reading(reading.status, None, reading.source, reading.detail)
+            self.looked = reading.without_value()
         return reading
 
     def stat(self, path: str) -> Reading[FileMeta]:

@@ -285,7 +285,7 @@ def parse(snapshot: Snapshot) -> Docker:
     rootful = next((found for found in own if found.uid == 0), None)
     process: Reading[Process]
     if not daemons.known:
-        process = Reading(daemons.status, None, daemons.source, daemons.detail)
+        process = daemons.without_value()
     elif rootful is None:
         process = Reading.none("/proc", "no dockerd runs")
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from facts.fact import StateFact
-from facts.reading import Reading
+from facts.reading import Reading, first_unknown
 from facts.request import Command, Glob, Request
 from facts.snapshot import Snapshot
 
@@ -117,9 +117,9 @@ def locked(text: str) -> tuple[str, ...]:
 def _with_module(snapshot: Snapshot) -> Reading[tuple[str, ...]]:
     listed = snapshot.glob(MODULES)
     found = {path: snapshot.found(path) for path in listed.value or ()}
-    unread = next((each for each in (listed, *found.values()) if not each.known), None)
+    unread = first_unknown((listed, *found.values()))
     if unread is not None:
-        return Reading(unread.status, None, unread.source, unread.detail)
+        return unread.without_value()
     return Reading.of(
         tuple(path.split("/")[3] for path, names in found.items() if names.value), "modules.dep"
     )
@@ -135,7 +135,7 @@ def _unattended(snapshot: Snapshot, packages: Mapping[str, str] | None) -> Readi
         return settings
     unit = snapshot.unit(UPGRADE_TIMER)
     if not unit.known:
-        return Reading(unit.status, None, unit.source, unit.detail)
+        return unit.without_value()
     timer = unit.value or {}
     off = timer.get("LoadState") == "masked" or timer.get("UnitFileState") in ("masked", "disabled")
     there = packages is None or "unattended-upgrades" in packages

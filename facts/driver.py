@@ -181,7 +181,7 @@ def _libraries(snapshot: Snapshot) -> Reading[tuple[Library, ...]]:
         for name in ("libcuda", "libnvidia-ml"):
             listed = snapshot.glob(f"{folder}/{name}.so.*")
             if not listed.known:
-                return Reading(listed.status, None, listed.source, listed.detail)
+                return listed.without_value()
             for path in listed.value or ():
                 meta = snapshot.stat(path).value
                 real = meta.real or path if meta else ""
@@ -201,7 +201,7 @@ def _unit_state(snapshot: Snapshot, name: str) -> Reading[str]:
 def _blacklist(snapshot: Snapshot) -> Reading[bool]:
     listed = snapshot.glob("/etc/modprobe.d/*.conf")
     if not listed.ok:
-        return Reading(listed.status, None, listed.source, listed.detail)
+        return listed.without_value()
     found = False
     for path in listed.value or ():
         content = snapshot.file(path)

@@ -197,7 +197,7 @@ def _cuda(snapshot: Snapshot) -> Reading[Version]:
 def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
     listed = snapshot.glob("/proc/driver/nvidia/gpus/*/information")
     if not listed.ok:
-        return Reading(listed.status, None, listed.source, listed.detail)
+        return listed.without_value()
     found = {}
     for path in listed.value or ():
         match = re.search(r"^Model:\s*(.+?)\s*$", snapshot.text(path).value or "", re.MULTILINE)
@@ -208,7 +208,7 @@ def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
 def _pci(snapshot: Snapshot, wanted: str) -> Reading[tuple[str, ...]]:
     listed = snapshot.glob("/sys/bus/pci/devices/*/vendor")
     if not listed.ok:
-        return Reading(listed.status, None, listed.source, listed.detail)
+        return listed.without_value()
     found = []
     for path in listed.value or ():
         folder = path.removesuffix("/vendor")

@@ -51,7 +51,7 @@ def parse(snapshot: Snapshot) -> Podman:
     listed = snapshot.glob(DROP_INS)
     files = {path: snapshot.file(path) for path in (VENDOR, CONFIG, *(listed.value or ()))}
     if not listed.known:
-        files[DROP_INS] = Reading(listed.status, None, listed.source, listed.detail)
+        files[DROP_INS] = listed.without_value()
     return Podman(snapshot.succeeded("podman").map(lambda found: parse_version(found.out)), files)
 
 

@@ -551,11 +551,8 @@ def log_of(connection, ident, keep):
         body = response.read()
     except http.client.HTTPException as error:
         raise ValueError("GET logs: %s" % error)
-    if response.status in (
-        404,
-        409,
-        501,
-    ):  # removed; a log driver that cannot be read back (docs.docker.com, dual logging)
+    # Removed; or a log driver that cannot be read back (docs.docker.com, dual logging).
+    if response.status in (404, 409, 501):
         return []
     if response.status != 200:
         raise ValueError("GET logs of %s: HTTP %d" % (ident[:12], response.status))
@@ -854,6 +851,12 @@ def start_ticks(pid):
         return None
 
 
+def age(start):
+    """Seconds since `start`, in clock ticks since boot."""
+    with open("/proc/uptime") as handle:
+        return float(handle.read().split()[0]) - start / float(os.sysconf("SC_CLK_TCK"))
+
+
 def inside(pid, spec, timeout, daemon):
     """What a container holds, read through /proc/PID/root without starting anything: its mounts, files and metadata of
     paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket. Only `ended` where the process
@@ -889,11 +892,11 @@ def inside(pid, spec, timeout, daemon):
                 found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
             finally:
                 os.close(handle)
-    if not daemon or found["docker"]["status"] != "ok":
-        found["starts"] = (age(pid) or 0) < (STARTING if daemon else LOOKING)
     if start is None or start_ticks(pid) != start:
         gone = {"status": "failed", "error": "it ended while it was looked at"}
         return {"pid": pid, "ended": True, "docker": gone} if daemon else {"pid": pid, "ended": True}
+    if not daemon or found["docker"]["status"] != "ok":
+        found["starts"] = age(start) < (STARTING if daemon else LOOKING)
     return found
 
 
@@ -965,17 +968,6 @@ def look_further(request, answer, daemons, timeout):
                 jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
     jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
     at_once(jobs)
-
-
-def age(pid):
-    """Seconds since a process started, or None where it has ended."""
-    start = start_ticks(pid)
-    with open("/proc/uptime") as handle:
-        return (
-            None
-            if start is None
-            else float(handle.read().split()[0]) - start / float(os.sysconf("SC_CLK_TCK"))
-        )
 
 
 def unsettled(answer):
@@ -1061,14 +1053,8 @@ def look(request):
         if not command.get("without_docker")
     ]
     if answer["processes"]["status"] == "ok":
-        jobs.append(
-            (
-                answer,
-                "docker",
-                docker,
-                ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True),
-            )
-        )
+        asked = ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True)
+        jobs.append((answer, "docker", docker, asked))
     else:  # not `absent`: one may run
         answer["docker"] = dict(answer["processes"])
     jobs.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -63,10 +63,14 @@ class Reading(Generic[T]):
             raise Unread(self)
         return self.value
 
+    def without_value(self) -> Reading[Any]:
+        """How this was read, for something that was to be made of it."""
+        return Reading(self.status, None, self.source, self.detail)
+
     def map(self, parse: Callable[[T], U]) -> Reading[U]:
         """This reading with its value parsed. A ValueError of `parse` becomes status `failed`."""
         if self.status is not Status.OK or self.value is None:
-            return Reading(self.status, None, self.source, self.detail)
+            return self.without_value()
         try:
             return Reading(Status.OK, parse(self.value), self.source, self.detail)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -83,3 +87,8 @@ class Reading(Generic[T]):
     @classmethod
     def fail(cls, source: str, detail: str, status: Status = Status.FAILED) -> Reading[T]:
         return cls(status, None, source, detail)
+
+
+def first_unknown(readings: Iterable[Reading[Any]]) -> Reading[Any] | None:
+    """The first that nobody could read; None where all are knowledge."""
+    return next((reading for reading in readings if not reading.known), None)

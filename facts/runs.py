@@ -50,7 +50,7 @@ def _journal(path: str, text: str) -> Journal:
 def parse(snapshot: Snapshot) -> Runs:
     listed = snapshot.glob(PATTERN)
     if not listed.ok:
-        return Runs(Reading(listed.status, None, listed.source, listed.detail))
+        return Runs(listed.without_value())
     found = []
     for path in listed.value or ():
         journal = snapshot.text(path).map(lambda text, path=path: _journal(path, text))  # type: ignore[misc]

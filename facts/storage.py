@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from facts.docker import Container, Docker, containers_of, daemon_json, whole
 from facts.fact import StateFact
-from facts.reading import Reading
+from facts.reading import Reading, first_unknown
 from facts.request import Command, Glob, Inside, Request
 from facts.snapshot import Output, Snapshot
 from facts.version import Version
@@ -417,9 +417,8 @@ def _choice(docker: Docker, drivers: Reading[tuple[str, ...]]) -> Reading[Choice
             any(row[0] == "driver-type" and "snapshotter" in str(row[1]) for row in rows),
         )
 
-    for reading in (docker.config, drivers):
-        if not reading.known:
-            return Reading(reading.status, None, reading.source, reading.detail)
+    if unread := first_unknown((docker.config, drivers)):
+        return unread.without_value()
     return docker.info.map(chosen) if docker.version.ok else Reading.none("docker info", "version not known")
 
 
@@ -428,7 +427,7 @@ def _there(snapshot: Snapshot, *paths: str) -> Reading[bool]:
     found = [snapshot.stat(path) for path in paths]
     if any(reading.ok for reading in found):
         return Reading.of(True, paths[0])
-    unread = next((reading for reading in found if not reading.known), None)
+    unread = first_unknown(found)
     return Reading(unread.status, None, paths[0], unread.detail) if unread else Reading.of(False, paths[0])
 
 
@@ -436,9 +435,8 @@ def _all_read(snapshot: Snapshot, *patterns: str) -> Reading[bool]:
     """Whether these folders, and each file in them, could be searched."""
     for pattern in patterns:
         listed = snapshot.glob(pattern)
-        for reading in (listed, *(snapshot.found(path) for path in listed.value or ())):
-            if not reading.known:
-                return Reading(reading.status, None, reading.source, reading.detail)
+        if unread := first_unknown((listed, *(snapshot.found(path) for path in listed.value or ()))):
+            return unread.without_value()
     return Reading.of(True, ", ".join(patterns))
 
 
@@ -644,12 +642,12 @@ def parse(snapshot: Snapshot) -> Storage:
     # Those of which dockerd could tell, where it could not of each.
     units, listed = _units(snapshot), snapshot.docker.map(containers_of).value or ()
     known = {found.id: found for found in listed if found.privileged}
-    names = {found.name for found in listed}
+    names, idents = {found.name for found in listed}, {found.id for found in listed}
     inside = {
         ident: within
         for ident, within in snapshot.inside.items()
         # Of one that has ended and that Docker does not know any more, nothing is left to mend.
-        if not (ended(within) and docker.containers.ok and ident not in {found.id for found in listed})
+        if not (ended(within) and docker.containers.ok and ident not in idents)
     }
     dangers = snapshot.succeeded("unit-dangers").map(_dangers)
     # A unit's container that is not there now: between two starts, or --rm after its last.

@@ -97,7 +97,7 @@ def _sources(snapshot: Snapshot) -> Reading[Mapping[str, FileContent]]:
     for pattern in ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"):
         listed = snapshot.glob(pattern)
         if not listed.ok:
-            return Reading(listed.status, None, listed.source, listed.detail)
+            return listed.without_value()
         for path in listed.value or ():
             content = snapshot.file(path)
             if not content.known:

@@ -24,3 +24,14 @@ def show(version: Version) -> str:
     if len(version) == 2 and version[0] >= 300:  # Windows drivers: 576.02
         return f"{version[0]}.{version[1]:02d}"
     return ".".join(str(part) for part in version)
+
+
+def upstream(version: str) -> str:
+    """A package's version without epoch and revision: `1:1.17.8-1` -> `1.17.8`."""
+    bare = version.rpartition(":")[2]
+    return bare.rpartition("-")[0] or bare
+
+
+def package_version(version: str) -> Version:
+    """A package's version as a number: `1:1.17.8-1` -> (1, 17, 8). Raises ValueError where there is none in it."""
+    return parse_version(upstream(version))

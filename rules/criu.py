@@ -226,7 +226,7 @@ def plugin(context: Context) -> Iterator[Finding]:
             )
         )
     k3s = embedded(context)
-    name = f"{k3s.flavour.name}" if k3s else "containerd"
+    name = k3s.flavour.name if k3s else "containerd"
     process = (k3s if k3s else context.state.containerd).process.value
     folders = process.env.get("PATH", "") if process else ""
     seen = Evidence(f"/proc/PID/environ of {name}", f"PATH={folders}")

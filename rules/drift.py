@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from facts.version import parse_version, show
+from facts.version import package_version, show
 from rules.driver import loaded, native
 from rules.finding import Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, rule
@@ -139,10 +139,10 @@ def packages(context: Context) -> Iterator[Finding]:
 
 def _number(version: str) -> tuple[int, ...] | None:
     try:
-        number = parse_version(version.partition(":")[2] or version)
+        found = package_version(version)
     except ValueError:
         return None
-    return number if number[0] >= 300 else None
+    return found if found[0] >= 300 else None
 
 
 @rule(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from facts.driver import CONTROL_NODES
-from facts.version import Version, show
+from facts.version import Version, show, upstream
 from rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from rules.rule import Context, has_gpu, rule
 
@@ -222,13 +222,15 @@ FABRIC_PACKAGES = (
 
 
 def _fabric_package(context: Context) -> tuple[str, str] | None:
-    """The fabric manager's package and its version, without what the distribution adds; None where there is none or
-    nobody can tell."""
-    for name, full in sorted((context.state.packages.installed.value or {}).items()):
-        match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)+)", full)
-        if name.startswith(FABRIC_PACKAGES) and "dev" not in name and match:
-            return name, match.group(1)
-    return None
+    """The fabric manager's package and its version, without epoch and revision; None where none is known."""
+    return next(
+        (
+            (name, upstream(version))
+            for name, version in sorted((context.state.packages.installed.value or {}).items())
+            if name.startswith(FABRIC_PACKAGES) and "dev" not in name
+        ),
+        None,
+    )
 
 
 @rule(
@@ -271,6 +273,9 @@ def fabric(context: Context) -> Iterator[Finding]:
     if running:
         cause = "The fabric manager runs, and has not, or not yet, registered these GPUs: a link, a switch or a GPU may be lost."
         remedy = "A minute after its start this is a fault: `journalctl -u nvidia-fabricmanager`, `nvidia-smi nvlink -s`."
+    elif not context.state.packages.installed.known:
+        cause = f"Whether it is installed is not known: {context.state.packages.installed.detail}."
+        remedy = f"`systemctl status nvidia-fabricmanager`; it has to be of the driver's own version, {show(module)}."
     elif package is None:
         cause = "The fabric manager, which sets up NVLink and NVSwitch, is not installed."
         remedy = f"Install it in the driver's own version, {show(module)}, then `systemctl enable --now nvidia-fabricmanager`."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from facts.packages import TOOLKIT, Offer
-from facts.version import Version, parse_version, show
+from facts.version import package_version, show, upstream
 from rules.docker import wanted_paths
 from rules.finding import Change, Component, Evidence, Finding, Status
 from rules.injection import lost_at_reload
@@ -49,16 +49,6 @@ class Job:
     version: str = ""
     refused: str = ""
     by_hand: str = ""
-
-
-def upstream(version: str) -> str:
-    """A package's version without epoch and revision: `1:1.17.8-1` -> `1.17.8`."""
-    bare = version.rpartition(":")[2]
-    return bare.rpartition("-")[0] or bare
-
-
-def number(version: str) -> Version:
-    return parse_version(upstream(version))
 
 
 def installed(context: Context) -> dict[str, str]:
@@ -141,10 +131,12 @@ def job(context: Context) -> Job:
         return Job(refused=refused, by_hand=by_hand)
     names = TOOLKIT if not have or lacking(context) else tuple(have)
     wanted = context.wanted.toolkit_version
-    versions = sorted({upstream(version) for version in have.values()}, key=number)
+    versions = sorted({upstream(version) for version in have.values()}, key=package_version)
     version = wanted or (versions[-1] if versions and versions[-1] != NEVER else "")
     action = (
-        "downgrade" if wanted and any(number(found) > number(wanted) for found in versions) else "install"
+        "downgrade"
+        if wanted and any(package_version(found) > package_version(wanted) for found in versions)
+        else "install"
     )
     if not packages.offers.ok:  # not asked: the host looks for it when it is done
         return Job(action, tuple(f"{name}={version}" if version else name for name in names), version)
@@ -237,7 +229,7 @@ def missing(context: Context) -> Iterator[Finding]:
 )
 def mixed(context: Context) -> Iterator[Finding]:
     have = installed(context)
-    versions = sorted({upstream(version) for version in have.values()}, key=number)
+    versions = sorted({upstream(version) for version in have.values()}, key=package_version)
     if len(versions) < 2:
         return
     change, refused, found = decided(context)

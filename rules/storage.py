@@ -330,8 +330,9 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
         if not why:
             try:
                 _heard(context, inner)
-                fits = without_fuse(inner) or as_wanted(context, inner, remedy(context, inner))
-                if not fits and not inner.driver and _given(inner, remedy(context, inner)):
+                found = remedy(context, inner)
+                fits = without_fuse(inner) or as_wanted(context, inner, found)
+                if not fits and not inner.driver and _given(inner, found):
                     inner.info.need()  # it was told what is wanted, and whether it does so is not known
             except Unread as error:
                 unread = error

@@ -389,6 +389,11 @@ def test_gm106_says_why_none_runs(package: str | None, cause: str, remedy: str) 
     assert cause in found.cause and remedy in found.remedy and found.change is None
 
 
+def test_gm106_does_not_call_it_missing_where_no_package_could_be_read() -> None:
+    found = the(hgx(runs=False).but(commands={"dpkg": unread("timeout")}), "GM106")
+    assert found.status == "fail" and "is not known" in found.cause and "not installed" not in found.cause
+
+
 def test_the_h100s_own_answer_has_no_fabric() -> None:
     """Captured: a GPU of an HGX board that a virtual machine has alone, with NvLinkDisable: 1."""
     host = healthy().but(commands={"nvidia-smi-query": (0, fixture("h100/smi_q.txt"), "")})

@@ -10,6 +10,7 @@ import pytest
 
 from facts.packages import REQUEST, TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
 from facts.snapshot import Output
+from facts.version import upstream
 from operations import packaging
 from rules import packages
 from rules.finding import Component
@@ -113,7 +114,7 @@ def each(version: str) -> tuple[str, ...]:
 def test_the_host_and_the_controller_know_the_same_packages() -> None:
     assert (packaging.TOOLKIT, packaging.NEVER) == (TOOLKIT, packages.NEVER)
     for version in ("1:1.17.8-1", "1.17.8-1", "1.17.8", "1.18.0~rc.1-1", "1.17.8-0ubuntu1"):
-        assert packaging.upstream(version) == packages.upstream(version)
+        assert packaging.upstream(version) == upstream(version)
 
 
 def test_policy() -> None:
