@@ -115,57 +115,50 @@ def test_a_folder_that_goes_while_its_parent_is_listed(
 # --- processes
 
 
+@contextlib.contextmanager
+def ending(monkeypatch: pytest.MonkeyPatch, call: str, path: str, **env: str) -> Iterator[str]:
+    """The name of a process that ends right after os.`call` was asked of its /proc/PID`path`."""
+    name = f"gpumend-{call}"
+    child = subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 60"], env=env or None)
+    wait_for_name(child.pid, name)
+    real = getattr(os, call)
+
+    def ends(asked: Any, *more: Any, **options: Any) -> Any:
+        found = real(asked, *more, **options)
+        if asked == f"/proc/{child.pid}{path}":
+            child.kill()
+            child.wait()
+        return found
+
+    monkeypatch.setattr(os, call, ends)
+    try:
+        yield name
+        assert child.returncode is not None, "it was looked at"
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_a_containers_process_that_ends_while_it_is_looked_at_is_not_the_hosts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A dockerd in a container with --pid=host that ends before its cgroup is read would pass for the host's own, and
     Docker's socket would be asked, which starts a dockerd that was stopped."""
-    child = subprocess.Popen(["bash", "-c", "exec -a gpumend-ends-now sleep 60"])
-    wait_for_name(child.pid, "gpumend-ends-now")
-    real = os.stat
-
-    def ends(path: Any, *more: Any, **options: Any) -> os.stat_result:
-        found = real(path, *more, **options)
-        if path == f"/proc/{child.pid}":
-            child.kill()
-            child.wait()
-        return found
-
-    monkeypatch.setattr(os, "stat", ends)
-    try:
-        assert probe.processes(["gpumend-ends-now"]) == {"status": "ok", "processes": []}
-    finally:
-        child.kill()
-        child.wait()
+    with ending(monkeypatch, "stat", "") as name:
+        assert probe.processes([name]) == {"status": "ok", "processes": []}
 
 
 def test_a_process_that_ends_before_its_environment_is_read_is_not_one_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    child = subprocess.Popen(
-        ["bash", "-c", "exec -a gpumend-ends-too sleep 60"], env={"DOCKER_DRIVER": "vfs"}
-    )
-    wait_for_name(child.pid, "gpumend-ends-too")
-    real = os.readlink
-
-    def ends(path: Any, **options: Any) -> str:
-        found: str = real(path, **options)
-        if path == f"/proc/{child.pid}/exe":
-            child.kill()
-            child.wait()
-        return found
-
-    monkeypatch.setattr(os, "readlink", ends)
-    try:
-        assert probe.processes(["gpumend-ends-too"]) == {"status": "ok", "processes": []}
-    finally:
-        child.kill()
-        child.wait()
+    with ending(monkeypatch, "readlink", "/exe", DOCKER_DRIVER="vfs") as name:
+        assert probe.processes([name]) == {"status": "ok", "processes": []}
 
 
 def wait_for_name(pid: int, word: str) -> None:
+    """The process is called that; bash, whose command has the word as well, is gone."""
     deadline = time.monotonic() + 10
-    while word not in Path(f"/proc/{pid}/cmdline").read_text() and time.monotonic() < deadline:
+    while Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] != word and time.monotonic() < deadline:
         os.sched_yield()
 
 
