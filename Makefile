@@ -4,17 +4,29 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Empty: the newest versions that pyproject.toml allows, instead of requirements.lock.
+LOCKED ?= yes
 STAMP := $(VENV)/.installed
 PACKAGES := facts rules operations deploys reports cli schemas
 
-.PHONY: demo test check unit nodes bench fuzz format clean
+.PHONY: demo test test-newest quick check unit nodes bench fuzz format lock clean
 
 ## The main job on a throwaway broken host: audited, mended, proven, audited again.
 demo: $(STAMP)
 	@$(BIN)/python -m tests.nodes.demo
 
-## Everything that CI runs: style, types, tests on this machine and on booted hosts.
-test: check unit nodes
+## Everything that CI runs: style, types, tests on this machine and on booted hosts. All stages run, whatever the first says.
+test: $(STAMP)
+	@MAKE=$(MAKE) tools/stages check unit nodes
+
+## The same with the newest versions that pyproject.toml allows instead of the locked ones, in an environment of its own.
+test-newest:
+	@$(MAKE) VENV=.venv-newest LOCKED= test
+
+## What whoever works on it runs all the time: style, types, and the unit tests without the properties' examples.
+quick: check
+	$(BIN)/python -m pytest -q -n 2 -m 'not fuzz' tests/unit
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,11 +52,20 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(STAMP): pyproject.toml tools/prerequisites
+$(STAMP): pyproject.toml requirements.lock tools/prerequisites
 	@tools/prerequisites
 	@python=$(PYTHON); $${python:-python3} -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test]'
+ifneq ($(LOCKED),)
+	@$(PIP) install -qq --require-hashes -r requirements.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+else
+	@$(PIP) install -qq --upgrade -e '.[test]'
+endif
 	@touch $@
 
+## Renews requirements.lock from pyproject.toml.
+lock:
+	@tools/lock
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

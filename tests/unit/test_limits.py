@@ -30,7 +30,8 @@ def test_a_deep_spec_does_not_end_the_process(text: str) -> None:
         text=True,
         cwd=FIXTURES.parent.parent,
     )
-    assert (done.returncode, done.stdout) == (0, "not YAML: nested too deep\n"), done.stderr[-500:]
+    # The reason is libyaml's own from 0.2.6 on, which counts the depth itself: its words are not ours to assert.
+    assert done.returncode == 0 and done.stdout.startswith("not YAML: "), done.stderr[-500:]
 
 
 def test_aliases_that_multiply_are_refused_as_go_yaml_does() -> None:
