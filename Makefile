@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Empty: the newest versions that pyproject.toml allows, instead of requirements.lock.
 LOCKED ?= yes
 STAMP := $(VENV)/.installed
-PACKAGES := facts rules operations deploys reports cli schemas
+
 
 .PHONY: demo test test-newest quick check unit nodes bench fuzz format lock clean
 

@@ -4,12 +4,9 @@
 before anything connects.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from deploys import hosts as _hosts
+from gpumend.deploy import hosts as _hosts
 
 _found = _hosts.load(Path(__file__).resolve().parent)
 _hosts.prepare(_found)

@@ -5,20 +5,17 @@
 Takes root, or full sudo, this once.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import click
 from pyinfra.context import host
 
+from gpumend.reports.document import Exit
+from gpumend.run.remote.audit_rule import rule_text
+
 from operations import audit_rule
-from reports.document import Exit
 
 user = str(host.data.get("audit_user") or "")
 try:
-    audit_rule.rule_text(user)
+    rule_text(user)
 except ValueError as error:
     click.echo(f"gpumend: --data audit_user=USER: {error}", err=True)
     raise SystemExit(int(Exit.USAGE)) from None

@@ -7,12 +7,9 @@ Exit status: 0 every host is as wanted; 1 a host could not be reached or read, o
 2 usage or configuration; 3 drift; 4 a change failed and was put back; 5 and could not be put back.
 """
 
-import sys
-from pathlib import Path
+from gpumend.deploy import session
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from deploys import everything, session
+from deploys import everything
 
 if session.begin():
     everything.in_order()

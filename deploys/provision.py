@@ -8,12 +8,9 @@ the repositories that the node has: none is added. The NVIDIA driver is not inst
 and when to reboot are its owner's decisions; where it is missing, the findings say so. Exit status: as gpu_host.py.
 """
 
-import sys
-from pathlib import Path
+from gpumend.deploy import session
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from deploys import everything, session
+from deploys import everything
 
 if session.begin(wanted={"toolkit": {"install": True}}):
     everything.in_order()

@@ -1,11 +1,7 @@
 """Undo a run on every host that has it: `--data run=RUN`. The run's name is in the last lines of its report."""
 
-import sys
-from pathlib import Path
+from gpumend.deploy import undo
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from deploys import undo
 from operations import runs
 
 runs.undone(named=undo.begin())

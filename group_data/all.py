@@ -1,6 +1,6 @@
 """What is wanted of every host. A group's file beside this one, or a host's own data, overrides single keys.
 
-All keys and their meaning: schemas/wanted.schema.json. Checked before anything connects.
+All keys and their meaning: gpumend/schemas/wanted.schema.json. Checked before anything connects.
 """
 
 gpumend = {

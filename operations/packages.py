@@ -7,8 +7,8 @@ from collections.abc import Generator
 from pyinfra.api.command import FunctionCommand
 from pyinfra.api.operation import operation
 
-from operations.component import component
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.run.remote.component import component
 
 
 @operation()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from facts.host_state import probe_program
+from gpumend.run.programs import probe_program
 from tests.bench.contestants import ROOT, peak
 from tests.nodes import images, scenarios
 from tests.nodes.lab import Lab, Node

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from facts.host_state import request
+from gpumend.state.host_state import request
 from tests.bench.farm import DELAYED, OWN, PLAIN, REPLAYED, Farm, address, local
 from tests.nodes import toolkit
 

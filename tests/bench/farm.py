@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from facts.host_state import probe_program
+from gpumend.run.programs import probe_program
 from tests.nodes import scenarios, toolkit
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for

@@ -107,7 +107,14 @@ def missing_tools() -> list[str]:
 
 def ensure_tools() -> None:
     """Every program the lab calls is installed; raises `BaseError` where apt-get cannot do that."""
-    packages = missing_tools()
+    if not missing_tools():
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with locked(CACHE / "tools.lock"):  # the workers of one run begin at the same moment
+        _install(missing_tools())
+
+
+def _install(packages: list[str]) -> None:
     if not packages:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -115,7 +122,16 @@ def ensure_tools() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for argv in (
         ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages],
+        [
+            "apt-get",
+            "install",
+            "-qq",
+            "-y",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "--no-install-recommends",
+            *packages,
+        ],
     ):
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0 or missing_tools():

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from operations.component import rollback_data
-from operations.exchange import program_source
+from gpumend.payload.source import change_source as program_source
+from gpumend.run.remote.component import rollback_data
 from tests.nodes.faults import SIGHT, Before, Sight, fault
 from tests.nodes.lab import Node
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facts.host_state import parse, probe_program
-from facts.snapshot import Snapshot
-from operations.exchange import as_data, program_source
-from operations.run import judged
-from rules import wanted as wanted_state
-from rules.finding import Component
+from gpumend.payload.source import change_source as program_source
+from gpumend.plan.wire import as_data
+from gpumend.rules import wanted as wanted_state
+from gpumend.rules.finding import Component
+from gpumend.run.programs import probe_program, who
+from gpumend.run.record import judged
+from gpumend.state.host_state import parse
+from gpumend.state.snapshot import Snapshot
 from tests.nodes.lab import Lab, Node
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +179,7 @@ def mend(lab: Lab, *targets: Node | Target) -> Ran:
 def planned(
     node: Node, component: Component, run: str, wanted: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The transaction of one component, as `operations/exchange.py` would send it to the node as it is now."""
+    """The transaction of one component, as `gpumend/run/remote/exchange.py` would send it to the node as it is now."""
     wants = wanted_state.parse(dict(wanted or {}))
     for _ in range(5):
         answer = node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
@@ -187,7 +189,7 @@ def planned(
             break  # where something is not known, a command ran into its time limit: this machine is busy
     if transaction is None:
         raise LookupError(f"nothing is planned for {component} on {node.name}")
-    return as_data(transaction, run, wants.restarts, watch=dict(wanted or {}).get("restart_watch", 0))
+    return as_data(transaction, run, wants.restarts, who(), watch=dict(wanted or {}).get("restart_watch", 0))
 
 
 def carry_out(

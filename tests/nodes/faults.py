@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec
 
-from facts.docker import DAEMON_JSON
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.state.docker import DAEMON_JSON
 from tests.nodes.drive import Ran, Target, mend
 from tests.nodes.lab import Lab, Node
 from tests.nodes.scenarios import SPEC

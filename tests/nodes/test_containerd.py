@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from facts.containerd import cri_of, merge
-from facts.host_state import parse, probe_program
-from facts.snapshot import Snapshot
-from operations.component import rollback_data
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.run.programs import probe_program
+from gpumend.run.remote.component import rollback_data
+from gpumend.state.containerd import cri_of, merge
+from gpumend.state.host_state import parse
+from gpumend.state.snapshot import Snapshot
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.faults import Before, fault

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rules.finding import Component
+from gpumend.rules.finding import Component
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, planned, result_of, start

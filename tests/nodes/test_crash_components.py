@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rules.finding import Component
+from gpumend.rules.finding import Component
 from tests.nodes import dind, images, scenarios, test_containerd, test_cuda, test_dind
 from tests.nodes.conftest import Boot
 from tests.nodes.crashes import kill_at_every_step

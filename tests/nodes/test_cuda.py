@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rules.finding import Component
+from gpumend.rules.finding import Component
 from tests.nodes import apt, cuda, gpu
 from tests.nodes.apt import AptLock, Deb, serve
 from tests.nodes.conftest import Boot

@@ -5,8 +5,8 @@ There is no driver behind the device nodes: a container that is let at one reads
 
 from __future__ import annotations
 
-from facts.driver import CHAR_RULE
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.state.driver import CHAR_RULE
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import audit, mend
 from tests.nodes.images import BASE

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from facts.host_state import parse, probe_program
-from facts.snapshot import Snapshot
-from facts.storage import vfs_bytes
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.run.programs import probe_program
+from gpumend.state.host_state import parse
+from gpumend.state.snapshot import Snapshot
+from gpumend.state.storage import vfs_bytes
 from tests.nodes import dind, images, scenarios
 from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of
 from tests.nodes.faults import Before, fault

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from facts.docker import DAEMON_JSON
-from operations.component import rollback_data
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.run.remote.component import rollback_data
+from gpumend.state.docker import DAEMON_JSON
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of, start

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from facts.docker import DAEMON_JSON
-from facts.host_state import parse, probe_program
-from facts.snapshot import Snapshot
-from operations.component import rollback_data
-from operations.exchange import program_source
-from rules.finding import Component
+from gpumend.payload.source import change_source as program_source
+from gpumend.rules.finding import Component
+from gpumend.run.programs import probe_program
+from gpumend.run.remote.component import rollback_data
+from gpumend.state.docker import DAEMON_JSON
+from gpumend.state.host_state import parse
+from gpumend.state.snapshot import Snapshot
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from facts.containerd import FLAVOURS, Flavour
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.state.containerd import FLAVOURS, Flavour
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
 from tests.nodes.lab import Lab, Node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rules.finding import Component
+from gpumend.rules.finding import Component
 from tests.nodes import scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, audit, mend
@@ -113,7 +113,7 @@ def test_rollback_gives_back_every_byte(boot: Boot, lab: Lab) -> None:
     assert not node.exists(scenarios.SPEC)
     assert node.is_active("docker.service")
     assert audit(lab, node).rc == 3
-    assert subprocess.run([sys.executable, "-m", "cli.main", "--version"], cwd=ROOT).returncode == 0
+    assert subprocess.run([sys.executable, "-m", "gpumend.cli.main", "--version"], cwd=ROOT).returncode == 0
 
 
 def test_proof_in_a_container_calls_cuinit(boot: Boot, lab: Lab) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from facts.packages import TOOLKIT
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.state.packages import TOOLKIT
 from tests.nodes import gpu, images, toolkit
 from tests.nodes.apt import Deb, serve
 from tests.nodes.conftest import Boot

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from facts.audit_program import PATH, RULE
-from facts.docker import DAEMON_JSON
-from facts.snapshot import Snapshot
-from rules.finding import Component
+from gpumend.rules.finding import Component
+from gpumend.run.audit_program import PATH, RULE
+from gpumend.state.docker import DAEMON_JSON
+from gpumend.state.snapshot import Snapshot
 from tests.nodes import images, scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import (

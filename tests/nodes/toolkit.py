@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from facts.packages import TOOLKIT as TOOLKIT_PACKAGES
+from gpumend.state.packages import TOOLKIT as TOOLKIT_PACKAGES
 from tests.nodes.apt import Deb
 from tests.nodes.lab import Node
 

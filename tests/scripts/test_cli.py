@@ -14,11 +14,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-import schemas
+from gpumend import schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = (sys.executable, "-m", "pyinfra")
-GPUMEND = (sys.executable, "-m", "cli.main")
+GPUMEND = (sys.executable, "-m", "gpumend.cli.main")
 
 
 def run(*argv: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +159,7 @@ def test_a_group_overrides_single_keys_only(tmp_path: Path) -> None:
     (tmp_path / "group_data" / "lab.py").write_text('gpumend = {"runtime": {"ldconfig": "keep"}}\n')
     script = tmp_path / "show.py"
     script.write_text(
-        "from pyinfra import host\nfrom operations.run import wanted_of\n"
+        "from pyinfra import host\nfrom gpumend.run.remote.assessment import wanted_of\n"
         "found = wanted_of(host)\nprint('WANTED', found.restarts, found.mode, found.ldconfig)\n"
     )
     done = run(*PYINFRA, str(inventory), str(script), "--dry", cwd=tmp_path)

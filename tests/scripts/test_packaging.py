@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from facts import probe
-from operations import packaging
-from operations.packaging import (
+from gpumend.payload import probe
+from gpumend.payload.change import packaging
+from gpumend.payload.change.packaging import (
     TOOLKIT,
     Unfit,
     apt_changes,

@@ -1,4 +1,4 @@
-"""facts/probe.py as hosts run it: a plain program over stdin, `python3 -I -S -B -`, on a tree made for the test."""
+"""gpumend/payload/probe.py as hosts run it: a plain program over stdin, `python3 -I -S -B -`, on a tree made for the test."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from facts import probe
-from facts.host_state import probe_source, request
-from facts.snapshot import unpacked
+from gpumend.payload import probe
+from gpumend.payload.source import probe_source
+from gpumend.state.host_state import request
+from gpumend.state.snapshot import unpacked
 
 ARGV = [sys.executable, "-I", "-S", "-B", "-"]  # facts.remote.PYTHON, with the interpreter of these tests
 NOBODY = 65534

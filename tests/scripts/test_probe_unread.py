@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from facts import probe
-from operations import services
+from gpumend.payload import probe
+from gpumend.payload.change import services
 from tests.scripts.test_probe import ARGV, a_glob, as_nobody, asked, output, run
 from tests.scripts.test_probe import root as root
 

@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from importlib.resources import files
 
-from facts.host_state import probe_source
-from operations.exchange import PARTS, program_source
+from gpumend.payload.source import CHANGE, PROBE
+from gpumend.payload.source import change_source as program_source
 
 
 def top_level(text: str) -> list[str]:
@@ -24,7 +24,8 @@ def top_level(text: str) -> list[str]:
 
 
 def test_no_part_takes_another_parts_name() -> None:
-    texts = [probe_source(), *(files("operations").joinpath(f"{name}.py").read_text() for name in PARTS)]
+    folder = files("gpumend.payload")
+    texts = [folder.joinpath(f"{name.replace('.', '/')}.py").read_text() for name in (*PROBE, *CHANGE)]
     names = Counter(name for text in texts for name in top_level(text))
     assert [name for name, count in names.items() if count > 1] == []
 
@@ -40,7 +41,7 @@ def test_it_imports_nothing_of_the_project() -> None:
     imported = {
         node.module for node in ast.walk(ast.parse(program_source())) if isinstance(node, ast.ImportFrom)
     }
-    assert [name for name in imported if name and name.partition(".")[0] in ("facts", "operations")] == []
+    assert [name for name in imported if name and name.partition(".")[0] == "gpumend"] == []
 
 
 def test_python_3_6_can_read_it() -> None:

@@ -1,4 +1,4 @@
-"""operations/services.py: what it makes of systemd's words."""
+"""gpumend/payload/change/services.py: what it makes of systemd's words."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facts import probe
-from operations.services import reload_or_start
+from gpumend.payload import probe
+from gpumend.payload.change.services import reload_or_start
 
 
 @pytest.mark.parametrize(

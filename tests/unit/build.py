@@ -1,7 +1,7 @@
 """Hosts as tables: a builder of the probe's answers.
 
 A `Host` is what lies on a machine: files by path, programs, what commands print, what dockerd says. `answer()` makes
-of it exactly what `facts/probe.py` would print there (test_build.py holds the two side by side), so a test says what
+of it exactly what `gpumend/payload/probe.py` would print there (test_build.py holds the two side by side), so a test says what
 differs from a healthy host and nothing else:
 
     verdict(healthy().but(files={CONFIG: config(mode="banana")}))
@@ -23,13 +23,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from facts.host_state import HostState, parse, request
-from facts.probe import matches, mentioned, search_key
-from facts.snapshot import Snapshot
-from rules.edits import apply
-from rules.finding import Finding
-from rules.judge import Verdict, judge
-from rules.wanted import parse as parse_wanted
+from gpumend.payload.probe import matches, mentioned, search_key
+from gpumend.rules.finding import Finding
+from gpumend.rules.judge import Verdict, judge
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.host_state import HostState, parse, request
+from gpumend.state.snapshot import Snapshot
+from gpumend.text.edits import apply
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 CONFIG = "/etc/nvidia-container-runtime/config.toml"

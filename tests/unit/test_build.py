@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from facts.host_state import probe_program
-from facts.snapshot import unpacked
-from rules.rule import RULES
+from gpumend.rules.rule import RULES
+from gpumend.run.programs import probe_program
+from gpumend.state.snapshot import unpacked
 from tests.unit.build import Host, h100, healthy, verdict
 
 Shape = tuple[str, str, str]

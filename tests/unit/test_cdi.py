@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from facts.cdi import SpecError, least_version, load
-from facts.version import Version, show
-from rules.cdi import NO_GIDS, newest_readable
-from rules.finding import Component, Finding
-from rules.plan import plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.plan.plan import plan
+from gpumend.rules.cdi.cdi import NO_GIDS, newest_readable
+from gpumend.rules.finding import Component, Finding
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.cdi import SpecError, least_version, load
+from gpumend.text.version import Version, show
 from tests.unit.build import (
     CONFIG,
     DYNAMIC,

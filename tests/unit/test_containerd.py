@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from facts.containerd import (
+from gpumend.payload.probe import without_secrets
+from gpumend.plan.plan import plan
+from gpumend.plan.transaction import Transaction
+from gpumend.rules.engines.containerd_config import where
+from gpumend.rules.finding import Component
+from gpumend.rules.judge import judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.containerd import (
     CONFIG,
     FLAVOURS,
     V2_PLUGIN,
@@ -19,15 +27,8 @@ from facts.containerd import (
     merge,
     names_read,
 )
-from facts.probe import without_secrets
-from rules.containerd_config import where
-from rules.edits import EditError
-from rules.edits.toml_lines import set_value
-from rules.finding import Component
-from rules.judge import judge
-from rules.plan import Transaction, plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.text.edits import EditError
+from gpumend.text.edits.toml_lines import set_value
 from tests.unit.build import (
     DYNAMIC,
     NOW,

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from facts.crio import CONFIG, FOLDER, LIBEXEC, SOCKET
-from facts.toolkit import CONFIG as TOOLKIT
-from operations.crio_daemon import told_runtimes
-from rules.crio import OURS, has_crio
-from rules.finding import Component
-from rules.rule import Context
-from rules.wanted import Wanted
+from gpumend.payload.change.crio_daemon import told_runtimes
+from gpumend.rules.engines.crio import OURS, has_crio
+from gpumend.rules.finding import Component
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import Wanted
+from gpumend.state.crio import CONFIG, FOLDER, LIBEXEC, SOCKET
+from gpumend.state.toolkit import CONFIG as TOOLKIT
 from tests.unit.build import (
     DYNAMIC,
     NOW,
@@ -302,7 +302,7 @@ def test_an_oci_runtime_beside_crio_is_named_by_its_path() -> None:
 
 def test_a_spec_that_crio_is_too_old_for() -> None:
     """CRI-O 1.28 reads up to 0.6.0 (vendored pkg/cdi)."""
-    from rules.cdi import newest_readable
+    from gpumend.rules.cdi.cdi import newest_readable
 
     assert newest_readable("crio", (1, 28, 0)) == (0, 6, 0)
     assert newest_readable("crio", (1, 23)) is None

@@ -13,18 +13,20 @@ from typing import Any
 
 import pytest
 
-from facts import cuda, gpu, nvml
-from facts.gpu import Detail, Details
-from facts.reading import Reading
-from facts.version import parse_version
-from rules.cuda_decision import DECISIONS, Case, decide
-from rules.cuda_releases import documented, served
-from rules.data import check, load
-from rules.finding import Component
-from rules.judge import judge
-from rules.plan import Transaction, plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.plan.plan import plan
+from gpumend.plan.transaction import Transaction
+from gpumend.rules.cuda.decision import DECISIONS, Case, decide
+from gpumend.rules.cuda.releases import documented, served
+from gpumend.rules.data import check, load
+from gpumend.rules.finding import Component
+from gpumend.rules.judge import judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.run.local import nvml
+from gpumend.state import cuda, gpu
+from gpumend.state.gpu import Detail, Details
+from gpumend.state.reading import Reading
+from gpumend.text.version import parse_version
 from tests.unit.build import (
     TODAY,
     Host,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from facts.docker import exec_start, flags_of
-from facts.reading import Status
-from reports.mask import mask
+from gpumend.state.docker import exec_start, flags_of
+from gpumend.state.reading import Status
+from gpumend.text.mask import mask
 from tests.unit.build import (
     DAEMON_JSON,
     NOW,

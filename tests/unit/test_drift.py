@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from facts.drift import Unattended, apt_settings, kernel_kind, kernel_number, locked
+from gpumend.state.drift import Unattended, apt_settings, kernel_kind, kernel_number, locked
 from tests.unit.build import Host, container, directory, findings, healthy, outcome, the, unread
 
 UBUNTU = "550.163.01-0ubuntu0.24.04.1"

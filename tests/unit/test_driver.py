@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from facts.driver import ldconfig_cache, proc_flavour, proc_version, uvm_major
-from facts.version import Version, parse_version
-from rules.driver import unmet_cuda
+from gpumend.rules.driver.driver import unmet_cuda
+from gpumend.state.driver import ldconfig_cache, proc_flavour, proc_version, uvm_major
+from gpumend.text.version import Version, parse_version
 from tests.unit.build import (
     Host,
     absent,

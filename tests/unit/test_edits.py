@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rules.edits import Edit, EditError, apply
+from gpumend.text.edits import Edit, EditError, apply
 from tests.unit.build import fixture
 
 KEYS = st.sampled_from(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import rules.judge  # noqa: F401  (registers the rules)
-from rules.rule import RULES
+from gpumend.rules.judge import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "findings"
@@ -29,7 +28,7 @@ def yielded() -> set[str]:
     """The codes that the rules' modules give to a Finding, read from their source: some never come up in a test."""
     return {
         keyword.value.value
-        for path in (ROOT / "rules").glob("*.py")
+        for path in (ROOT / "gpumend" / "rules").rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding"
         for keyword in call.keywords

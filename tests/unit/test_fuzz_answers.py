@@ -8,6 +8,8 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,24 +17,27 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deploys.facts_report import as_json
-from facts import host_state
-from facts.containerd import ConfigError
-from facts.fact import StateFact
-from facts.host_state import HostState, parse
-from facts.reading import Unread
-from facts.snapshot import AnswerError, Snapshot
-from operations.exchange import as_data, parse_answer, program
-from operations.run import Assessment, Record, Run
-from reports import terminal
-from reports.document import document
-from reports.mask import mask_all
-from rules.judge import judge
-from rules.plan import plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.deploy.facts_report import as_json
+from gpumend.plan.plan import plan
+from gpumend.plan.wire import as_data
+from gpumend.reports import terminal
+from gpumend.reports.document import document
+from gpumend.rules.judge import judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.run.outcome import parse_answer
+from gpumend.run.programs import change_program as program
+from gpumend.run.record import Assessment, Record, Run
+from gpumend.run.remote.fact import StateFact
+from gpumend.state.containerd import ConfigError
+from gpumend.state.host_state import HostState, parse
+from gpumend.state.reading import Unread
+from gpumend.state.snapshot import AnswerError, Snapshot
+from gpumend.text.mask import mask_all
 from tests.unit.build import TODAY, Item
 from tests.unit.fuzz import DEEP, VALUES, WANTS, Spoilt, put, seeds, spoilt, spoilt_text, walk
+
+import facts as facts_package
 
 
 def sent(answer: Any) -> str:
@@ -71,7 +76,7 @@ def everything(answer: Item, wanted: dict[str, Any]) -> None:
     shown = terminal.render(told, mended=False)
     assert not set(click.unstyle(shown)) & UNPRINTABLE
     for transaction in found.plan.transactions:
-        sent_whole(as_data(transaction, run.id, "idle"))
+        sent_whole(as_data(transaction, run.id, "idle", "ops@controller"))
     printed(mask_all(as_json(state)))
     facts(state)
 
@@ -101,8 +106,8 @@ def facts(state: HostState) -> None:
 
 FACTS: list[type[StateFact[Any]]] = [
     kind
-    for module in vars(host_state).values()
-    if getattr(module, "__name__", "").startswith("facts.")
+    for path in sorted(Path(facts_package.__path__[0]).glob("[a-z]*.py"))
+    for module in (import_module(f"facts.{path.stem}"),)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, StateFact) and kind is not StateFact
 ]

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from facts.cdi import Spec, SpecError, load
-from facts.containerd import CONFIG as CONTAINERD
-from facts.containerd import FLAVOURS, cri_of, merge
-from facts.packages import parse_dpkg, parse_held, parse_policy, parse_rpm
-from facts.snapshot import Output
-from rules.edits import Edit, EditError, apply, apply_lines
-from rules.finding import Component
-from rules.judge import Verdict, judge
-from rules.plan import Plan, plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.plan.plan import plan
+from gpumend.plan.transaction import Plan
+from gpumend.rules.finding import Component
+from gpumend.rules.judge import Verdict, judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.cdi import Spec, SpecError, load
+from gpumend.state.containerd import CONFIG as CONTAINERD
+from gpumend.state.containerd import FLAVOURS, cri_of, merge
+from gpumend.state.packages import parse_dpkg, parse_held, parse_policy, parse_rpm
+from gpumend.state.snapshot import Output
+from gpumend.text.edits import Edit, EditError, apply, apply_lines
 from tests.unit import test_containerd, test_grit
 from tests.unit.build import (
     CONFIG,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from facts.gpu import Gpu, smi_cuda, smi_list
+from gpumend.state.gpu import Gpu, smi_cuda, smi_list
 from tests.unit.build import Host, absent, capture, h100, healthy, outcome, unread, verdict
 
 UUID = "GPU-ddcfa932-2616-cecb-a95e-350855afb5ab"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from facts.driver import CHAR_RULE
-from rules.criu import lint
-from rules.finding import Component
-from rules.parity import Level, compare
+from gpumend.rules.engines.criu import lint
+from gpumend.rules.finding import Component
+from gpumend.rules.parity import Level, compare
+from gpumend.state.driver import CHAR_RULE
 from tests.unit.build import (
     DYNAMIC,
     Host,

@@ -11,9 +11,9 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from deploys.hosts import HostsError, line_of, parse
-from deploys.ssh import KnownHosts
-from facts.remote import AUDIT, SUDO
+from gpumend.deploy.hosts import HostsError, line_of, parse
+from gpumend.run.remote.connection import AUDIT, SUDO
+from gpumend.run.remote.ssh import KnownHosts
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -69,7 +69,7 @@ gpumend = { runtime = { mode = "auto" } }
 """
 INVENTORY = """\
 from pathlib import Path
-from deploys.hosts import parse
+from gpumend.deploy.hosts import parse
 _found = parse(Path(__file__).with_name("hosts.toml"))
 all = (_found.hosts, _found.data)
 globals().update(_found.groups)
@@ -82,8 +82,8 @@ import json, sys
 from pyinfra_cli.inventory import make_inventory_from_files
 from pyinfra.api import State
 from pyinfra.context import ctx_state
-from operations.run import layers
-from rules.wanted import merge
+from gpumend.run.remote.assessment import layers
+from gpumend.rules.wanted import merge
 with ctx_state.use(State()):
     inventory = make_inventory_from_files(sys.argv[1] + "/inventory.py", cwd=sys.argv[1])
 print(json.dumps({host.name: merge(layers(host)) for host in inventory}))

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.host_state import HostState, parse
-from facts.reading import Status as ReadStatus
-from facts.snapshot import AnswerError, Snapshot
-from rules.finding import Component, Finding, Status
-from rules.judge import Verdict, judge
-from rules.rule import RULES, Context, Rule
-from rules.wanted import parse as parse_wanted
+from gpumend.rules.finding import Component, Finding, Status
+from gpumend.rules.judge import Verdict, judge
+from gpumend.rules.rule import RULES, Context, Rule
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.host_state import HostState, parse
+from gpumend.state.reading import Status as ReadStatus
+from gpumend.state.snapshot import AnswerError, Snapshot
 from tests.unit.build import (
     CONFIG,
     DAEMON_JSON,

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from facts.cdi import SpecError, load
-from facts.documents import toml
-from facts.limits import check_toml, check_yaml
-from rules.edits import Edit, EditError, apply, apply_lines
-from rules.edits.edit import LARGEST_TOML
-from rules.edits.toml_lines import set_value
+from gpumend.state.cdi import SpecError, load
+from gpumend.text.documents import toml
+from gpumend.text.edits import Edit, EditError, apply, apply_lines
+from gpumend.text.edits.edit import LARGEST_TOML
+from gpumend.text.edits.toml_lines import set_value
+from gpumend.text.limits import check_toml, check_yaml
 from tests.unit.build import FIXTURES
 
 
@@ -22,7 +22,7 @@ from tests.unit.build import FIXTURES
 )
 def test_a_deep_spec_does_not_end_the_process(text: str) -> None:
     """PyYAML's C composer ended it by SIGSEGV: in a process of its own, to see that."""
-    program = "import sys; from facts.cdi import SpecError, load\ntry: load('/x.yaml', sys.stdin.read())\nexcept SpecError as e: print(e)"
+    program = "import sys; from gpumend.state.cdi import SpecError, load\ntry: load('/x.yaml', sys.stdin.read())\nexcept SpecError as e: print(e)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=text,

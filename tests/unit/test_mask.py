@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from reports.mask import MASK, mask, mask_all, printable
+from gpumend.text.mask import MASK, mask, mask_all, printable
 
 SECRETS = [
     ("http://user:hunter2@proxy:3128", "hunter2"),

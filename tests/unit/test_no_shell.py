@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-import schemas
-from facts.host_state import installed_program
-from operations.audit_rule import rule_text
-from operations.exchange import as_data, program
-from rules.judge import judge
-from rules.plan import plan
-from rules.rule import Context
-from rules.wanted import Wanted, WantedError, parse
+from gpumend import schemas
+from gpumend.plan.plan import plan
+from gpumend.plan.wire import as_data
+from gpumend.rules.judge import judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import Wanted, parse
+from gpumend.run.programs import change_program as program
+from gpumend.run.programs import installed_program
+from gpumend.run.remote.audit_rule import rule_text
+from gpumend.schemas.wanted import WantedError, check
 from tests.unit.build import TODAY
 from tests.unit.fuzz import seeds
 from tests.unit.test_fuzz_answers import parsed
@@ -86,7 +88,9 @@ def holds(value: Any, payload: str) -> bool:
 def test_a_text_is_refused_or_arrives_as_data(path: Path) -> None:
     for payload in PAYLOADS:
         try:
-            wanted = parse(having(path, payload))
+            raw = having(path, payload)
+            check(raw)
+            wanted = parse(raw)
         except WantedError as error:
             assert "gpumend" in str(error)
             continue
@@ -103,7 +107,7 @@ def sent_as_data(name: str, wanted: Wanted, payload: str) -> None:
     assert state is not None
     context = Context(state, wanted, "gpu1", TODAY)
     for transaction in plan(context, judge(state, wanted, "gpu1", TODAY).findings).transactions:
-        data = as_data(transaction, "20261123T000000Z-0000", wanted.restarts)
+        data = as_data(transaction, "20261123T000000Z-0000", wanted.restarts, "ops@controller")
         only_data(data)
         for step in data["steps"]:
             assert step["argv"][:1] not in (["sh"], ["bash"], ["/bin/sh"])

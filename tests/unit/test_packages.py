@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from facts.packages import REQUEST, TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
-from facts.snapshot import Output
-from facts.version import upstream
-from operations import packaging
-from rules import packages
-from rules.finding import Component
-from rules.plan import Transaction, plan
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.payload.change import packaging
+from gpumend.plan.plan import plan
+from gpumend.plan.transaction import Transaction
+from gpumend.rules.finding import Component
+from gpumend.rules.rule import Context
+from gpumend.rules.toolkit import packages
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.packages import REQUEST, TOOLKIT, parse_dpkg, parse_held, parse_policy, parse_rpm
+from gpumend.state.snapshot import Output
+from gpumend.text.version import upstream
 from tests.unit.build import (
     CONFIG,
     DYNAMIC,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from deploys.session import known_source
+from gpumend.deploy.session import known_source
 
 
 def test_inspect_knows_a_deploys_file_and_reads_the_same_lines(tmp_path: Path) -> None:

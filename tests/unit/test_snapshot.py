@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from facts.snapshot import MAX_FILE_BYTES, AnswerError, Snapshot
+from gpumend.state.snapshot import MAX_FILE_BYTES, AnswerError, Snapshot
 from tests.unit.build import Host, container, file, healthy, state, verdict
 from tests.unit.fuzz import put, seeds
 
@@ -36,7 +36,7 @@ def test_an_answer_of_the_wrong_shape_is_no_answer(path: tuple[object, ...], wro
 
 
 def test_a_mount_that_is_no_object_leaves_the_containers_unread() -> None:
-    """rules/storage.py raised over it."""
+    """gpumend/rules/storage/storage.py raised over it."""
     found = state(put(seeds()["outer"], ("docker", "containers", 0, "mounts"), [None]))
     assert found.docker.containers.status == "failed" and found.docker.info.ok
 

@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 
-from facts.probe import matches
-from facts.storage import LOG_LINES, OVERRIDES, SHOWN, ImageSize, Mount, below, choice, mounts_of, vfs_bytes
-from operations.inner import Unmet, with_options
-from rules.finding import Component
-from rules.plan import plan
-from rules.storage import DEAD, REFUSED_MOUNT, UPPER
+from gpumend.payload.change.inner import Unmet, with_options
+from gpumend.payload.probe import matches
+from gpumend.plan.plan import plan
+from gpumend.rules.finding import Component
+from gpumend.rules.storage.storage import DEAD, REFUSED_MOUNT, UPPER
+from gpumend.state.storage import (
+    LOG_LINES,
+    OVERRIDES,
+    SHOWN,
+    ImageSize,
+    Mount,
+    below,
+    choice,
+    mounts_of,
+    vfs_bytes,
+)
 from tests.unit.build import (
     Host,
     Item,
@@ -341,8 +351,8 @@ def test_the_first_that_fits_is_planned(dind: dict[str, Any], expected: tuple[st
 def planned(host: Host, wanted: dict[str, Any]) -> Any:
     import datetime
 
-    from rules.rule import Context
-    from rules.wanted import parse
+    from gpumend.rules.rule import Context
+    from gpumend.rules.wanted import parse
 
     context = Context(host.state(), parse(wanted), "gpu1", datetime.date(2026, 11, 23))
     found = plan(context, verdict(host, wanted).findings).get(Component.STORAGE)

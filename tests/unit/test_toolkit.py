@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.finding import Component, Finding
+from gpumend.rules.finding import Component, Finding
 from tests.unit.build import (
     CONFIG,
     DYNAMIC,

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from facts.snapshot import Snapshot
-from rules.finding import Finding
-from rules.judge import Verdict, judge
-from rules.plan import plan, restart_gate
-from rules.rule import Context
-from rules.wanted import parse as parse_wanted
+from gpumend.plan.plan import plan
+from gpumend.rules.engines.restarts import restart_gate
+from gpumend.rules.finding import Finding
+from gpumend.rules.judge import Verdict, judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.snapshot import Snapshot
 from tests.unit import test_containerd, test_crio, test_cuda, test_drift, test_grit, test_storage
 from tests.unit.build import (
     CONFIG,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.version import Version, parse_version, show
+from gpumend.text.version import Version, parse_version, show
 
 
 @pytest.mark.parametrize(

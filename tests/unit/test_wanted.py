@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import schemas
+from gpumend import schemas
+from gpumend.rules.wanted import Waiver, Wanted, merge, parse
+from gpumend.schemas.wanted import WantedError, check
 from group_data import all as group_data
-from rules.wanted import Waiver, Wanted, WantedError, check, merge, parse
 
 WAIVER: dict[str, Any] = {"code": "GM204", "reason": "until the move", "owner": "ann", "until": "2026-12-31"}
 

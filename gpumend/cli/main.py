@@ -1,0 +1,50 @@
+"""`gpumend`: the verbs, loaded when they are called, so that an answer that needs no host comes at once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+VERBS = {
+    "audit": "What is wrong on the hosts, and what mend would change. Changes nothing.",
+    "mend": "Put right what can be put right, prove it, and put back what cannot be proven.",
+    "explain": "What a finding means, how it is known, and what to do by hand.",
+    "rollback": "Undo a run: its files are as they were before it.",
+    "facts": "What is known of the hosts, as JSON.",
+    "parity": "In what nodes differ that have to restore each other's checkpoints.",
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands are modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"gpumend.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=Verbs)
+@click.version_option(package_name="gpumend", prog_name="gpumend")
+def main() -> None:
+    """Find out why containers cannot use the GPU, and put it right.
+
+    Hosts are those of INVENTORY (pyinfra's: a file, host names, @local); without one, hosts.toml, or this machine.
+
+    \b
+    Exit status: 0 every host is as wanted; 1 a host could not be reached or read, or something stayed unknown;
+    2 usage or configuration; 3 drift; 4 a change failed and was put back; 5 and could not be put back.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""HostState as JSON: what `gpumend facts` prints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpumend.deploy import session
+from gpumend.reports.document import VERSION, Exit, worst
+from gpumend.run import record as run
+from gpumend.state.reading import Reading
+from gpumend.state.snapshot import FileContent
+from gpumend.text.mask import mask_all
+
+if TYPE_CHECKING:
+    from pyinfra.api.state import State
+
+
+def as_json(value: Any) -> Any:
+    """A part of HostState as JSON. A reading shows its value, or how it failed; a file shows its hash, not its bytes."""
+    if isinstance(value, Reading):
+        if value.ok:
+            return as_json(value.value)
+        return (
+            None
+            if value.absent
+            else {"unread": str(value.status), "source": value.source, "detail": value.detail}
+        )
+    if isinstance(value, FileContent):
+        return {"path": value.path, "sha256": value.sha256, "mode": f"{value.meta.mode:04o}"}
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [as_json(item) for item in value]
+    return value
+
+
+def finish(state: State) -> Exit:
+    """Write the facts of every host where `--data report=` wants them. 1 where a host gave none."""
+    this = run.current(state.inventory)
+    session.unreached(state, this)
+    hosts: dict[str, Any] = {}
+    for name, record in sorted(this.records.items()):
+        hosts[name] = as_json(record.now.context.state) if record.now else {"error": record.error}
+    status = worst(Exit.OK if record.now else Exit.UNREAD for record in this.records.values())
+    told = {"gpumend": VERSION, "run": this.id, "kind": "facts", "exit": int(status), "hosts": hosts}
+    return session.write(state, dict(mask_all(told)), status)

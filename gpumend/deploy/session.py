@@ -1,0 +1,189 @@
+"""What every deploy shares: the host is read and judged, the report is told, the exit status is right."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pyinfra.api.state import BaseStateCallback
+from pyinfra.context import host as context_host
+from pyinfra.context import state as context_state
+
+from gpumend.reports import json_file, terminal
+from gpumend.reports.document import Exit, document, worst
+from gpumend.run import record as run
+from gpumend.run.remote import assessment
+from gpumend.run.remote.connection import NobodyToAsk, RemoteError
+from gpumend.schemas.wanted import WantedError
+from gpumend.text.mask import mask
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+REPORT_KEY = "report"
+
+
+class Enter:
+    """Standard input where there is no terminal: every prompt of pyinfra gets its Enter. Nothing asks questions."""
+
+    def readline(self, *_: object) -> str:
+        return "\n"
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        raise NobodyToAsk("there is no terminal")  # getpass asks for it
+
+
+def without_prompts(state: State) -> None:
+    """No prompt without a terminal, and none about failed hosts at all: one host's failure never stops the others."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        sys.stdin = Enter()
+    if (
+        state.should_raise_failed_hosts is not None
+    ):  # pyinfra's own prompt; a --fail-percent of the user's stays
+        state.should_raise_failed_hosts = lambda _: False
+
+
+def known_source(filename: str) -> None:
+    """`inspect` takes a deploy's file for one of a module. pyinfra looks at the whole call stack for each operation, and
+    for a file of no module `inspect` goes through all modules each time: 4 ms, 60 ms a host that is mended."""
+    inspect.modulesbyfile.setdefault(str(Path(filename).absolute()), __name__)
+
+
+class Reporter(BaseStateCallback):
+    """Tells the report when the last host is let go, and gives pyinfra our exit status.
+
+    Raising SystemExit in host_disconnect is the way out that pyinfra leaves: it is called last, on every way to the
+    end, and gevent hands the exit to the main greenlet (pyinfra 3.10 pyinfra_cli/cli.py, measured).
+    """
+
+    def __init__(self, finish: Callable[[State], Exit]) -> None:
+        self.finish = finish
+        self.usage_error = ""
+        self.gone: set[str] = set()
+
+    def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]  # pyinfra calls the instance's
+        self.gone.add(host.name)
+        if len(self.gone) < len(state.activated_hosts):
+            return
+        if self.usage_error:
+            raise SystemExit(int(Exit.USAGE))
+        status = self.finish(state)
+        if status is not Exit.OK:
+            raise SystemExit(int(status))
+
+
+def finish(state: State) -> Exit:
+    """Print the report, write its JSON where it is asked for, and return the exit status."""
+    this = run.current(state.inventory)
+    unreached(state, this)
+    for found in state.inventory:
+        if state.is_host_in_limit(found) and (record := this.record(found.name)).before is None:
+            record.error = record.error or "was not read: the run ended before it"
+    executed = state.is_executing
+    told = document(this, executed)
+    if target_of(state) != "-" and (executed or not this.shown):
+        click.echo(terminal.render(told, mended=executed, diffs=not this.shown), nl=False)
+    return write(state, told, Exit(told["exit"]))
+
+
+def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
+    """The JSON is where `--data report=FILE` wants it; a file that cannot be written is told, and is at least exit 1."""
+    target = target_of(state)
+    if target:
+        try:
+            json_file.write(told, target)
+        except OSError as error:
+            click.echo(f"gpumend: the report could not be written: {error}", err=True)
+            return worst((Exit.UNREAD, status))
+    return status
+
+
+def unreached(state: State, this: run.Run) -> None:
+    """Hosts that pyinfra gave up before ours began have a record that says so."""
+    for found in state.failed_hosts:
+        record = this.record(found.name)
+        if record.before is None and not record.error:
+            record.error = "could not be reached: pyinfra's message is above"
+
+
+def target_of(state: State) -> str:
+    """Where `--data report=FILE` wants the JSON, or an empty text."""
+    found = state.inventory.get_override_data().get(REPORT_KEY, "")
+    return str(found)
+
+
+def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
+    """This run's reporter, registered once however many deploys are loaded. finish: tells the report at the end."""
+    for handler in state.callback_handlers:
+        if isinstance(handler, Reporter):
+            return handler
+    handler = Reporter(finish)
+    state.add_callback_handler(handler)
+    without_prompts(state)
+    known_source(state.current_exec_filename or __file__)
+    return handler
+
+
+def begin(
+    finish: Callable[[State], Exit] = finish, show: bool = True, wanted: Mapping[str, Any] | None = None
+) -> bool:
+    """Read and judge the host of this context. True where something is planned for it: only then are operations worth
+    their 1 ms each of pyinfra's own time, which on a thousand hosts that are as wanted would be most of the audit.
+
+    A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
+    show: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
+    that says nothing else.
+    """
+    state, host = context_state, context_host
+    told = reporter(state, finish)
+    this = run.current(state.inventory)
+    this.wanted = wanted or this.wanted
+    record = this.record(host.name)
+    try:
+        assessment.assess(host)
+    except WantedError as error:
+        told.usage_error = str(error)
+        click.echo(f"gpumend: {host.name}: the wanted state is not valid:\n{error}", err=True)
+        raise SystemExit(int(Exit.USAGE)) from None
+    except RemoteError as error:
+        record.error = str(error)
+    except Exception as error:  # a fault of ours on one host must not end the others' run
+        record.error = f"internal error: {type(error).__name__}: {error}"
+    progress(state, show)
+    if record.error:
+        click.echo(f"{host.print_prefix}{click.style(mask(record.error), fg='red')}", err=True)
+        state.fail_hosts({real(host)})
+    return record.now is not None and bool(record.now.plan.transactions)
+
+
+def real(host: Any) -> Host:
+    """The host behind pyinfra's context proxy: sets of hosts hold the real ones."""
+    found: Host = host.inventory.get_host(host.name)
+    return found
+
+
+def progress(state: State, show: bool) -> None:
+    """A line that counts answers on a terminal; and, where pyinfra is about to ask there whether to go on, the audit's
+    report as soon as the last host has answered."""
+    this = run.current(state.inventory)
+    asks = sys.stdin.isatty() and state.check_for_changes
+    if not asks and not sys.stderr.isatty():
+        return  # nobody watches: for a thousand hosts the counting alone would be a million steps
+    answered = sum(1 for record in this.records.values() if record.before or record.error)
+    total = len(state.activated_hosts)
+    if sys.stderr.isatty():
+        click.echo(
+            f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
+        )
+    if show and asks and answered == total and not this.shown and target_of(state) != "-":
+        this.shown = True
+        unreached(state, this)
+        click.echo(terminal.render(document(this, executed=False), mended=False), nl=False)

@@ -1,0 +1,62 @@
+"""What the rollback deploy needs besides its operation: the run's name, and the report of how it went."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+from pyinfra.context import host as context_host
+from pyinfra.context import state as context_state
+
+from gpumend.deploy import session
+from gpumend.reports.document import STATUS_EXIT, VERSION, Exit, worst
+from gpumend.run import record as run
+from gpumend.run.remote.rollback import NO_RUN
+from gpumend.text.mask import mask_all
+
+if TYPE_CHECKING:
+    from pyinfra.api.state import State
+
+RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+
+def begin() -> str:
+    """The name of the run to undo; ends with exit status 2 where `--data run=` names none."""
+    told = session.reporter(context_state, finish)
+    named = str(context_host.data.get("run", ""))
+    if not RUN_ID.fullmatch(named):
+        told.usage_error = "run"
+        click.echo(f"gpumend: --data run={named}: name the run to undo, as `mend` printed it", err=True)
+        raise SystemExit(int(Exit.USAGE))
+    return named
+
+
+def finish(state: State) -> Exit:
+    """Print a line a host. 0: undone wherever the run was; 1: no host has it, or one gave no answer; 4, 5: not undone."""
+    this = run.current(state.inventory)
+    rows, statuses, undone = [], [], 0
+    for found in sorted(state.inventory, key=lambda host: host.name):
+        if not state.is_host_in_limit(found):
+            continue
+        outcome = this.record(found.name).undone
+        if outcome is None:
+            rows.append((found.name, "no answer", ""))
+            statuses.append(Exit.UNREAD)
+            continue
+        there = outcome.status != "refused" or NO_RUN not in outcome.detail
+        undone += there
+        rows.append((found.name, "undone" if outcome.status == "changed" else outcome.status, outcome.detail))
+        statuses.append(STATUS_EXIT.get(outcome.status, Exit.OK) if there else Exit.OK)
+    status = worst((*statuses, *(() if undone else (Exit.UNREAD,))))
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, word, detail in mask_all([list(row) for row in rows]):
+        click.echo(f"{name.ljust(width)}  {word:<10}  {detail}".rstrip())
+    told = {
+        "gpumend": VERSION,
+        "run": this.id,
+        "kind": "rollback",
+        "exit": int(status),
+        "hosts": {name: {"status": word, "detail": detail} for name, word, detail in rows},
+    }
+    return session.write(state, dict(mask_all(told)), status)

@@ -1,0 +1,42 @@
+"""The part of the program on a host that talks to its Docker: stdlib only, Python 3.6 or newer."""
+
+import http.client
+import json
+
+from gpumend.payload.probe import UnixConnection
+
+SOCKET = "/run/docker.sock"
+
+
+class Absent(ValueError):
+    """Docker knows nothing of that name."""
+
+
+def docker_call(url, method="GET", timeout=10):
+    """Docker's answer as JSON (None for an empty one). Raises OSError or ValueError, Absent where it is a 404."""
+    connection = UnixConnection(SOCKET, timeout)
+    try:
+        connection.request(method, url)
+        response = connection.getresponse()
+        body = response.read()
+    except http.client.HTTPException as error:  # an answer that broke off
+        raise OSError("%s %s: %s" % (method, url, error or type(error).__name__))
+    finally:
+        connection.close()
+    if response.status >= 400:
+        said = "%s %s: HTTP %d %s" % (method, url, response.status, body[:200].decode("utf-8", "replace"))
+        raise Absent(said) if response.status == 404 else ValueError(said)
+    return json.loads(body.decode("utf-8")) if body else None
+
+
+def docker_info():
+    """`docker info`, or None while dockerd does not answer."""
+    try:
+        return docker_call("/info")
+    except (OSError, ValueError):
+        return None
+
+
+def running_containers():
+    """Ids and names of running containers. Raises OSError or ValueError where dockerd does not answer."""
+    return {entry["Id"]: entry["Names"][0].lstrip("/") for entry in docker_call("/containers/json")}

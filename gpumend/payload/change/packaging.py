@@ -1,0 +1,466 @@
+"""The part of the program on the host that installs and removes packages, and asks CUDA whether it works.
+
+Stdlib only, Python 3.6 or newer: its text goes to the host between the probe's and the transaction's. What a package
+manager would do is asked first, in its own simulation, and held against one rule: the named packages and nothing that
+belongs to the driver, nothing removed, nothing else upgraded. A target is a package's name, or `NAME=VERSION`.
+"""
+
+import base64
+import fcntl
+import glob
+import json
+import os
+import re
+import struct
+import sys
+import time
+
+from gpumend.payload.probe import elf_section, run, which
+
+PACKAGE_TIMEOUT = (
+    900  # seconds; a download and dpkg: killed in between it would leave a half-installed package
+)
+SIMULATE_TIMEOUT = 120
+CUDA_TIMEOUT = (
+    120  # the first cuInit after boot initialises the GPU: tens of seconds on machines with eight of them
+)
+APT_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock")
+# No questions, no service restarted behind our back (needrestart's apt hook), no removal whatever apt comes to think.
+APT_ENV = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none"]
+DRIVER = re.compile(
+    r"nvidia-|libnvidia|cuda-drivers|libcuda1|libnvcuvid1|linux-(?:image|modules|objects|signatures|headers)|kernel"
+    r"|kmod-nvidia|akmod-nvidia|dkms|xserver-xorg-video-nvidia|xorg-x11-drv-nvidia|firmware-nvidia"
+)
+# The NVIDIA Container Toolkit's packages. Their names look like the driver's, and they are the only such ones that may be
+# named; released together under one version (nct#1091: mixed ones took the GPU from every container of a CI).
+TOOLKIT = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+NEVER = "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` fails in mode cdi; in this tag alone
+# Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
+LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"
+
+CU_INIT = """
+import ctypes
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+    version = ctypes.c_int(0)
+    print(cuda.cuInit(0), cuda.cuDriverGetVersion(ctypes.byref(version)), version.value)
+except (OSError, AttributeError) as error:
+    print(-1, -1, error)
+"""
+
+
+class Unfit(Exception):
+    """It cannot be done here, or did not come out right; the text is for the report."""
+
+
+def last_line(found):
+    """The line of a command's output that says why it failed."""
+    lines = (
+        found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
+    ).splitlines()
+    errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
+    return (errors or lines or [found["status"]])[-1][:400]
+
+
+def apt_changes(text):
+    """What `apt-get -s` would do, in its order: (`install` | `upgrade` | `remove`, name, version or None)."""
+    changes = []
+    for line in text.splitlines():
+        match = re.match(r"(Inst|Remv|Purg) (\S+)(?: \[([^\]]*)\])?(?: \((\S+))?", line)
+        if match:
+            word, name, old, new = match.groups()
+            what = "remove" if word != "Inst" else "upgrade" if old else "install"
+            changes.append((what, name.partition(":")[0], new))
+    return changes
+
+
+DNF_SECTIONS = (
+    (r"Installing(?: dependencies| weak dependencies| group/module packages)?:", "install"),
+    (r"(?:Upgrading|Reinstalling|Replacing|Obsoleting)(?: dependencies)?:", "upgrade"),
+    (r"Downgrading(?: dependencies)?:", "downgrade"),
+    (r"Removing(?: dependent packages| unused dependencies)?:|Removing [\w ]+:", "remove"),
+    (r"Enabling module streams:|Switching module streams:|Disabling modules?:|Resetting modules?:", "module"),
+)
+
+
+def dnf_changes(text):
+    """What `dnf --assumeno` would do: its table's sections, a package a row (measured with dnf 4.14 and dnf5 5.4).
+    Below a row is what that replaces: dnf 4 tells of obsoleted packages alone, dnf5 of a package's old version, too, and
+    counts both.
+
+    Raises Unfit where the rows that were understood are not as many as dnf's own summary says.
+    """
+    changes, section, name, expected, replaced = [], None, "", 0, 0
+    for line in text.splitlines():
+        count = re.match(
+            r"\s*(?:Install|Upgrad|Remov|Downgrad|Reinstall|Replac)\w*:?\s+(\d+) [Pp]ackages?$", line
+        )
+        expected += int(count.group(1)) if count else 0
+        if count or (line and not line[0].isspace()):
+            section = next((word for pattern, word in DNF_SECTIONS if re.match(pattern, line)), None)
+            continue
+        fields = line.split()
+        if section is None or not fields:
+            continue
+        if section == "module":
+            changes.append(("module", fields[0], None))
+        elif fields[0] == "replacing" and len(fields) > 4:
+            replaced += 1
+            if not changes or fields[1] != changes[-1][1]:
+                changes.append(("remove", fields[1], None))
+        elif fields[0] == "replacing":
+            changes.append(("remove", fields[1].rpartition(".")[0] or fields[1], None))
+        elif len(fields) == 1:
+            name = fields[0]  # too long for its column: the rest is on the next row
+        else:
+            full = [name] + fields if name else fields
+            name = ""
+            changes.append((section, full[0], re.sub("^0:", "", full[2]) if len(full) > 2 else ""))
+    if len([change for change in changes if change[2] is not None]) + replaced != expected:
+        raise Unfit("what dnf would do could not be read: %d packages, not %d" % (len(changes), expected))
+    return changes
+
+
+def objection(changes, action, names):
+    """Why these changes are not made, where these packages are to be installed (or brought to an older version:
+    `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be."""
+    for what, other, _ in changes:
+        named = other in names
+        if DRIVER.match(other) and not (named and other in TOOLKIT):
+            return "it would %s the driver's %s" % (what, other)
+        if what == "module":
+            return "it would change the module stream %s" % other
+        if what == "remove" and not (named and action in ("remove", "purge", "restore")):
+            return "it would remove %s" % other
+        if what in ("upgrade", "downgrade") and not named:
+            return "it would %s %s" % (what, other)
+        if what == "downgrade" and action == "install":
+            return "it would downgrade %s" % other
+        if what != "remove" and (action in ("remove", "purge") or (action == "restore" and not named)):
+            return "it would %s %s" % (what, other)
+    return ""
+
+
+def lock_holder(paths=APT_LOCKS):
+    """Who holds apt's or dpkg's lock (`process 123 (apt-get)`), or an empty text. Asks the kernel and takes no lock."""
+    for path in paths:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            question = struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(handle, fcntl.F_GETLK, question))
+        except (OSError, struct.error):
+            continue
+        finally:
+            os.close(handle)
+        if kind != fcntl.F_UNLCK:
+            try:
+                with open("/proc/%d/comm" % pid) as comm:
+                    return "process %d (%s)" % (pid, comm.read().strip())
+            except OSError:
+                return "process %d" % pid
+    return ""
+
+
+def wait_for_lock(manager, seconds):
+    """The package manager is free. Returns what to tell where it was waited for; raises Unfit where that took too long.
+    dnf waits by itself."""
+    holder = lock_holder() if manager == "apt" else ""
+    if not holder:
+        return ""
+    first, began = holder, time.monotonic()
+    while holder:
+        if time.monotonic() - began > seconds:
+            raise Unfit("apt's lock is held by %s; waited %d s for it" % (holder, seconds))
+        time.sleep(0.2)
+        holder = lock_holder()
+    return "waited %d s for apt's lock, which %s held" % (round(time.monotonic() - began), first)
+
+
+def apt(wait, *words):
+    """apt-get's argv. It waits for its lock by itself, too: somebody may have been faster."""
+    options = ["-o", "DPkg::Lock::Timeout=%d" % max(wait, 1), "-o", "Dpkg::Options::=--force-confold"]
+    return APT_ENV + ["apt-get", "-q", "-y", "--no-install-recommends"] + options + list(words)
+
+
+def name_of(target):
+    """apt takes `NAME-` for one that is to go."""
+    return target.partition("=")[0].rstrip("-")
+
+
+def word(manager, target):
+    """A target as the manager takes it. A version without a revision stands for each of its revisions."""
+    name, _, version = target.partition("=")
+    if not version:
+        return name
+    if manager == "apt":
+        return "%s=%s" % (name, version if "-" in version else version + "-*")
+    return "%s-%s" % (name, version)
+
+
+def arguments(manager, action, targets):
+    """What follows `apt-get` or `dnf`. dnf's install takes a package down to a version that is named, too."""
+    words = [word(manager, target) for target in targets]
+    if action in ("downgrade", "restore"):
+        return (["install", "--allow-downgrades"] if manager == "apt" else ["install"]) + words
+    return ["remove" if action == "purge" and manager == "dnf" else action] + words
+
+
+def simulate(manager, action, targets, wait):
+    """What the manager would do. Raises Unfit where it would not do it, or more than it may."""
+    names = [name_of(target) for target in targets]
+    called = "%s %s" % (action, " ".join(targets))
+    words = arguments(manager, action, targets)
+    if manager == "apt":
+        argv = apt(wait, "-s", *words)
+        found = run(argv, SIMULATE_TIMEOUT)
+        if (
+            action in ("install", "downgrade")
+            and found.get("rc") == 100
+            and re.search(r"Unable to locate|no installation candidate|was not found", found["err"])
+        ):
+            run(apt(wait, "update"), PACKAGE_TIMEOUT)  # lists that were never fetched, or are old
+            found = run(argv, SIMULATE_TIMEOUT)
+        changes = apt_changes(found.get("out", ""))
+        good = found["status"] == "ok" and found["rc"] == 0
+    else:
+        found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
+        changes = dnf_changes(found.get("out", ""))
+        # --assumeno ends with status 1 by design; then its table is there
+        good = found["status"] == "ok" and (found["rc"] == 0 or bool(changes))
+    if not good or found.get("cut"):
+        raise Unfit("%s cannot %s: %s" % (manager, called, last_line(found)))
+    against = objection(changes, action, names)
+    if against:
+        raise Unfit("%s is refused: %s" % (called, against))
+    if action in ("install", "downgrade"):
+        way_back(manager, changes)
+        if any(name in TOOLKIT for name in names):
+            will_be = dict((name, installed(manager, name)) for name in TOOLKIT)
+            will_be.update((name, version) for _, name, version in changes if name in TOOLKIT)
+            one_version(will_be)
+    return changes
+
+
+def way_back(manager, changes):
+    """Each package that would get another version can be had in its present one, too. Raises Unfit: what cannot be put
+    back is not changed."""
+    for what, name, _ in changes:
+        if what in ("upgrade", "downgrade") and not offered(manager, name, installed(manager, name)):
+            raise Unfit(
+                "there would be no way back: %s no longer has %s %s"
+                % (manager, name, installed(manager, name))
+            )
+
+
+def offered(manager, name, version):
+    """Whether a repository of this host has that version of a package."""
+    if manager == "apt":
+        rows = [row.split("|") for row in run(["apt-cache", "madison", name], 60).get("out", "").splitlines()]
+        return any(len(row) == 3 and row[1].strip() == version for row in rows)
+    found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], PACKAGE_TIMEOUT)
+    return found.get("rc") == 0 and bool(found.get("out", "").strip())
+
+
+def upstream(version):
+    """A package's version without epoch and revision: `1:1.17.8-1` -> `1.17.8`."""
+    return version.rpartition(":")[2].rpartition("-")[0] or version.rpartition(":")[2]
+
+
+def one_version(versions):
+    """The one upstream version of these packages (name -> version, None for one that is not there), as far as they are
+    there. Raises Unfit where they differ, and for a version that is never right."""
+    found = sorted(set(upstream(version) for version in versions.values() if version))
+    if len(found) != 1:
+        told = ", ".join("%s %s" % (name, version) for name, version in sorted(versions.items()) if version)
+        raise Unfit("the toolkit's packages would not be of one version: %s" % (told or "none is there"))
+    if found[0] == NEVER:
+        raise Unfit("the toolkit would be %s, which is never right (nct#1376): name another" % NEVER)
+    return found[0]
+
+
+def status_of(manager, name):
+    """(dpkg's letter of a package's state, version), `i` where all is well; (`n`, None) for one that is not known. Raises
+    Unfit where the database does not say: what passed for not there would be taken away again by a rollback."""
+    if manager == "apt":
+        found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Version}\\n", name], 20)
+        if found["status"] != "ok" or found["rc"] not in (0, 1):  # 1: no such package, dpkg-query(1)
+            raise Unfit("dpkg-query %s: %s" % (name, last_line(found)))
+        rows = [line.split("\t") for line in found.get("out", "").splitlines()]
+        return next(((row[0][1:2], row[1]) for row in rows if len(row) == 2), ("n", None))
+    found = run(["rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}\\n", name], 20)
+    if found.get("rc") == 0 and found.get("out"):
+        return "i", found["out"].splitlines()[0]
+    if found["status"] != "ok" or "is not installed" not in found["out"]:
+        raise Unfit("rpm -q %s: %s" % (name, last_line(found)))
+    return "n", None
+
+
+def installed(manager, name):
+    """A package's installed version, or None."""
+    letter, version = status_of(manager, name)
+    return version if letter == "i" else None
+
+
+def perform(manager, action, targets, changes, wait):
+    """Do what was simulated, in the versions that it showed. Raises Unfit with the manager's own words where it fails."""
+    exact = dict((name, version) for what, name, version in changes if what != "remove" and version)
+    if action in ("install", "downgrade"):
+        # One that is not among the changes has its version already, and is to keep it.
+        names = [name_of(target) for target in targets]
+        pinned = [(name, exact.get(name) or installed(manager, name)) for name in names]
+        targets = ["%s=%s" % pair if pair[1] else pair[0] for pair in pinned]
+    words = arguments(manager, action, targets)
+    if manager == "apt":
+        flags = ["--no-remove"] if action in ("install", "downgrade") else []
+        found = run(apt(wait, *(flags + words)), PACKAGE_TIMEOUT)
+    else:
+        found = run(["dnf", "-y", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
+
+
+def package_entries(manager, changes):
+    """For the journal: what each package is now that these changes are about to make another."""
+    found = []
+    for _, name, version in changes:
+        letter, _ = status_of(manager, name)
+        entry = {"manager": manager, "name": name, "before": installed(manager, name), "after": version}
+        entry["purge"] = letter == "n"
+        entry["leaves"] = [LEFT_BEHIND] if name == TOOLKIT[1] and not os.path.exists(LEFT_BEHIND) else []
+        found.append(entry)
+    return found
+
+
+def take_back(found, wait):
+    """The packages of these entries are as they were before their transaction: what it installed is gone, what it removed
+    is back, what it gave another version has its old one. Raises Unfit where not."""
+    for manager in sorted(set(entry["manager"] for entry in found)):
+        mine = [entry for entry in found if entry["manager"] == manager]
+        gone = [
+            entry
+            for entry in mine
+            if entry["before"] is None and status_of(manager, entry["name"])[0] not in ("n", "c")
+        ]
+        back = [entry for entry in mine if entry["before"] not in (None, installed(manager, entry["name"]))]
+        steps = []
+        if gone:
+            purge = all(entry.get("purge", False) for entry in gone)
+            steps.append(("purge" if purge else "remove", [entry["name"] for entry in gone]))
+        if back:
+            steps.append(("restore", ["%s=%s" % (entry["name"], entry["before"]) for entry in back]))
+        if manager == "apt" and gone and back:  # in one go: neither need be possible alone
+            away = [entry["name"] + "-" for entry in gone]
+            steps = [("restore", steps[1][1] + away)]
+        for action, targets in steps:
+            wait_for_lock(manager, wait)
+            simulate(manager, action, targets, wait)
+            perform(manager, action, targets, [], wait)
+        for entry in gone:
+            for path in entry.get("leaves", ()):
+                if os.path.exists(path):
+                    os.unlink(path)
+
+
+def prove_toolkit(manager, version):
+    """The toolkit's packages are of one version, of `version` where one is given, and its programs answer with it. Returns
+    what was seen; raises Unfit otherwise."""
+    have = one_version(dict((name, installed(manager, name)) for name in TOOLKIT))
+    if version and upstream(version) != have:
+        raise Unfit("the toolkit's packages are %s, not %s" % (have, version))
+    for program in ("nvidia-ctk", "nvidia-container-runtime"):
+        if which(program) is None:
+            raise Unfit("the packages brought no %s" % program)
+    found = run(["nvidia-ctk", "--version"], 20)
+    match = re.search(r"version (\d+\.\d+\.\d+)", found.get("out", ""))
+    if found["status"] != "ok" or found["rc"] != 0 or match is None:
+        raise Unfit("nvidia-ctk --version gives no answer: %s" % last_line(found))
+    if numbers(match.group(1)) != numbers(have)[:3]:
+        raise Unfit("nvidia-ctk says it is %s, its packages are %s" % (match.group(1), have))
+    return "nvidia-ctk answers as %s" % have
+
+
+def numbers(text):
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def check_note(folder, section, driver):
+    """The compat library in a folder says itself that it is for the loaded driver (its ELF note), and is newer.
+
+    Raises Unfit. The rule is nvidia-container-toolkit's: branch in the list, and compat newer than the host's driver.
+    """
+    libraries = [
+        path for path in glob.glob(os.path.join(folder, "libcuda.so.*.*")) if not os.path.islink(path)
+    ]
+    if not libraries:
+        raise Unfit("there is no libcuda in %s" % folder)
+    path = max(libraries, key=lambda name: numbers(name.rpartition(".so.")[2]))
+    version = path.rpartition(".so.")[2]
+    found = elf_section(path, section)
+    if found["status"] != "ok":
+        raise Unfit("%s has no note that says which drivers it is for (%s)" % (path, found.get("error")))
+    data = base64.b64decode(found["data"])
+    match = re.search(rb"\{.*\}", data, re.DOTALL)
+    try:
+        branches = json.loads(match.group().decode("utf-8"))["driver"] if match else None
+    except (ValueError, KeyError, UnicodeDecodeError):
+        branches = None
+    if not isinstance(branches, list):
+        raise Unfit("%s has a note that cannot be read" % path)
+    with_loaded = loaded_driver() or driver
+    if numbers(with_loaded)[0] not in branches:
+        listed = ", ".join(map(str, branches))
+        raise Unfit("%s is not for driver %s: its note lists the branches %s" % (path, with_loaded, listed))
+    if numbers(version) <= numbers(with_loaded):
+        raise Unfit("%s is not newer than the loaded driver %s" % (path, with_loaded))
+
+
+def loaded_driver():
+    """The loaded module's version, now; or None."""
+    try:
+        with open("/proc/driver/nvidia/version") as handle:
+            match = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", handle.read())
+    except OSError:
+        return None
+    return match.group(1) if match else None
+
+
+def cu_init(folder=""):
+    """(cuInit's answer, CUDA version served as cuDriverGetVersion gives it) in a process of its own, with a folder
+    first on its library path or with none. -1 where there is no libcuda. Raises Unfit where it does not answer."""
+    python = sys.executable or which("python3")
+    path = ["env", "LD_LIBRARY_PATH=" + folder] if folder else ["env", "-u", "LD_LIBRARY_PATH"]
+    found = run(path + [python, "-I", "-S", "-B", "-c", CU_INIT], CUDA_TIMEOUT)
+    match = re.match(r"(-?\d+) (-?\d+) (.*)", found.get("out", ""))
+    if found["status"] != "ok" or match is None:
+        raise Unfit("cuInit gave no answer: %s" % last_line(found))
+    return int(match.group(1)), int(match.group(3)) if match.group(2) == "0" else 0
+
+
+def shown(answer):
+    """(0, 13000) -> `cuInit 0, CUDA 13.0`."""
+    rc, version = answer
+    return "no libcuda" if rc == -1 else "cuInit %d, CUDA %d.%d" % (rc, version // 1000, version % 1000 // 10)
+
+
+def prove_cuda(kind, folder, version, before):
+    """CUDA works as it should now: `with` the folder on the path, or as the whole `host` has it, cuInit is 0 and at
+    least `version` is served; `plain`: cuInit is 0 without it. Returns what was seen; raises Unfit otherwise."""
+    plain = cu_init()
+    if kind == "plain":
+        seen, least = plain, 0
+    else:
+        seen, least = (plain if kind == "host" else cu_init(folder)), int(version)
+    told = "without: %s; with %s: %s" % (shown(before if kind == "host" else plain), folder, shown(seen))
+    if kind == "plain":
+        told = "before: %s; now: %s" % (shown(before), shown(plain))
+    if seen[0] != 0 or seen[1] < least:
+        raise Unfit("CUDA does not work with it (%s)" % told)
+    return told

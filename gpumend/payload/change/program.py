@@ -1,0 +1,103 @@
+"""The program that changes a host: stdlib only, Python 3.6 or newer, sent over stdin in one exec.
+
+It takes one verb with its data, locks the host and carries it out. What is true afterwards is in its answer, one line of
+ASCII JSON:
+
+    unchanged   nothing was to be done, nothing was written
+    changed     done and proven
+    pending     done, but a restart waits, because it would stop containers or is not allowed
+    moved       the host is not as the plan saw it; nothing was written
+    refused     it cannot be done here (lock held, read-only or full disk, validator says no); nothing was changed
+    put_back    it failed, and every file and daemon is as it was before
+    broken      it failed, and not everything could be put back: `detail` says what
+
+A lost connection does not end it: it writes to nobody, finishes, and its journal says how.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+
+from gpumend.payload.change.files import Refused, reason_of
+from gpumend.payload.change.services import LOCK_WAIT, wait_for
+from gpumend.payload.change.transaction import Transaction
+from gpumend.payload.change.trial import try_all
+from gpumend.payload.change.undo import recover, rollback
+
+LOCK = "/run/gpumend.lock"
+
+
+def apply(wanted):
+    return Transaction(wanted).apply()
+
+
+def containers(wanted):
+    """A container on each engine path runs the proving command; where one fails, the whole run is undone."""
+    good, failures, untried = try_all(wanted["containers"])
+    if not failures:
+        told = ["proven in a container: %s" % ", ".join(good)] if good else []
+        return {"status": "changed", "detail": "; ".join(told + ["not tried: %s" % each for each in untried])}
+    back = rollback(wanted)
+    if back["status"] in ("broken", "pending"):
+        failures.append("then: %s" % back["detail"])
+    status = "broken" if back["status"] == "broken" else "put_back"
+    return {"status": status, "detail": "; ".join(failures), "files": back.get("files", [])}
+
+
+VERBS = {"apply": apply, "recover": recover, "rollback": rollback, "containers": containers}
+
+
+def locked(wanted):
+    """Run the verb alone on this host. The lock is the kernel's: it ends with the process, however that ends."""
+    if os.geteuid() != 0:
+        raise Refused("root is needed to change this host, this is uid %d" % os.geteuid())
+    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if not wait_for(lambda: try_lock(handle), wanted.get("lock_wait", LOCK_WAIT)):
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip()
+            raise Refused("another run holds the lock: %s" % (holder or "it does not say who"))
+        os.ftruncate(handle, 0)
+        os.write(
+            handle, ("%s, run %s, pid %d\n" % (wanted["who"], wanted["run"], os.getpid())).encode("utf-8")
+        )
+        return VERBS[wanted["verb"]](wanted)
+    finally:
+        os.close(handle)  # which unlocks it
+
+
+def try_lock(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def transact(wanted):
+    """The answer of one transaction, whatever happens."""
+    try:
+        return locked(wanted)
+    except Refused as refused:
+        return {"status": refused.status, "detail": str(refused)}
+    except OSError as error:
+        return {"status": "refused", "detail": reason_of(error)}
+    except Exception as error:  # a journal of another version, say: the host is told by what is on its disk
+        return {"status": "broken", "detail": reason_of(error)}
+
+
+def main_transaction(wanted, probe_again):
+    """Run it, look at the host again, and print both. Signals of a vanished connection do not end it."""
+    for name in ("SIGHUP", "SIGPIPE"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    result = transact(wanted)
+    text = json.dumps({"result": result, "snapshot": probe_again()}, ensure_ascii=True, separators=(",", ":"))
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody is there any more; the journal says how it ended

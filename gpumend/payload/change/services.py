@@ -1,0 +1,310 @@
+"""The part of the program on a host that tells daemons of their new files: stdlib only, Python 3.6 or newer.
+
+Whether a restart may be made now, the restart itself, what ran under the daemon before it, and what must be seen after it.
+"""
+
+import os
+import re
+import time
+
+from gpumend.payload.change.engine import docker_call, docker_info, running_containers
+from gpumend.payload.change.files import Failed
+from gpumend.payload.change.inner import main_start, runs_now
+from gpumend.payload.change.trial import can_ask_cri, cri_info
+from gpumend.payload.probe import UnixConnection, run
+
+LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
+COMMAND_TIMEOUT = 60
+SERVICE_TIMEOUT = (
+    180  # docker.service's own TimeoutStartSec is unlimited; 3 minutes is what an operator waits
+)
+PROOF_TIMEOUT = 45
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+
+
+def active(unit):
+    """Whether systemd calls a unit active."""
+    found = run(["systemctl", "is-active", unit], 20)
+    return found["status"] == "ok" and found["rc"] == 0
+
+
+def main_process(unit):
+    """A unit's main process as systemd knows it: another text after every start, and while there is none."""
+    names = ["-p", "MainPID", "-p", "ExecMainStartTimestampMonotonic"]
+    return run(["systemctl", "show"] + names + [unit], 20).get("out", "")
+
+
+def systemd():
+    return os.path.isdir("/run/systemd/system")
+
+
+def wait_for(test, seconds):
+    """Ask until the test is true or the time is over; the time is the only thing that ends it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if test():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def gate(policy, unit="docker.service"):
+    """Why a daemon may not be restarted now, by its own word; an empty text where it may."""
+    if unit in GATES:
+        return GATES[unit](policy)
+    if policy == "allow":
+        return ""
+    if policy == "never":
+        return "restarts is `never`"
+    try:
+        info = docker_call("/info")
+        running = running_containers()
+    except (OSError, ValueError) as error:
+        return "whether containers run is not known: %s" % error
+    if info.get("LiveRestoreEnabled") or not running:
+        return ""
+    return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
+
+
+def containerd_gate(policy):
+    """containerd's containers are children of shims, which a restart leaves alone with KillMode=process only."""
+    if policy == "never":
+        return "restarts is `never`"
+    found = run(["systemctl", "show", "--value", "-p", "KillMode", "containerd.service"], 20)
+    mode = found.get("out", "").strip()
+    return "" if mode == "process" else "KillMode=%s: it would stop every container" % (mode or "unknown")
+
+
+GATES = {"containerd.service": containerd_gate}
+
+
+def inner_gate(policy, entry):
+    """Why an inner daemon's container may not be started anew now; an empty text where it may. Raises Unmet."""
+    if policy == "allow":
+        return ""
+    if policy == "never":
+        return "restarts is `never`"
+    return "it would stop %s" % entry["container"] if runs_now(entry["container"]) else ""
+
+
+class Service:
+    """The daemon a transaction tells of its new file: dockerd. The journal keeps which containers it ran before a restart,
+    so that a run that puts back an interrupted one starts them, too."""
+
+    reloads = True
+    name = "dockerd"
+
+    def __init__(self, unit, journal):
+        self.unit = unit
+        self.journal = journal
+        self.told = time.time()
+        self.main = ""  # what systemd says of the unit's process after a restart
+
+    def tell(self, action):
+        """Reload or restart the unit; raises Failed where it does not come back."""
+        if action == "restart":
+            try:
+                self.journal.record["running"].update(self.running())
+            except (OSError, ValueError):
+                pass
+        self.told = time.time()
+        self.journal.record["served"] = action
+        self.journal.log("%s %s" % (action, self.unit))
+        if not systemd():
+            raise Failed("this host was not booted by systemd: %s %s by hand" % (action, self.unit))
+        if action == "restart":
+            # systemd refuses a unit that was started three times in a minute (docker.service: StartLimitBurst=3).
+            run(["systemctl", "reset-failed", self.unit], 20)
+        found = run(["systemctl", action, self.unit], SERVICE_TIMEOUT)
+        if found["status"] != "ok" or found["rc"] != 0:
+            reason = (found.get("err", "").strip() or found.get("error", "")).split("\n")[0]
+            raise Failed("systemctl %s %s: %s%s" % (action, self.unit, reason, self.last_words()))
+        self.main = main_process(self.unit)
+        if not wait_for(self.answers, PROOF_TIMEOUT):
+            raise Failed(
+                "%s gives no answer %d s after its %s%s"
+                % (self.name, PROOF_TIMEOUT, action, self.last_words())
+            )
+
+    def outlives(self, seconds):
+        """The process that a restart started is still the unit's own, and answers, that many seconds after its start: a
+        daemon may answer and die of its new file yet. Raises Failed."""
+        end = main_start(self.unit) + seconds
+        while main_process(self.unit) == self.main:
+            if time.monotonic() > end:
+                if seconds and not self.answers():
+                    break
+                return
+            time.sleep(0.3)
+        raise Failed("%s did not live %d s after its restart%s" % (self.name, seconds, self.last_words()))
+
+    @staticmethod
+    def running():
+        """What runs under the daemon, by id, with names for the report. Raises OSError or ValueError."""
+        return running_containers()
+
+    @staticmethod
+    def answers():
+        return docker_info() is not None
+
+    def last_words(self):
+        """What the daemon itself said last since it was told, an error where there is one, for the report; masked there."""
+        since = "--since=@%d" % self.told
+        # systemd's own words about the unit come by another transport.
+        argv = [
+            "journalctl",
+            "-u",
+            self.unit,
+            "_TRANSPORT=stdout",
+            since,
+            "-n",
+            "40",
+            "-o",
+            "cat",
+            "--no-pager",
+        ]
+        said = [line for line in run(argv, 20).get("out", "").splitlines() if line.strip()]
+        lines = [line for line in said if re.search(r"(?i)unable|failed|fatal|error|unknown", line)] or said
+        return " (%s: %s)" % (self.unit, lines[-1][:300]) if lines else ""
+
+    def start_again(self):
+        """Containers that ran before a restart run again. Returns the names of those that do not."""
+        before = self.journal.record["running"]
+        try:
+            now = running_containers()
+        except (OSError, ValueError):
+            return sorted(before.values())
+        lost = []
+        for ident, name in sorted(before.items()):
+            if ident not in now:
+                try:
+                    docker_call("/containers/%s/start" % ident, "POST", timeout=60)
+                except (OSError, ValueError):
+                    lost.append(name)
+        return lost
+
+
+class Monitored(Service):
+    """A daemon whose containers have a process of their own beside them, by pid and start: a restart leaves every one of
+    them as it is."""
+
+    reloads = False
+
+    def start_again(self):
+        """A process that is gone cannot be started again: its name is all that can be told."""
+        now = self.running()
+        return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
+
+
+class Containerd(Monitored):
+    """containerd, which has no ExecReload, and its shims; its CRI plugin loads where it loaded before."""
+
+    name = "containerd"
+
+    def tell(self, action):
+        before = cri_broken()
+        Service.tell(self, action)
+        # Where it told before (there is a ctr, and it knows the address), it has to tell now.
+        if before is not None and not wait_for(lambda: cri_broken() is not None, PROOF_TIMEOUT):
+            raise Failed("containerd no longer tells what it has loaded%s" % self.last_words())
+        broken = cri_broken()
+        if broken and not before:
+            raise Failed("containerd's plugin %s does not load%s" % (broken, self.last_words()))
+
+    @staticmethod
+    def running():
+        return shims()
+
+    @staticmethod
+    def answers():
+        return active("containerd.service") and accepts(CONTAINERD_SOCKET)
+
+
+SERVICES = {"containerd.service": Containerd}
+
+
+def service_of(unit, journal):
+    return SERVICES.get(unit, Service)(unit, journal)
+
+
+def accepts(path):
+    """Whether somebody listens at a socket; also true where there is none, for containerd may have another address."""
+    if not os.path.exists(path):
+        return True
+    connection = UnixConnection(path, 5)
+    try:
+        connection.connect()
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def shims():
+    """containerd's shims: `pid:start` -> a name. The start (proc(5), field 22) tells a pid from its successor."""
+    found = {}
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as handle:
+                argv = handle.read().decode("utf-8", "replace").split("\0")
+            with open("/proc/%s/stat" % pid) as handle:
+                start = handle.read().rpartition(")")[2].split()[19]
+        except (OSError, IndexError):
+            continue  # it ended while we looked
+        if os.path.basename(argv[0]).startswith("containerd-shim"):
+            ident = argv[argv.index("-id") + 1] if "-id" in argv[:-1] else "?"
+            found["%s:%s" % (pid, start)] = "shim %s of %s" % (pid, ident[:64])
+    return found
+
+
+def cri_broken():
+    """The plugin of CRI that containerd says it could not load, or an empty text; None where it does not tell."""
+    found = run(["ctr", "plugins", "ls"], 20)
+    if found["status"] != "ok" or found["rc"] != 0:
+        return None
+    for row in found.get("out", "").splitlines():
+        words = row.split()
+        if len(words) > 2 and words[-1] == "error" and "cri" in (words[0] + "." + words[1]).split("."):
+            return "%s.%s" % (words[0], words[1])
+    return ""
+
+
+# Whether an engine can be asked, and what it says of itself (None while it does not answer); crio_daemon.py adds its own.
+ENGINES = {"docker": (lambda: True, docker_info), "crictl": (can_ask_cri, cri_info)}
+SAYS = {"docker": "docker info", "crictl": "crictl info"}
+
+
+def prove(proofs, told):
+    """The proofs that can be true by now come true in time; raises Failed with the one that does not."""
+    for proof in proofs:
+        if proof["needs"] == "restart" and told != "restart":
+            continue
+
+        engine = proof.get("engine", "docker")
+        can_ask, asked = ENGINES[engine]
+        if not can_ask():
+            continue
+
+        def shown():
+            found = asked()
+            for key in proof["path"]:
+                found = found.get(key) if isinstance(found, dict) else None
+            if proof.get("value"):
+                return found == proof["value"]
+            return bool(found) or isinstance(found, dict)
+
+        if not wait_for(shown, PROOF_TIMEOUT):
+            words = filter(None, (".".join(proof["path"]), proof.get("value")))
+            raise Failed("`%s` shows no %s" % (SAYS[engine], " ".join(words)))
+
+
+def reload_or_start(unit):
+    """A reload that killed the daemon (dockerd of old versions exits on some files) takes a start to undo. One of which
+    systemd does not tell (a bus that is not there, a time limit) is not restarted for that: it may run containers."""
+    found = run(["systemctl", "is-active", unit], 20)
+    dead = found["status"] == "ok" and found["rc"] in (3, 4)  # 4: no such unit, which 252 called 3, too
+    return "restart" if dead else "reload"

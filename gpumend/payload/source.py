@@ -1,0 +1,45 @@
+"""What the programs sent to hosts are made of: the one list of their modules, and their text put together."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+PROBE = ("probe",)
+# Each after those whose names it needs at once.
+CHANGE = (
+    "change.files",
+    "change.journal",
+    "change.packaging",
+    "change.engine",
+    "change.inner",
+    "change.trial",
+    "change.services",
+    "change.crio_daemon",
+    "change.undo",
+    "change.transaction",
+    "change.program",
+)
+# Their texts go along, so the imports that they have of each other do not.
+OWN_IMPORT = re.compile(r"^from gpumend\.payload[\w.]* import (?:\([^)]*\)|.*)\n", re.MULTILINE)
+
+
+def _text(modules: tuple[str, ...]) -> str:
+    """The modules' source texts, one below the other, as one program without a call. Raises UnicodeDecodeError where one
+    is not ASCII: what a host's locale is does not matter then."""
+    folder = files("gpumend.payload")
+    texts = (folder.joinpath(*name.split(".")[:-1], f"{name.split('.')[-1]}.py") for name in modules)
+    return "\n".join(OWN_IMPORT.sub("", found.read_text(encoding="ascii")) for found in texts)
+
+
+@cache
+def probe_source() -> str:
+    """The program that reads a host."""
+    return _text(PROBE)
+
+
+@cache
+def change_source() -> str:
+    """The probe, and below it what changes things."""
+    return _text((*PROBE, *CHANGE))

@@ -1,0 +1,1 @@
+"""From findings to transactions: typed changes and steps. Pure."""

@@ -1,0 +1,196 @@
+"""A run as one JSON document (gpumend/schemas/report.schema.json): what every other format is made from."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any
+
+from gpumend.plan.transaction import Transaction
+from gpumend.reports import parity
+from gpumend.reports.diff import diff
+from gpumend.rules.finding import Finding, Status
+from gpumend.rules.parity import Level
+from gpumend.rules.rule import RULES
+from gpumend.run.record import Assessment, Record, Run
+from gpumend.text.mask import mask_all
+from gpumend.text.version import show
+
+VERSION = 1
+
+
+class Exit(IntEnum):
+    """Exit statuses of the deploys and of `gpumend`. `worst` orders them: 5, 4, 1, 3, 0."""
+
+    OK = 0
+    UNREAD = 1
+    USAGE = 2
+    DRIFT = 3
+    PUT_BACK = 4
+    BROKEN = 5
+
+
+ORDER = (Exit.BROKEN, Exit.PUT_BACK, Exit.UNREAD, Exit.DRIFT)
+STATUS_EXIT = {
+    "broken": Exit.BROKEN,
+    "lost": Exit.BROKEN,
+    "put_back": Exit.PUT_BACK,
+    "refused": Exit.PUT_BACK,
+    "moved": Exit.PUT_BACK,
+}
+
+
+def worst(statuses: Iterable[Exit]) -> Exit:
+    found = set(statuses)
+    return next((status for status in ORDER if status in found), Exit.OK)
+
+
+def exit_of(record: Record) -> Exit:
+    """One host's exit status."""
+    found = [STATUS_EXIT.get(outcome.status, Exit.OK) for _, outcome in record.done]
+    if any(outcome.lost for _, outcome in record.done):
+        found.append(Exit.DRIFT)  # a container that did not come back is somebody's to look at
+    if record.proof is not None:
+        found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
+    if record.error or record.now is None:
+        found.append(Exit.UNREAD)
+    else:
+        if record.now.verdict.unknown:
+            found.append(Exit.UNREAD)
+        if record.now.verdict.drift:
+            found.append(Exit.DRIFT)
+    return worst(found)
+
+
+WORDS = {
+    Exit.OK: "as wanted",
+    Exit.UNREAD: "not known",
+    Exit.DRIFT: "drift",
+    Exit.PUT_BACK: "change failed, put back",
+    Exit.BROKEN: "change failed, NOT put back",
+}
+
+
+def word_of(record: Record) -> str:
+    """One host's state in a few words."""
+    if record.error:
+        return "no answer"
+    status = exit_of(record)
+    if status is Exit.OK and any(outcome.status == "changed" for _, outcome in record.done):
+        return "mended"
+    return WORDS[status]
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "title": RULES[finding.code].title if finding.code in RULES else "",
+        "status": str(finding.status),
+        "summary": finding.summary,
+        "evidence": [{"source": item.source, "text": item.text} for item in finding.evidence],
+        "cause": finding.cause,
+        "remedy": finding.remedy,
+        "risk": str(finding.risk),
+        "symptoms": list(finding.symptoms),
+        "mends": str(finding.change.component) if finding.change else None,
+        "refused": finding.refused,
+        "source": RULES[finding.code].source if finding.code in RULES else "",
+        "page": f"docs/findings/{finding.code}.md",
+    }
+
+
+def _transaction(transaction: Transaction) -> dict[str, Any]:
+    service = transaction.service
+    return {
+        "component": str(transaction.component),
+        "codes": list(transaction.codes),
+        "files": [{"path": step.path, "do": step.do, "diff": diff(step)} for step in transaction.steps],
+        "service": {"unit": service[0], "action": service[1], "waits": transaction.gate} if service else None,
+    }
+
+
+def _facts(assessment: Assessment) -> dict[str, Any]:
+    """The few facts that tell one host from another at a glance; null where not known."""
+    state = assessment.context.state
+    gpus = state.gpus.listed.value
+    return {
+        "os": state.host.name.value,
+        "kernel": state.host.kernel,
+        "driver": show(state.driver.loaded.value) if state.driver.loaded.value else None,
+        "gpus": [gpu.name for gpu in gpus] if gpus else sorted((state.gpus.proc.value or {}).values()),
+        "toolkit": show(state.toolkit.version.value) if state.toolkit.version.value else None,
+        "mode": state.toolkit.mode() if state.toolkit.installed and state.toolkit.config.known else None,
+        "docker": show(state.docker.version.value) if state.docker.version.value else None,
+        "podman": show(state.podman.version.value) if state.podman.version.value else None,
+        "containerd": show(state.containerd.version.value) if state.containerd.version.value else None,
+    }
+
+
+def _host(record: Record, executed: bool) -> dict[str, Any]:
+    now, before = record.now, record.before
+    document: dict[str, Any] = {
+        "status": word_of(record),
+        "exit": int(exit_of(record)),
+        "error": record.error,
+        "facts": _facts(now) if now else {},
+        "findings": [_finding(finding) for finding in now.verdict.findings] if now else [],
+        "ok": now.verdict.ok if now else 0,
+        "skipped": now.verdict.skipped if now else 0,
+        "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
+        "blocked": {str(component): why for component, why in now.plan.blocked.items()} if now else {},
+    }
+    if executed:
+        document["found"] = [finding.code for finding in before.verdict.findings] if before else []
+        document["changes"] = [
+            {
+                **_transaction(transaction),
+                "status": outcome.status,
+                "detail": outcome.detail,
+                "told": outcome.told,
+                "lost": list(outcome.lost),
+            }
+            for transaction, outcome in record.done
+        ]
+        document["proof"] = (
+            {"status": record.proof.status, "detail": record.proof.detail}
+            if record.proof is not None
+            else None
+        )
+    return document
+
+
+def document(run: Run, executed: bool) -> dict[str, Any]:
+    """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
+    records = sorted(run.records.values(), key=lambda record: record.name)
+    finished = time.time()
+    pools = parity.section(parity.pools(records))
+    beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
+    beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
+    return dict(
+        mask_all(
+            {
+                "gpumend": VERSION,
+                "run": run.id,
+                "kind": "mend" if executed else "audit",
+                "started": _iso(run.started),
+                "seconds": round(finished - run.started, 3),
+                "exit": int(worst((*map(exit_of, records), *beyond))),
+                "hosts": {record.name: _host(record, executed) for record in records},
+                **({"parity": pools} if pools else {}),
+            }
+        )
+    )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+def counts(findings: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many findings of each status; `warn` and `fail` are drift."""
+    found = {str(status): 0 for status in Status}
+    for finding in findings:
+        found[finding["status"]] += 1
+    return found

@@ -1,0 +1,1 @@
+"""GM6xx: CUDA on the host and in images."""

@@ -1,0 +1,115 @@
+"""Checks the shape of the tables: `python -m gpumend.rules.data.check` prints what is wrong with them and exits 1, or says ok.
+
+What it can tell is form and order, not truth: a number is as good as the `source` beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from gpumend.rules.data import load
+
+CUDA = re.compile(r"\d{2}\.\d{1,2}(\.\d{1,2})?")
+DRIVER = re.compile(r"\d{3}\.\d{1,3}(\.\d{2})?")
+CONFIDENCE = ("table", "quoted", "single", "unbundled", "unknown")
+WORDS = ("compatible", "paired", "none")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def matrix(table: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with cuda_driver_matrix.json, one line each."""
+    seen: set[str] = set()
+    newest: tuple[int, ...] = (99,)
+    for row in table["toolkits"]:
+        name = str(row.get("toolkit"))
+        if not CUDA.fullmatch(name):
+            yield f"toolkits: {name}: not a CUDA release"
+            continue
+        if name in seen:
+            yield f"toolkits: {name}: twice"
+        seen.add(name)
+        if _numbers(name) > newest:
+            yield f"toolkits: {name}: not in order, newest first"
+        newest = _numbers(name)
+        if not str(row.get("source", "")).strip():
+            yield f"toolkits: {name}: no source"
+        if row.get("confidence") not in CONFIDENCE:
+            yield f"toolkits: {name}: confidence is none of {', '.join(CONFIDENCE)}"
+        for key in ("linux", "windows"):
+            value = row.get(key, "")
+            if value is not None and not DRIVER.fullmatch(value):
+                yield f"toolkits: {name}: {key} {value!r} is no driver version and not null"
+        if row.get("linux") is None and row.get("confidence") not in ("unbundled", "unknown"):
+            yield f"toolkits: {name}: no Linux driver, but confidence {row.get('confidence')}"
+    with_driver = [
+        row for row in table["toolkits"] if row.get("linux") and CUDA.fullmatch(str(row["toolkit"]))
+    ]
+    for newer, older in itertools.pairwise(with_driver):
+        if _numbers(newer["linux"]) < _numbers(older["linux"]):
+            yield f"toolkits: {newer['toolkit']} needs an older driver than {older['toolkit']}"
+    majors = {_numbers(name)[0] for name in seen}
+    known = {row.get("major") for row in table["minor_version"]}
+    for major in sorted(majors - known):
+        yield f"minor_version: no row for CUDA {major}"
+    for row in table["minor_version"]:
+        if not DRIVER.fullmatch(str(row.get("linux"))) or not str(row.get("source", "")).strip():
+            yield f"minor_version: {row.get('major')}: no driver version or no source"
+    for row in table["architectures"]:
+        if not row.get("dropped") or not str(row.get("source", "")).strip():
+            yield f"architectures: {row.get('cuda_major')}: no names or no source"
+
+
+def branches(table: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with compat_branches.json, one line each."""
+    columns: set[str] | None = None
+    for row in table["packages"]:
+        name = str(row.get("package"))
+        if name != f"cuda-compat-{str(row.get('cuda')).replace('.', '-')}":
+            yield f"packages: {name} is not the package of CUDA {row.get('cuda')}"
+        if not str(row.get("source", "")).strip():
+            yield f"packages: {name}: no source"
+        columns = columns or set(row["branches"])
+        if set(row["branches"]) != columns:
+            yield f"packages: {name}: not the columns of the others"
+        if wrong := sorted(set(row["branches"].values()) - set(WORDS)):
+            yield f"packages: {name}: {', '.join(wrong)} is none of {', '.join(WORDS)}"
+        # Forward compatibility is for older branches: the words go compatible, paired, none as branches rise.
+        order = [WORDS.index(word) for _, word in sorted(row["branches"].items()) if word in WORDS]
+        if order != sorted(order):
+            yield f"packages: {name}: a branch is compatible above one that is not"
+    for row in table["notes"]:
+        if not DRIVER.fullmatch(str(row.get("library"))) or not row.get("branches") or not row.get("source"):
+            yield f"notes: {row.get('library')}: no library version, branches or source"
+    ids = [row.get("id") for row in table["brands"]]
+    if ids != sorted(set(ids)):
+        yield "brands: ids are not in order, or stand twice"
+    listed = {device for row in table["notes"] for device in row["devices"]}
+    allowed = {row["id"] for row in table["brands"] if row["compat"]}
+    if listed != allowed:
+        yield f"brands: compat is said of {sorted(allowed)}, the notes' devices are {sorted(listed)}"
+    for row in table["brands"]:
+        if not row.get("names") or not row.get("source"):
+            yield f"brands: {row.get('id')}: no name or no source"
+
+
+def problems() -> list[str]:
+    """Everything that is wrong with the tables; empty where they are whole."""
+    found = [f"cuda_driver_matrix.json: {line}" for line in matrix(load("cuda_driver_matrix"))]
+    return found + [f"compat_branches.json: {line}" for line in branches(load("compat_branches"))]
+
+
+def main() -> int:
+    found = problems()
+    sys.stdout.write("\n".join(found or ["ok"]) + "\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""GM1xx: the driver, and the packages that bring it."""

@@ -1,0 +1,419 @@
+"""containerd's files as containerd reads them, which of them counts for a key, and how they are changed.
+
+Who is served by which containerd, and the runtimes that it has to have. The rules are in gpumend/rules/engines/containerd.py.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from gpumend.rules.finding import Change, Component, Evidence
+from gpumend.rules.rule import Context, has_gpu
+from gpumend.state.containerd import (
+    CONFIG,
+    CONVERTS_EACH,
+    MERGES_KEYS,
+    V2_PLUGIN,
+    V3_PLUGIN,
+    ConfigError,
+    Cri,
+    K3s,
+    config_version,
+    counting_version,
+    imports_of,
+    names_read,
+    newest_config,
+    unread_imports,
+)
+from gpumend.state.reading import Reading, Unread
+from gpumend.text.edits import Edit, EditError, apply_lines
+from gpumend.text.edits.toml_lines import scan
+from gpumend.text.version import Version, show
+
+RESTART = ("containerd.service", "restart")
+NVIDIA = "nvidia"
+RUNC = "io.containerd.runc.v2"
+Keys = tuple[str, ...]
+
+
+def serves_pods(context: Context) -> bool:
+    """Whether a kubelet, k3s or CRI client starts containers through the containerd that is a service here."""
+    kubernetes = context.state.kubernetes
+    if kubernetes.k3s is not None and kubernetes.k3s.embedded and not kubernetes.kubelet.process.ok:
+        return False
+    told = kubernetes.kubelet.endpoint if kubernetes.kubelet.process.ok else ""
+    endpoint = told or (kubernetes.k3s.endpoint if kubernetes.k3s is not None else "")
+    return kubernetes.here and "crio" not in endpoint and "cri-dockerd" not in endpoint
+
+
+def embedded(context: Context) -> K3s | None:
+    """k3s or RKE2, where its own containerd serves the kubelet."""
+    k3s = context.state.kubernetes.k3s
+    return k3s if k3s is not None and k3s.embedded else None
+
+
+def wanted_runtimes(context: Context) -> tuple[str, ...]:
+    """The runtimes that containerd's CRI has to have on this host."""
+    if context.wanted.containerd_runtimes is not None:
+        return context.wanted.containerd_runtimes
+    pods = serves_pods(context) or embedded(context) is not None
+    return (NVIDIA,) if pods or context.wanted.grit_role else ()
+
+
+def has_containerd(context: Context) -> bool:
+    """Whether there is a GPU and a containerd of its own that somebody uses beside Docker."""
+    if not has_gpu(context) or not context.state.containerd.installed or embedded(context) is not None:
+        return False
+    return bool(wanted_runtimes(context)) or uses_grit(context)
+
+
+def uses_grit(context: Context) -> bool:
+    return context.wanted.grit_role is not None or not context.state.grit.content.absent
+
+
+def readable(context: Context) -> bool:
+    """containerd is judged, and GM501 has no say: what its files hold can be judged."""
+    return has_containerd(context) and not unreadable_why(context)
+
+
+def pods_readable(context: Context) -> bool:
+    """As `readable`, or k3s' own containerd is judged, and GM511 has no say."""
+    k3s = embedded(context)
+    if k3s is None:
+        return readable(context)
+    if not has_gpu(context) or k3s.generated.absent:
+        return False
+    try:
+        k3s.cri()
+    except ConfigError:
+        return False
+    except Unread:
+        pass
+    return True
+
+
+def cri(context: Context) -> Cri:
+    """The CRI settings of the containerd that serves here; raises Unread or ConfigError."""
+    k3s = embedded(context)
+    return k3s.cri() if k3s is not None else context.state.containerd.cri()
+
+
+def containerd_version(context: Context) -> Reading[Version]:
+    """Of the containerd that serves here."""
+    k3s = embedded(context)
+    return k3s.version if k3s is not None else context.state.containerd.version
+
+
+def injects(binary: str) -> bool:
+    """Whether an OCI runtime is one of nvidia-container-runtime's, which the toolkit has for each mode (.cdi, .legacy)."""
+    name = binary.rpartition("/")[2]
+    return re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?", name) is not None
+
+
+def where(text: str, keys: Keys) -> int | None:
+    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or the first below it."""
+    try:
+        items = scan(text.splitlines())
+    except (EditError, tomllib.TOMLDecodeError):
+        return None
+    found = next((item for item in items if item.keys == keys), None)
+    found = found or next((item for item in items if item.keys[: len(keys)] == keys), None)
+    return found.start + 1 if found else None
+
+
+def line_of(detail: str) -> int | None:
+    """The line that tomllib's message names: `Cannot declare ('a',) twice (at line 4, column 3)`."""
+    found = re.search(r"at line (\d+)", detail)
+    return int(found.group(1)) if found else None
+
+
+# --- what is where
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of the running containerd. order: as they are merged. counts: the `version` by which it takes them."""
+
+    version: Version
+    root: str
+    parsed: Mapping[str, Mapping[str, Any]]
+    order: tuple[str, ...]
+    counts: int
+
+    @property
+    def plugin(self) -> str:
+        """The CRI's table for a new key of the root file."""
+        each = self.version >= CONVERTS_EACH and bool(self.parsed.get(self.root))
+        number = config_version(self.parsed[self.root]) if each else self.counts
+        if self.version < (2, 0):
+            return "cri" if number < 2 else V2_PLUGIN
+        files = (self.root,) if each else self.order
+        return (
+            V3_PLUGIN
+            if number >= 3 or any(self.has_runtimes(path, V3_PLUGIN) for path in files)
+            else V2_PLUGIN
+        )
+
+    def has_runtimes(self, path: str, name: str) -> bool:
+        return has(self.plugins(path).get(name), ("containerd", "runtimes"))
+
+    def plugins(self, path: str) -> Mapping[str, Any]:
+        """A file's tables of plugins; empty where its `plugins` is something else, which containerd would not take."""
+        found = self.parsed.get(path, {}).get("plugins")
+        return found if isinstance(found, Mapping) else {}
+
+    def names(self, path: str) -> tuple[str, ...]:
+        return names_read(self.version, self.counts, config_version(self.parsed.get(path, {})))
+
+    def home(self, keys: Keys) -> tuple[str, str]:
+        """(file, plugin name) in which a key below the CRI's table has to stand to count.
+
+        Before 2.0 that is the last file that has the plugin's table; from then on the last that has the key, else the
+        root file.
+        """
+        for path in reversed(self.order):
+            for name in self.names(path):
+                part = self.plugins(path).get(name)
+                if not isinstance(part, Mapping):
+                    continue
+                if self.version < MERGES_KEYS or has(part, keys):
+                    return path, name
+        return self.root, self.plugin
+
+
+def has(table: Any, keys: Keys) -> bool:
+    for key in keys:
+        if not isinstance(table, Mapping) or key not in table:
+            return False
+        table = table[key]
+    return True
+
+
+def layout(context: Context) -> Layout:
+    """Raises Unread where a file could not be read, ConfigError where containerd would not start with one."""
+    containerd = context.state.containerd
+    version, parsed = containerd.version.need(), containerd.parsed()
+    counts = counting_version(version, parsed.values())
+    if not any(parsed.values()):
+        counts = 3 if version >= (2, 0) else 2
+    return Layout(version, containerd.path, parsed, tuple(parsed) or (containerd.path,), counts)
+
+
+def evidence(context: Context, path: str, keys: Keys, text: str) -> Evidence:
+    """`file:line` of a key or table, and what stands there."""
+    content = context.state.containerd.files.get(path)
+    data = content.value.data.decode("utf-8", "replace") if content and content.value else ""
+    number = where(data, keys)
+    return Evidence(f"{path}:{number}" if number else path, text)
+
+
+def hold_back(context: Context) -> str:
+    """Why containerd's configuration is not changed on this host, or an empty text where it may be."""
+    containerd = context.state.containerd
+    if not context.wanted.manage_containerd:
+        return "containerd.manage is false"
+    if (k3s := embedded(context)) is not None:
+        return f"{k3s.flavour.name} writes this containerd's configuration: its template is what counts"
+    if why := unreadable_why(context):
+        return f"{why} (GM501)"
+    found = layout(context)
+    raw = found.parsed.get(found.root, {})
+    if raw and "version" not in raw and found.version >= (2, 0):
+        return f"{found.root} has no `version`, and this containerd ignores its CRI settings (GM502)"
+    if unread := unread_imports(found.parsed, found.version):
+        return f"{found.root} imports {unread[0]}, which is not read"
+    if list(misplaced(found)):
+        return "some settings stand where this containerd ignores them (GM502)"
+    if not containerd.cri().enabled:
+        return "the CRI plugin is among disabled_plugins"
+    return restart_hold(context)
+
+
+def restart_hold(context: Context) -> str:
+    """Why a restart of containerd would not be safe on this host, or an empty text."""
+    containerd = context.state.containerd
+    if containerd.process.absent:
+        return "containerd does not run: nothing could be proven"
+    unit = containerd.unit.get()
+    if unit is None:
+        return "containerd is no systemd unit here"
+    if str(unit.get("MainPID")) != str(containerd.process.need().pid):
+        return "the running containerd is not the one of containerd.service"
+    if unit.get("KillMode") != "process":
+        return f"KillMode={unit.get('KillMode')}: a restart would stop every container (GM506)"
+    bound = {word for key in ("RequiredBy", "BoundBy", "ConsistsOf") for word in unit.get(key, "").split()}
+    lives = (context.state.docker.info.value or {}).get("LiveRestoreEnabled")
+    running = context.state.docker.may_run_containers
+    if "docker.service" in bound and running and not lives:
+        return "docker.service is bound to it: a restart of containerd would restart dockerd and stop its containers"
+    return ""
+
+
+def change(context: Context, values: Mapping[Keys, Any]) -> tuple[Change | None, str]:
+    """The change that sets keys below the CRI's table, each in the file where it counts, or why it is held back."""
+    if held := hold_back(context):
+        return None, held
+    found = layout(context)
+    edits = []
+    if not found.parsed.get(found.root):
+        edits.append(Edit(found.root, ("version",), found.counts))
+    for keys, value in (*default_runtime(context, found, values).items(), *values.items()):
+        path, name = found.home(keys)
+        edits.append(Edit(path, ("plugins", name, *keys), value))
+    return Change(Component.CONTAINERD, tuple(edits), service=RESTART), ""
+
+
+def default_runtime(context: Context, found: Layout, values: Mapping[Keys, Any]) -> dict[Keys, Any]:
+    """What keeps `runc` beside a first runtime of one's own: before 2.0 a file that names any runtime takes it away, and
+    the CRI plugin does not load then (`no corresponding runtime configured`, measured with 1.6.20 and 1.7.24)."""
+    if found.version >= (2, 0) or not any(keys[:2] == ("containerd", "runtimes") for keys in values):
+        return {}
+    path, name = found.home(("containerd", "runtimes"))
+    part = found.plugins(path).get(name)
+    default = cri(context).default
+    if default != "runc" or has(
+        part if isinstance(part, Mapping) else {}, ("containerd", "runtimes", default)
+    ):
+        return {}
+    base: Keys = ("containerd", "runtimes", default)
+    made: dict[Keys, Any] = {(*base, "runtime_type"): RUNC}
+    if context.state.kubernetes.cgroup_driver == "systemd":
+        made[(*base, "options", "SystemdCgroup")] = True
+    return made
+
+
+def staged_tree(context: Context, new: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+    """The configuration as it will be, as files of one folder: `config.toml` and the drop-ins that change. Imports of the
+    root are absolute there, and name the new drop-ins in place of the old. `{tree}` stands for the folder."""
+    found = layout(context)
+    content = context.state.containerd.files[found.root].get()
+    root = new.get(found.root, content.data if content else b"")
+    raw = tomllib.loads(root.decode("utf-8"))
+    patterns = imports_of(found.root, raw, found.version)
+    changed = [path for path in found.order if path in new and path != found.root]
+    if not patterns and not changed:
+        return (("config.toml", root),)
+    imports: list[str] = []
+    for pattern in patterns:
+        listed = [path for path in found.order if path != found.root and fnmatchcase(path, pattern)]
+        imports += (
+            [f"{{tree}}/{changed.index(path)}.toml" if path in changed else path for path in listed]
+            if set(listed) & set(changed)
+            else [pattern]
+        )
+    staged = apply_lines(found.root, root, [Edit(found.root, ("imports",), imports)])
+    return (("config.toml", staged), *((f"{number}.toml", new[path]) for number, path in enumerate(changed)))
+
+
+def expected_dump(edits: Iterable[Edit]) -> tuple[str, ...]:
+    """What containerd's own dump of the new configuration has to show: each runtime's table, and each text set."""
+    found = []
+    for edit in edits:
+        if "runtimes" in edit.keys:
+            name = edit.keys[edit.keys.index("runtimes") + 1]
+            found.append(rf"(?m)^\s*\[plugins\..*\.runtimes\.[\"']?{re.escape(name)}[\"']?\]")
+        if isinstance(edit.value, str):
+            found.append(rf"(?m)^\s*{re.escape(edit.keys[-1])} = [\"']{re.escape(edit.value)}[\"']")
+        elif isinstance(edit.value, bool):
+            found.append(rf"(?m)^\s*{re.escape(edit.keys[-1])} = {str(edit.value).lower()}\b")
+    return tuple(dict.fromkeys(found))
+
+
+def shown_by_crictl(edits: Iterable[Edit]) -> tuple[Keys, ...]:
+    """Where `crictl info` shows what was set: the paths of each runtime, and of CDI where it was switched on."""
+    found: list[Keys] = []
+    for edit in edits:
+        if "runtimes" in edit.keys:
+            found.append(("config", "containerd", "runtimes", edit.keys[edit.keys.index("runtimes") + 1]))
+        elif edit.keys[-1] == "enable_cdi":
+            found.append(("config", "enableCDI"))
+    return tuple(dict.fromkeys(found))
+
+
+def unreadable_why(context: Context) -> str:
+    """In containerd's or tomllib's words, why containerd would not start with its files; empty where it would.
+    Raises Unread where that is not known."""
+    containerd = context.state.containerd
+    try:
+        parsed, version = containerd.parsed(), containerd.version.need()
+        newest, counts = newest_config(version), counting_version(version, parsed.values())
+        above = ("", 0)  # the first file that names a version, and that
+        for path, raw in parsed.items():
+            number = config_version(raw)
+            why = ""
+            above = above if above[0] or "version" not in raw else (path, number)
+            if newest is not None and number == counts > newest:
+                why = f"version = {number}, this containerd takes up to {newest}"
+            elif version >= CONVERTS_EACH and "version" in raw and number > above[1]:
+                why = (
+                    f"version = {number} is above that of {above[0]}, {above[1]}: this containerd refuses it"
+                )
+            if why:
+                return f"{path}:{where(containerd.files[path].need().text(), ('version',))}: {why}"
+        if containerd.path == CONFIG and containerd.dump.detail.startswith("exit status"):
+            return f"{CONFIG}: {containerd.dump.detail.partition(': ')[2]}"
+    except ConfigError as error:
+        number_of = line_of(error.detail)
+        return f"{error.path}:{number_of}: {error.detail}" if number_of else str(error)
+    return ""
+
+
+def misplaced(found: Layout) -> Iterator[tuple[str, str, str]]:
+    """(file, plugin name, why) of CRI settings that stand where this containerd ignores them."""
+    newer = next((path for path in found.order if found.has_runtimes(path, V3_PLUGIN)), "")
+    for path in found.order:
+        raw = found.parsed.get(path, {})
+        for name in ("cri", V2_PLUGIN, V3_PLUGIN):
+            part = found.plugins(path).get(name)
+            if not isinstance(part, Mapping):
+                continue
+            if name in found.names(path):
+                beside = path if found.version >= CONVERTS_EACH else newer
+                if (
+                    name != V3_PLUGIN
+                    and found.has_runtimes(path, name)
+                    and found.has_runtimes(beside, V3_PLUGIN)
+                ):
+                    yield path, name, f"its runtimes are lost beside those under {V3_PLUGIN} in {beside}"
+                continue
+            if name == V2_PLUGIN and found.counts >= 3:
+                part = {key: value for key, value in part.items() if key not in V3_GRPC_KEYS}
+            if not part:
+                continue
+            if name == V3_PLUGIN:
+                why = f"containerd {show(found.version)} has it under {V2_PLUGIN}"
+            elif found.version < (2, 0):
+                why = f"the last `version` of its files counts, {found.counts}: it is {found.plugin} there"
+            elif "version" not in raw:
+                why = "the file has no `version`"
+            elif config_version(raw) < found.counts:
+                why = f"another file has version = {found.counts}, so this one's version {config_version(raw)} is not converted"
+            else:
+                why = f"in a file of version {config_version(raw)} it is {found.plugin}"
+            yield path, name, why
+
+
+# What io.containerd.grpc.v1.cri still has in version 3: the streaming server (containerd docs/cri/config.md).
+V3_GRPC_KEYS = {
+    "disable_tcp_service", "stream_server_address", "stream_server_port", "stream_idle_timeout", "enable_tls_streaming",
+    "x509_key_pair_streaming",
+}  # fmt: skip
+
+
+def expected_systemd(context: Context) -> bool | None:
+    """Whether runtimes have to use systemd's cgroups on this host: as the kubelet does, else as the default runtime
+    does; None where neither says so."""
+    driver = context.state.kubernetes.cgroup_driver
+    if driver in ("systemd", "cgroupfs"):
+        return driver == "systemd"
+    try:
+        settings = cri(context)
+    except (ConfigError, Unread):
+        return None
+    default = settings.runtimes.get(settings.default)
+    return default.systemd_cgroup if default else None

@@ -1,0 +1,70 @@
+"""GM541: podman, which reads specs at every start and needs no runtime and no restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpumend.rules.cdi.cdi import canonical
+from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
+from gpumend.rules.rule import Context, has_gpu, rule
+from gpumend.state.cdi import DEFAULT_DIRS
+from gpumend.text.version import Version, show
+
+CDI_SINCE: Version = (4, 1)
+NARROW: tuple[Version, Version] = (
+    (5, 5),
+    (5, 6),
+)  # common/pkg/config/default.go: /etc/cdi alone; both from 5.6 on
+DROP_IN = "/etc/containers/containers.conf.d/50-gpumend-cdi.conf"
+TEXT = '# both folders: nvidia-cdi-refresh writes to /var/run/cdi (gpumend explain GM541)\n[engine]\ncdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]\n'
+
+
+def has_podman(context: Context) -> bool:
+    """Raises Unread where podman is here and gives no version."""
+    return has_gpu(context) and (context.state.podman.version.get() or (0,)) >= CDI_SINCE
+
+
+@rule(
+    "GM541",
+    "podman reads both spec folders",
+    "podman v5.5.0 vendor common/pkg/config/default.go; NixOS/nixpkgs#420638",
+    applies=has_podman,
+)
+def narrowed(context: Context) -> Iterator[Finding]:
+    podman = context.state.podman
+    version = podman.version.need()
+    dirs = podman.spec_dirs()
+    if dirs is None:
+        if not NARROW[0] <= version < NARROW[1]:
+            return
+        dirs = ("/etc/cdi",)
+    lacking = [folder for folder in DEFAULT_DIRS if folder not in [canonical(found) for found in dirs]]
+    if not lacking:
+        return
+    configured = podman.spec_dirs() is not None
+    here = podman.files.get(DROP_IN)
+    refused = ""
+    if not context.wanted.manage_cdi:
+        refused = "cdi.manage is false"
+    elif configured or (here is not None and not here.absent):
+        refused = "somebody set it: which folders are meant is the owner's decision"
+    yield Finding(
+        code="GM541",
+        status=Status.WARN,
+        summary=f"podman {show(version)} does not read {', '.join(lacking)}",
+        evidence=(
+            Evidence("podman --version", show(version)),
+            Evidence(
+                "containers.conf", f"cdi_spec_dirs = {list(dirs)}" + ("" if configured else " (its default)")
+            ),
+        ),
+        cause="podman 5.5 alone has /etc/cdi as its only default; nvidia-cdi-refresh (toolkit 1.18) writes to /var/run/cdi."
+        if not configured
+        else "Set by hand.",
+        remedy=f"Mend writes {DROP_IN}. podman reads it at every start: nothing is restarted."
+        if not refused
+        else "Add the folder.",
+        change=None if refused else Change(Component.PODMAN, action="spec-dirs"),
+        refused=refused,
+        symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),
+    )

@@ -1,0 +1,90 @@
+"""A finding: what is wrong on one host, how that is known, and the change that would put it right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gpumend.text.edits import Edit
+
+
+class Status(StrEnum):
+    """How a rule came out on a host. `skipped`: it does not apply. `waived`: found, and accepted by a waiver."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+    WAIVED = "waived"
+
+
+class Risk(StrEnum):
+    """What putting it right costs the host's users, in rising order."""
+
+    NONE = "none"
+    RELOAD = "reload"
+    RESTART = "restart"
+    REBOOT = "reboot"
+
+
+class Component(StrEnum):
+    """What is changed in one transaction, in the order the transactions run. Named as its operation."""
+
+    RECOVER = "runs.recovered"
+    APT = "toolkit.apt_sources"
+    PACKAGES = "packages.toolkit_installed"
+    DRIVER = "driver.ready"
+    CUDA = "cuda.compat"
+    CDI = "cdi.spec_current"
+    TOOLKIT = "toolkit.runtime_config"
+    GRIT = "grit.config"
+    CONTAINERD = "containerd.config"
+    CRIO = "crio.config"
+    PODMAN = "podman.spec_folders"
+    DOCKER = "docker.daemon_config"
+    DOCKER_STORAGE = "storage.docker_root"
+    STORAGE = "storage.dind"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """source: a file (with its line, where known) or a command; text: what stands there."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What would put a finding right. The plan merges the changes of one component into one transaction.
+
+    edits: values to set in files. action: the step a component takes besides (`generate`, `remove:PATH`, ...).
+    service: (unit, `reload` or `restart`), what must be told about it.
+    """
+
+    component: Component
+    edits: tuple[Edit, ...] = ()
+    action: str = ""
+    service: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule's verdict on one host.
+
+    summary: what is wrong, in one line. cause: why. remedy: what to do, for a person. change: what mend does; None
+    where only a person can act or where policy holds it back, and `refused` then says why.
+    """
+
+    code: str
+    status: Status
+    summary: str
+    evidence: tuple[Evidence, ...] = ()
+    cause: str = ""
+    remedy: str = ""
+    risk: Risk = Risk.NONE
+    change: Change | None = None
+    refused: str = ""
+    symptoms: Sequence[str] = field(default_factory=tuple)

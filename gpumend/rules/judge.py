@@ -1,0 +1,141 @@
+"""Every rule over one host. The one place where a reading that failed becomes an `unknown` finding."""
+
+from __future__ import annotations
+
+import datetime
+import pkgutil
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from gpumend import rules
+from gpumend.rules.driver import drift
+from gpumend.rules.finding import Component, Evidence, Finding, Status
+from gpumend.rules.rule import RULES, Context
+from gpumend.rules.wanted import Wanted
+from gpumend.state.host_state import HostState
+from gpumend.state.reading import Status as ReadStatus
+from gpumend.state.reading import Unread
+
+# Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
+for _found in pkgutil.walk_packages(rules.__path__, "gpumend.rules."):
+    import_module(_found.name)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All findings on one host, and how many rules were fine or did not apply."""
+
+    findings: tuple[Finding, ...]
+    ok: int
+    skipped: int
+
+    def with_status(self, *statuses: Status) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.status in statuses)
+
+    @property
+    def drift(self) -> tuple[Finding, ...]:
+        return self.with_status(Status.FAIL, Status.WARN)
+
+    @property
+    def unknown(self) -> tuple[Finding, ...]:
+        return self.with_status(Status.UNKNOWN)
+
+
+def _unknown(code: str, title: str, unread: Unread) -> Finding:
+    reading = unread.reading
+    remedy = {
+        ReadStatus.DENIED: "Run as root: set `_sudo = True` for this host, or connect as root.",
+        ReadStatus.TIMEOUT: f"Find out why {reading.source} hangs; nothing was judged from it.",
+        ReadStatus.ABSENT: f"Nothing was judged: {reading.source} is not there.",
+    }.get(reading.status, f"Make {reading.source} readable; nothing was judged from it.")
+    return Finding(
+        code=code,
+        status=Status.UNKNOWN,
+        summary=f"{title}: not known, {reading.source} could not be read ({reading.status})",
+        evidence=(Evidence(reading.source, reading.detail or str(reading.status)),),
+        remedy=remedy,
+    )
+
+
+def _waive(findings: Iterable[Finding], context: Context) -> list[Finding]:
+    judged = []
+    for finding in findings:
+        waiver = next(
+            (
+                waiver
+                for waiver in context.wanted.waivers
+                if waiver.covers(finding.code, context.host) and waiver.until >= context.today
+            ),
+            None,
+        )
+        if waiver and finding.status in (Status.FAIL, Status.WARN, Status.UNKNOWN):
+            finding = replace(
+                finding,
+                status=Status.WAIVED,
+                change=None,
+                refused=f"waived until {waiver.until} by {waiver.owner}: {waiver.reason}",
+            )
+        judged.append(finding)
+    return judged
+
+
+def _faulty(code: str, title: str, error: Exception) -> Finding:
+    """A rule's own fault. Where it happened is told, and not the error's text, which may hold a host's secrets."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__} at {'/'.join(Path(at.filename).parts[-2:])}:{at.lineno}"
+    return Finding(
+        code=code,
+        status=Status.UNKNOWN,
+        summary=f"{title}: not known, an internal error of gpumend: {where}",
+        evidence=(Evidence("gpumend", where),),
+        remedy="Report this line. The other findings hold; nothing is changed on this host meanwhile.",
+    )
+
+
+def _without_changes(findings: Iterable[Finding], faulty: Iterable[str]) -> list[Finding]:
+    """What a rule would have held back is not known where it failed: nothing is changed then, but that an interrupted
+    run is put back, which no rule holds."""
+    held = f"internal error of gpumend in {', '.join(faulty)}"
+    return [
+        replace(found, change=None, refused=held)
+        if found.change and found.change.component is not Component.RECOVER
+        else found
+        for found in findings
+    ]
+
+
+def judge(
+    state: HostState, wanted: Wanted, name: str, today: datetime.date, lenient: bool = False
+) -> Verdict:
+    """All findings on a host. Total: whatever a host holds, every rule ends in ok, skipped or findings.
+
+    lenient: where a rule raises what it must not, a fault of ours, the host's other findings are told all the same, that
+    rule's is `unknown`, and no finding has a change. Without it the error is raised, as tests want it.
+    """
+    context = Context(state, wanted, name, today)
+    findings: list[Finding] = []
+    faulty: list[str] = []
+    ok = skipped = 0
+    for code, rule in sorted(RULES.items()):
+        found: list[Finding] = []
+        try:
+            if not rule.applies(context):
+                skipped += 1
+                continue
+            for finding in rule.check(context):
+                found.append(finding)
+        except Unread as unread:
+            found.append(_unknown(code, rule.title, unread))
+        except Exception as error:
+            if not lenient:
+                raise
+            faulty.append(code)
+            found = [_faulty(code, rule.title, error)]
+        findings.extend(found)
+        ok += not found
+    if faulty:
+        findings = _without_changes(findings, faulty)
+    return Verdict(tuple(_waive(drift.hold(findings, context), context)), ok, skipped)

@@ -1,0 +1,1 @@
+"""GM7xx: Docker's storage, and that of Dockers inside of containers."""

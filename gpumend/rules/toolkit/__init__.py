@@ -1,0 +1,1 @@
+"""GM2xx: the NVIDIA container toolkit."""

@@ -1,0 +1,204 @@
+"""GM204 to GM207: the mode of nvidia-container-runtime, and who a switch of it would break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpumend.rules.finding import Evidence, Finding, Status
+from gpumend.rules.rule import Context, rule
+from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
+from gpumend.state.docker import Container
+
+MODES = ("auto", "legacy", "csv", "cdi")  # of every toolkit; jit-cdi besides from 1.18.0
+# Toolkit 1.18.0 alone hands the runtime's mode to the spec generator, which knows none of these (nct#1376,
+# pkg/nvcdi/mode.go).
+BROKEN_IN_1180 = ("cdi", "legacy", "jit-cdi")
+GPUS_BY_CDI = (29, 2)  # moby PR #50228: --gpus takes CDI first
+
+
+def is_known(context: Context, mode: str) -> bool:
+    """Whether the installed runtime takes a mode. An unknown toolkit version is given the benefit of jit-cdi."""
+    version = context.state.toolkit.version.value or (1, 18)
+    return mode in MODES or (mode == "jit-cdi" and version >= (1, 18))
+
+
+def is_1180(context: Context) -> bool:
+    return (context.state.toolkit.version.value or ())[:3] == (1, 18, 0)
+
+
+def hook_refuses(context: Context) -> bool:
+    """Whether --gpus of this Docker goes through the hook, which refuses every mode but legacy (assertModeIsLegacy)."""
+    docker = context.state.docker
+    skips = context.state.toolkit.value("nvidia-container-runtime-hook", "skip-mode-detection")
+    return docker.installed and not skips and (docker.version.value or (0,)) < GPUS_BY_CDI
+
+
+def gpus_flag_users(context: Context) -> tuple[Container, ...] | None:
+    """Containers, running or not, that use --gpus; None where dockerd does not run and nobody knows.
+
+    Raises Unread where dockerd runs and does not tell.
+    """
+    containers = context.state.docker.containers.get()
+    if containers is None:
+        return None
+    return tuple(found for found in containers if found.uses_gpus_flag())
+
+
+def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, ...]]:
+    """Why the mode is not switched to `target` on this host (promise 7: never break a path that works), with evidence."""
+    from gpumend.rules.cdi.cdi import resolvable_after_mend
+
+    wanted = context.wanted
+    if unmanaged(context):
+        return unmanaged(context), ()
+    if context.state.host.tegra:
+        return (
+            "this is a Tegra system: its containers are served in mode csv, which `auto` finds by itself",
+            (),
+        )
+    if is_1180(context) and target in BROKEN_IN_1180:
+        return (
+            f"mode {target!r} keeps toolkit 1.18.0 from generating specs (nct#1376); never on that version",
+            (),
+        )
+    if target != "cdi":
+        return "", ()
+    if hook_refuses(context) and not wanted.allow_breaking_gpus_flag:
+        users = gpus_flag_users(context)
+        if users is None:
+            return (
+                "dockerd does not run: whether containers use --gpus, which mode `cdi` refuses, is not known",
+                (),
+            )
+        if users:
+            names = ", ".join(sorted(found.label() for found in users))
+            evidence = tuple(Evidence("docker inspect", f"{found.label()}: --gpus") for found in users)
+            return (
+                f"containers on this host use --gpus, which the hook refuses in mode `cdi` under Docker before 29.2: {names}",
+                evidence,
+            )
+    if not resolvable_after_mend(context):
+        return (
+            "in mode `cdi` every container of the nvidia runtime needs a spec; this host has none and cannot make one",
+            (),
+        )
+    return "", ()
+
+
+@rule(
+    "GM204",
+    "nvidia-container-runtime.mode as wanted",
+    "nct internal/info/auto.go, cmd/nvidia-container-runtime-hook assertModeIsLegacy; nct#1376 (1.18.0); moby PR#50228 (29.2.0)",
+    applies=readable,
+)
+def mode(context: Context) -> Iterator[Finding]:
+    wanted = context.wanted
+    current = context.state.toolkit.mode()
+    if wanted.mode in ("keep", current) or not is_known(context, current):  # the latter is GM207
+        return
+    context.state.toolkit.version.get()
+    if is_1180(context) and current in BROKEN_IN_1180 and wanted.mode != "auto":
+        return  # GM206
+    refused, evidence = switch_refused(context, wanted.mode)
+    yield Finding(
+        code="GM204",
+        status=Status.WARN,
+        summary=f"nvidia-container-runtime.mode is {current!r}, wanted is {wanted.mode!r}",
+        evidence=(config_evidence(context, "mode", current), *evidence),
+        cause="auto means legacy injection up to toolkit 1.17, and CDI made at each start from 1.18 on."
+        if current == "auto"
+        else "",
+        remedy=_remedy(wanted.mode, refused, bool(evidence)),
+        change=None if refused else change(context, "nvidia-container-runtime", "mode", value=wanted.mode),
+        refused=refused,
+    )
+
+
+def _remedy(target: str, refused: str, has_users: bool) -> str:
+    if not refused:
+        return f"Mend sets mode = {target!r}. It is read at every container start: nothing is restarted."
+    if has_users:
+        return (
+            "Recreate those containers with `runtime: nvidia` or `devices: [nvidia.com/gpu=...]`, set "
+            '`allow_breaking_gpus_flag`, or want `runtime.mode = "auto"`.'
+        )
+    return "Put that right first, or want another `runtime.mode`."
+
+
+@rule(
+    "GM205",
+    "--gpus works in the present mode",
+    "nct assertModeIsLegacy; dstack#2306, nct#1246, jetson-containers#1703, TensorRT-LLM#799",
+    applies=readable,
+)
+def gpus_flag(context: Context) -> Iterator[Finding]:
+    current = context.state.toolkit.mode()
+    if current in ("auto", "legacy") or not is_known(context, current) or not hook_refuses(context):
+        return
+    users = gpus_flag_users(context) or ()
+    if not users and "gpus" not in (context.wanted.docker_paths or ()):
+        return
+    names = ", ".join(sorted(found.label() for found in users))
+    accepted = context.wanted.allow_breaking_gpus_flag
+    yield Finding(
+        code="GM205",
+        status=Status.WAIVED if accepted else Status.FAIL,
+        summary=f"`--gpus` is refused in mode {current!r}" + (f": {names}" if names else ""),
+        evidence=(
+            config_evidence(context, "mode", current),
+            *(Evidence("docker inspect", f"{found.label()}: --gpus") for found in users),
+        ),
+        cause="Docker before 29.2 serves --gpus through nvidia-container-runtime-hook, which works in legacy mode only.",
+        remedy="Recreate them with `runtime: nvidia` and NVIDIA_VISIBLE_DEVICES, or with `devices: [nvidia.com/gpu=...]`; "
+        'or want `runtime.mode = "auto"`; or upgrade Docker to 29.2.',
+        refused="accepted: allow_breaking_gpus_flag is set"
+        if accepted
+        else "which of the three is a decision of the host's owner",
+        symptoms=("invoking the NVIDIA Container Runtime Hook directly",),
+    )
+
+
+@rule(
+    "GM206", "no mode that breaks toolkit 1.18.0", "nct#1376; pkg/nvcdi/mode.go at v1.18.0", applies=readable
+)
+def broken_1180(context: Context) -> Iterator[Finding]:
+    context.state.toolkit.version.get()
+    current = context.state.toolkit.mode()
+    if not is_1180(context) or current not in BROKEN_IN_1180 or context.wanted.mode == "auto":
+        return  # with auto wanted it is GM204's
+    refused = "runtime.mode is `keep`" if context.wanted.mode == "keep" else unmanaged(context)
+    yield Finding(
+        code="GM206",
+        status=Status.FAIL,
+        summary=f"mode = {current!r} on toolkit 1.18.0: no CDI spec can be generated",
+        evidence=(config_evidence(context, "mode", current), Evidence("nvidia-ctk --version", "1.18.0")),
+        cause="Toolkit 1.18.0 alone takes the runtime's mode for the generator's: invalid discovery mode.",
+        remedy='Mend sets mode = "auto", which on 1.18 injects CDI too. Upgrade to 1.18.1 or newer for other modes.',
+        change=None if refused else change(context, "nvidia-container-runtime", "mode", value="auto"),
+        refused=refused,
+        symptoms=("invalid discovery mode: cdi",),
+    )
+
+
+@rule("GM207", "a mode that the runtime knows", "nct internal/config: invalid mode", applies=readable)
+def known_mode(context: Context) -> Iterator[Finding]:
+    current, wanted = context.state.toolkit.mode(), context.wanted
+    if is_known(context, current):
+        return
+    # auto is right for every toolkit; the wanted mode is, unless a switch to it would be refused.
+    fits = wanted.mode != "keep" and context.state.toolkit.version.known
+    good = wanted.mode if fits and not switch_refused(context, wanted.mode)[0] else "auto"
+    refused = "runtime.mode is `keep`" if wanted.mode == "keep" else unmanaged(context)
+    yield Finding(
+        code="GM207",
+        status=Status.FAIL,
+        summary=f"mode = {current!r} is none that the runtime knows",
+        evidence=(config_evidence(context, "mode", current),),
+        cause="`nvidia-ctk config --set` writes any text; the runtime then refuses every container.",
+        remedy=f"Mend sets mode = {good!r}."
+        if not refused
+        else "Known are auto, legacy, csv, cdi, and jit-cdi from 1.18 on.",
+        change=None if refused else change(context, "nvidia-container-runtime", "mode", value=good),
+        refused=refused,
+        symptoms=(f'invalid mode "{current}"',),
+    )

@@ -1,0 +1,1 @@
+"""Asking hosts and carrying out changes, and the record of a run."""

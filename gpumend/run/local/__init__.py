@@ -1,0 +1,1 @@
+"""On this very host: no pyinfra, no paramiko."""

@@ -1,0 +1,40 @@
+"""How a transaction ended, as its program on the host told it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from gpumend.state.snapshot import AnswerError, Snapshot
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a transaction ended, in the words of gpumend/payload/change/program.py. lost: containers that did not come back."""
+
+    status: str
+    detail: str = ""
+    files: tuple[str, ...] = ()
+    told: str = ""
+    lost: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("unchanged", "changed", "pending")
+
+
+def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
+    """The program's whole output; raises AnswerError where it is not one answer."""
+    try:
+        raw = json.loads(text)
+        result = raw["result"]
+        outcome = Outcome(
+            status=str(result["status"]),
+            detail=str(result.get("detail") or ""),
+            files=tuple(map(str, result.get("files", ()))),
+            told=str(result.get("told") or ""),
+            lost=tuple(map(str, result.get("lost", ()))),
+        )
+        return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnswerError(f"the transaction's answer is not one of ours: {error}") from None

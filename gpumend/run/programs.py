@@ -1,0 +1,48 @@
+"""The programs as they go to a host: a payload's source and the call with its data."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from functools import cache
+from typing import Any
+
+from gpumend.payload.source import change_source, probe_source
+from gpumend.run import audit_program
+from gpumend.state.host_state import request
+
+
+@cache
+def probe_program() -> str:
+    """The program that goes over stdin: the probe and the call with this request."""
+    return f"{probe_source()}\nmain(json.loads({json.dumps(request())!r}))\n"
+
+
+@cache
+def installed_program() -> str:
+    """The same as a file for the hosts: what `deploys/audit_rule.py` installs."""
+    return audit_program.text(probe_source(), request())
+
+
+@cache
+def audit_identity() -> str:
+    """What an installed audit program of this version says that it is."""
+    return audit_program.identity(probe_source(), request())
+
+
+def change_program(wanted: dict[str, Any]) -> str:
+    """The program that goes over stdin: it runs the transaction, probes again and prints both."""
+    return (
+        f"{change_source()}\n"
+        f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({json.dumps(request())!r})))\n"
+    )
+
+
+def who() -> str:
+    """user@controller, for the lock and the journal on the host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "uid unknown"
+    return f"{user}@{socket.gethostname()}"

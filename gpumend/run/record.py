@@ -1,0 +1,82 @@
+"""One run of gpumend over an inventory: what was found on each host, what was planned, what came of it."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gpumend.plan.plan import plan
+from gpumend.plan.transaction import Plan, Transaction
+from gpumend.rules.finding import Component
+from gpumend.rules.judge import Verdict, judge
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import Wanted
+from gpumend.run.outcome import Outcome
+from gpumend.state.host_state import HostState
+
+
+@dataclass
+class Assessment:
+    """What is known and planned of one host at one moment."""
+
+    context: Context
+    verdict: Verdict
+    plan: Plan
+
+
+@dataclass
+class Record:
+    """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
+    was asked for. undone: how a rollback went."""
+
+    name: str
+    before: Assessment | None = None
+    now: Assessment | None = None
+    error: str = ""
+    outcomes: dict[Component, Outcome] = field(default_factory=dict)
+    done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
+    proof: Outcome | None = None
+    undone: Outcome | None = None
+
+
+@dataclass
+class Run:
+    """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
+    wanted state, from the deploy itself."""
+
+    id: str
+    started: float
+    records: dict[str, Record] = field(default_factory=dict)
+    shown: bool = False
+    wanted: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self, name: str) -> Record:
+        return self.records.setdefault(name, Record(name))
+
+
+def new_id() -> str:
+    """A run's name: its start in UTC, and four random digits against a second controller."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+_runs: WeakKeyDictionary[Any, Run] = WeakKeyDictionary()
+
+
+def current(inventory: Any) -> Run:
+    """The run over this inventory; there is one a pyinfra process."""
+    if inventory not in _runs:
+        _runs[inventory] = Run(new_id(), time.time())
+    return _runs[inventory]
+
+
+def judged(state: HostState, wanted: Wanted, name: str) -> Assessment:
+    today = datetime.date.today()
+    context = Context(state, wanted, name, today)
+    verdict = judge(state, wanted, name, today, lenient=True)
+    return Assessment(context, verdict, plan(context, verdict.findings))

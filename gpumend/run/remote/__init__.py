@@ -1,0 +1,1 @@
+"""Over pyinfra: one exec each way."""

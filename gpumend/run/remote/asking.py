@@ -1,0 +1,65 @@
+"""Asking a host over pyinfra: one exec of the probe, once a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from gpumend.run import audit_program
+from gpumend.run.local import nvml
+from gpumend.run.programs import audit_identity, probe_program
+from gpumend.run.remote.connection import (
+    INSTALL,
+    RemoteError,
+    audit_only,
+    run_audit_program,
+    run_program,
+)
+from gpumend.state.host_state import HostState, parse
+from gpumend.state.snapshot import AnswerError, Snapshot
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bounds a dead connection
+
+
+def answer_of(host: Host) -> Snapshot:
+    """The host's answer, in one exec. Raises RemoteError or AnswerError."""
+    if not audit_only(host):
+        return Snapshot.from_output(run_program(host, probe_program(), timeout=PROBE_TIMEOUT))
+    snapshot = Snapshot.from_output(run_audit_program(host, timeout=PROBE_TIMEOUT))
+    if snapshot.answer.get("program") != audit_identity():
+        raise RemoteError(
+            f"{audit_program.PATH} on this host is another version's; this one's is put there by: {INSTALL}"
+        )
+    return snapshot
+
+
+def complete(host: Host, state: HostState) -> HostState:
+    """The state of this very machine with what NVML says of its GPUs, where nvidia-smi is not there to be asked."""
+    if host.name != "@local" or state.gpus.details.ok:
+        return state
+    found = nvml.read()
+    return replace(state, gpus=replace(state.gpus, details=found)) if found.ok else state
+
+
+# By inventory and host name: `host` may be pyinfra's context proxy, whose identity says nothing.
+_read: WeakKeyDictionary[Any, dict[str, HostState]] = WeakKeyDictionary()
+
+
+def host_state(host: Host) -> HostState:
+    """A host's state, read once a run, in one exec. Raises RemoteError, with the host's own words, where it gave none."""
+    known = _read.setdefault(host.inventory, {})
+    if host.name not in known:
+        try:
+            known[host.name] = complete(host, parse(answer_of(host)))
+        except AnswerError as error:
+            raise RemoteError(str(error)) from None
+    return known[host.name]
+
+
+def remember(host: Host, state: HostState) -> None:
+    """Take a newer state, as a transaction's answer brings it."""
+    _read.setdefault(host.inventory, {})[host.name] = state

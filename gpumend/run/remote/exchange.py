@@ -1,0 +1,22 @@
+"""Sending a transaction to a host and taking its answer: one exec each way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpumend.run.outcome import Outcome, parse_answer
+from gpumend.run.programs import change_program
+from gpumend.run.remote.connection import must_be_whole, run_program
+from gpumend.state.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+TIMEOUT = 1200  # seconds; the program bounds each of its own waits, this bounds a dead connection
+
+
+def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
+    """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer, AuditOnly where
+    it may not be sent."""
+    must_be_whole(host)
+    return parse_answer(run_program(host, change_program(wanted), timeout=TIMEOUT))

@@ -1,0 +1,95 @@
+"""The proof in a container, where the wanted state names an image for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from pyinfra import logger
+from pyinfra.api.command import FunctionCommand
+from pyinfra.context import host as context_host
+
+from gpumend.plan.trials import Trial, trials
+from gpumend.run import record as run
+from gpumend.run.outcome import Outcome
+from gpumend.run.programs import who
+from gpumend.run.remote import assessment
+from gpumend.run.remote.connection import AuditOnly, RemoteError
+from gpumend.run.remote.exchange import send
+from gpumend.state.reading import Unread
+from gpumend.state.snapshot import AnswerError
+from gpumend.text.mask import mask
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+# Driver API: cuInit(0) is 0 exactly when a CUDA program could start (CUDA driver API reference, CUresult).
+CU_INIT = (
+    "import ctypes, sys; r = ctypes.CDLL('libcuda.so.1').cuInit(0); "
+    "print('cuInit:', r); sys.exit(0 if r == 0 else 1)"
+)
+
+
+def containers() -> Generator[FunctionCommand, None, None]:
+    """After a change, a container on each wanted engine path calls cuInit and gets 0; else the whole run is undone."""
+    record = run.current(context_host.inventory).records.get(context_host.name)
+    if record is None or record.now is None or not record.now.context.wanted.prove_image:
+        return
+    planned = record.now.plan.transactions or any(
+        outcome.status == "changed" for outcome in record.outcomes.values()
+    )
+    if planned:  # the paths are those of the host as it is then
+        yield FunctionCommand(_prove, (), {})
+    else:
+        context_host.noop("nothing was changed")
+
+
+def _entry(trial: Trial, image: str, command: tuple[str, ...]) -> dict[str, Any]:
+    """A trial as the program's JSON."""
+    found = {
+        "path": trial.path,
+        "engine": trial.engine,
+        "must": trial.must,
+        "image": image,
+        "options": list(trial.options),
+        "command": list(command),
+    }
+    if trial.engine == "docker":
+        run_words = ("run", "--rm", "--pull=never", "--network=none", *trial.options)
+        found["argv"] = [*run_words, "--entrypoint", command[0], image, *command[1:]]
+    return found
+
+
+def _prove(state: State, host: Host) -> bool:
+    record = run.current(host.inventory).record(host.name)
+    assert record.now is not None
+    wanted = record.now.context.wanted
+    try:
+        paths = trials(record.now.context)
+    except Unread as error:  # which paths there are is not known: nothing is proven
+        record.proof = Outcome("refused", f"what to prove is not known: {error}")
+        logger.error(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
+        return False
+    if not paths:
+        return True
+    image = wanted.prove_image or ""
+    command = wanted.prove_command or ("python3", "-c", CU_INIT)
+    this = run.current(host.inventory)
+    data = {
+        "verb": "containers",
+        "run": this.id,
+        "who": who(),
+        "restarts": wanted.restarts,
+        "containers": [_entry(trial, image, command) for trial in paths],
+    }
+    try:
+        record.proof, snapshot = send(host, data)
+        assessment.take(host, record, snapshot)
+    except AuditOnly as error:
+        record.proof = Outcome("refused", str(error))
+    except (RemoteError, AnswerError) as error:
+        record.proof = Outcome("lost", str(error))
+    log = logger.info if record.proof.good else logger.error
+    log(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
+    return record.proof.good

@@ -1,0 +1,123 @@
+"""The host itself: distribution, kernel, what kind of machine it is, SELinux."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpumend.state.reading import Reading
+from gpumend.state.request import Command, Glob, Request
+from gpumend.state.snapshot import Snapshot
+from gpumend.text.version import Version
+
+MEMINFO = "/proc/meminfo"
+MEM_TOTAL = r"(?m)^MemTotal:\s+(\d{1,15}) kB$"
+
+REQUEST = Request(
+    files=(
+        "/etc/os-release",
+        "/usr/lib/os-release",
+        "/proc/version",
+        "/proc/sys/net/core/bpf_jit_harden",
+        "/sys/fs/selinux/enforce",
+    ),
+    stats=("/etc/nv_tegra_release", "/dev/dxg", "/run/systemd/system"),
+    globs=(Glob(MEMINFO, read=False, search=MEM_TOTAL),),
+    commands={
+        "mokutil": Command(("mokutil", "--sb-state"), timeout=3),
+        "systemd-version": Command(
+            ("systemctl", "--version"), timeout=5, needs=("/run/systemd/system",), keep=r"(?m)^systemd \d+"
+        ),
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
+
+    wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
+    systemd_version: one number; absent where systemd did not boot the host.
+    readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
+    memory: of the whole host, in MiB.
+    """
+
+    hostname: str
+    uid: int
+    kernel: str
+    machine: str
+    python: str
+    time: float
+    distribution: Reading[str]
+    name: Reading[str]
+    like: tuple[str, ...]
+    wsl2: bool
+    tegra: bool
+    systemd: bool
+    systemd_version: Reading[Version]
+    selinux_enforcing: Reading[bool]
+    secure_boot: Reading[bool]
+    bpf_jit_harden: Reading[int]
+    readonly: tuple[str, ...]
+    free: Mapping[str, int]
+    memory: Reading[int]
+
+    @property
+    def root(self) -> bool:
+        return self.uid == 0
+
+
+def os_release(text: str) -> dict[str, str]:
+    """os-release(5) as a dict; raises ValueError for a line that is no assignment."""
+    found = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, sign, value = line.partition("=")
+        if not sign:
+            raise ValueError(f"no assignment: {line!r}")
+        words = shlex.split(value)
+        found[key] = words[0] if words else ""
+    return found
+
+
+def sb_state(text: str) -> bool:
+    """`mokutil --sb-state`: whether modules must be signed. Where shim does not validate, neither does the kernel
+    (mokutil src/mokutil.c sb_state_internal). Raises ValueError where it could not tell, which ends with status 0, too."""
+    lines = text.splitlines()
+    if not {"SecureBoot enabled", "SecureBoot disabled"} & set(lines):
+        raise ValueError(lines[-1] if lines else "mokutil said nothing")
+    return "SecureBoot enabled" in lines and "SecureBoot validation is disabled in shim" not in lines
+
+
+def parse(snapshot: Snapshot) -> HostFacts:
+    system = snapshot.system
+    release = snapshot.text("/etc/os-release")
+    if release.absent:
+        release = snapshot.text("/usr/lib/os-release")
+    fields = release.map(os_release)
+    kernel = str(system.get("kernel", ""))
+    filesystems = system.get("filesystems", {})
+    return HostFacts(
+        hostname=str(system.get("hostname", "")),
+        uid=int(system.get("uid", -1)),
+        kernel=kernel,
+        machine=str(system.get("machine", "")),
+        python=str(system.get("python", "")),
+        time=float(system.get("time", 0)),
+        distribution=fields.map(lambda found: found["ID"]),
+        name=fields.map(lambda found: found.get("PRETTY_NAME") or found["ID"]),
+        like=tuple((fields.value or {}).get("ID_LIKE", "").split()),
+        wsl2="microsoft" in kernel.lower() and not snapshot.stat("/dev/dxg").absent,
+        tegra=snapshot.stat("/etc/nv_tegra_release").ok,
+        systemd=snapshot.stat("/run/systemd/system").ok,
+        systemd_version=snapshot.succeeded("systemd-version").map(lambda found: (int(found.out.split()[1]),)),
+        selinux_enforcing=snapshot.text("/sys/fs/selinux/enforce").map(lambda text: text.strip() == "1"),
+        secure_boot=snapshot.succeeded("mokutil").map(lambda found: sb_state(found.out)),
+        bpf_jit_harden=snapshot.text("/proc/sys/net/core/bpf_jit_harden").map(int),
+        readonly=tuple(path for path, found in filesystems.items() if found.get("readonly")),
+        free={path: int(found["free"]) for path, found in filesystems.items() if "free" in found},
+        memory=snapshot.found(MEMINFO, MEM_TOTAL).map(lambda found: int(found[0]) // 1024),
+    )

@@ -1,0 +1,95 @@
+"""HostState: everything about one host, from one exec of the probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from gpumend.state import (
+    cdi,
+    containerd,
+    crio,
+    criu,
+    cuda,
+    docker,
+    drift,
+    driver,
+    gpu,
+    grit,
+    host,
+    packages,
+    podman,
+    runs,
+    storage,
+    toolkit,
+)
+from gpumend.state.request import merge
+from gpumend.state.snapshot import AnswerError, Snapshot
+
+SUBSYSTEMS = (
+    host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, crio, podman, grit, criu, runs,
+    storage,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
+
+    host: host.HostFacts
+    driver: driver.Driver
+    drift: drift.Drift
+    gpus: gpu.Gpus
+    packages: packages.Packages
+    cuda: cuda.Cuda
+    toolkit: toolkit.Toolkit
+    cdi: cdi.Cdi
+    docker: docker.Docker
+    kubernetes: containerd.Kubernetes  # before `containerd`: from there on that name is the field
+    containerd: containerd.Containerd
+    crio: crio.Crio
+    podman: podman.Podman
+    grit: grit.Grit
+    criu: criu.Criu
+    runs: runs.Runs
+    storage: storage.Storage
+
+
+def parse(snapshot: Snapshot) -> HostState:
+    """The probe's answer as HostState; raises nothing for what a host may hold: it is tagged instead.
+
+    Raises AnswerError where the answer is not as the probe writes it.
+    """
+    try:
+        return _parse(snapshot)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise AnswerError(f"the probe's answer is not whole: {type(error).__name__}: {error}") from error
+
+
+def _parse(snapshot: Snapshot) -> HostState:
+    return HostState(
+        host=host.parse(snapshot),
+        driver=driver.parse(snapshot),
+        drift=drift.parse(snapshot),
+        gpus=gpu.parse(snapshot),
+        packages=packages.parse(snapshot),
+        cuda=cuda.parse(snapshot),
+        toolkit=toolkit.parse(snapshot),
+        cdi=cdi.parse(snapshot),
+        docker=docker.parse(snapshot),
+        containerd=containerd.parse(snapshot),
+        kubernetes=containerd.parse_kubernetes(snapshot),
+        crio=crio.parse(snapshot),
+        podman=podman.parse(snapshot),
+        grit=grit.parse(snapshot),
+        criu=criu.parse(snapshot),
+        runs=runs.parse(snapshot),
+        storage=storage.parse(snapshot),
+    )
+
+
+@cache
+def request() -> dict[str, Any]:
+    """What all subsystems ask of the probe."""
+    return {**merge(module.REQUEST for module in SUBSYSTEMS), "packed": True}

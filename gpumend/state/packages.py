@@ -1,0 +1,161 @@
+"""Installed packages that concern GPUs and containers, from dpkg and rpm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpumend.state.reading import Reading, Status
+from gpumend.state.request import Command, Request
+from gpumend.state.snapshot import Output, Snapshot
+
+PATTERNS = (
+    "nvidia*", "libnvidia*", "cuda*", "cudnn*", "libcu*", "libnv*", "libnpp*", "libnccl*", "nv-tensorrt*", "tensorrt*",
+    "gds-tools*", "docker*", "containerd*", "runc", "crun", "podman*", "cri-o*", "criu", "linux-modules-nvidia*",
+    "linux-objects-nvidia*", "linux-signatures-nvidia*", "xserver-xorg-video-nvidia*", "unattended-upgrades",
+)  # fmt: skip
+
+# The NVIDIA Container Toolkit's packages (install guide 1.20): released together, under one version.
+TOOLKIT = (
+    "nvidia-container-toolkit", "nvidia-container-toolkit-base", "libnvidia-container-tools", "libnvidia-container1",
+)  # fmt: skip
+# Without these two files on disk, the cache is built in memory: as root, apt-cache would write it (measured).
+NO_CACHE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+
+# rpm's database by its back ends (bdb, ndb, sqlite) and places: Red Hat and Amazon; Fedora and SUSE; rpm-ostree. Without one
+# `rpm -qa` as root makes it: rpm lib/backend/sqlite.c, seen with Debian's rpm 6.1.0, whose folder is empty.
+RPM_DATABASES = tuple(
+    f"{folder}/{name}"
+    for folder in ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm")
+    for name in ("rpmdb.sqlite", "Packages", "Packages.db")
+)
+
+REQUEST = Request(
+    programs=("apt-get", "dnf", "zypper", "rpm"),
+    commands={
+        # A second of one core's time where there are many lists: only where the toolkit could be wanted and is not there.
+        "apt-offers": Command(
+            (
+                "apt-cache",
+                *NO_CACHE,
+                "policy",
+                *TOOLKIT,
+                "apt",
+            ),  # apt itself tells whether there are lists at all
+            timeout=20,
+            needs=("/proc/driver/nvidia/version",),
+            spares=("/usr/bin/nvidia-ctk",),
+        ),
+        "dpkg": Command(
+            ("dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *PATTERNS), timeout=20
+        ),
+        "rpm": Command(
+            ("rpm", "-qa", "--qf", "%{NAME}\\t%{EPOCH}:%{VERSION}-%{RELEASE}\\n"),
+            timeout=20,
+            needs_one=RPM_DATABASES,
+        ),
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What apt has of one package. candidate: what it would install; versions: all that a repository offers, newest first."""
+
+    candidate: str | None
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
+    they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
+    neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
+    packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
+    fetched: whether apt has its distribution's lists."""
+
+    installed: Reading[Mapping[str, str]]
+    held: frozenset[str] = frozenset()
+    manager: str = ""
+    managers: tuple[str, ...] = ()
+    offers: Reading[Mapping[str, Offer]] = field(default_factory=lambda: Reading.none("apt-cache policy"))
+    fetched: bool = False
+
+
+def parse_dpkg(output: Output) -> dict[str, str]:
+    """Packages whose status is installed. dpkg-query exits 1 when one pattern matches nothing: no error."""
+    found = {}
+    for line in output.out.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and fields[0][1:2] == "i":
+            found[fields[1]] = fields[2]
+    if output.rc not in (0, 1):  # negative: killed by a signal, in the middle of its list
+        raise ValueError(f"dpkg-query: exit status {output.rc}: {output.err.strip()}")
+    return found
+
+
+def parse_held(output: Output) -> frozenset[str]:
+    """Installed packages on hold: the first letter of dpkg's status, the wish, is `h`."""
+    rows = (line.split("\t") for line in output.out.splitlines())
+    return frozenset(row[1] for row in rows if len(row) == 3 and row[0][:2] == "hi")
+
+
+def parse_rpm(output: Output) -> dict[str, str]:
+    """Name -> [epoch:]version-release; an epoch of (none) is left out."""
+    if output.rc:
+        raise ValueError(f"rpm: exit status {output.rc}: {output.err.strip()}")
+    found = {}
+    for line in output.out.splitlines():
+        name, _, version = line.partition("\t")
+        if version := version.removeprefix("(none):"):
+            found[name] = version
+    return found
+
+
+def parse_policy(output: Output) -> dict[str, Offer]:
+    """`apt-cache policy`: a package's versions with a repository that may be used; those that only dpkg knows of, or that a
+    pin below 0 forbids (apt_preferences(5)), are not offered."""
+    found: dict[str, Offer] = {}
+    for block in re.split(r"(?m)^(?=\S)", output.out):
+        name = block.partition(":")[0]
+        candidate = re.search(r"(?m)^  Candidate: (\S+)$", block)
+        versions = []
+        for row in re.split(r"(?m)^ (?:\*\*\*|   ) (?=\S)", block)[1:]:
+            head, *sources = row.splitlines()
+            told = re.match(r"(\S+) (-?\d+)", head)
+            if told and int(told.group(2)) >= 0 and any("/var/lib/dpkg/status" not in row for row in sources):
+                versions.append(told.group(1))
+        if name and versions:
+            known = candidate.group(1) if candidate else "(none)"
+            found[name] = Offer(None if known == "(none)" else known, tuple(versions))
+    return found
+
+
+def parse(snapshot: Snapshot) -> Packages:
+    parts = (snapshot.command("dpkg").map(parse_dpkg), snapshot.command("rpm").map(parse_rpm))
+    unread = [part for part in parts if not part.known]
+    if unread:
+        return Packages(Reading(unread[0].status, None, unread[0].source, unread[0].detail))
+    found: dict[str, str] = {}
+    for part in parts:
+        found.update(part.value or {})
+    if all(part.absent for part in parts) and snapshot.program("rpm").ok:
+        return Packages(Reading.fail("rpm -qa", "rpm's database is in none of the known places"))
+    if all(part.absent for part in parts):
+        return Packages(Reading(Status.ABSENT, None, "dpkg, rpm", "neither is installed"))
+    dpkg, rpm = parts
+    offers: Reading[Mapping[str, Offer]] = snapshot.succeeded("apt-offers").map(parse_policy)
+    return Packages(
+        Reading.of(found, "dpkg, rpm"),
+        snapshot.command("dpkg").map(parse_held).value or frozenset(),
+        # Debian has an rpm, too, with an empty database
+        "apt" if dpkg.value or (dpkg.ok and not rpm.value) else "dnf" if rpm.value else "",
+        tuple(
+            name
+            for name, program in (("apt", "apt-get"), ("dnf", "dnf"), ("zypper", "zypper"))
+            if snapshot.program(program).ok
+        ),
+        offers,
+        "apt" in (offers.value or {}),
+    )

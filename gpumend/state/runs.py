@@ -1,0 +1,62 @@
+"""What gpumend itself left on the host: the journals of its runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gpumend.state.reading import Reading
+from gpumend.state.request import Glob, Request
+from gpumend.state.snapshot import Snapshot
+
+FOLDER = "/var/lib/gpumend/runs"
+PATTERN = f"{FOLDER}/*/*/journal.json"
+
+REQUEST = Request(globs=(Glob(PATTERN),))
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`."""
+
+    path: str
+    run: str
+    component: str
+    state: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    journals: Reading[tuple[Journal, ...]]
+
+    def interrupted(self) -> tuple[Journal, ...]:
+        """Transactions that never ended: killed, or the host went down. Raises Unread."""
+        return tuple(journal for journal in self.journals.get() or () if journal.state == "working")
+
+
+def _journal(path: str, text: str) -> Journal:
+    raw: dict[str, Any] = json.loads(text)
+    return Journal(
+        path=path,
+        run=str(raw["run"]),
+        component=str(raw["component"]),
+        state=str(raw["state"]),
+        files=tuple(str(entry["path"]) for entry in raw["files"]),
+    )
+
+
+def parse(snapshot: Snapshot) -> Runs:
+    listed = snapshot.glob(PATTERN)
+    if not listed.ok:
+        return Runs(listed.without_value())
+    found = []
+    for path in listed.value or ():
+        journal = snapshot.text(path).map(lambda text, path=path: _journal(path, text))  # type: ignore[misc]
+        if journal.absent:
+            continue  # it went between the listing and the look: that says nothing of the others
+        if journal.value is None:
+            return Runs(Reading(journal.status, None, path, journal.detail))
+        found.append(journal.value)
+    return Runs(Reading.of(tuple(found), FOLDER))

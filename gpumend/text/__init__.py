@@ -1,0 +1,1 @@
+"""Bytes and words: edits that keep what is not ours, versions, limits, masks."""
