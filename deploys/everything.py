@@ -31,7 +31,7 @@ def in_order() -> None:
     grit.config()
     containerd.config()
     crio.config()
-    podman.spec_folders()
+    podman.spec_directories()
     docker.daemon_config()
     storage.docker_root()
     storage.dind()

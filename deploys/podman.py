@@ -1,4 +1,4 @@
-"""podman: the spec folders it reads. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+"""podman: the spec directories it reads. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
 
 from gpumend.deploy import session
 
@@ -6,4 +6,4 @@ from operations import podman, runs
 
 if session.begin():
     runs.recovered()
-    podman.spec_folders()
+    podman.spec_directories()

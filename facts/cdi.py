@@ -1,4 +1,4 @@
-"""CDI specs: the files in the spec folders, read as strictly as the engines read them."""
+"""CDI specs: the files in the spec directories, read as strictly as the engines read them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from gpumend.state.host_state import HostState
 
 
 class CdiDevices(StateFact[dict[str, str]]):
-    """Every CDI device an engine with the default folders resolves, and the file that defines it."""
+    """Every CDI device an engine with the default directories resolves, and the file that defines it."""
 
     def read(self, state: HostState) -> dict[str, str] | None:
         return {name: file.path for name, file in state.cdi.resolve().devices.items()}
 
 
 class CdiSpecs(StateFact[list[dict[str, object]]]):
-    """Every file in the spec folders: path, kind, version and devices, or why engines drop it."""
+    """Every file in the spec directories: path, kind, version and devices, or why engines drop it."""
 
     def read(self, state: HostState) -> list[dict[str, object]] | None:
         return [

@@ -23,7 +23,7 @@ class CudaPackages(StateFact[list[dict[str, object]]]):
 
 
 class CudaToolkits(StateFact[list[dict[str, object]]]):
-    """Toolkit folders: path, version and what told it, how it was installed, whether /usr/local/cuda leads there."""
+    """Toolkit directories: path, version and what told it, how it was installed, whether /usr/local/cuda leads there."""
 
     def read(self, state: HostState) -> list[dict[str, object]] | None:
         return [
@@ -49,12 +49,12 @@ class CudaToolkits(StateFact[list[dict[str, object]]]):
 
 
 class CudaCompat(StateFact[list[dict[str, object]]]):
-    """Compat folders: the library's version, its CUDA, what its ELF note says, and who has it on the library path."""
+    """Compat directories: the library's version, its CUDA, what its ELF note says, and who has it on the library path."""
 
     def read(self, state: HostState) -> list[dict[str, object]] | None:
         return [
             {
-                "folder": compat.folder,
+                "directory": compat.directory,
                 "version": show(compat.driver),
                 "cuda": ".".join(map(str, compat.cuda)) if compat.cuda else None,
                 "package": compat.package,
@@ -62,7 +62,7 @@ class CudaCompat(StateFact[list[dict[str, object]]]):
                 "active_for": [
                     {"scope": found.scope, "unit": found.unit, "source": found.source}
                     for found in state.cuda.activations
-                    if found.folder == compat.folder
+                    if found.directory == compat.directory
                 ],
             }
             for compat in state.cuda.compats

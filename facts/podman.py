@@ -1,4 +1,4 @@
-"""podman: its version, and the spec folders that containers.conf gives it."""
+"""podman: its version, and the spec directories that containers.conf gives it."""
 
 from __future__ import annotations
 

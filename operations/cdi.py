@@ -16,6 +16,6 @@ def spec_current() -> Generator[FunctionCommand, None, None]:
     """One spec defines this host's GPUs as they are now, and every engine here can load it.
 
     Written by nvidia-cdi-refresh where that exists, else by `nvidia-ctk cdi generate` into /etc/cdi/nvidia.yaml.
-    Engines watch the folders: nothing is restarted.
+    Engines watch the directories: nothing is restarted.
     """
     yield from component(Component.CDI)

@@ -13,7 +13,7 @@ from gpumend.run.remote.component import component
 
 @operation()
 def config() -> Generator[FunctionCommand, None, None]:
-    """The running CRI-O has the nvidia runtime, the default runtime and the spec folders that are wanted; every other byte
+    """The running CRI-O has the nvidia runtime, the default runtime and the spec directories that are wanted; every other byte
     of its files is as it was.
 
     The whole new configuration goes through `crio config` before it replaces anything. Restarted at most once, for a

@@ -12,6 +12,6 @@ from gpumend.run.remote.component import component
 
 
 @operation()
-def spec_folders() -> Generator[FunctionCommand, None, None]:
-    """podman finds CDI specs in both folders. It reads its configuration at every start: nothing is restarted."""
+def spec_directories() -> Generator[FunctionCommand, None, None]:
+    """podman finds CDI specs in both directories. It reads its configuration at every start: nothing is restarted."""
     yield from component(Component.PODMAN)

@@ -13,7 +13,7 @@ from gpumend.run.remote.component import component
 
 @operation()
 def dind() -> Generator[FunctionCommand, None, None]:
-    """Each Docker inside a container that is named in `dind.containers` has storage that works: a folder of its own on
+    """Each Docker inside a container that is named in `dind.containers` has storage that works: a directory of its own on
     ext4 or xfs, fuse-overlayfs with its device, or vfs. The host's own Docker is not touched.
 
     Its unit is restarted only as `restarts` allows.

@@ -18,8 +18,8 @@ def command(
     inventory: str | None, limit: tuple[str, ...], report: str | None, data: tuple[str, ...], verbose: bool
 ) -> None:
     """What is known of the hosts, as JSON on standard output (or in --report FILE), host by host."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "facts.json"
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "facts.json"
         arguments = pyinfra.arguments(inventory, "facts.py", limit, str(file), data)
         status = pyinfra.run([*arguments, "--dry"], verbose)
         if not file.exists():

@@ -155,11 +155,11 @@ def _sudo(
             data["_sudo"] = True
 
 
-def load(folder: Path) -> Hosts:
-    """The hosts of GPUMEND_HOSTS, else of hosts.toml in `folder`, else this machine. Ends with exit status 2 on a
+def load(directory: Path) -> Hosts:
+    """The hosts of GPUMEND_HOSTS, else of hosts.toml in `directory`, else this machine. Ends with exit status 2 on a
     file that is not valid."""
     named = os.environ.get("GPUMEND_HOSTS")
-    path = Path(named) if named else folder / "hosts.toml"
+    path = Path(named) if named else directory / "hosts.toml"
     if not named and not path.exists():
         return Hosts([("@local", {} if os.geteuid() == 0 else {"_sudo": True})])
     try:
@@ -169,10 +169,10 @@ def load(folder: Path) -> Hosts:
         raise SystemExit(2) from None
 
 
-def check_group_data(folders: list[Path]) -> None:
+def check_group_data(directories: list[Path]) -> None:
     """Every group_data file's wanted state is valid; ends with exit status 2 where one is not."""
-    for folder in folders:
-        for path in sorted(folder.glob("*.py")):
+    for directory in directories:
+        for path in sorted(directory.glob("*.py")):
             try:
                 check(runpy.run_path(str(path)).get("gpumend", {}))
             except WantedError as error:

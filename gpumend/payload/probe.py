@@ -275,7 +275,7 @@ def run(argv, timeout):
 
 
 def program(name):
-    """A program as root's own PATH would find it: its metadata, and `path`. A folder of it that could not be looked into
+    """A program as root's own PATH would find it: its metadata, and `path`. A directory of it that could not be looked into
     (an NFS server that is gone) leaves open whether it is there."""
     unread = None
     for candidate in [name] if "/" in name else [os.path.join(at, name) for at in PATH.split(":")]:
@@ -366,9 +366,9 @@ CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 def whereabouts(pid):
-    """Where a process runs, as far as that is not where we do: `nested` in a pid name space of its own, `container` its id.
+    """Where a process runs, as far as that is not where we do: `nested` in a pid namespace of its own, `container` its id.
 
-    NSpid of proc(5) has one number for each name space from ours inwards (Linux 4.1 and newer; without it: not known to
+    NSpid of proc(5) has one number for each namespace from ours inwards (Linux 4.1 and newer; without it: not known to
     be nested). A container with `--pid=host` shares ours, and is told by the id in its cgroup's name. Raises OSError for a
     process that has ended: a container's would else pass for the host's own.
     """
@@ -765,22 +765,22 @@ def spaces(types):
 
 
 def expand(pattern):
-    """(The paths that match, as glob(3) has them; the error of a first folder that could not be looked into, or None.)
-    glob.glob passes over such a folder, as if nothing in it matched."""
+    """(The paths that match, as glob(3) has them; the error of a first directory that could not be looked into, or None.)
+    glob.glob passes over such a directory, as if nothing in it matched."""
     paths, unread, parts = ["/"], None, pattern.strip("/").split("/")
     for part in parts:
         if not glob.has_magic(part):
             paths = [os.path.join(path, part) for path in paths]
             continue
-        folders, paths = paths, []
-        for folder in folders:
+        directories, paths = paths, []
+        for directory in directories:
             try:
-                names = fnmatch.filter(os.listdir(folder), part)
+                names = fnmatch.filter(os.listdir(directory), part)
             except OSError as error:
                 unread = unread or (None if failure(error)["status"] == "absent" else error)
                 continue
             paths.extend(
-                os.path.join(folder, name) for name in names if part[0] == "." or not name.startswith(".")
+                os.path.join(directory, name) for name in names if part[0] == "." or not name.startswith(".")
             )
     if glob.has_magic(parts[-1]):
         return paths, unread
@@ -795,14 +795,14 @@ def expand(pattern):
 
 
 def listing(path):
-    """The names in a folder, each with how many names it has in turn (None where it is no folder)."""
+    """The names in a directory, each with how many names it has in turn (None where it is no directory)."""
     found = {}
     try:
         for name in os.listdir(path):
             inside = os.path.join(path, name)
             try:
-                folder = stat.S_ISDIR(os.lstat(inside).st_mode)
-                found[name] = len(os.listdir(inside)) if folder else None
+                directory = stat.S_ISDIR(os.lstat(inside).st_mode)
+                found[name] = len(os.listdir(inside)) if directory else None
             except FileNotFoundError:
                 pass  # it went while we looked: that says nothing of the others
     except OSError as error:
@@ -917,7 +917,7 @@ def late(daemons, answer, timeout, path="/run/docker.sock"):
 
 
 def look_further(request, answer, daemons, timeout):
-    """What only the answers so far say where to look for: the daemon's folder, and containers that may run a dockerd."""
+    """What only the answers so far say where to look for: the daemon's directory, and containers that may run a dockerd."""
     running = {}
     begun = late(daemons, answer, timeout)
     if begun:
@@ -935,31 +935,31 @@ def look_further(request, answer, daemons, timeout):
         for name, (pid, daemon) in running.items()
         if spec
     ]
-    folders = list(request.get("listings", ()))
-    folders.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
+    directories = list(request.get("listings", ()))
+    directories.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
     for process in daemons:
         if not inner(process):
             words = process["argv"] + [""]
             for at, word in enumerate(words[:-1]):
                 name, sign, value = word.partition("=")
                 if name in ("--data-root", "--graph", "-g"):
-                    folders.append(value if sign else words[at + 1])
+                    directories.append(value if sign else words[at + 1])
     try:
         config = answer["files"].get("/etc/docker/daemon.json", {}).get("data")
-        folders.append(
+        directories.append(
             json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None
         )
     except (ValueError, AttributeError):
         pass  # GM401 tells
-    for path in folders:
+    for path in directories:
         if isinstance(path, str) and path.startswith("/"):
             jobs.append((answer["listings"], path, listing, (path,)))
     beside = request.get("beside_compose") or {}
     for found in answer["docker"].get("containers", ()):
-        folder = found["labels"].get("com.docker.compose.project.working_dir", "")
-        if found["privileged"] and folder.startswith("/"):
+        directory = found["labels"].get("com.docker.compose.project.working_dir", "")
+        if found["privileged"] and directory.startswith("/"):
             for name in beside.get("names", ()):
-                path = os.path.join(folder, name)
+                path = os.path.join(directory, name)
                 answer["stats"][path] = search(path, beside["search"])
     for name, command in request.get("commands", {}).items():
         if command.get("without_docker"):
@@ -1003,11 +1003,11 @@ def look(request):
     }
     files = answer["files"]
     for spec in request.get("globs", ()):
-        folder = root + os.path.dirname(spec["pattern"])
+        directory = root + os.path.dirname(spec["pattern"])
         listed = {"status": "ok", "paths": []}
         try:
-            if not glob.has_magic(folder):
-                os.listdir(folder)
+            if not glob.has_magic(directory):
+                os.listdir(directory)
             paths, unread = expand(root + spec["pattern"])
             listed["paths"] = sorted(path[len(root) :] for path in paths)
             if unread:

@@ -28,8 +28,8 @@ OWN_IMPORT = re.compile(r"^from gpumend\.payload[\w.]* import (?:\([^)]*\)|.*)\n
 def _text(modules: tuple[str, ...]) -> str:
     """The modules' source texts, one below the other, as one program without a call. Raises UnicodeDecodeError where one
     is not ASCII: what a host's locale is does not matter then."""
-    folder = files("gpumend.payload")
-    texts = (folder.joinpath(*name.split(".")[:-1], f"{name.split('.')[-1]}.py") for name in modules)
+    directory = files("gpumend.payload")
+    texts = (directory.joinpath(*name.split(".")[:-1], f"{name.split('.')[-1]}.py") for name in modules)
     return "\n".join(OWN_IMPORT.sub("", found.read_text(encoding="ascii")) for found in texts)
 
 

@@ -135,7 +135,7 @@ def _cdi(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tra
             old = files.get(paths)
             steps.append(Step("mode", paths, before=old.sha256 if old else None, mode=0o644))
     info = context.state.docker.info.value or {}
-    # dockerd's own watch of the folders lags a moment behind a rename: wait until it has seen the spec.
+    # dockerd's own watch of the directories lags a moment behind a rename: wait until it has seen the spec.
     sees = bool(info.get("CDISpecDirs")) and "DiscoveredDevices" in info and "generate" in actions
     return Transaction(
         Component.CDI, codes, tuple(steps), proofs=(Proof(("DiscoveredDevices",)),) if sees else ()
@@ -201,7 +201,7 @@ def _docker(context: Context, codes: tuple[str, ...], changes: list[Change]) -> 
 def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
     """Off the path what harms, then out what is outgrown, then in and on the path what is wanted; proven by cuInit.
 
-    A package comes before the files that name its folder, and goes after the files that named it.
+    A package comes before the files that name its directory, and goes after the files that named it.
     """
     actions = {change.action for change in changes}
     release = cuda_compat.compat_release(context) if "compat" in actions else None
@@ -209,11 +209,11 @@ def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     steps: list[Step] = []
     manager = context.state.packages.manager
     if release is not None:
-        folder, package = cuda_compat.folder_of(release), cuda_compat.package_of(release)
-        if not any(found.folder == folder for found in context.state.cuda.compats):
+        directory, package = cuda_compat.directory_of(release), cuda_compat.package_of(release)
+        if not any(found.directory == directory for found in context.state.cuda.compats):
             steps.append(Step("package", argv=(manager, "install", package)))
         driver = show(context.state.driver.loaded.need())
-        steps.append(Step("note", argv=(folder, NOTE, driver)))
+        steps.append(Step("note", argv=(directory, NOTE, driver)))
     for path, data in files.items():
         old = context.state.cuda.linker_files.get(path) or context.state.cuda.dropins.get(path)
         before, was = (old.sha256, old.data) if old else (None, None)
@@ -228,7 +228,7 @@ def _cuda(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     if release is not None:
         kind = "host" if context.wanted.cuda_activate == "host" else "with"
         number = str(release[0] * 1000 + release[1] * 10)
-        steps.append(Step("cuda", argv=(kind, cuda_compat.folder_of(release), number)))
+        steps.append(Step("cuda", argv=(kind, cuda_compat.directory_of(release), number)))
     else:
         steps.append(Step("cuda", argv=("plain", "", "0")))
     if "remove" in actions:
@@ -354,7 +354,7 @@ def _docker_storage(context: Context, codes: tuple[str, ...], changes: list[Chan
 
 
 def _storage(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
-    """What each inner daemon gets: its folder, tried by a real mount; /dev/fuse; a drop-in of the unit that starts it."""
+    """What each inner daemon gets: its directory, tried by a real mount; /dev/fuse; a drop-in of the unit that starts it."""
     steps: list[Step] = []
     inner = []
     names = list(dict.fromkeys(change.action for change in changes))
@@ -369,13 +369,13 @@ def _storage(context: Context, codes: tuple[str, ...], changes: list[Change]) ->
         steps.append(Step("fuse"))
     for name, remedy in remedies.items():
         unit, compose = found[name].unit, found[name].compose
-        if remedy.folder:
-            steps.append(Step("folder", remedy.folder, mode=0o710))  # as dockerd makes its own root
+        if remedy.directory:
+            steps.append(Step("directory", remedy.directory, mode=0o710))  # as dockerd makes its own root
         if compose is not None:
             if not compose.ours:
                 data = storage.override_text(found[name], compose.service, remedy).encode()
                 steps.append(Step("write", compose.override, data=data))
-            how = f"start it anew by `docker compose up -d {compose.service}` in {compose.folder}"
+            how = f"start it anew by `docker compose up -d {compose.service}` in {compose.directory}"
             inner.append(InnerDaemon("", name, remedy.drivers, how))
             continue
         if unit is None:

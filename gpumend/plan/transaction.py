@@ -15,8 +15,8 @@ class Step:
     do: `write` (data), `generate` (argv's standard output becomes the file), `trigger` (argv writes the file itself),
     `remove`, `mode` (only permission bits) or `run` (argv, no file). Beyond files: `package` (manager, install, downgrade
     or remove, names or `NAME=VERSION`; path: a file that their scripts write), `toolkit` (manager, version: its programs
-    answer as that), `folder` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
-    options of its `docker run`), `note` (folder, ELF section, driver: the library there is for it), `cuda` (how, folder, CUDA: cuInit says so).
+    answer as that), `directory` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
+    options of its `docker run`), `note` (directory, ELF section, driver: the library there is for it), `cuda` (how, directory, CUDA: cuInit says so).
     before: SHA-256 of the bytes the plan was made from; None where there was no file. The host refuses the step when
     it finds others.
     """
@@ -64,7 +64,7 @@ class Transaction:
     """All of one component's change on one host. service: (unit, reload|restart); gate: why a restart would wait now.
 
     codes: the findings it puts right. validate: argv with `{staged}` for the staged file, judged by its exit status.
-    tree: files of a folder that `validate` names `{tree}`: the configuration as it will be, whole. expect: regular
+    tree: files of a directory that `validate` names `{tree}`: the configuration as it will be, whole. expect: regular
     expressions that the validator's output has to match then.
     inner: Dockers inside of containers whose units are restarted and proven. must_restart: where the restart has to wait,
     nothing is changed.

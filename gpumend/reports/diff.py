@@ -30,7 +30,7 @@ def diff(step: Step) -> str:
         "remove": f"{step.path} moved into the run's backup",
         "mode": f"{step.path} gets mode {step.mode:04o}",
         "package": argv,
-        "folder": f"{step.path} is made, and an overlay mounted in it for trial",
+        "directory": f"{step.path} is made, and an overlay mounted in it for trial",
         "fuse": "/dev/fuse is made ready: modprobe fuse",
         "dropin": f"{step.path}: the `docker run` of {argv.partition(' ')[0]} with {' '.join(step.argv[2:])}",
         "note": f"check that the libcuda in {step.argv[0]} is for driver {step.argv[-1]}"

@@ -42,7 +42,7 @@ class Component(StrEnum):
     GRIT = "grit.config"
     CONTAINERD = "containerd.config"
     CRIO = "crio.config"
-    PODMAN = "podman.spec_folders"
+    PODMAN = "podman.spec_directories"
     DOCKER = "docker.daemon_config"
     DOCKER_STORAGE = "storage.docker_root"
     STORAGE = "storage.dind"

@@ -223,7 +223,7 @@ SUBJECTS = (
         "device plugin cdi-cri: both specs need the same edits",
     ),
     Subject(
-        "grit", "grit.toml besides", Level.RISK, _grit_rest, "the restored container lands in another cgroup or state folder",
+        "grit", "grit.toml besides", Level.RISK, _grit_rest, "the restored container lands in another cgroup or state directory",
         "containerd oci.proto",
     ),
     Subject("kernel", "kernel", Level.RISK, lambda s: _text(s.host.kernel), "criu: features of one kernel missing in the other", "criu.txt"),

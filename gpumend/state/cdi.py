@@ -1,4 +1,4 @@
-"""CDI specs: the files in the spec folders, read as strictly as the engines read them.
+"""CDI specs: the files in the spec directories, read as strictly as the engines read them.
 
 Loader rules: tags.cncf.io/container-device-interface pkg/cdi (cache.go, spec.go, version.go) and SPEC.md.
 """
@@ -54,7 +54,7 @@ HOOK_NAMES = frozenset(
 REQUEST = Request(
     files=(REFRESH_ENV,),
     stats=DEFAULT_DIRS,
-    globs=tuple(Glob(f"{folder}/*", mentioned=True) for folder in DEFAULT_DIRS),
+    globs=tuple(Glob(f"{directory}/*", mentioned=True) for directory in DEFAULT_DIRS),
     units=("nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path"),
     unit_properties=(
         "LoadState",
@@ -136,7 +136,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SpecFile:
-    """A file in a spec folder: its metadata and the spec, or why no engine loads it. unread: we could not, so that what
+    """A file in a spec directory: its metadata and the spec, or why no engine loads it. unread: we could not, so that what
     engines make of it is not known."""
 
     path: str
@@ -147,7 +147,7 @@ class SpecFile:
     unread: bool = False
 
     @property
-    def folder(self) -> str:
+    def directory(self) -> str:
         return self.path.rpartition("/")[0]
 
 
@@ -160,7 +160,7 @@ class Cdi:
 
     files: Reading[tuple[SpecFile, ...]]
     ignored: tuple[str, ...]
-    folders: Mapping[str, Reading[FileMeta]]
+    directories: Mapping[str, Reading[FileMeta]]
     mentioned: Mapping[str, Reading[FileMeta]]
     refresh: Reading[Mapping[str, str]]
     refresh_path: Reading[Mapping[str, str]]
@@ -175,9 +175,9 @@ class Cdi:
         chosen: dict[str, tuple[int, SpecFile]] = {}
         conflicts: dict[str, tuple[str, ...]] = {}
         for file in self.files.need():
-            if file.folder not in dirs or file.spec.value is None:
+            if file.directory not in dirs or file.spec.value is None:
                 continue
-            priority = list(dirs).index(file.folder)
+            priority = list(dirs).index(file.directory)
             for name in file.spec.value.names():
                 before = chosen.get(name)
                 if before is not None and before[0] == priority:
@@ -186,7 +186,7 @@ class Cdi:
                     )
                 elif before is None or before[0] < priority:
                     chosen[name] = (priority, file)
-        # cache.go removes a conflicting device for good, even where a folder of higher priority defines it.
+        # cache.go removes a conflicting device for good, even where a directory of higher priority defines it.
         devices = {name: file for name, (_, file) in chosen.items() if name not in conflicts}
         return Resolution(devices, conflicts)
 
@@ -413,8 +413,8 @@ def parse(snapshot: Snapshot) -> Cdi:
     files: list[SpecFile] = []
     ignored: list[str] = []
     unread: Reading[Any] | None = None
-    for folder in DEFAULT_DIRS:
-        listed = snapshot.glob(f"{folder}/*")
+    for directory in DEFAULT_DIRS:
+        listed = snapshot.glob(f"{directory}/*")
         if not listed.ok:
             unread = unread or listed
         for path in listed.value or ():
@@ -448,7 +448,7 @@ def parse(snapshot: Snapshot) -> Cdi:
     return Cdi(
         files=unread.without_value() if unread else Reading.of(tuple(files), ", ".join(DEFAULT_DIRS)),
         ignored=tuple(ignored),
-        folders={folder: snapshot.stat(folder) for folder in DEFAULT_DIRS},
+        directories={directory: snapshot.stat(directory) for directory in DEFAULT_DIRS},
         mentioned=mentioned,
         refresh=snapshot.unit("nvidia-cdi-refresh.service"),
         refresh_path=snapshot.unit("nvidia-cdi-refresh.path"),

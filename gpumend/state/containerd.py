@@ -22,7 +22,7 @@ from gpumend.text.documents import toml
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/containerd/config.toml"
-# Folders of drop-ins: nvidia-ctk's and 2.2's default import (containerd defaults/defaults_unix.go), and config.d of guides.
+# Directories of drop-ins: nvidia-ctk's and 2.2's default import (containerd defaults/defaults_unix.go), and config.d of guides.
 DROP_INS = ("/etc/containerd/conf.d/*.toml", "/etc/containerd/config.d/*.toml")
 SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-grit-v1")
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -41,7 +41,10 @@ IMAGES = "io.containerd.cri.v1.images"  # of version 3: has the snapshotter, whi
 MERGES_KEYS: Version = (2, 0)
 # From then on each file is converted by itself, and a drop-in above the root is refused (v2.3.0 LoadConfigWithPlugins).
 CONVERTS_EACH: Version = (2, 3)
-JOINS_GLOBS: Version = (1, 7)  # before, a relative import with a star is below the daemon's own folder, `/`
+JOINS_GLOBS: Version = (
+    1,
+    7,
+)  # before, a relative import with a star is below the daemon's own directory, `/`
 # The newest `version` that a containerd takes. 1.6 takes any number and reads it as 2 (measured with 1.6.20).
 NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2, 3), 4))
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
@@ -53,24 +56,24 @@ class Flavour:
 
     name: str
     processes: tuple[str, ...]
-    folder: str
+    directory: str
     program: str
     settings: str
     unit: str
 
     @property
     def generated(self) -> str:
-        return f"{self.folder}/config.toml"
+        return f"{self.directory}/config.toml"
 
     @property
-    def kubelet_folder(self) -> str:
+    def kubelet_directory(self) -> str:
         """Of drop-ins for its kubelet; k3s-io/k3s#2116 (1.32)."""
-        return f"{posixpath.dirname(self.folder)}/kubelet.conf.d"
+        return f"{posixpath.dirname(self.directory)}/kubelet.conf.d"
 
     @property
     def templates(self) -> tuple[str, str]:
         """In the order in which k3s looks: the first that is there counts."""
-        return f"{self.folder}/config-v3.toml.tmpl", f"{self.folder}/config.toml.tmpl"
+        return f"{self.directory}/config-v3.toml.tmpl", f"{self.directory}/config.toml.tmpl"
 
 
 FLAVOURS = (
@@ -96,28 +99,28 @@ K3S_SETTINGS = (
     r"(?m)^[ \t-]*[\"']?((?:container-runtime-endpoint|cgroup-driver)[\"']?[ \t]*[:=][ \t]*[\"']?[^\s\"'#]+)"
 )
 KUBELET_SETTINGS = r"(?m)(?:^|[{,])[ \t]*[\"']?((?:cgroupDriver|containerRuntimeEndpoint)[\"']?[ \t]*:[ \t]*[\"']?[^\s\"',#}]+)"
-# Of --config-dir (KEP-3983): each file over those before it. k3s copies the user's own into a folder inside.
-KUBELET_FOLDERS = (
+# Of --config-dir (KEP-3983): each file over those before it. k3s copies the user's own into a directory inside.
+KUBELET_DIRECTORIES = (
     "/etc/kubernetes/kubelet.conf.d",
     "/etc/kubernetes/kubelet/config.json.d",
-    *(found.kubelet_folder for found in FLAVOURS),
+    *(found.kubelet_directory for found in FLAVOURS),
 )
 
 
-def _drop_ins(folder: str) -> tuple[str, str]:
-    return f"{folder}/*.conf", f"{folder}/*/*.conf"
+def _drop_ins(directory: str) -> tuple[str, str]:
+    return f"{directory}/*.conf", f"{directory}/*/*.conf"
 
 
 REQUEST = Request(
     files=(CONFIG, *(path for found in FLAVOURS for path in (found.generated, *found.templates))),
-    stats=tuple(path for found in FLAVOURS for path in (found.folder, found.program)),
+    stats=tuple(path for found in FLAVOURS for path in (found.directory, found.program)),
     globs=(
         *(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
         *(
             Glob(pattern, read=False, search=KUBELET_SETTINGS)
             for pattern in (
                 *KUBELET_CONFIGS,
-                *(each for folder in KUBELET_FOLDERS for each in _drop_ins(folder)),
+                *(each for directory in KUBELET_DIRECTORIES for each in _drop_ins(directory)),
             )
         ),
         *(
@@ -257,7 +260,7 @@ class Containerd:
         return found
 
     def unheeded(self) -> tuple[str, ...]:
-        """Files in the folders of drop-ins that nothing imports; raises as `parsed` does."""
+        """Files in the directories of drop-ins that nothing imports; raises as `parsed` does."""
         read = self.parsed()
         return tuple(path for path, content in self.files.items() if content.ok and path not in read)
 
@@ -369,8 +372,8 @@ def imports_of(path: str, raw: Mapping[str, Any], version: Version) -> tuple[str
     found = []
     for item in listed if isinstance(listed, list) else ():
         if isinstance(item, str):
-            folder = "/" if "*" in item and version < JOINS_GLOBS else here
-            found.append(posixpath.normpath(posixpath.join(folder, item)))
+            directory = "/" if "*" in item and version < JOINS_GLOBS else here
+            found.append(posixpath.normpath(posixpath.join(directory, item)))
     return tuple(found)
 
 
@@ -567,11 +570,11 @@ def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Pro
 
 
 def _service(snapshot: Snapshot) -> Containerd:
-    folders = tuple(found.folder for found in FLAVOURS)
+    directories = tuple(found.directory for found in FLAVOURS)
     process = _first(
         snapshot.processes("containerd"),
         lambda item: (
-            item.uid == 0 and not flag(item, "-c", "--config").startswith(folders) and not _child(item)
+            item.uid == 0 and not flag(item, "-c", "--config").startswith(directories) and not _child(item)
         ),
     )
     path = flag(process.value, "-c", "--config") or CONFIG
@@ -632,7 +635,7 @@ def _lines(found: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     processes = [snapshot.processes(name) for name in flavour.processes]
     process = next((found for each in processes if (found := _first(each)).ok), _first(processes[0]))
-    if not process.ok and not snapshot.stat(flavour.folder).ok:
+    if not process.ok and not snapshot.stat(flavour.directory).ok:
         return None
     settings = dict(_settings(snapshot, (flavour.settings, f"{flavour.settings}.d/*.yaml")))
     agent = flavour.unit.replace("-server", "").replace(".service", "-agent.service")
@@ -656,7 +659,7 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
         unit,
         _kubelet_arg(words, "cgroup-driver")
         or settings.get("cgroup-driver", "")
-        or _kubelet_files(snapshot, "", flavour.kubelet_folder)[0].get("cgroupDriver", ""),
+        or _kubelet_files(snapshot, "", flavour.kubelet_directory)[0].get("cgroupDriver", ""),
     )
 
 
@@ -667,12 +670,12 @@ def _kubelet_arg(words: Sequence[str], name: str) -> str:
 
 
 def _kubelet_files(
-    snapshot: Snapshot, config: str, folder: str
+    snapshot: Snapshot, config: str, directory: str
 ) -> tuple[dict[str, str], Reading[Any] | None]:
     """What a kubelet's --config and --config-dir say, and the first of them that nobody could read."""
     settings: dict[str, str] = {}
     listed = [snapshot.glob(config)] if config else []
-    inside = [snapshot.glob(pattern) for pattern in _drop_ins(folder)] if folder else []
+    inside = [snapshot.glob(pattern) for pattern in _drop_ins(directory)] if directory else []
     listed.append(Reading.of(tuple(sorted(path for each in inside for path in each.value or ()))))
     unread = first_unknown((*listed, *inside))
     for path in (path for each in listed for path in each.value or ()):
@@ -688,9 +691,9 @@ def parse(snapshot: Snapshot) -> Containerd:
 
 def parse_kubernetes(snapshot: Snapshot) -> Kubernetes:
     process = _first(snapshot.processes("kubelet"))
-    folder = flag(process.value, "--config-dir").rstrip("/")
-    config = flag(process.value, "--config") or ("" if folder else KUBELET_CONFIG)
-    settings, unread = _kubelet_files(snapshot, config, folder)
+    directory = flag(process.value, "--config-dir").rstrip("/")
+    config = flag(process.value, "--config") or ("" if directory else KUBELET_CONFIG)
+    settings, unread = _kubelet_files(snapshot, config, directory)
     given = flag(process.value, "--cgroup-driver")  # over its files
     return Kubernetes(
         Kubelet(

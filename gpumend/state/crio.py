@@ -17,8 +17,11 @@ from gpumend.text.documents import toml
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/crio/crio.conf"
-FOLDER = "/etc/crio/crio.conf.d"
-DROP_INS = (f"{FOLDER}/*", f"{FOLDER}/.*")  # any name counts, in their order (pkg/config UpdateFromPath)
+DIRECTORY = "/etc/crio/crio.conf.d"
+DROP_INS = (
+    f"{DIRECTORY}/*",
+    f"{DIRECTORY}/.*",
+)  # any name counts, in their order (pkg/config UpdateFromPath)
 SOCKET = "/var/run/crio/crio.sock"
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
 # Where the project's own packages put what Debian has in /usr/bin (cri-o packaging templates/latest).
@@ -85,7 +88,7 @@ def _table(above: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 class Crio:
     """files: in the order in which CRI-O takes them, the later over the earlier, key by key; a runtime's table counts
     whole. live: what the running one has, by its own word. programs: conmon and the OCI runtimes, in PATH or in the
-    folder of CRI-O's own packages."""
+    directory of CRI-O's own packages."""
 
     version: Reading[Version]
     process: Reading[tuple[Process, ...]]
@@ -107,7 +110,7 @@ class Crio:
     @property
     def elsewhere(self) -> str:
         """The flag that has the running CRI-O read other files than these; empty where none does."""
-        for names, path in ((("--config", "-c"), CONFIG), (("--config-dir", "-d"), FOLDER)):
+        for names, path in ((("--config", "-c"), CONFIG), (("--config-dir", "-d"), DIRECTORY)):
             found = flag(self.running, *names)
             if found and found.rstrip("/") != path:
                 return f"{names[0]} {found}"

@@ -24,7 +24,7 @@ PLUGINS = (
 # afterwards. An audit writes nothing. Like ss(8) it may have the kernel load its socket diagnostics, so that it is run on
 # nodes of GRIT alone.
 CHECK = "mount -t tmpfs none /run && exec criu check"
-# Processes in a pid name space of their own (proc(5), NSpid), Docker's left out, with a file watch whose handle is overlay's
+# Processes in a pid namespace of their own (proc(5), NSpid), Docker's left out, with a file watch whose handle is overlay's
 # (type f8: kernel fs/overlayfs/overlayfs.h OVL_FILEID_V1): pid and name. One grep for all of them, however many there are.
 WATCHERS = (
     "grep -slE '^NSpid:[[:space:]]+[0-9]+[[:space:]]+[0-9]' /proc/[0-9]*/status | sed 's,status$,fdinfo,' | "

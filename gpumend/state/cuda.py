@@ -35,15 +35,15 @@ UNIT_LINES = (
     r"|^[ \t]*(Environment[ \t]*=)[ \t]*$"
 )
 LOGIN_LINES = r"(?m)^[ \t]*(?:export[ \t]+)?(LD_LIBRARY_PATH=[^\n#;]*)"
-UNIT_FOLDERS = (
+UNIT_DIRECTORIES = (
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
 UNIT_GLOBS = tuple(
-    f"{folder}/{name}"
-    for folder in UNIT_FOLDERS[:3]
+    f"{directory}/{name}"
+    for directory in UNIT_DIRECTORIES[:3]
     for name in ("*.service", "*.service.d/*.conf", "service.d/*.conf")
 )
 MANAGER_GLOBS = ("/etc/systemd/system.conf", "/etc/systemd/system.conf.d/*.conf")
@@ -169,10 +169,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Compat:
-    """A folder with a compat libcuda. driver: the version of the library, which is a driver version. cuda: by its note,
-    else by the folder's name. package: that it came from, as its name tells."""
+    """A directory with a compat libcuda. driver: the version of the library, which is a driver version. cuda: by its note,
+    else by the directory's name. package: that it came from, as its name tells."""
 
-    folder: str
+    directory: str
     library: str
     driver: Version
     cuda: Version | None
@@ -182,10 +182,10 @@ class Compat:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """Who gets a compat folder on the library path. scope: `host` (the dynamic linker), `service` (unit), `manager`
-    (all services), `login`. source: the file that says so. ours: whether gpumend wrote it. text: the folder as written."""
+    """Who gets a compat directory on the library path. scope: `host` (the dynamic linker), `service` (unit), `manager`
+    (all services), `login`. source: the file that says so. ours: whether gpumend wrote it. text: the directory as written."""
 
-    folder: str
+    directory: str
     scope: str
     source: str
     text: str
@@ -220,7 +220,7 @@ def elf_note(data: bytes) -> Note:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A toolkit's folder. version: two parts, and version_source what told it. how: `packages`, `runfile` (its
+    """A toolkit's directory. version: two parts, and version_source what told it. how: `packages`, `runfile` (its
     uninstaller is there), `both`, or `unowned` (copied, or a runfile whose uninstaller is gone)."""
 
     path: str
@@ -233,8 +233,8 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Cupti:
-    """CUPTI in one toolkit's folder. libraries: regular files by file name; dangling: names of links to nowhere.
-    tree: the folder's path, or the empty text for the distribution's own."""
+    """CUPTI in one toolkit's directory. libraries: regular files by file name; dangling: names of links to nowhere.
+    tree: the directory's path, or the empty text for the distribution's own."""
 
     tree: str
     headers: tuple[str, ...]
@@ -273,7 +273,7 @@ class Image:
 class Cuda:
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit.
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its
-    folder; dropins: units' drop-ins that gpumend wrote. looked: whether every place that these come from was read."""
+    directory; dropins: units' drop-ins that gpumend wrote. looked: whether every place that these come from was read."""
 
     packages: Reading[tuple[Package, ...]]
     trees: tuple[Tree, ...]
@@ -295,13 +295,13 @@ class Cuda:
         return tuple(found for found in self.packages.get() or () if found.role in roles)
 
     def active_compats(self) -> tuple[tuple[Compat, Activation], ...]:
-        """Compat folders that somebody gets, with who and by what; raises Unread where not every place was read."""
+        """Compat directories that somebody gets, with who and by what; raises Unread where not every place was read."""
         self.looked.get()
         return tuple(
             (compat, activation)
             for compat in self.compats
             for activation in self.activations
-            if activation.folder == compat.folder
+            if activation.directory == compat.directory
         )
 
 
@@ -316,7 +316,7 @@ class _Noting(Snapshot):
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         super().__init__(answer)
-        self.looked: Reading[bool] = Reading.of(True, "CUDA's folders, linker and unit files")
+        self.looked: Reading[bool] = Reading.of(True, "CUDA's directories, linker and unit files")
 
     def _noted(self, reading: Reading[T]) -> Reading[T]:
         if not reading.known and self.looked.ok:
@@ -341,7 +341,7 @@ class _Noting(Snapshot):
 
 
 class _Folders:
-    """Toolkit folders by their real path: /usr/local/cuda and cuda-13 are links to cuda-13.0."""
+    """Toolkit directories by their real path: /usr/local/cuda and cuda-13 are links to cuda-13.0."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.real: dict[str, str] = {}
@@ -353,7 +353,7 @@ class _Folders:
         self.trees = tuple(dict.fromkeys(self.real.values()))
 
     def resolve(self, path: str) -> str:
-        """A path below a toolkit's folder with the folder's links followed, without a slash at the end."""
+        """A path below a toolkit's directory with the directory's links followed, without a slash at the end."""
         path = re.sub(r"/{2,}", "/", path).rstrip("/")
         for link in sorted(self.real, key=len, reverse=True):
             if path == link or path.startswith(f"{link}/"):
@@ -361,52 +361,56 @@ class _Folders:
         return path
 
     def paths(self, snapshot: Snapshot, *names: str) -> Iterable[tuple[str, str]]:
-        """(real path of the folder, path found) of everything below the folders by these patterns, each file once."""
+        """(real path of the directory, path found) of everything below the directories by these patterns, each file once."""
         seen = set()
         for root in ROOTS:
             for name in names:
                 for path in snapshot.glob(f"{root}/{name}").value or ():
                     real = self.resolve(path)
-                    folder = next((tree for tree in self.trees if real.startswith(f"{tree}/")), None)
-                    if folder is not None and real not in seen:
+                    directory = next((tree for tree in self.trees if real.startswith(f"{tree}/")), None)
+                    if directory is not None and real not in seen:
                         seen.add(real)
-                        yield folder, path
+                        yield directory, path
 
 
-def _trees(snapshot: Snapshot, folders: _Folders, packaged: set[Version]) -> tuple[Tree, ...]:
-    nvcc = {folder for folder, _ in folders.paths(snapshot, "bin/nvcc")}
-    uninstallers = {folder for folder, _ in folders.paths(snapshot, "bin/cuda-uninstaller")}
-    cudart = dict(folders.paths(snapshot, "lib64/libcudart.so.*.*"))
+def _trees(snapshot: Snapshot, directories: _Folders, packaged: set[Version]) -> tuple[Tree, ...]:
+    nvcc = {directory for directory, _ in directories.paths(snapshot, "bin/nvcc")}
+    uninstallers = {directory for directory, _ in directories.paths(snapshot, "bin/cuda-uninstaller")}
+    cudart = dict(directories.paths(snapshot, "lib64/libcudart.so.*.*"))
     versions: dict[str, tuple[Version, str]] = {}
-    for folder, path in folders.paths(snapshot, "version.json"):
+    for directory, path in directories.paths(snapshot, "version.json"):
         if found := snapshot.text(path).map(cuda_version_json).value:
-            versions[folder] = (found, path)
-    for folder, path in folders.paths(snapshot, "version.txt"):
-        if folder not in versions and (found := snapshot.text(path).map(parse_version).value):
-            versions[folder] = (found[:2], path)
+            versions[directory] = (found, path)
+    for directory, path in directories.paths(snapshot, "version.txt"):
+        if directory not in versions and (found := snapshot.text(path).map(parse_version).value):
+            versions[directory] = (found[:2], path)
     result = []
-    for folder in folders.trees:
-        named = re.search(r"/cuda-(\d+\.\d+)$", folder)
-        library = re.search(r"libcudart\.so\.(\d+\.\d+)", cudart.get(folder, ""))
-        version, source = versions.get(folder, (None, ""))
+    for directory in directories.trees:
+        named = re.search(r"/cuda-(\d+\.\d+)$", directory)
+        library = re.search(r"libcudart\.so\.(\d+\.\d+)", cudart.get(directory, ""))
+        version, source = versions.get(directory, (None, ""))
         if version is None and named:
-            version, source = parse_version(named.group(1)), folder
+            version, source = parse_version(named.group(1)), directory
         elif version is None and library:
-            version, source = parse_version(library.group(1)), cudart[folder]
-        if folder not in nvcc and folder not in cudart and folder not in versions:
-            continue  # a folder that only compat, or nothing, was installed into
-        owned = version in packaged and folder.startswith("/usr/local/cuda-")
+            version, source = parse_version(library.group(1)), cudart[directory]
+        if directory not in nvcc and directory not in cudart and directory not in versions:
+            continue  # a directory that only compat, or nothing, was installed into
+        owned = version in packaged and directory.startswith("/usr/local/cuda-")
         how = (
-            ("both" if owned else "runfile") if folder in uninstallers else "packages" if owned else "unowned"
+            ("both" if owned else "runfile")
+            if directory in uninstallers
+            else "packages"
+            if owned
+            else "unowned"
         )
-        has_json = any(found[1].endswith(".json") for name, found in versions.items() if name == folder)
-        result.append(Tree(folder, version, source, folder in nvcc, has_json, how))
+        has_json = any(found[1].endswith(".json") for name, found in versions.items() if name == directory)
+        result.append(Tree(directory, version, source, directory in nvcc, has_json, how))
     return tuple(result)
 
 
-def _compats(snapshot: Snapshot, folders: _Folders, names: Iterable[str]) -> tuple[Compat, ...]:
+def _compats(snapshot: Snapshot, directories: _Folders, names: Iterable[str]) -> tuple[Compat, ...]:
     found: dict[str, Compat] = {}
-    for tree, path in folders.paths(snapshot, "compat/libcuda.so.*.*", "compat_orin/libcuda.so.*.*"):
+    for tree, path in directories.paths(snapshot, "compat/libcuda.so.*.*", "compat_orin/libcuda.so.*.*"):
         number = re.search(r"\.so\.(\d+\.\d+(?:\.\d+)?)$", path)
         meta = snapshot.stat(path).value
         if number is None or meta is None or meta.link:
@@ -417,7 +421,7 @@ def _compats(snapshot: Snapshot, folders: _Folders, names: Iterable[str]) -> tup
             note.value.cuda if note.value else (int(named.group(1)), int(named.group(2))) if named else None
         )
         package = f"cuda-compat-{cuda[0]}-{cuda[1]}" if cuda else ""
-        real = folders.resolve(path)
+        real = directories.resolve(path)
         compat = Compat(
             real.rpartition("/")[0],
             real,
@@ -426,9 +430,9 @@ def _compats(snapshot: Snapshot, folders: _Folders, names: Iterable[str]) -> tup
             note,
             next((name for name in names if name.partition(":")[0] == package), None),
         )
-        old = found.get(compat.folder)
+        old = found.get(compat.directory)
         if old is None or old.driver < compat.driver:
-            found[compat.folder] = compat
+            found[compat.directory] = compat
     return tuple(found.values())
 
 
@@ -439,9 +443,9 @@ def _library_paths(snapshot: Snapshot) -> dict[tuple[str, str], list[tuple[str, 
     dropins: dict[str, dict[str, str]] = {}
     for pattern in UNIT_GLOBS:
         for path in snapshot.glob(pattern).value or ():
-            folder, name = path.rsplit("/", 1)
-            if folder.endswith(".d"):
-                dropins.setdefault(folder.rpartition("/")[2].removesuffix(".d"), {}).setdefault(name, path)
+            directory, name = path.rsplit("/", 1)
+            if directory.endswith(".d"):
+                dropins.setdefault(directory.rpartition("/")[2].removesuffix(".d"), {}).setdefault(name, path)
             else:
                 fragments.setdefault(name, path)
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -470,41 +474,45 @@ def _assignments(snapshot: Snapshot, paths: Iterable[str], login: bool = False) 
     return found
 
 
-def _activations(snapshot: Snapshot, folders: _Folders, compats: Iterable[Compat]) -> tuple[Activation, ...]:
-    known = {compat.folder for compat in compats}
+def _activations(
+    snapshot: Snapshot, directories: _Folders, compats: Iterable[Compat]
+) -> tuple[Activation, ...]:
+    known = {compat.directory for compat in compats}
     found = []
     for path in (*(snapshot.glob(LINKER_GLOB).value or ()), "/etc/ld.so.conf"):
         for line in (snapshot.text(path).value or "").splitlines():
             text = line.partition("#")[0].strip()
-            if folders.resolve(text) in known:
-                found.append(Activation(folders.resolve(text), "host", path, text, ours=path.endswith(OURS)))
+            if directories.resolve(text) in known:
+                found.append(
+                    Activation(directories.resolve(text), "host", path, text, ours=path.endswith(OURS))
+                )
     for (scope, unit), assigned in _library_paths(snapshot).items():
         last = assigned[-1:] if scope == "service" else assigned
         for path, value in last:
             for text in value.split(":"):
-                if folders.resolve(text) in known:
+                if directories.resolve(text) in known:
                     found.append(
-                        Activation(folders.resolve(text), scope, path, text, unit, path.endswith(OURS))
+                        Activation(directories.resolve(text), scope, path, text, unit, path.endswith(OURS))
                     )
     return tuple(found)
 
 
-def _cupti(snapshot: Snapshot, folders: _Folders) -> tuple[Cupti, ...]:
+def _cupti(snapshot: Snapshot, directories: _Folders) -> tuple[Cupti, ...]:
     headers: dict[str, list[str]] = {}
     libraries: dict[str, list[str]] = {}
     dangling: dict[str, list[str]] = {}
-    places = [*folders.paths(snapshot, *CUPTI_HEADERS, *CUPTI_LIBRARIES)]
+    places = [*directories.paths(snapshot, *CUPTI_HEADERS, *CUPTI_LIBRARIES)]
     for pattern in ("/usr/include/cupti.h", "/usr/lib/*-linux-gnu/libcupti.so*"):
         places += [("", path) for path in snapshot.glob(pattern).value or ()]
-    for folder, path in places:
+    for directory, path in places:
         if snapshot.dangling(path):
-            dangling.setdefault(folder, []).append(path)
+            dangling.setdefault(directory, []).append(path)
         elif (meta := snapshot.stat(path).value) is not None and meta.kind == "file":
             kind = headers if path.endswith(".h") else libraries
-            kind.setdefault(folder, []).append(path)
+            kind.setdefault(directory, []).append(path)
     return tuple(
-        Cupti(folder, *(tuple(part.get(folder, ())) for part in (headers, libraries, dangling)))
-        for folder in sorted({*headers, *libraries, *dangling})
+        Cupti(directory, *(tuple(part.get(directory, ())) for part in (headers, libraries, dangling)))
+        for directory in sorted({*headers, *libraries, *dangling})
     )
 
 
@@ -542,28 +550,28 @@ def parse(snapshot: Snapshot) -> Cuda:
     dangling = snapshot.dangling("/usr/local/cuda")
     nvcc, path_nvcc, docker = snapshot.succeeded("nvcc"), snapshot.program("nvcc"), snapshot.docker
     snapshot = noting = _Noting(snapshot.answer)  # from here on, one place that was not read counts for all
-    folders = _Folders(snapshot)
+    directories = _Folders(snapshot)
     owned = {
         found.cuda for found in packages.value or () if found.role in ("toolkit", "library") and found.cuda
     }
     compat_names = [found.name for found in packages.value or () if found.role == "compat"]
-    compats = _compats(snapshot, folders, compat_names)
+    compats = _compats(snapshot, directories, compat_names)
     linker = (*(snapshot.glob(LINKER_GLOB).value or ()), "/etc/ld.so.conf")
     return Cuda(
         packages=packages,
-        trees=_trees(snapshot, folders, owned),
+        trees=_trees(snapshot, directories, owned),
         active=active.map(lambda meta: meta.real or meta.path),
         dangling=dangling,
         nvcc=nvcc.map(lambda output: nvcc_version(output.out)),
         path_nvcc=path_nvcc.map(lambda meta: meta.real or meta.path),
         compats=compats,
-        activations=_activations(snapshot, folders, compats),
+        activations=_activations(snapshot, directories, compats),
         library_paths={
             unit: values[-1]
             for (scope, unit), assigned in _library_paths(snapshot).items()
             if scope == "service" and (values := [text for path, text in assigned if not path.endswith(OURS)])
         },
-        cupti=_cupti(snapshot, folders),
+        cupti=_cupti(snapshot, directories),
         images=whole(docker, "images").map(
             lambda found: tuple(_image(raw) for raw in found.get("images", ()))
         ),

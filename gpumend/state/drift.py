@@ -10,7 +10,7 @@ from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Snapshot
 
-KERNELS = "/lib/modules/*/kernel"  # a folder that only DKMS left behind has none
+KERNELS = "/lib/modules/*/kernel"  # a directory that only DKMS left behind has none
 MODULES = "/lib/modules/*/modules.dep"
 VERSIONLOCK = ("/etc/dnf/plugins/versionlock.list", "/etc/dnf/versionlock.toml")  # dnf 4, dnf 5
 REBOOT = "/run/reboot-required"  # update-notifier, unattended-upgrades

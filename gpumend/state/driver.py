@@ -15,7 +15,7 @@ from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.version import Version, parse_version
 
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
-LIBRARY_FOLDERS = (
+LIBRARY_DIRECTORIES = (
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
     "/usr/lib/*-linux-gnu/nvidia/current",  # Debian's packages, behind alternatives
@@ -50,8 +50,8 @@ REQUEST = Request(
         Glob("/dev/char/195:*", read=False),
         Glob(DYNAMIC_LINKS, read=False),
         *(
-            Glob(f"{folder}/{library}.so.*", read=False)
-            for folder in LIBRARY_FOLDERS
+            Glob(f"{directory}/{library}.so.*", read=False)
+            for directory in LIBRARY_DIRECTORIES
             for library in ("libcuda", "libnvidia-ml")
         ),
         Glob("/etc/modprobe.d/*.conf"),
@@ -172,9 +172,9 @@ def _links(snapshot: Snapshot) -> Reading[tuple[str, ...]]:
 
 def _libraries(snapshot: Snapshot) -> Reading[tuple[Library, ...]]:
     found: dict[str, Library] = {}
-    for folder in LIBRARY_FOLDERS:
+    for directory in LIBRARY_DIRECTORIES:
         for name in ("libcuda", "libnvidia-ml"):
-            listed = snapshot.glob(f"{folder}/{name}.so.*")
+            listed = snapshot.glob(f"{directory}/{name}.so.*")
             if not listed.known:
                 return listed.without_value()
             for path in listed.value or ():

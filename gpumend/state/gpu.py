@@ -206,12 +206,12 @@ def _pci(snapshot: Snapshot, wanted: str) -> Reading[tuple[str, ...]]:
         return listed.without_value()
     found = []
     for path in listed.value or ():
-        folder = path.removesuffix("/vendor")
-        vendor, kind = snapshot.text(path), snapshot.text(f"{folder}/class")
+        directory = path.removesuffix("/vendor")
+        vendor, kind = snapshot.text(path), snapshot.text(f"{directory}/class")
         if not (vendor.known and kind.known):
-            return Reading(Status.FAILED, None, folder, "its vendor and class could not be read")
+            return Reading(Status.FAILED, None, directory, "its vendor and class could not be read")
         if (vendor.value or "").strip() == NVIDIA_VENDOR and (kind.value or "").startswith(wanted):
-            found.append(folder.rpartition("/")[2])
+            found.append(directory.rpartition("/")[2])
     return Reading.of(tuple(found), "/sys/bus/pci/devices")
 
 

@@ -24,10 +24,10 @@ TOOLKIT = (
 NO_CACHE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
 
 # rpm's database by its back ends (bdb, ndb, sqlite) and places: Red Hat and Amazon; Fedora and SUSE; rpm-ostree. Without one
-# `rpm -qa` as root makes it: rpm lib/backend/sqlite.c, seen with Debian's rpm 6.1.0, whose folder is empty.
+# `rpm -qa` as root makes it: rpm lib/backend/sqlite.c, seen with Debian's rpm 6.1.0, whose directory is empty.
 RPM_DATABASES = tuple(
-    f"{folder}/{name}"
-    for folder in ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm")
+    f"{directory}/{name}"
+    for directory in ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm")
     for name in ("rpmdb.sqlite", "Packages", "Packages.db")
 )
 

@@ -54,7 +54,7 @@ class Request:
     """Files (bytes), stats (metadata), globs, programs (looked up in root's PATH), commands by name,
     processes by program name, systemd units and their properties.
 
-    spaces: types of file systems whose free space is read. listings: folders whose names are listed, besides Docker's
+    spaces: types of file systems whose free space is read. listings: directories whose names are listed, besides Docker's
     own. inside: one subsystem's. beside_compose: one subsystem's, of the compose projects of privileged containers: files
     by name, and the regular expression that says what of them leaves the host. log_keep: one subsystem's regular expression; of the log of privileged containers only
     the lines that it matches leave the host.

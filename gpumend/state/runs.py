@@ -10,8 +10,8 @@ from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import Snapshot
 
-FOLDER = "/var/lib/gpumend/runs"
-PATTERN = f"{FOLDER}/*/*/journal.json"
+DIRECTORY = "/var/lib/gpumend/runs"
+PATTERN = f"{DIRECTORY}/*/*/journal.json"
 
 REQUEST = Request(globs=(Glob(PATTERN),))
 
@@ -59,4 +59,4 @@ def parse(snapshot: Snapshot) -> Runs:
         if journal.value is None:
             return Runs(Reading(journal.status, None, path, journal.detail))
         found.append(journal.value)
-    return Runs(Reading.of(tuple(found), FOLDER))
+    return Runs(Reading.of(tuple(found), DIRECTORY))

@@ -88,7 +88,7 @@ class Process:
 
     @property
     def inner(self) -> bool:
-        """Whether it is a container's own: in a pid name space below ours, or in a container's cgroup."""
+        """Whether it is a container's own: in a pid namespace below ours, or in a container's cgroup."""
         return self.nested or self.container is not None
 
 
@@ -217,14 +217,14 @@ class Snapshot:
         return Reading(Status.OK, FileContent(meta, data, str(item.get("sha256")), item.get("selinux")), path)
 
     def unread(self, path: str) -> bool:
-        """Whether a file could not be read; one that is a folder, or a link to nowhere, is no file for anybody else either."""
+        """Whether a file could not be read; one that is a directory, or a link to nowhere, is no file for anybody else either."""
         return _status(self._item("files", path)) not in (Status.OK, Status.ABSENT)
 
     def text(self, path: str) -> Reading[str]:
         return self.file(path).map(lambda content: content.text())
 
     def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
-        """The paths that match. A missing folder is an empty list: knowledge."""
+        """The paths that match. A missing directory is an empty list: knowledge."""
         item = self._item("globs", pattern)
         status = _status(item)
         if status in (Status.OK, Status.ABSENT):
@@ -321,7 +321,7 @@ class Snapshot:
         return Reading(Status.OK, properties, f"systemctl show {name}")
 
     def listing(self, path: str) -> Reading[Mapping[str, int | None]]:
-        """The names in a folder, each with how many names it has in turn; None where it is no folder."""
+        """The names in a directory, each with how many names it has in turn; None where it is no directory."""
         item = self._item("listings", path)
         if _status(item) is not Status.OK:
             return self._unread(item, path)

@@ -24,7 +24,7 @@ MOUNTINFO = "/proc/self/mountinfo"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_PROGRAMS = ("/usr/bin/fuse-overlayfs", "/usr/local/bin/fuse-overlayfs", "/bin/fuse-overlayfs")
 FUSE_BOOT = "/etc/modules-load.d/gpumend-fuse.conf"  # modules-load.d(5)
-# Folders of a Docker root that hold a graph driver's data (moby daemon/graphdriver: each driver's home is its name).
+# Directories of a Docker root that hold a graph driver's data (moby daemon/graphdriver: each driver's home is its name).
 GRAPH_DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs")
 # vfs is not among them: moby scanPriorDrivers leaves it out.
 PRIOR_DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs")
@@ -88,7 +88,7 @@ REQUEST = Request(
     ),
     programs=("fuse-overlayfs", "modprobe"),
     commands={
-        # It takes a mount point, and no folder below one: `cannot open ...: Is a directory` (seen with xfsprogs 6.1 and 7.2).
+        # It takes a mount point, and no directory below one: `cannot open ...: Is a directory` (seen with xfsprogs 6.1 and 7.2).
         "xfs-info": Command(
             ("sh", "-c", 'exec xfs_info "$(stat -c %m "$0")"', DOCKER_ROOT),
             timeout=5,
@@ -133,8 +133,8 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A daemon's root folder. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
-    drivers whose folders in it hold something."""
+    """A daemon's root directory. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
+    drivers whose directories in it hold something."""
 
     path: str
     mount: Reading[Mount]
@@ -184,7 +184,7 @@ class Compose:
 
     project: str
     service: str
-    folder: str
+    directory: str
     override: str
     ours: str
     taken: str
@@ -311,9 +311,9 @@ def mounts_of(text: str) -> tuple[Mount, ...]:
     return tuple(found.values())
 
 
-def lies_in(path: str, folder: str) -> bool:
-    """Whether an absolute path is a folder or lies in it. By text: a host has a hundred mounts, and is asked for each."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+def lies_in(path: str, directory: str) -> bool:
+    """Whether an absolute path is a directory or lies in it. By text: a host has a hundred mounts, and is asked for each."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def below(mounts: tuple[Mount, ...], path: str) -> Mount | None:
@@ -428,7 +428,7 @@ def _there(snapshot: Snapshot, *paths: str) -> Reading[bool]:
 
 
 def _all_read(snapshot: Snapshot, *patterns: str) -> Reading[bool]:
-    """Whether these folders, and each file in them, could be searched."""
+    """Whether these directories, and each file in them, could be searched."""
     for pattern in patterns:
         listed = snapshot.glob(pattern)
         if unread := first_unknown((listed, *(snapshot.found(path) for path in listed.value or ()))):
@@ -534,18 +534,18 @@ def _outer_root(
 
 def _compose(container: Container, snapshot: Snapshot) -> Compose:
     labels = container.labels
-    folder = labels.get("com.docker.compose.project.working_dir", "")
+    directory = labels.get("com.docker.compose.project.working_dir", "")
     files = [path for path in labels.get("com.docker.compose.project.config_files", "").split(",") if path]
     main = [path for path in files if path.rpartition("/")[2] in MAIN_FILES]
     name = main[0].rpartition("/")[2] if main else MAIN_FILES[0]
-    override, ours, taken = f"{folder}/{name.replace('.y', '.override.y')}", "", ""
+    override, ours, taken = f"{directory}/{name.replace('.y', '.override.y')}", "", ""
     if (
-        not folder.startswith("/")
+        not directory.startswith("/")
         or not main
-        or any(path.rpartition("/")[0] not in ("", folder) for path in files)
+        or any(path.rpartition("/")[0] not in ("", directory) for path in files)
     ):
         taken = f"its files are {', '.join(files) or 'not known'}"
-    for path in (f"{folder}/{known}" for known in OVERRIDES):
+    for path in (f"{directory}/{known}" for known in OVERRIDES):
         found = snapshot.stat(path)
         if found.absent or taken:
             continue
@@ -555,7 +555,7 @@ def _compose(container: Container, snapshot: Snapshot) -> Compose:
         else:
             taken = f"{path} is there" if found.ok else f"{path} could not be read"
     service = labels.get("com.docker.compose.service", container.name)
-    return Compose(container.project or "", service, folder, override, ours, taken)
+    return Compose(container.project or "", service, directory, override, ours, taken)
 
 
 def _asks_for_store(within: Snapshot) -> Reading[bool]:

@@ -79,8 +79,8 @@ def block(
             if turn and hosts >= ONCE.get(name, ALL_ONCE):
                 continue
             farm.anew()
-            with tempfile.TemporaryDirectory() as folder:
-                runs.setdefault(name, []).append(contestant(Task(farm, hosts, bool(rtt), Path(folder))))
+            with tempfile.TemporaryDirectory() as directory:
+                runs.setdefault(name, []).append(contestant(Task(farm, hosts, bool(rtt), Path(directory))))
     found = []
     for name, taken in runs.items():
         middle = median(taken)
@@ -92,7 +92,10 @@ def block(
 def over_ssh(hosts: list[int], rtts: list[float], repeat: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every row over SSH, and what the farm's host says of the probe."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as folder, farms.running(Path(folder)) as farm:
+    with (
+        tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory,
+        farms.running(Path(directory)) as farm,
+    ):
         about = {"probe_seconds": farm.quiet}
         for rtt in rtts:
             with farms.Delay(rtt) if rtt else contextlib.nullcontext():

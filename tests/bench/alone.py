@@ -69,12 +69,12 @@ def fake_fleet(sizes: tuple[int, ...] = (1, 250, 500, 1000), repeat: int = 3) ->
     """An audit of so many hosts of pyinfra's own @fake connector, each of which gives the answer of a healthy host: what
     is measured is this program and pyinfra, without SSH."""
     found = []
-    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as folder:
-        (Path(folder) / "answer").write_text(healthy_answer())
+    with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory:
+        (Path(directory) / "answer").write_text(healthy_answer())
         for size in sizes:
-            inventory = Path(folder) / f"fake{size}.py"
+            inventory = Path(directory) / f"fake{size}.py"
             inventory.write_text(
-                f"answer = open({str(Path(folder) / 'answer')!r}).read()\n"
+                f"answer = open({str(Path(directory) / 'answer')!r}).read()\n"
                 f"hosts = [(f'@fake/host{{n}}', dict(fake_responses={{'python3': answer}}, fake_delay=0, fake_delay_jitter=0))"
                 f" for n in range({size})]\ndel answer\n"
             )

@@ -50,12 +50,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a contestant. folder: scratch space of its own."""
+    """What is asked of a contestant. directory: scratch space of its own."""
 
     farm: Farm
     hosts: int
     delayed: bool
-    folder: Path
+    directory: Path
 
     def port(self, plain: int) -> int:
         return plain + DELAYED if self.delayed else plain
@@ -83,7 +83,7 @@ def measured(
     the first one, looked at every 20 ms. Raises RuntimeError where one fails."""
     sessions = task.farm.sessions()
     began = time.monotonic()
-    with (task.folder / "output").open("ab") as log:
+    with (task.directory / "output").open("ab") as log:
         children = [
             subprocess.Popen(
                 argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -110,7 +110,7 @@ def measured(
         watcher.join()
     for child in children:
         if child.returncode not in good:
-            said = (task.folder / "output").read_text(errors="replace")[-3000:]
+            said = (task.directory / "output").read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{child.args!r}: exit status {child.returncode}: {said}")
     return Measured(wall, cpu, memory, task.farm.sessions() - sessions)
 
@@ -125,7 +125,7 @@ def ssh_true(task: Task) -> Measured:
 
 
 def _ours(task: Task, port: int, *arguments: str, good: tuple[int, ...] = (0,)) -> Measured:
-    path, report = task.folder / "hosts.toml", task.folder / "report.json"
+    path, report = task.directory / "hosts.toml", task.directory / "report.json"
     rows = [
         f'[defaults]\nuser = "{task.farm.user}"\nkey = "{task.farm.key}"\n'
         f'known_hosts = "{task.farm.known_hosts}"\nport = {task.port(port)}\n'
@@ -142,7 +142,7 @@ def _ours(task: Task, port: int, *arguments: str, good: tuple[int, ...] = (0,)) 
 
 def bare(task: Task) -> Measured:
     """The floor of anything on pyinfra: our inventory, and one exec of `true` a host."""
-    deploy = task.folder / "bare.py"
+    deploy = task.directory / "bare.py"
     deploy.write_text(
         "from pyinfra.api.command import StringCommand\nfrom pyinfra.context import host\n"
         "host.run_shell_command(StringCommand('true'))\n"
@@ -167,18 +167,18 @@ def mend(task: Task) -> Measured:
 
 
 def _stock(task: Task, port: int, body: str, flag: str) -> Measured:
-    (task.folder / "stock_inventory.py").write_text(
+    (task.directory / "stock_inventory.py").write_text(
         f"hosts = ({task.addresses!r}, dict(ssh_user={task.farm.user!r}, ssh_port={task.port(port)}, ssh_key={str(task.farm.key)!r},"
         f" ssh_known_hosts_file={str(task.farm.known_hosts)!r}, ssh_strict_host_key_checking='yes'))\n"
     )
     facts = [f"cat {path} 2>/dev/null || true" for path in FILES]
     facts += [f"stat {path} 2>/dev/null || true" for path in STATS]
     facts += [f"{shlex.join(argv)} 2>/dev/null || true" for argv in COMMANDS]
-    (task.folder / "stock.py").write_text(
+    (task.directory / "stock.py").write_text(
         "from pyinfra import host\nfrom pyinfra.facts.server import Command\nfrom pyinfra.operations import files\n"
         f"for command in {facts!r}:\n    host.get_fact(Command, command=command)\n{body}"
     )
-    inventory, deploy = str(task.folder / "stock_inventory.py"), str(task.folder / "stock.py")
+    inventory, deploy = str(task.directory / "stock_inventory.py"), str(task.directory / "stock.py")
     argv = [sys.executable, "-m", "pyinfra", inventory, deploy, flag]
     return measured(task, [argv], {"PYINFRA_PROGRESS": "off"})
 
@@ -199,7 +199,7 @@ def stock_mend(task: Task) -> Measured:
 
 def _ansible(task: Task, port: int, tasks: list[dict[str, object]], *flags: str) -> Measured:
     rows = [f"{host} ansible_port={task.port(port)}" for host in task.addresses]
-    (task.folder / "hosts.ini").write_text("[all]\n" + "\n".join(rows) + "\n")
+    (task.directory / "hosts.ini").write_text("[all]\n" + "\n".join(rows) + "\n")
     reads: list[dict[str, object]] = [
         {"ansible.builtin.slurp": {"src": path}, "failed_when": False} for path in FILES
     ]
@@ -212,22 +212,22 @@ def _ansible(task: Task, port: int, tasks: list[dict[str, object]], *flags: str)
         for argv in COMMANDS
     ]  # fmt: skip
     play = [{"hosts": "all", "gather_facts": False, "tasks": reads + tasks}]
-    (task.folder / "play.yml").write_text(json.dumps(play))
-    (task.folder / "ansible.cfg").write_text(
+    (task.directory / "play.yml").write_text(json.dumps(play))
+    (task.directory / "ansible.cfg").write_text(
         f"[defaults]\nforks = {task.hosts}\nhost_key_checking = True\nremote_user = {task.farm.user}\n"
         f"private_key_file = {task.farm.key}\ninterpreter_python = /usr/bin/python3\n"
         "[ssh_connection]\npipelining = True\ntransfer_method = piped\n"
         f"ssh_args = -F none -o ControlMaster=auto -o ControlPersist=60s -o UserKnownHostsFile={task.farm.known_hosts}\n"
-        f"control_path_dir = {task.folder / 'cp'}\n"
+        f"control_path_dir = {task.directory / 'cp'}\n"
     )
     playbook = str(PEERS / "bin" / "ansible-playbook")
-    argv = [playbook, "-i", str(task.folder / "hosts.ini"), *flags, str(task.folder / "play.yml")]
+    argv = [playbook, "-i", str(task.directory / "hosts.ini"), *flags, str(task.directory / "play.yml")]
     try:
         return measured(
-            task, [argv], {"ANSIBLE_CONFIG": str(task.folder / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+            task, [argv], {"ANSIBLE_CONFIG": str(task.directory / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
         )
     finally:
-        subprocess.run(["pkill", "-f", f"ssh: {task.folder}"], check=False)  # ControlPersist's masters
+        subprocess.run(["pkill", "-f", f"ssh: {task.directory}"], check=False)  # ControlPersist's masters
 
 
 def ansible_audit(task: Task) -> Measured:

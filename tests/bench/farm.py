@@ -41,13 +41,13 @@ esac
 """
 OWN_TEXT = """#!/bin/sh
 set -- $SSH_CONNECTION
-folder=/run/bench/$3
-mkdir -p "$folder/etc" "$folder/work" "$folder/state" /var/lib/gpumend
-touch "$folder/lock" /run/gpumend.lock
+directory=/run/bench/$3
+mkdir -p "$directory/etc" "$directory/work" "$directory/state" /var/lib/gpumend
+touch "$directory/lock" /run/gpumend.lock
 exec unshare -m sh -c '
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc &&
 mount --bind "$0/state" /var/lib/gpumend && mount --bind "$0/lock" /run/gpumend.lock &&
-exec sh -c "$SSH_ORIGINAL_COMMAND"' "$folder"
+exec sh -c "$SSH_ORIGINAL_COMMAND"' "$directory"
 """
 SSHD = f"""Port {PLAIN}
 Port {REPLAYED}
@@ -80,9 +80,9 @@ class Farm:
 
     user = "root"
 
-    def __init__(self, lab: Lab, node: Node, folder: Path) -> None:
-        self.node, self.key, self.folder = node, lab.key, folder
-        self.known_hosts = folder / "known_hosts"
+    def __init__(self, lab: Lab, node: Node, directory: Path) -> None:
+        self.node, self.key, self.directory = node, lab.key, directory
+        self.known_hosts = directory / "known_hosts"
         public = lab.known_hosts.read_text(encoding="utf-8").split()[1:3]
         rows = [
             f"[{host}]:{port + extra} {' '.join(public)}"
@@ -156,12 +156,12 @@ class Farm:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Farm]:
+def running(directory: Path) -> Iterator[Farm]:
     """A farm over a healthy host; it and all it left are gone at the end."""
     with Lab() as lab:
         node = lab.boot("trixie")
         scenarios.apply(node, "healthy")
-        farm = Farm(lab, node, folder)
+        farm = Farm(lab, node, directory)
         farm.start()
         try:
             yield farm

@@ -1,6 +1,6 @@
 """Base root file systems: one read-only Debian tree per suite, built once a machine and cached.
 
-After `base(suite)` returns, the folder it names is a complete Debian of that suite that nothing will write to
+After `base(suite)` returns, the directory it names is a complete Debian of that suite that nothing will write to
 again; nodes mount it as the lower layer of an overlay.
 """
 

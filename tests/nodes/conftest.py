@@ -110,7 +110,7 @@ class _Pool:
                 scenarios.apply(node, first, toolkit, driver)
                 self.made[kind] += 1
                 if scenarios.SCENARIOS[first].lasting and self.made[kind] == 2:
-                    disk = self.lab.slot.folder / f"disk-{len(self.disks)}"
+                    disk = self.lab.slot.directory / f"disk-{len(self.disks)}"
                     node.save(disk)
                     self.disks[kind] = disk
             if scenario != first:

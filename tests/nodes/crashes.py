@@ -41,7 +41,7 @@ class Steps(object):
     def step(self, name, arguments, named):
         if name == "run" and set(ASKING) & set(arguments[0]):
             return
-        # In the run's own folder only a rename makes a difference to who comes later.
+        # In the run's own directory only a rename makes a difference to who comes later.
         if name != "rename" and ROOT in repr((arguments, named)):
             return
         self.count += 1
@@ -76,12 +76,12 @@ def forked(wanted, fatal):
 def state():
     found = sight((), WATCHED)
     for top in KEPT:
-        # What a daemon has written there is never deleted; a folder that is empty, or ours, is to be seen.
+        # What a daemon has written there is never deleted; a directory that is empty, or ours, is to be seen.
         for path in glob.glob(top + "/*") + glob.glob(top + "/*/*") + glob.glob(top + "/*/*/.gpumend*"):
             if ".gpumend" in path:
                 found["beside"].append(path)
             elif not os.listdir(path):
-                found["files"][path] = "folder"
+                found["files"][path] = "directory"
     # While a transaction is broken off they may say anything.
     found["said"] = {" ".join(argv): run(argv, 60).get("out", "") for argv in ASKED}
     return found
@@ -131,7 +131,7 @@ def kill_at_every_step(
 ) -> list[tuple[str, list[str] | None]]:
     """Each step at which the transaction was killed, and the journal's log by then; each was a fault that was survived.
     After each, the files under `watched` were old or new; after its recovery they, what the commands `asked` say and, where
-    `containers`, what dockerd runs were as before. kept: folders in which a daemon's own data may stay; reset: commands
+    `containers`, what dockerd runs were as before. kept: directories in which a daemon's own data may stay; reset: commands
     before each kill."""
     names = {
         "DATA": data,

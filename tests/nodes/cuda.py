@@ -12,7 +12,7 @@ from tests.nodes import gpu
 from tests.nodes.apt import Deb
 from tests.nodes.lab import LabError, Node
 
-FOLDER = "/usr/local/cuda-13.0/compat"
+DIRECTORY = "/usr/local/cuda-13.0/compat"
 PACKAGE = "cuda-compat-13-0"
 LIBRARY = "580.95.05"
 BRANCHES = (535, 550, 565, 570, 575, 580)  # the real one's note, read on an H100
@@ -30,11 +30,11 @@ class CompatDeb(Deb):
     def fill(self, tree: Path) -> None:
         super().fill(tree)
         if self.library:
-            folder = tree / FOLDER.lstrip("/")
-            folder.mkdir(parents=True)
-            (folder / f"libcuda.so.{self.library}").write_bytes(libcuda(self.library, self.branches))
-            (folder / "libcuda.so.1").symlink_to(f"libcuda.so.{self.library}")
-            (folder / "libcuda.so").symlink_to("libcuda.so.1")
+            directory = tree / DIRECTORY.lstrip("/")
+            directory.mkdir(parents=True)
+            (directory / f"libcuda.so.{self.library}").write_bytes(libcuda(self.library, self.branches))
+            (directory / "libcuda.so.1").symlink_to(f"libcuda.so.{self.library}")
+            (directory / "libcuda.so").symlink_to("libcuda.so.1")
 
 
 def libcuda(version: str, branches: Sequence[int], cuda: str = "13.0") -> bytes:
@@ -68,6 +68,6 @@ CU_INIT = (
 )
 
 
-def cu_init(node: Node, folder: str = "") -> str:
-    """`CUINIT RC VERSION` of a program on the node, with a folder on its library path or none."""
-    return node.run(["env", f"LD_LIBRARY_PATH={folder}", "python3", "-c", CU_INIT]).stdout.strip()
+def cu_init(node: Node, directory: str = "") -> str:
+    """`CUINIT RC VERSION` of a program on the node, with a directory on its library path or none."""
+    return node.run(["env", f"LD_LIBRARY_PATH={directory}", "python3", "-c", CU_INIT]).stdout.strip()

@@ -73,7 +73,7 @@ def on_a_node() -> int:
     with Lab() as lab:
         node = lab.boot(SUITE)
         scenarios.apply(node, "report_002", TOOLKIT, DRIVER)
-        hosts = Path(lab.slot.folder) / "hosts.toml"
+        hosts = Path(lab.slot.directory) / "hosts.toml"
         hosts.write_text(
             f'[defaults]\nuser = "root"\nkey = "{lab.key}"\nknown_hosts = "{lab.known_hosts}"\n\n'
             f'[hosts.broken]\naddress = "{node.address}"\n'

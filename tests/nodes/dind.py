@@ -53,10 +53,10 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
     for path in sorted(paths):
         if os.path.lexists(path):
             tar.add(path, path.lstrip("/"), recursive=False)
-    for folder in ("tmp", "proc", "sys", "dev", "run", "var", "var/lib", "etc/docker", "root"):
-        if "/" + folder in paths:
+    for directory in ("tmp", "proc", "sys", "dev", "run", "var", "var/lib", "etc/docker", "root"):
+        if "/" + directory in paths:
             continue
-        member = tarfile.TarInfo(folder)
+        member = tarfile.TarInfo(directory)
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)
 """

@@ -109,21 +109,21 @@ class Running:
     ) -> None:
         self.targets = [target if isinstance(target, Target) else Target(target) for target in targets]
         self.before = self.sessions()
-        self._folder = tempfile.TemporaryDirectory(prefix="gpumend-drive-")
-        folder = Path(self._folder.name)
-        known = folder / "known_hosts"  # of its own: the lab's changes while nodes come and go
+        self._directory = tempfile.TemporaryDirectory(prefix="gpumend-drive-")
+        directory = Path(self._directory.name)
+        known = directory / "known_hosts"  # of its own: the lab's changes while nodes come and go
         known.write_text(lab.known_hosts.read_text() if keys is None else keys)
-        (folder / "hosts.toml").write_text(
+        (directory / "hosts.toml").write_text(
             f'[defaults]\nkey = "{lab.key}"\nknown_hosts = "{known}"\n'
             # Seconds after each restart that tests of other things do without.
             "gpumend = { restart_watch = 0 }\n" + "".join(target.toml() for target in self.targets)
         )
-        self.report = folder / "report.json"
+        self.report = directory / "report.json"
         self.began = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pyinfra", "inventory.py", *arguments, "--data", f"report={self.report}"],
             cwd=ROOT,
-            env={**os.environ, "GPUMEND_HOSTS": str(folder / "hosts.toml"), "PYINFRA_PROGRESS": "off"},
+            env={**os.environ, "GPUMEND_HOSTS": str(directory / "hosts.toml"), "PYINFRA_PROGRESS": "off"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -144,7 +144,7 @@ class Running:
         finally:
             self.process.kill()
             self.process.wait()
-            self._folder.cleanup()
+            self._directory.cleanup()
         after = self.sessions()
         spent = {name: count - self.before.get(name, 0) for name, count in after.items()}
         return Ran(self.process.returncode, out, err, report, spent, seconds)

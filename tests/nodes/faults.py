@@ -70,17 +70,17 @@ def sight(paths, tops=()):
     found = {"files": {}, "beside": [], "journals": [], "locked": False}
     for path in paths:
         found["files"][path] = digest(path) if os.path.isfile(path) else None
-        folder = os.path.dirname(path)
-        if os.path.isdir(folder):
-            found["beside"] += [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if ".gpumend" in name]
+        directory = os.path.dirname(path)
+        if os.path.isdir(directory):
+            found["beside"] += [os.path.join(directory, name) for name in sorted(os.listdir(directory)) if ".gpumend" in name]
     for top in tops:
-        for folder, folders, files in os.walk(top):
-            for name in folders + files:
-                path = os.path.join(folder, name)
+        for directory, directories, files in os.walk(top):
+            for name in directories + files:
+                path = os.path.join(directory, name)
                 if ".gpumend" in name:
                     found["beside"].append(path)
-                elif name in folders:
-                    found["files"][path] = "folder"
+                elif name in directories:
+                    found["files"][path] = "directory"
                 elif os.path.isfile(path) and not os.path.islink(path):
                     found["files"][path] = "%s %o" % (digest(path), os.stat(path).st_mode)
     for path in sorted(glob.glob("/var/lib/gpumend/runs/*/*/journal.json")):
@@ -210,10 +210,10 @@ class Before:
         return seen
 
     def verify(self, seen: Sight, at: str = "") -> None:
-        """What has to hold right after a fault. A folder may be there or not: no program reads one that is empty."""
+        """What has to hold right after a fault. A directory may be there or not: no program reads one that is empty."""
         for path in {*self.old, *self.new, *seen.files}:
             old, have = self.old.get(path), seen.files.get(path)
-            if "folder" in (old, have):
+            if "directory" in (old, have):
                 continue
             assert have in (old, self.new.get(path, old)), f"{path} is neither old nor new after {at}"
         assert not seen.locked, f"locked after {at}"

@@ -73,7 +73,7 @@ def proc_information(version: str) -> str:
 
 
 def built(version: str) -> Path:
-    """A folder with libcuda.so, libnvidia-ml.so and nvidia-smi of that driver, compiled once a machine."""
+    """A directory with libcuda.so, libnvidia-ml.so and nvidia-smi of that driver, compiled once a machine."""
     cuda = CUDA_OF_DRIVER.get(version.split(".")[0])
     if cuda is None:
         raise LabError(f"no CUDA version known for driver {version}; add its branch to CUDA_OF_DRIVER")
@@ -109,7 +109,7 @@ def built(version: str) -> Path:
 
 def set_kernel_driver(node: Node, version: str) -> None:
     """The loaded module says it is `version`; the user-space side stays what it is."""
-    # The node's /proc/driver and /sys/module are binds of these folders: new content shows at once.
+    # The node's /proc/driver and /sys/module are binds of these directories: new content shows at once.
     node.write(f"{STATE}/proc-driver/nvidia/version", proc_version(version), 0o444)
     node.write(f"{STATE}/proc-driver/nvidia/gpus/{BUS}/information", proc_information(version), 0o444)
     node.write(f"{STATE}/sys-module/nvidia/version", f"{version}\n", 0o444)
@@ -118,10 +118,10 @@ def set_kernel_driver(node: Node, version: str) -> None:
 def set_user_space(node: Node, version: str) -> None:
     """libcuda, libnvidia-ml and nvidia-smi are those of `version` and no other; ldconfig knows them."""
     remove_user_space(node)
-    folder = built(version)
+    directory = built(version)
     for library in ("libcuda.so", "libnvidia-ml.so"):
-        node.write(f"{LIBRARIES}/{library}.{version}", (folder / library).read_bytes(), 0o644)
-    node.write("/usr/bin/nvidia-smi", (folder / "nvidia-smi").read_bytes(), 0o755)
+        node.write(f"{LIBRARIES}/{library}.{version}", (directory / library).read_bytes(), 0o644)
+    node.write("/usr/bin/nvidia-smi", (directory / "nvidia-smi").read_bytes(), 0o755)
     node.sh(
         'cd "$1"; for name in libcuda libnvidia-ml; do ln -sf $name.so.1 $name.so; done; /sbin/ldconfig',
         LIBRARIES,

@@ -34,8 +34,8 @@ for path in output("dpkg", "-L", *wanted):
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
     for path in sorted(paths):
         tar.add(path, path.lstrip("/"), recursive=False)
-    for folder in ("tmp", "proc", "sys", "dev"):
-        member = tarfile.TarInfo(folder)
+    for directory in ("tmp", "proc", "sys", "dev"):
+        member = tarfile.TarInfo(directory)
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)
 """
@@ -43,15 +43,15 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
 
 @functools.cache
 def busybox_tar(suite: str) -> bytes:
-    """A tiny root file system: busybox, its applets as links, and the folders that a runtime mounts on."""
+    """A tiny root file system: busybox, its applets as links, and the directories that a runtime mounts on."""
     program = (base(suite) / "usr/bin/busybox").read_bytes()
     applets = subprocess.run(
         [base(suite) / "usr/bin/busybox", "--list"], capture_output=True, text=True, check=True
     ).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder in ("bin", "etc", "dev", "proc", "sys", "tmp", "usr", "usr/bin", "usr/lib"):
-            member = tarfile.TarInfo(folder)
+        for directory in ("bin", "etc", "dev", "proc", "sys", "tmp", "usr", "usr/bin", "usr/lib"):
+            member = tarfile.TarInfo(directory)
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
         for path, data, mode in (

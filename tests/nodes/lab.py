@@ -5,7 +5,7 @@
         node.run(["docker", "version"])
         subprocess.run(["ssh", "-F", str(lab.ssh_config), node.name, "id"])
 
-A node's root is an overlay over the suite's base, mounted only in the mount name space that the node itself
+A node's root is an overlay over the suite's base, mounted only in the mount namespace that the node itself
 runs in: when its processes are gone, so are its mounts, and nothing on the outer machine needs unmounting.
 """
 
@@ -35,7 +35,7 @@ __all__ = ["MAX_NODES", "Entry", "Lab", "LabError", "Node", "why_not"]
 
 MAX_NODES = 4
 ENGINES = ("docker.socket", "docker.service", "containerd.service")
-COPIED = ("upper", "docker", "containerd")  # a node's folders that are its disks
+COPIED = ("upper", "docker", "containerd")  # a node's directories that are its disks
 USERS = {"root": "/root", "ops": "/home/ops", "nosudo": "/home/nosudo"}
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -44,7 +44,7 @@ ENVIRONMENT = {
 }
 BOOT_SECONDS = 90.0  # a booted node takes 2-5 s on an idle machine; tests share theirs with others
 
-# $1 cgroup, $2 the layers below, $3 node's folder, the rest is nspawn. bash: `exec` keeps the pid that the lab waits for.
+# $1 cgroup, $2 the layers below, $3 node's directory, the rest is nspawn. bash: `exec` keeps the pid that the lab waits for.
 BOOT = f"""
 set -eu
 {ONLY_CGROUP2}
@@ -74,9 +74,9 @@ for top in sys.argv[1:]:
         continue
     found[top] = entry(top)
     if os.path.isdir(top) and not os.path.islink(top):
-        for folder, folders, files in os.walk(top):
-            for name in folders + files:
-                path = os.path.join(folder, name)
+        for directory, directories, files in os.walk(top):
+            for name in directories + files:
+                path = os.path.join(directory, name)
                 found[path] = entry(path)
 json.dump(found, sys.stdout)
 """
@@ -97,16 +97,14 @@ def why_not() -> str | None:
         ["unshare", "-m", "sh", "-c", ONLY_CGROUP2], capture_output=True, text=True, check=False
     )
     if probe.returncode != 0:
-        return f"nodes need cgroup2 in a mount name space of their own: {probe.stderr.strip()}".splitlines()[
-            0
-        ]
+        return f"nodes need cgroup2 in a mount namespace of their own: {probe.stderr.strip()}".splitlines()[0]
     if "\toverlay\n" not in Path("/proc/filesystems").read_text(encoding="utf-8"):
         return "nodes need overlayfs in the kernel"
     return None
 
 
 class Node:
-    """One booted host. Everything here goes around the product: by the kernel's name spaces, not by SSH."""
+    """One booted host. Everything here goes around the product: by the kernel's namespaces, not by SSH."""
 
     def __init__(self, lab: Lab, name: str, suite: str, index: int) -> None:
         self.lab = lab
@@ -115,7 +113,7 @@ class Node:
         self.variant = suite
         self.outer_address, self.address = lab.slot.addresses(index)
         self.cgroup = f"{name}.node"  # the dot: gm0-1 must not be a prefix of gm0-10 when it is killed
-        self.folder = lab.slot.folder / name
+        self.directory = lab.slot.directory / name
         self.key = lab.key
         self.docker = True
         self.overlay = False
@@ -161,7 +159,7 @@ class Node:
         try:
             out, err = process.communicate(data, timeout)
         except BaseException as error:
-            # nsenter forks to enter the pid name space: only the whole group reaches the program itself.
+            # nsenter forks to enter the pid namespace: only the whole group reaches the program itself.
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             if isinstance(error, subprocess.TimeoutExpired):
@@ -183,7 +181,7 @@ class Node:
         return self.run_bytes(["cat", "--", path]).stdout
 
     def write(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
-        """`path` holds `data` with that mode, owned by root; missing parent folders are made."""
+        """`path` holds `data` with that mode, owned by root; missing parent directories are made."""
         script = 'mkdir -p "$(dirname "$1")"; cat >"$1"; chmod "$2" "$1"'
         content = data.encode() if isinstance(data, str) else data
         self.run_bytes(["sh", "-euc", script, "sh", path, f"{mode:04o}"], content)
@@ -258,8 +256,8 @@ class Node:
             raise LabError(f"{self.name} is already running")
         in_namespace = ["unshare", "-m", "bash", "-c", BOOT, "bash"]
         layers = [*([self.disk / "upper"] if self.disk else []), base(self.variant)]
-        arguments = [self.cgroup, ":".join(map(str, layers)), str(self.folder), *self._nspawn_argv()]
-        with open(self.folder / "console.log", "ab") as log:
+        arguments = [self.cgroup, ":".join(map(str, layers)), str(self.directory), *self._nspawn_argv()]
+        with open(self.directory / "console.log", "ab") as log:
             self._nspawn = subprocess.Popen(
                 [*in_namespace, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -287,7 +285,7 @@ class Node:
             "--resolv-conf=off",
             "--timezone=off",
             f"--machine={self.name}",
-            f"--directory={self.folder}/root",
+            f"--directory={self.directory}/root",
         ]
         argv += [
             "--private-network",
@@ -295,14 +293,14 @@ class Node:
             "--capability=all",
             "--system-call-filter=add_key keyctl bpf",
         ]
-        # Docker's overlay2 refuses an overlay below it; these are folders of the outer disk.
+        # Docker's overlay2 refuses an overlay below it; these are directories of the outer disk.
         real = ("srv",) if self.overlay else ("srv", "var/lib/docker", "var/lib/containerd")
-        argv += [f"--bind={self.folder}/{Path(path).name}:/{path}" for path in real]
+        argv += [f"--bind={self.directory}/{Path(path).name}:/{path}" for path in real]
         return [*argv, "--console=pipe", "--boot"]
 
     def console(self) -> str:
         """The last lines that nspawn and the node's systemd printed."""
-        return (self.folder / "console.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+        return (self.directory / "console.log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def _await_leader(self) -> None:
         nspawn = self._nspawn
@@ -390,7 +388,9 @@ class Node:
         self.run(["systemctl", "stop", *ENGINES])
         disk.mkdir(mode=0o700)
         for name in COPIED:
-            subprocess.run(["cp", "-a", str(self.folder / name), str(disk)], check=True, capture_output=True)
+            subprocess.run(
+                ["cp", "-a", str(self.directory / name), str(disk)], check=True, capture_output=True
+            )
         shutil.rmtree(disk / "upper/var/log/journal", ignore_errors=True)
         # Docker's unit allows three starts a minute; the lab's own must not count against the test's.
         self.run(["systemctl", "reset-failed"])
@@ -401,8 +401,8 @@ class Node:
     def stop(self) -> None:
         """The node is gone, with all its files; a second call does nothing."""
         self._halt(orderly=False)
-        if self.folder.exists():
-            remove_tree(self.folder)
+        if self.directory.exists():
+            remove_tree(self.directory)
         self.lab.forget(self)
 
 
@@ -417,9 +417,9 @@ class Lab:
         self.nodes: list[Node] = []
         self._booted = 0
         self._handlers: dict[int, Any] = {}
-        self.key = self.slot.folder / "client_ed25519"
-        self.ssh_config = self.slot.folder / "ssh_config"
-        self.known_hosts = self.slot.folder / "known_hosts"
+        self.key = self.slot.directory / "client_ed25519"
+        self.ssh_config = self.slot.directory / "ssh_config"
+        self.known_hosts = self.slot.directory / "known_hosts"
         atexit.register(self.close)
         self._make_key(self.key, "gpumend-lab-client")
         self._write_ssh_files()
@@ -438,7 +438,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """No node runs, nothing is mounted, the slot's folder is gone; a second call does nothing."""
+        """No node runs, nothing is mounted, the slot's directory is gone; a second call does nothing."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -470,7 +470,7 @@ class Lab:
         overlay=True: Docker's and containerd's roots lie on the node's own overlay, as in a container, and not on the outer
         disk; /srv lies there always.
         files: {path: content} that lie there before the first boot, root's, mode 0644.
-        prepare: called with the node's upper folder before the first boot, for anything else.
+        prepare: called with the node's upper directory before the first boot, for anything else.
         disk: another node's disks, as `Node.save` copied them: the node starts with what that one had, and its own identity.
         """
         if len(self.nodes) >= MAX_NODES:
@@ -483,7 +483,7 @@ class Lab:
         try:
             self._prepare(node, lower, files or {})
             if prepare is not None:
-                prepare(node.folder / "upper")
+                prepare(node.directory / "upper")
             self._write_ssh_files()
             node.start()
         except BaseException:
@@ -500,15 +500,15 @@ class Lab:
     def _prepare(self, node: Node, lower: Path, files: Mapping[str, bytes | str]) -> None:
         """The node's overlay holds its identity, its keys and `files`, before anything of it runs."""
         for name in ("upper", "work", "root", "docker", "containerd", "srv"):
-            (node.folder / name).mkdir(parents=True, mode=0o755)
-        if node.disk is not None:  # its upper folder stays a layer below
-            folders = [str(node.disk / name) for name in COPIED if name != "upper"]
-            subprocess.run(["cp", "-a", *folders, str(node.folder)], check=True, capture_output=True)
-        upper = node.folder / "upper"
+            (node.directory / name).mkdir(parents=True, mode=0o755)
+        if node.disk is not None:  # its upper directory stays a layer below
+            directories = [str(node.disk / name) for name in COPIED if name != "upper"]
+            subprocess.run(["cp", "-a", *directories, str(node.directory)], check=True, capture_output=True)
+        upper = node.directory / "upper"
         put(upper, lower, "/etc/machine-id", uuid.uuid4().hex + "\n")
         put(upper, lower, "/etc/hostname", node.name + "\n")
         put(upper, lower, "/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {node.name}\n")
-        host_key = node.folder / "host_ed25519"
+        host_key = node.directory / "host_ed25519"
         self._make_key(host_key, node.name)
         put(upper, lower, "/etc/ssh/ssh_host_ed25519_key", host_key.read_bytes(), 0o600)
         put(upper, lower, "/etc/ssh/ssh_host_ed25519_key.pub", host_key.with_suffix(".pub").read_bytes())
@@ -528,7 +528,7 @@ class Lab:
     def _write_ssh_files(self) -> None:
         known, config = [], []
         for node in self.nodes:
-            public = node.folder / "host_ed25519.pub"
+            public = node.directory / "host_ed25519.pub"
             if not public.exists():
                 continue
             kind, key = public.read_text(encoding="ascii").split()[:2]
@@ -554,7 +554,7 @@ class Lab:
 
 
 def put(upper: Path, lower: Path, path: str, data: bytes | str, mode: int = 0o644) -> None:
-    """`path` of a node not yet up holds `data`; folders that the base has keep their owner and mode."""
+    """`path` of a node not yet up holds `data`; directories that the base has keep their owner and mode."""
     target = upper / path.lstrip("/")
     for parent in reversed(Path(path).parents[:-1]):
         made = upper / str(parent).lstrip("/")
@@ -563,7 +563,7 @@ def put(upper: Path, lower: Path, path: str, data: bytes | str, mode: int = 0o64
         made.mkdir(mode=0o755)
         below = lower / str(parent).lstrip("/")
         if below.is_dir():
-            # In an overlay the upper folder's owner and mode are the ones that count.
+            # In an overlay the upper directory's owner and mode are the ones that count.
             shutil.copystat(below, made)
             os.chown(made, below.stat().st_uid, below.stat().st_gid)
         elif parent.name == ".ssh":

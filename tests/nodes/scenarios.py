@@ -220,7 +220,7 @@ def no_docker(node: Node, version: str, driver: str) -> None:
 
 @scenario()
 def daemon_json_is_directory(node: Node, version: str, driver: str) -> None:
-    """daemon.json is a folder, as `docker run -v` of a file that is not there leaves one."""
+    """daemon.json is a directory, as `docker run -v` of a file that is not there leaves one."""
     equip(node, version, driver)
     toolkit.write_config(node, mode=runtime_mode(version))
     toolkit.generate_spec(node, SPEC)

@@ -1,4 +1,4 @@
-"""A slot: one running lab's private share of the machine (folder, addresses, cgroups, interface names).
+"""A slot: one running lab's private share of the machine (directory, addresses, cgroups, interface names).
 
 A lab holds its slot by a file lock that the kernel drops when the process ends, however it ends. So a slot
 whose lock can be taken belongs to nobody, and whatever still lies or runs there was left by a lab that was
@@ -24,8 +24,8 @@ NETWORK = ipaddress.ip_network("198.18.0.0/15")  # set aside for test benches; a
 SLOTS = 64
 NODES_A_SLOT = 64
 
-# All of a node's processes are in one cgroup2 folder, so that none can be missed. The outer machine may have
-# cgroup v1 mounts; a mount name space of its own with only cgroup2 in it is what lab and node both work in.
+# All of a node's processes are in one cgroup2 directory, so that none can be missed. The outer machine may have
+# cgroup v1 mounts; a mount namespace of its own with only cgroup2 in it is what lab and node both work in.
 ONLY_CGROUP2 = "{ umount -R -l /sys/fs/cgroup 2>/dev/null || true; } && mount -t cgroup2 none /sys/fs/cgroup"
 KILL_CGROUP = """
 set -eu
@@ -79,25 +79,25 @@ def kill_cgroups(prefix: str) -> None:
     )
 
 
-def mounts_below(folder: Path) -> list[str]:
-    """The mount points at or below `folder`, deepest first."""
+def mounts_below(directory: Path) -> list[str]:
+    """The mount points at or below `directory`, deepest first."""
     points = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         point = line.split()[4].encode().decode("unicode_escape")
-        if point == str(folder) or point.startswith(f"{folder}/"):
+        if point == str(directory) or point.startswith(f"{directory}/"):
             points.append(point)
     return sorted(points, key=len, reverse=True)
 
 
-def remove_tree(folder: Path) -> None:
-    """`folder` is gone, and nothing that was mounted below it has been emptied on the way."""
-    for point in mounts_below(folder):
+def remove_tree(directory: Path) -> None:
+    """`directory` is gone, and nothing that was mounted below it has been emptied on the way."""
+    for point in mounts_below(directory):
         subprocess.run(["umount", "-l", point], check=True, capture_output=True)
-    if mounts_below(folder):
-        raise LabError(f"still mounted below {folder}: {', '.join(mounts_below(folder))}")
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        raise LabError(f"could not remove {folder}")
+    if mounts_below(directory):
+        raise LabError(f"still mounted below {directory}: {', '.join(mounts_below(directory))}")
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        raise LabError(f"could not remove {directory}")
 
 
 class Slot:
@@ -105,11 +105,11 @@ class Slot:
 
     def __init__(self) -> None:
         self._lock, self.number = self._acquire()
-        self.folder = ROOTS / f"slot-{self.number}"
+        self.directory = ROOTS / f"slot-{self.number}"
         self.prefix = f"gm{self.number}-"  # of node names, their cgroups and (behind "ve-") interfaces
         self.clean()
         ROOTS.mkdir(mode=0o755, exist_ok=True)
-        self.folder.mkdir(mode=0o700)
+        self.directory.mkdir(mode=0o700)
 
     @staticmethod
     def _acquire() -> tuple[IO[bytes], int]:
@@ -135,8 +135,8 @@ class Slot:
             lambda: not any(name.startswith(f"ve-{self.prefix}") for name in os.listdir("/sys/class/net")),
             60.0,  # the bench's node has a thousand addresses
         )
-        if self.folder.exists():
-            remove_tree(self.folder)
+        if self.directory.exists():
+            remove_tree(self.directory)
 
     def addresses(self, index: int) -> tuple[str, str]:
         """(outer end, node's end) of the /30 of the slot's node number `index`."""

@@ -22,7 +22,7 @@ RUN = "20260101T000000Z-dead"
 
 @dataclass(frozen=True)
 class Case:
-    """One component's change. prepare: a node into the state that calls for it; watched: folders looked at before and
+    """One component's change. prepare: a node into the state that calls for it; watched: directories looked at before and
     after; held: the function of the program at which one more run is killed, for the next mend to find; asked: commands
     whose answer has to be the same after a recovery; least: steps that there are at the least."""
 

@@ -11,7 +11,7 @@ from gpumend.rules.finding import Component
 from tests.nodes import apt, cuda, gpu
 from tests.nodes.apt import AptLock, Deb, serve
 from tests.nodes.conftest import Boot
-from tests.nodes.cuda import FOLDER, PACKAGE, CompatDeb, compat, cu_init
+from tests.nodes.cuda import DIRECTORY, PACKAGE, CompatDeb, compat, cu_init
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.faults import Before, fault, healed
 from tests.nodes.lab import Lab, Node
@@ -71,7 +71,7 @@ def test_installed_activated_proven_and_a_second_run_changes_nothing(boot: Boot,
     assert change["status"] == "changed"
     assert (
         "without: cuInit 0, CUDA 12.8" in change["detail"]
-        and f"with {FOLDER}: cuInit 0, CUDA 13.0" in change["detail"]
+        and f"with {DIRECTORY}: cuInit 0, CUDA 13.0" in change["detail"]
     )
     assert installed(node) and job(node) == "0 0 13000"
     assert cu_init(node) == "0 0 12080", "nobody but the service has it"
@@ -125,7 +125,7 @@ def test_refused_before_anything_is_done(boot: Boot, lab: Lab, debs: tuple[Deb, 
             "is not for driver 570.195.03: its note lists the branches 535, 550",
             id="note",
         ),
-        pytest.param(CompatDeb(), f"there is no libcuda in {FOLDER}", id="no-library"),
+        pytest.param(CompatDeb(), f"there is no libcuda in {DIRECTORY}", id="no-library"),
         pytest.param(
             CompatDeb(library="570.26", version="570.26-1"), "is not newer than the loaded driver", id="older"
         ),
@@ -141,7 +141,7 @@ def test_a_package_that_does_not_fit_is_removed_again(boot: Boot, lab: Lab, deb:
         change = done.change(node, Component.CUDA)
         assert change["status"] == "put_back" and words in change["detail"], change
         assert not installed(node) and node.run(["dpkg-query", "-W"]).stdout == packages
-        assert not node.exists(f"{UNIT}.d") and not node.exists(FOLDER) and job(node) == "0 0 12080"
+        assert not node.exists(f"{UNIT}.d") and not node.exists(DIRECTORY) and job(node) == "0 0 12080"
         before.check()
         before.check_ran(done)
 
@@ -200,13 +200,13 @@ def test_what_the_driver_has_outgrown_is_taken_away(boot: Boot, lab: Lab, activa
     assert mend(lab, target).statuses(node) == {}
 
 
-def test_a_compat_folder_that_somebody_put_on_everybodys_path_is_taken_off(boot: Boot, lab: Lab) -> None:
+def test_a_compat_directory_that_somebody_put_on_everybodys_path_is_taken_off(boot: Boot, lab: Lab) -> None:
     """The captured H100: compat of a toolkit image, older than the driver. Nobody asked gpumend to manage CUDA."""
     node = ready(boot)
     node.run(["apt-get", "install", "-qq", "-y", PACKAGE])
     gpu.set_driver(node, NEXT)
     node.sh("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
-    node.write("/etc/ld.so.conf.d/000_admin.conf", f"# ours\n{FOLDER}\n/opt/lib\n")
+    node.write("/etc/ld.so.conf.d/000_admin.conf", f"# ours\n{DIRECTORY}\n/opt/lib\n")
     node.run(["ldconfig"])
     assert cu_init(node).startswith("803 ")
     done = mend(lab, Target(node))

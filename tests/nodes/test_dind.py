@@ -274,7 +274,7 @@ SLOW_PORT = """#!/bin/sh
 case "$*" in *8099*) while [ -e /run/slow ]; do : >/run/in-flight; sleep 0.05; done ;; esac
 exec /usr/sbin/iptables-nft "$@"
 """
-# Not part of the shipped program: the proof fails at the moment when dockerd is about to make the new folder, which it
+# Not part of the shipped program: the proof fails at the moment when dockerd is about to make the new directory, which it
 # does 3 s later.
 UNPROVEN = """
 _prove, _call, _told = prove_inner, docker_call, []
@@ -291,8 +291,8 @@ def docker_call(url, method="GET", timeout=10):
 """
 
 
-def test_no_folder_comes_back_by_a_start_that_docker_had_begun(node: Node, lab: Lab) -> None:
-    """`docker run` is killed while its start is under way: dockerd goes on, and makes the folder of the undone drop-in."""
+def test_no_directory_comes_back_by_a_start_that_docker_had_begun(node: Node, lab: Lab) -> None:
+    """`docker run` is killed while its start is under way: dockerd goes on, and makes the directory of the undone drop-in."""
     node.sh("mv /usr/sbin/iptables /usr/sbin/iptables.real")
     try:
         node.write("/usr/sbin/iptables", SLOW_PORT, 0o755)

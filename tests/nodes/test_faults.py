@@ -94,7 +94,7 @@ class Bad:
 BAD = {
     "no GPU": Bad("no_gpu", "GM002", "no NVIDIA GPU"),
     "config.toml is not TOML": Bad("invalid_config_toml", "GM208", "end of document", CONFIG),
-    "config.toml is a folder": Bad(
+    "config.toml is a directory": Bad(
         "healthy", "GM208", "a dir, not a file", CONFIG, lambda n: n.sh('rm "$1"; mkdir "$1"', CONFIG)
     ),
     "config.toml is a link to nowhere": Bad("config_dangling_link", "GM208", "does not exist", CONFIG),
@@ -103,7 +103,7 @@ BAD = {
     "daemon.json is a list": Bad(
         "healthy", "GM401", "not an object", DAEMON_JSON, lambda n: n.write(DAEMON_JSON, "[]")
     ),
-    "daemon.json is a folder": Bad("daemon_json_is_directory", "GM401", "a dir, not a file", DAEMON_JSON),
+    "daemon.json is a directory": Bad("daemon_json_is_directory", "GM401", "a dir, not a file", DAEMON_JSON),
     "daemon.json is a link to nowhere": Bad(
         "healthy", "GM401", "does not exist", DAEMON_JSON, lambda n: n.sh('ln -sfn /srv/gone.json "$1"', DAEMON_JSON)
     ),
@@ -283,40 +283,42 @@ def test_read_only_etc(lab: Lab, boot: Boot, well: Beside) -> None:
         before.check()
 
 
-@pytest.mark.parametrize("folder", ["/etc/docker", "/var/lib/gpumend"])
-def test_full_disk(lab: Lab, boot: Boot, well: Beside, folder: str) -> None:
+@pytest.mark.parametrize("directory", ["/etc/docker", "/var/lib/gpumend"])
+def test_full_disk(lab: Lab, boot: Boot, well: Beside, directory: str) -> None:
     node = boot("trixie", "healthy")
     scenarios.write_daemon(node, UNTOLD)
-    with healed("full disk", lab, node, heal=lambda: node.sh('rm "$1/filler"', folder)):
+    with healed("full disk", lab, node, heal=lambda: node.sh('rm "$1/filler"', directory)):
         node.sh(
             """
             mkdir -p "$1"; cp -a "$1" /root/kept
             mount -t tmpfs -o size=2M,mode=0700 tmpfs "$1"; cp -a /root/kept/. "$1"
             dd if=/dev/zero of="$1/filler" bs=1M 2>/dev/null || true
             """,
-            folder,
+            directory,
         )
         before = Beside(node)
         audited, mended = both(lab, well, node)
         assert (audited.rc, mended.rc) == (3, 4), mended.said
         assert mended.change(node, Component.DOCKER)["status"] == "refused"
-        assert f"no space left in {folder}" in mended.change(node, Component.DOCKER)["detail"]
+        assert f"no space left in {directory}" in mended.change(node, Component.DOCKER)["detail"]
         before.check()
 
 
-@pytest.mark.parametrize("folder", ["/etc/nvidia-container-runtime", "/var/lib/gpumend"])
-def test_disk_without_inodes(lab: Lab, boot: Boot, folder: str) -> None:
+@pytest.mark.parametrize("directory", ["/etc/nvidia-container-runtime", "/var/lib/gpumend"])
+def test_disk_without_inodes(lab: Lab, boot: Boot, directory: str) -> None:
     """There are bytes left, but one file too few: found only while at work, with every number of files to spare."""
     node = boot("trixie", "healthy")
     node.sh(
-        """sed -i 's/^mode = .*/mode = "auto"/' "$1"; mkdir -p "$2"; cp -a "$2" /root/kept""", CONFIG, folder
+        """sed -i 's/^mode = .*/mode = "auto"/' "$1"; mkdir -p "$2"; cp -a "$2" /root/kept""",
+        CONFIG,
+        directory,
     )
     data = planned(node, Component.TOOLKIT, "run")
     before, old = Before.of(node, *PATHS).would_be(data), node.read(CONFIG)
     mount = 'mount -t tmpfs -o "nr_inodes=$2,size=8M" tmpfs "$1"; cp -a /root/kept/. "$1"'
     ended: list[str] = []
     for inodes in range(2, 40):
-        if node.sh(mount, folder, str(inodes), check=False).returncode == 0:
+        if node.sh(mount, directory, str(inodes), check=False).returncode == 0:
             with fault("full disk"):
                 result = result_of(carry_out(node, data))
                 seen = before.check(f"{inodes} inodes")
@@ -324,13 +326,13 @@ def test_disk_without_inodes(lab: Lab, boot: Boot, folder: str) -> None:
                 if result["status"] != "changed":
                     assert "No space left on device" in result["detail"]
                     assert (seen.beside, seen.journals) == ((), ())
-                    assert node.sh('find "$1" /etc -name "*.gpumend*"', folder).stdout == ""
+                    assert node.sh('find "$1" /etc -name "*.gpumend*"', directory).stdout == ""
                 if result["status"] not in ended:
-                    node.sh('mount -o remount,nr_inodes=1000 "$1"', folder)
+                    node.sh('mount -o remount,nr_inodes=1000 "$1"', directory)
                     assert before.check_next(lab, node).rc == 0
                 ended.append(result["status"])
             node.write(CONFIG, old)
-        node.sh('umount "$1" 2>/dev/null || true; rm -rf /var/lib/gpumend/*', folder)
+        node.sh('umount "$1" 2>/dev/null || true; rm -rf /var/lib/gpumend/*', directory)
         if ended[-1:] == ["changed"]:
             break
     assert ended[-1] == "changed"
@@ -552,7 +554,7 @@ def test_runtime_by_flag_and_by_file(lab: Lab, boot: Boot) -> None:
 
 
 def list_gpumend(node: Node) -> list[str]:
-    """Files of ours outside our own folder."""
+    """Files of ours outside our own directory."""
     return node.sh("find /etc /var/run/cdi /srv -name '*.gpumend*' 2>/dev/null || true").stdout.split()
 
 

@@ -165,9 +165,9 @@ def runtime_unknown(host: Node) -> None:
 
 @dataclass(frozen=True)
 class ReadOnly:
-    """A folder's disk becomes read-only while this component's file is changed. prepare: what calls for the change."""
+    """A directory's disk becomes read-only while this component's file is changed. prepare: what calls for the change."""
 
-    folder: str
+    directory: str
     component: Component
     path: str
     prepare: Callable[[Node], None]
@@ -189,12 +189,12 @@ def test_disk_that_becomes_read_only_at_any_step(lab: Lab, host: Node, name: str
     """As ext4 does after an error. What was renamed by then cannot be put back: that is said, it is whole, and a rollback
     puts it back once the disk is well."""
     case = READ_ONLY_CASES[name]
-    folder, path = case.folder, case.path
+    directory, path = case.directory, case.path
     case.prepare(host)
     text = host.read(path).decode()
     host.sh(
         'mkdir -p "$1"; cp -a "$1" /root/kept; mount -t tmpfs -o size=8M tmpfs "$1"; cp -a /root/kept/. "$1"',
-        folder,
+        directory,
     )
     ended: list[str] = []
     seen = look(host)
@@ -204,7 +204,7 @@ def test_disk_that_becomes_read_only_at_any_step(lab: Lab, host: Node, name: str
         again = 'mount -o remount,rw "$1"; printf %s "$2" >"$3"; rm -rf /var/lib/gpumend/*; rm -f "${3%/*}"/.*.gpumend*'
         while ended[-1:] != ["changed"] or not seen.journals:
             with fault("EROFS"):
-                result = result_of(carry_out(host, data, READ_ONLY, (str(len(ended) + 1), folder)))
+                result = result_of(carry_out(host, data, READ_ONLY, (str(len(ended) + 1), directory)))
                 status, at = result["status"], f"step {len(ended) + 1}: {result}"
                 seen = before.check(at)
                 assert status in ("refused", "put_back", "broken", "changed"), at
@@ -213,23 +213,23 @@ def test_disk_that_becomes_read_only_at_any_step(lab: Lab, host: Node, name: str
                 if status != "broken":
                     assert (seen.files != before.old) == (status == "changed"), at
                 elif "broken" not in ended:
-                    host.sh('mount -o remount,rw "$1"', folder)
+                    host.sh('mount -o remount,rw "$1"', directory)
                     undone = result_of(carry_out(host, rollback_data(RUN, "idle")))
                     assert undone["status"] == "changed", undone
                     assert before.check(at).files == before.old
                 if status not in ended:
-                    host.sh('mount -o remount,rw "$1"', folder)
+                    host.sh('mount -o remount,rw "$1"', directory)
                     assert before.check_next(lab, host, at).rc == 0
             ended.append(status)
-            host.sh(again, folder, text, path)
+            host.sh(again, directory, text, path)
             if case.component is Component.DOCKER and status != "refused":
                 case.prepare(host)
     finally:
-        host.sh('umount "$1"; rm -rf /root/kept', folder)
+        host.sh('umount "$1"; rm -rf /root/kept', directory)
     assert len(ended) > 20
     ends = {"refused", "changed"} | ({"put_back"} if case.component is Component.DOCKER else set())
     # A journal that cannot be written stops nobody from putting back.
-    may = {"put_back", *(["broken"] if folder in path else [])}
+    may = {"put_back", *(["broken"] if directory in path else [])}
     assert ends <= set(ended) <= ends | may, ended
 
 

@@ -73,7 +73,7 @@ def test_ssh_with_strict_host_keys_and_its_sessions(lab: Lab, boot: Boot) -> Non
     assert ssh(lab, f"ops@{node.name}", "sudo", "-n", "id", "-un").stdout == "root\n"
     assert ssh(lab, f"nosudo@{node.name}", "sudo", "-n", "id", "-un").returncode != 0
     assert node.ssh_sessions() == 3
-    other = lab.slot.folder / "other_known_hosts"
+    other = lab.slot.directory / "other_known_hosts"
     other.write_text("")
     argv = ["ssh", "-F", str(lab.ssh_config), "-o", f"UserKnownHostsFile={other}", "-o", "BatchMode=yes"]
     refused = subprocess.run(
@@ -105,7 +105,7 @@ def test_node_with_a_copied_disk_is_as_one_that_was_made(lab: Lab, boot: Boot) -
     """Files, images and what runs are the same; name, address and keys are its own."""
     made = boot("trixie", None)
     scenarios.apply(made, "healthy", "1.18.2")
-    disk = lab.slot.folder / "copied"
+    disk = lab.slot.directory / "copied"
     made.save(disk)
     copied = lab.boot("trixie", disk=disk)
     try:
@@ -349,7 +349,7 @@ def traces(number: int, name: str) -> list[str]:
     if Path(f"/sys/class/net/ve-{name}").exists():
         found.append("interface")
     if (Path("/var/tmp/gpumend-lab") / f"slot-{number}" / name).exists():
-        found.append("folder")
+        found.append("directory")
     for entry in Path("/proc").glob("[0-9]*/cgroup"):
         try:
             if f"/{name}.node" in entry.read_text(encoding="utf-8") and "\nState:\tZ" not in (
@@ -397,4 +397,4 @@ def test_failed_boot_leaves_nothing(lab: Lab) -> None:
         lab.boot("trixie", prepare=broken)
     assert len(lab.nodes) == before
     assert os.listdir("/sys/class/net").count(f"ve-{lab.slot.prefix}") == 0
-    assert mounts_below(lab.slot.folder) == []
+    assert mounts_below(lab.slot.directory) == []

@@ -157,8 +157,8 @@ def test_sids_criu_is_judged_by_its_own_check(shared_boot: Boot, lab: Lab) -> No
 
 def watcher() -> bytes:
     """A program without libraries that watches the path it is given."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "watch"
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory) / "watch"
         subprocess.run(["gcc", "-static", "-O1", "-o", program, gpu.STANDINS / "watch.c"], check=True)
         return program.read_bytes()
 

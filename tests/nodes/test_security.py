@@ -105,7 +105,7 @@ def test_the_audit_rule_allows_nothing_else(full: tuple[Node, Ran], command: str
 
 
 def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]) -> None:
-    """Standard input, environment, folder and umask are the user's; the answer is the same host's."""
+    """Standard input, environment, directory and umask are the user's; the answer is the same host's."""
     node, _ = full
     node.sh("rm -rf /tmp/own; mkdir /tmp/own; chmod 777 /tmp/own")
     for name in ("json.py", "os.py", "sitecustomize.py", "docker", "systemctl"):
@@ -221,16 +221,16 @@ def mark() -> Iterator[str]:
 
 
 def hostile(
-    lab: Lab, folder: Path, text: str, *arguments: str
+    lab: Lab, directory: Path, text: str, *arguments: str
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """A run over a hosts.toml that is given as it is, and its report."""
-    (folder / "hosts.toml").write_text(text)
-    report = folder / "report.json"
+    (directory / "hosts.toml").write_text(text)
+    report = directory / "report.json"
     report.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "pyinfra", "inventory.py", *arguments, "--data", f"report={report}"],
         cwd=ROOT,
-        env={**os.environ, "GPUMEND_HOSTS": str(folder / "hosts.toml"), "PYINFRA_PROGRESS": "off"},
+        env={**os.environ, "GPUMEND_HOSTS": str(directory / "hosts.toml"), "PYINFRA_PROGRESS": "off"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -418,7 +418,7 @@ def test_no_secret_leaves_the_host(lab: Lab, boot: Boot) -> None:
     )
     assert "deploy-token" in facts
     assert leaked(facts) == set()
-    # What is left on the host itself: journals, logs and folders; only backups hold what the files held.
+    # What is left on the host itself: journals, logs and directories; only backups hold what the files held.
     node.run(["journalctl", "--sync"])
     assert leaked(node.run(["journalctl", "--no-pager", "-o", "cat"]).stdout) == set()
     files = node.sh("find /var/lib/gpumend /run/gpumend* /tmp -type f ! -name '*.before'").stdout.split()
@@ -469,17 +469,17 @@ def single_facts(lab: Lab, node: Node, *names: str) -> str:
 
 # -- 4. staged files ------------------------------------------------------------------------------------------------
 
-# Notes each file and folder that the program makes or whose mode it changes: the mode at that very moment, and whether a
-# folder above it keeps others out.
+# Notes each file and directory that the program makes or whose mode it changes: the mode at that very moment, and whether a
+# directory above it keeps others out.
 SPY = """
 import builtins
 NOTES = []
 def note(what, path):
     path = os.path.abspath(path)
-    closed, folder = False, os.path.dirname(path)
-    while folder != "/":
-        closed = closed or not os.stat(folder).st_mode & 0o001
-        folder = os.path.dirname(folder)
+    closed, directory = False, os.path.dirname(path)
+    while directory != "/":
+        closed = closed or not os.stat(directory).st_mode & 0o001
+        directory = os.path.dirname(directory)
     NOTES.append([what, path, stat.S_IMODE(os.lstat(path).st_mode), closed])
 def spied(module, name, is_write=lambda *a, **k: True, handle=False):
     real = getattr(module, name)

@@ -183,9 +183,9 @@ def generate_spec(node: Node, path: str = "/etc/cdi/nvidia.yaml") -> None:
 
 def install_refresh_units(node: Node, version: str = "1.18.2") -> None:
     """nvidia-cdi-refresh's units are enabled, and its spec lies in /var/run/cdi (new after each reboot)."""
-    folder = "/lib/systemd/system" if numbers(version) >= (1, 20) else "/etc/systemd/system"
-    node.write(f"{folder}/nvidia-cdi-refresh.service", REFRESH_SERVICE)
-    node.write(f"{folder}/nvidia-cdi-refresh.path", REFRESH_PATH)
+    directory = "/lib/systemd/system" if numbers(version) >= (1, 20) else "/etc/systemd/system"
+    node.write(f"{directory}/nvidia-cdi-refresh.service", REFRESH_SERVICE)
+    node.write(f"{directory}/nvidia-cdi-refresh.path", REFRESH_PATH)
     node.sh(
         "systemctl daemon-reload; set -- nvidia-cdi-refresh.path nvidia-cdi-refresh.service;"
         ' systemctl enable --quiet "$@"; systemctl start "$@"'

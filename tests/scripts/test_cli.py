@@ -61,7 +61,7 @@ def test_an_audit_prints_the_table_on_stdout_only() -> None:
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "deploys"])
-def test_it_works_from_any_folder(tmp_path: Path, where: str) -> None:
+def test_it_works_from_any_directory(tmp_path: Path, where: str) -> None:
     cwd = tmp_path if where == "elsewhere" else ROOT / "deploys"
     environment = {"PYTHONPATH": ""}
     done = run(
@@ -193,7 +193,7 @@ def test_rollback_of_a_run_that_no_host_has() -> None:
 
 
 def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    done = run(*GPUMEND, "audit", "--report", str(tmp_path / "no" / "folder" / "x.json"))
+    done = run(*GPUMEND, "audit", "--report", str(tmp_path / "no" / "directory" / "x.json"))
     assert done.returncode == 1
     assert "could not be written" in done.stderr
 

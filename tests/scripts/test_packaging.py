@@ -273,7 +273,7 @@ def test_one_version(versions: dict[str, str | None], found: str) -> None:
 
 STANDIN = """#!/bin/sh
 # STAND-IN for tests, not {name}: it prints what the real one printed (tests/fixtures/toolkit/dnf).
-echo "{name} $*" >>{folder}/log
+echo "{name} $*" >>{directory}/log
 case "{name} $*" in
 {cases}
 esac
@@ -293,7 +293,7 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[s
             cases.append(f'*"{words}"*) cat {tmp_path}/{number}; exit {rc};;')
         for name in ("dnf", "rpm"):
             program = tmp_path / name
-            program.write_text(STANDIN.format(name=name, folder=tmp_path, cases="\n".join(cases)))
+            program.write_text(STANDIN.format(name=name, directory=tmp_path, cases="\n".join(cases)))
             program.chmod(0o755)
         monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
         return tmp_path / "log"

@@ -59,10 +59,10 @@ def data(item: dict[str, Any]) -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree that another user may enter: pytest makes its folders 0700."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
+    """A tree that another user may enter: pytest makes its directories 0700."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.geteuid() and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o055)
     (tmp_path / "etc").mkdir()
     return tmp_path
 
@@ -238,17 +238,17 @@ def test_a_file_of_the_limit_and_one_byte_more(root: Path) -> None:
 def test_what_is_no_regular_file_is_named_and_not_opened(root: Path) -> None:
     """A FIFO without a writer would block an open for ever."""
     os.mkfifo(root / "etc/fifo")
-    (root / "etc/folder").mkdir()
+    (root / "etc/directory").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(root)  # a socket's path is short
         listener.bind("etc/socket")
         began = time.monotonic()
-        files = run(root=str(root), files=["/etc/fifo", "/etc/folder", "/etc/socket"])["files"]
+        files = run(root=str(root), files=["/etc/fifo", "/etc/directory", "/etc/socket"])["files"]
         os.chdir("/")
     assert time.monotonic() - began < 20
     assert {path: (item["status"], item["kind"]) for path, item in files.items()} == {
         "/etc/fifo": ("ok", "fifo"),
-        "/etc/folder": ("ok", "dir"),
+        "/etc/directory": ("ok", "dir"),
         "/etc/socket": ("ok", "socket"),
     }
     assert not [path for path, item in files.items() if "data" in item]
@@ -418,7 +418,7 @@ def test_a_command_that_needs_one_of_some_paths(root: Path) -> None:
 
 
 def test_xfs_info_is_asked_about_a_mount_point(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a folder below one it says `cannot open`: xfsprogs 7.2 on a file system of its own mkfs."""
+    """Of a directory below one it says `cannot open`: xfsprogs 7.2 on a file system of its own mkfs."""
     (root / "xfs_info").write_text('#!/bin/sh\necho "$# $1"\n')
     (root / "xfs_info").chmod(0o755)
     monkeypatch.setattr(probe, "PATH", f"{root}:{probe.PATH}")
@@ -573,10 +573,13 @@ def test_an_own_daemon_is_no_containers(dockerd: subprocess.Popen[bytes]) -> Non
 def named(name: str) -> list[int]:
     """Processes of this name, looked up without the probe."""
     found = []
-    for folder in Path("/proc").iterdir():
+    for directory in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and (folder / "cmdline").read_bytes().split(b"\0")[0].decode() == name:
-                found.append(int(folder.name))
+            if (
+                directory.name.isdigit()
+                and (directory / "cmdline").read_bytes().split(b"\0")[0].decode() == name
+            ):
+                found.append(int(directory.name))
         except OSError:
             continue
     return found

@@ -30,7 +30,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 
 @pytest.fixture
 def closed(root: Path) -> Iterator[Path]:
-    """A tree in which one of two users' folders may not be entered, as homes on NFS are to root."""
+    """A tree in which one of two users' directories may not be entered, as homes on NFS are to root."""
     for name in ("home/ann/.config/docker/daemon.json", "home/ben/.config/docker/daemon.json"):
         path = root / name
         path.parent.mkdir(parents=True)
@@ -40,18 +40,18 @@ def closed(root: Path) -> Iterator[Path]:
     (root / "home/ben/.config").chmod(0o755)
 
 
-# --- folders behind a star
+# --- directories behind a star
 
 
 @pytest.mark.parametrize(
     "pattern", ["/home/*/.config/docker/daemon.json", "/home/*/.config/*/daemon.json", "/home/*/.config/*"]
 )
-def test_a_folder_behind_a_star_that_may_not_be_entered(closed: Path, pattern: str) -> None:
+def test_a_directory_behind_a_star_that_may_not_be_entered(closed: Path, pattern: str) -> None:
     found = run(*as_nobody(), root=str(closed), globs=[a_glob(pattern, read=False)])["globs"][pattern]
     assert found["status"] == "denied" and "/home/ann" in found["paths"][0]
 
 
-def test_a_folder_behind_a_star_that_is_not_there_is_knowledge(closed: Path) -> None:
+def test_a_directory_behind_a_star_that_is_not_there_is_knowledge(closed: Path) -> None:
     pattern = "/home/*/.docker/desktop"
     found = run(*as_nobody(), root=str(closed), globs=[a_glob(pattern, read=False)])["globs"][pattern]
     assert found == {"status": "ok", "paths": []}
@@ -69,7 +69,7 @@ def test_patterns_mean_what_they_mean_to_glob(pattern: str) -> None:
 # --- programs, and what commands need
 
 
-def test_a_folder_of_path_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_path_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an NFS server that is gone: whether nvidia-ctk is there is not known, and nothing is installed for want of it."""
     loop, there = tmp_path / "loop", tmp_path / "there"
     loop.symlink_to(loop)
@@ -90,10 +90,10 @@ def test_whether_there_is_what_a_command_needs_may_not_be_known(closed: Path) ->
     assert found["status"] == "denied"
 
 
-# --- a folder that changes between the listing and the look
+# --- a directory that changes between the listing and the look
 
 
-def test_a_folder_that_goes_while_its_parent_is_listed(
+def test_a_directory_that_goes_while_its_parent_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Docker root whose `tmp` goes is no root that is not there."""
@@ -252,7 +252,7 @@ def test_a_container_that_began_and_of_which_dockerd_no_longer_tells(root: Path)
 
 @pytest.fixture
 def container(root: Path) -> Iterator[tuple[int, Path]]:
-    """A process with a root folder of its own, in which /bin and /etc/docker are links."""
+    """A process with a root directory of its own, in which /bin and /etc/docker are links."""
     inner = root / "inner"
     for name in ("usr/bin", "opt/docker", "proc"):
         (inner / name).mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_following_links_leaves_no_handle_open(container: tuple[int, Path]) -> N
 
 
 def test_nothing_of_this_needs_a_second(root: Path) -> None:
-    """A thousand folders behind stars are looked into in a blink: the request has a hundred patterns."""
+    """A thousand directories behind stars are looked into in a blink: the request has a hundred patterns."""
     for number in range(1000):
         (root / f"etc/{number}/x").mkdir(parents=True)
     began = time.monotonic()

@@ -24,8 +24,8 @@ def top_level(text: str) -> list[str]:
 
 
 def test_no_part_takes_another_parts_name() -> None:
-    folder = files("gpumend.payload")
-    texts = [folder.joinpath(f"{name.replace('.', '/')}.py").read_text() for name in (*PROBE, *CHANGE)]
+    directory = files("gpumend.payload")
+    texts = [directory.joinpath(f"{name.replace('.', '/')}.py").read_text() for name in (*PROBE, *CHANGE)]
     names = Counter(name for text in texts for name in top_level(text))
     assert [name for name, count in names.items() if count > 1] == []
 

@@ -83,7 +83,7 @@ def node(major: int, minor: int) -> Item:
     return _item("char", 0o666, rdev=[major, minor])
 
 
-def directory() -> Item:
+def a_directory() -> Item:
     return _item("dir", 0o755)
 
 
@@ -118,7 +118,7 @@ class Host:
 
     docker: {"info": ..., "containers": [...]} while dockerd runs, an `unread` item, or None where none runs.
     units: properties by unit; None on a host without systemd. globs: items that stand for a whole listing.
-    inside: by container; listings: by folder; spaces: by mount point.
+    inside: by container; listings: by directory; spaces: by mount point.
     """
 
     files: Files = field(default_factory=dict)
@@ -257,25 +257,25 @@ def answer(
 ) -> Item:
     """The probe's answer of a host that holds these things and nothing else, to the request of all subsystems."""
     lying = {path: item for path, found in (files or {}).items() if (item := _normal(found)) is not None}
-    folders = {path[:at] for path in lying for at in range(len(path)) if path[at] == "/"}
+    directories = {path[:at] for path in lying for at in range(len(path)) if path[at] == "/"}
     asked = request()
     read: dict[str, Item] = {}
     stats: dict[str, Item] = {}
     listed: dict[str, Item] = {}
 
     def stat(path: str) -> Item:
-        return _stat(lying[path]) if path in lying else directory() if path in folders else absent()
+        return _stat(lying[path]) if path in lying else a_directory() if path in directories else absent()
 
     for spec in asked["globs"]:
         pattern = spec["pattern"]
-        folder = pattern.rpartition("/")[0]
+        directory = pattern.rpartition("/")[0]
         if globs and pattern in globs:
             listed[pattern] = globs[pattern]
             continue
         paths = sorted(path for path in lying if _matches(path, pattern))
         before = listed.get(pattern, {}).get("paths", ())  # another search's
         listed[pattern] = {"status": "ok", "paths": paths}
-        if not re.search(r"[*?[]", folder) and folder not in folders and folder not in lying:
+        if not re.search(r"[*?[]", directory) and directory not in directories and directory not in lying:
             listed[pattern] = {**absent(), "paths": []}
         for path in paths:
             if spec["read"]:
@@ -297,7 +297,7 @@ def answer(
                 for name in mentioned(base64.b64decode(lying[path]["data"])):
                     stats.setdefault(name, stat(name))
     for path in asked["files"]:
-        read[path] = lying[path] if path in lying else directory() if path in folders else absent()
+        read[path] = lying[path] if path in lying else a_directory() if path in directories else absent()
     for path in asked["stats"]:
         stats[path] = stat(path)
     return {
@@ -578,7 +578,7 @@ def healthy(
         CONFIG: config(mode, "@/sbin/ldconfig.real" if layout == "ubuntu" else "@/sbin/ldconfig"),
         DAEMON_JSON: daemon_json(docker),
         DYNAMIC if refresh else STATIC: text,
-        "/run/systemd/system": directory(),
+        "/run/systemd/system": a_directory(),
         "/usr/bin/nvidia-container-runtime": file("", 0o755),
         **{
             f"/dev/char/195:{minor}": node(195, minor) for minor in (0, 254, 255)

@@ -24,9 +24,9 @@ from tests.unit.build import (
     STATIC,
     TODAY,
     Host,
+    a_directory,
     config,
     dangling,
-    directory,
     file,
     findings,
     fixture,
@@ -216,8 +216,8 @@ def specs(**files: list[str]) -> Host:
     """A host with spec files `etc_NAME`, `run_NAME` that define these devices."""
     found: dict[str, Any] = {DYNAMIC: None}
     for name, devices in files.items():
-        folder, _, base = name.partition("_")
-        found[f"{ETC if folder == 'etc' else RUN}/{base}.yaml"] = yaml.safe_dump(
+        directory, _, base = name.partition("_")
+        found[f"{ETC if directory == 'etc' else RUN}/{base}.yaml"] = yaml.safe_dump(
             small("0.5.0", "nvidia.com/gpu", *devices)
         )
     return healthy().but(files=found)
@@ -226,10 +226,10 @@ def specs(**files: list[str]) -> Host:
 Resolved = dict[str, str]
 RESOLVE: list[tuple[str, Host, tuple[str, ...], Resolved, set[str]]] = [
     ("one", specs(etc_a=["0", "all"]), (ETC, RUN), {"0": "/etc/cdi/a.yaml", "all": "/etc/cdi/a.yaml"}, set()),
-    ("later-folder-wins", specs(etc_a=["0", "1"], run_a=["0"]), (ETC, RUN), {"0": "/var/run/cdi/a.yaml", "1": "/etc/cdi/a.yaml"}, set()),
+    ("later-directory-wins", specs(etc_a=["0", "1"], run_a=["0"]), (ETC, RUN), {"0": "/var/run/cdi/a.yaml", "1": "/etc/cdi/a.yaml"}, set()),
     ("order-counts", specs(etc_a=["0"], run_a=["0"]), (RUN, ETC), {"0": "/etc/cdi/a.yaml"}, set()),
-    ("one-folder-read", specs(etc_a=["0"], run_a=["0", "1"]), (ETC,), {"0": "/etc/cdi/a.yaml"}, set()),
-    ("twice-in-a-folder", specs(etc_a=["0", "1"], etc_b=["0"]), (ETC, RUN), {"1": "/etc/cdi/a.yaml"}, {"0"}),
+    ("one-directory-read", specs(etc_a=["0"], run_a=["0", "1"]), (ETC,), {"0": "/etc/cdi/a.yaml"}, set()),
+    ("twice-in-a-directory", specs(etc_a=["0", "1"], etc_b=["0"]), (ETC, RUN), {"1": "/etc/cdi/a.yaml"}, {"0"}),
     ("twice-below-a-good-one", specs(etc_a=["0", "1"], etc_b=["0"], run_c=["0", "all"]), (ETC, RUN), {"1": "/etc/cdi/a.yaml", "all": "/var/run/cdi/c.yaml"}, {"0"}),
     ("thrice", specs(run_a=["0"], run_b=["0"], run_c=["0"]), (ETC, RUN), {}, {"0"}),
 ]  # fmt: skip
@@ -257,7 +257,7 @@ def test_other_kinds_do_not_conflict() -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("subfolder", directory()),
+        ("subfolder", a_directory()),
         ("notes.txt", "text"),
         ("nvidia.yaml~", "text"),
         ("nvidia.yml", spec()),
@@ -328,18 +328,18 @@ def test_gm301_podman_55_reads_etc_only() -> None:
 @pytest.mark.parametrize(
     "dirs", [["/etc/cdi", "/run/cdi"], ["/etc/cdi/", "/var/run/cdi/"]], ids=["run-cdi", "slash-at-the-end"]
 )
-def test_gm301_a_folder_by_its_other_name(dirs: list[str]) -> None:
+def test_gm301_a_directory_by_its_other_name(dirs: list[str]) -> None:
     """/var/run is a link to /run: dockerd reads the spec there whichever name it was given."""
     assert outcome(healthy().but(info={"CDISpecDirs": dirs}), "GM301") == "ok"
 
 
-def test_gm301_a_folder_that_was_not_read_is_not_called_empty() -> None:
-    """A third folder may hold the spec: the probe does not read it, so nothing is known of it (promise 4)."""
+def test_gm301_a_directory_that_was_not_read_is_not_called_empty() -> None:
+    """A third directory may hold the spec: the probe does not read it, so nothing is known of it (promise 4)."""
     host = healthy().but(files={DYNAMIC: None, STATIC: spec()}, info={"CDISpecDirs": ["/opt/cdi"]})
     assert {str(found.status) for found in findings(host, "GM301")} == {"unknown"}
 
 
-def test_gm301_the_runtimes_own_folders() -> None:
+def test_gm301_the_runtimes_own_directories() -> None:
     text = config().replace('spec-dirs = ["/etc/cdi", "/var/run/cdi"]', 'spec-dirs = ["/etc/cdi"]')
     found = the(healthy().but(files={CONFIG: text}), "GM301")
     assert "reads /etc/cdi, the spec is in /var/run/cdi" in found.summary and found.change is None
@@ -349,7 +349,7 @@ def test_gm301_an_unread_spec_may_be_the_good_one() -> None:
     assert outcome(healthy().but(files={DYNAMIC: unread("denied")}), "GM301") == "unknown"
 
 
-def test_gm301_an_unread_folder_is_unknown() -> None:
+def test_gm301_an_unread_directory_is_unknown() -> None:
     for code in ("GM301", "GM302", "GM303", "GM304", "GM308", "GM313"):
         assert outcome(healthy().but(globs={"/etc/cdi/*": unread("denied")}), code) == "unknown", code
 

@@ -34,7 +34,7 @@ from tests.unit.build import (
     NOW,
     TODAY,
     Host,
-    directory,
+    a_directory,
     file,
     findings,
     fixture,
@@ -226,7 +226,7 @@ def test_what_nothing_imports_has_no_effect() -> None:
 
 
 def test_relative_imports_with_a_star_before_1_7() -> None:
-    """1.6 looks for them below the daemon's own folder, `/` (resolveImports of v1.6.20)."""
+    """1.6 looks for them below the daemon's own directory, `/` (resolveImports of v1.6.20)."""
     text, drop_in = (
         "version = 2\nimports = ['conf.d/*.toml']\n",
         {"99": "version = 2\n" + runtime("a") + runtime("runc")},
@@ -569,11 +569,11 @@ def k3s(
     template: str | None = None, name: str = "config-v3.toml.tmpl", generated: str | None = None, **more: Any
 ) -> Host:
     files: dict[str, Any] = {
-        K3S.folder: directory(),
+        K3S.directory: a_directory(),
         "/etc/rancher/k3s/config.yaml": more.pop("settings", "token: secret\n"),
     }
     if template is not None:
-        files[f"{K3S.folder}/{name}"] = file(template) | more.pop("times", {})
+        files[f"{K3S.directory}/{name}"] = file(template) | more.pop("times", {})
     files[K3S.generated] = (
         generated if generated is not None else fixture("grit/containerd_upstream_config.toml")
     )
@@ -599,7 +599,9 @@ def test_gm511_nvidia_twice() -> None:
     twice = GOOD_TEMPLATE + "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]\n"
     found = the(k3s(twice), "GM511")
     line = twice.splitlines().index("[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia]") + 1
-    assert found.status == "fail" and found.evidence[0].source == f"{K3S.folder}/config-v3.toml.tmpl:{line}"
+    assert (
+        found.status == "fail" and found.evidence[0].source == f"{K3S.directory}/config-v3.toml.tmpl:{line}"
+    )
 
 
 @pytest.mark.parametrize("name", ["runc", "nvidia-cdi", "'nvidia-experimental'"])
@@ -636,7 +638,7 @@ def test_gm511_a_template_that_is_no_toml(template: str, line: int) -> None:
     host = k3s(template, generated="version = 3\n")
     found = the(host, "GM511", GRIT)
     assert found.status == "fail" and found.change is None and found.refused
-    assert found.evidence[0].source == f"{K3S.folder}/config-v3.toml.tmpl:{line}"
+    assert found.evidence[0].source == f"{K3S.directory}/config-v3.toml.tmpl:{line}"
     assert the(host, "GM525", GRIT).refused and written(host, GRIT) == {}
 
 
@@ -656,7 +658,7 @@ def test_gm511_where_the_template_has_the_line() -> None:
     found = the(k3s(template, generated="version = 3\n[plugins.x]\n[plugins.x]\n"), "GM511")
     assert [item.source for item in found.evidence] == [
         f"{K3S.generated}:3",
-        f"{K3S.folder}/config-v3.toml.tmpl:2",
+        f"{K3S.directory}/config-v3.toml.tmpl:2",
     ]
 
 
@@ -698,9 +700,9 @@ def test_gm512_an_old_k3s_knows_one_template() -> None:
     written_by_it = "version = 2\n" + runtime("runc", SystemdCgroup=True)
     host = k3s(GOOD_TEMPLATE, V3_NAME, written_by_it).but(commands=OLD)
     found = the(host, "GM512", GRIT)
-    assert found.summary.startswith(f"{K3S.folder}/{V3_NAME} has no effect") and found.change is None
+    assert found.summary.startswith(f"{K3S.directory}/{V3_NAME} has no effect") and found.change is None
     [(path, text)] = written(host, GRIT).items()
-    assert path == f"{K3S.folder}/{V2_NAME}" and V2_PLUGIN in text and V3_PLUGIN not in text
+    assert path == f"{K3S.directory}/{V2_NAME}" and V2_PLUGIN in text and V3_PLUGIN not in text
     assert outcome(k3s(GOOD_TEMPLATE).but(commands=NEW), "GM512", GRIT) == "ok"
 
 
@@ -758,7 +760,7 @@ def test_the_cgroup_driver_of_k3s_kubelet() -> None:
     host = k3s(generated=made)
     assert host.state().kubernetes.cgroup_driver == ""
     assert host.but(units={"k3s.service": unit}).state().kubernetes.cgroup_driver == "cgroupfs"
-    defaults = {f"{K3S.kubelet_folder}/00-k3s-defaults.conf": "cgroupDriver: systemd\n"}
+    defaults = {f"{K3S.kubelet_directory}/00-k3s-defaults.conf": "cgroupDriver: systemd\n"}
     assert host.but(files=defaults).state().kubernetes.cgroup_driver == "systemd"
 
 

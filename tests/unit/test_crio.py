@@ -16,15 +16,15 @@ from gpumend.rules.engines.crio import OURS, has_crio
 from gpumend.rules.finding import Component
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import Wanted
-from gpumend.state.crio import CONFIG, FOLDER, LIBEXEC, SOCKET
+from gpumend.state.crio import CONFIG, DIRECTORY, LIBEXEC, SOCKET
 from gpumend.state.toolkit import CONFIG as TOOLKIT
 from tests.unit.build import (
     DYNAMIC,
     NOW,
     TODAY,
     Host,
+    a_directory,
     config,
-    directory,
     file,
     findings,
     fixture,
@@ -64,10 +64,10 @@ def node(
     name of a file without its number and ending is its key: `n10_mine` is 10-mine.conf."""
     host = healthy()
     assert isinstance(host.processes, tuple)
-    names = {key: f"{FOLDER}/{key[1:].replace('_', '-')}.conf" for key in drop_ins}
+    names = {key: f"{DIRECTORY}/{key[1:].replace('_', '-')}.conf" for key in drop_ins}
     return host.but(
         files={
-            SOCKET: directory(),
+            SOCKET: a_directory(),
             **{names[key]: file(text, mtime=NOW - 86400) for key, text in drop_ins.items()},
         },
         programs={"crio": "/usr/bin/crio", "conmon": "/usr/bin/conmon", "crun": "/usr/bin/crun"},
@@ -98,7 +98,7 @@ def test_the_runtime_is_registered_where_nvidia_ctk_would_write_it() -> None:
     host = node()
     assert codes(host) == {"GM552"}
     [(path, text)] = written(host).items()
-    assert path == OURS == f"{FOLDER}/99-nvidia.toml"
+    assert path == OURS == f"{DIRECTORY}/99-nvidia.toml"
     assert tomllib.loads(text)["crio"]["runtime"]["runtimes"]["nvidia"] == {
         "runtime_path": "/usr/bin/nvidia-container-runtime",
         "runtime_type": "oci",
@@ -144,12 +144,12 @@ def test_a_wrong_path_is_corrected_where_it_stands() -> None:
     wrong = '# ours\n[crio.runtime.runtimes.nvidia]\nruntime_path = "/usr/bin/runc" # old\nprivileged_without_host_devices = true\n'
     host = node(n20_gpu=wrong, n99_z='[crio.runtime]\nlog_level = "info"\n')
     assert written(host) == {
-        f"{FOLDER}/20-gpu.conf": wrong.replace("/usr/bin/runc", "/usr/bin/nvidia-container-runtime")
+        f"{DIRECTORY}/20-gpu.conf": wrong.replace("/usr/bin/runc", "/usr/bin/nvidia-container-runtime")
     }
     found = transaction(host, {}, Component.CRIO)
     assert found is not None and [name for name, _ in found.tree] == ["001.conf", "002.conf"]
     assert b"nvidia-container-runtime" in found.tree[0][1] and b"log_level" in found.tree[1][1]
-    assert the(host, "GM552").evidence[1].source == f"{FOLDER}/20-gpu.conf:2"
+    assert the(host, "GM552").evidence[1].source == f"{DIRECTORY}/20-gpu.conf:2"
 
 
 def test_a_later_file_replaces_a_runtime_whole() -> None:
@@ -159,7 +159,7 @@ def test_a_later_file_replaces_a_runtime_whole() -> None:
         n20_b='[crio.runtime.runtimes.nvidia]\nruntime_type = "oci"\n',
     )
     assert "calls a program `nvidia` in its PATH" in the(host, "GM552").summary
-    assert list(written(host)) == [f"{FOLDER}/20-b.conf"]
+    assert list(written(host)) == [f"{DIRECTORY}/20-b.conf"]
 
 
 def test_a_runtime_that_was_only_reloaded_starts_no_pod() -> None:
@@ -180,7 +180,7 @@ def test_a_reload_that_shows_everything_is_told_by_the_time_of_the_file() -> Non
     level = host.but(
         files={
             OURS: file(whole, mtime=NOW - 86400),
-            f"{FOLDER}/50-log.conf": file('[crio.runtime]\nlog_level = "debug"\n', mtime=NOW - 60),
+            f"{DIRECTORY}/50-log.conf": file('[crio.runtime]\nlog_level = "debug"\n', mtime=NOW - 60),
         }
     )
     assert codes(level) == set(), "a level is reloaded"
@@ -212,12 +212,12 @@ def test_a_broken_file_is_refused_with_its_line(text: str, line: str) -> None:
     host = node(n50_broken=text)
     found = the(host, "GM551")
     assert found.change is None and found.refused
-    assert found.evidence[0].source == f"{FOLDER}/50-broken.conf{line}"
+    assert found.evidence[0].source == f"{DIRECTORY}/50-broken.conf{line}"
     assert codes(host) == {"GM551"} and written(host) == {}
 
 
 def test_files_of_any_name_count() -> None:
-    host = node().but(files={f"{FOLDER}/.10-mine.conf.swp": file("\x00b0VIM")})
+    host = node().but(files={f"{DIRECTORY}/.10-mine.conf.swp": file("\x00b0VIM")})
     assert codes(host) == {"GM551"}
 
 
@@ -225,13 +225,15 @@ def test_files_of_any_name_count() -> None:
     ("dirs", "lacking"),
     [('["/etc/cdi"]', "/var/run/cdi"), ('["/run/cdi"]', "/etc/cdi"), ('["/etc/cdi", "/var/run/cdi"]', "")],
 )
-def test_narrow_spec_folders(dirs: str, lacking: str) -> None:
+def test_narrow_spec_directories(dirs: str, lacking: str) -> None:
     mine = f"[crio.runtime]\ncdi_spec_dirs = {dirs}  # mine\n"
     host = node(n10_mine=mine, n99_nvidia=NVIDIA)
     found = findings(host, "GM553")
     assert [lacking in item.summary for item in found] == ([True] if lacking else [])
     if lacking:
-        assert written(host) == {f"{FOLDER}/10-mine.conf": mine.replace(dirs, '["/etc/cdi", "/var/run/cdi"]')}
+        assert written(host) == {
+            f"{DIRECTORY}/10-mine.conf": mine.replace(dirs, '["/etc/cdi", "/var/run/cdi"]')
+        }
 
 
 @pytest.mark.parametrize(("manager", "expected"), [("", "warn"), ('cgroup_manager = "cgroupfs"\n', "ok")])
@@ -257,7 +259,7 @@ def test_the_default_runtime() -> None:
     assert (
         found.status == "fail"
         and found.change is None
-        and found.evidence[0].source == f"{FOLDER}/99-nvidia.conf:2"
+        and found.evidence[0].source == f"{DIRECTORY}/99-nvidia.conf:2"
     )
     wanted = {"crio": {"default_runtime": "nvidia"}}
     text = written(node(), **wanted)[OURS]
@@ -330,4 +332,4 @@ def test_no_environment_of_crio_leaves_the_host() -> None:
 
 
 def test_the_files_are_where_crio_looks() -> None:
-    assert (CONFIG, FOLDER) == ("/etc/crio/crio.conf", "/etc/crio/crio.conf.d")
+    assert (CONFIG, DIRECTORY) == ("/etc/crio/crio.conf", "/etc/crio/crio.conf.d")

@@ -31,11 +31,11 @@ from tests.unit.build import (
     TODAY,
     Host,
     Item,
+    a_directory,
     absent,
     capture,
     container,
     dangling,
-    directory,
     file,
     findings,
     fixture,
@@ -218,7 +218,7 @@ def compat_files(
 ) -> dict[str, Any]:
     real = f"{tree}/compat/libcuda.so.{library}"
     return {
-        tree: directory(),
+        tree: a_directory(),
         real: file(b"", section=section(note)),
         f"{tree}/compat/libcuda.so.1": link(f"libcuda.so.{library}", file(b""), real),
     }
@@ -238,8 +238,8 @@ def captured() -> Host:
     for path in (tree, "/usr/local/cuda", "/usr/local/cuda-13"):
         files.update({f"{path}/{name}": file(b"") for name in names})
         files[f"{path}/compat/libcuda.so.580.95.05"] = files[f"{tree}/compat/libcuda.so.580.95.05"]
-    files["/usr/local/cuda"] = link("/etc/alternatives/cuda", directory(), tree)
-    files["/usr/local/cuda-13"] = link("/etc/alternatives/cuda-13", directory(), tree)
+    files["/usr/local/cuda"] = link("/etc/alternatives/cuda", a_directory(), tree)
+    files["/usr/local/cuda-13"] = link("/etc/alternatives/cuda-13", a_directory(), tree)
     for row in re.finditer(r"(?m)^ ?(\S+\.conf)$", "000_cuda.conf\n987_cuda-13.conf"):
         files[f"/etc/ld.so.conf.d/{row.group(1)}"] = "/usr/local/cuda/targets/x86_64-linux/lib\n"
     commands = {"nvcc": (0, capture("h100/cuda.txt"), ""), "nvidia-smi-query": (0, smi(), "")}
@@ -299,7 +299,7 @@ def test_serial_numbers_stay_on_the_host() -> None:
 
 
 def tree_files(tree: str, *names: str, **texts: str) -> dict[str, Any]:
-    found: dict[str, Any] = {tree: directory(), **{f"{tree}/{name}": file(b"") for name in names}}
+    found: dict[str, Any] = {tree: a_directory(), **{f"{tree}/{name}": file(b"") for name in names}}
     return found | {f"{tree}/{name.replace('__', '.')}": text for name, text in texts.items()}
 
 
@@ -349,7 +349,7 @@ TREE = "/usr/local/cuda-12.4"
             (),
             "12.10",
             "unowned",
-            id="cudart-of-another-folder",
+            id="cudart-of-another-directory",
         ),
     ],
 )
@@ -359,7 +359,7 @@ def test_trees(files: dict[str, Any], packages: tuple[str, ...], release: str, h
     assert (tree.version, tree.how) == (version(release), how)
 
 
-def test_a_folder_with_compat_alone_is_no_toolkit() -> None:
+def test_a_directory_with_compat_alone_is_no_toolkit() -> None:
     assert Host(files=compat_files()).state().cuda.trees == ()
 
 
@@ -408,7 +408,7 @@ def test_gm607_toolkits(files: dict[str, Any], packages: tuple[str, ...], expect
     assert outcome(healthy().but(files=files, commands={"dpkg": (0, rows, "")}), "GM607") == expected
 
 
-# --- who has a compat folder on the library path
+# --- who has a compat directory on the library path
 
 
 UNIT = "/etc/systemd/system/jobs.service"
@@ -679,7 +679,7 @@ def driver_host(driver: str, brand: str = "NVIDIA", architecture: str = "Hopper"
         f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Wed Apr 29 2026\n"
     )
     files["/sys/module/nvidia/version"] = f"{driver}\n"
-    files["/run/systemd/system"] = directory()
+    files["/run/systemd/system"] = a_directory()
     cache = "".join(
         f"\t{name}.so.1 (libc6,x86-64) => {lib}/{name}.so.1\n" for name in ("libcuda", "libnvidia-ml")
     )
@@ -869,7 +869,7 @@ def test_what_is_outgrown_and_not_managed_is_taken_off_the_path_and_stays_instal
     host = captured().but(
         files={
             "/etc/ld.so.conf.d/x.conf": f"# mine\n{COMPAT}\n/opt/lib\n",
-            "/run/systemd/system": directory(),
+            "/run/systemd/system": a_directory(),
         }
     )
     found = transaction(host, {})

@@ -15,10 +15,10 @@ from tests.unit.build import (
     DAEMON_JSON,
     NOW,
     Host,
+    a_directory,
     container,
     daemon_json,
     dangling,
-    directory,
     edits_of,
     findings,
     healthy,
@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "text": ('"x"', "a JSON str, not an object"),
     "not-utf-8": (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
     "half-a-utf-16": (b"\xff\xfe{", "truncated data"),
-    "directory": (directory(), "a dir, not a file"),
+    "directory": (a_directory(), "a dir, not a file"),
     "dangling-link": (dangling("/srv/daemon.json"), "a link to /srv/daemon.json, which does not exist"),
     "nested-too-deep": ('{"a":' * 100_000, "recursion"),
 }
@@ -349,7 +349,9 @@ def test_gm404_keeps_the_other_features() -> None:
         pytest.param(["/var/run/cdi", "/etc/cdi"], "ok", None, id="other-order"),
         pytest.param(["/etc/cdi/", "/run/cdi"], "ok", None, id="other-spelling"),
         pytest.param(["/etc/cdi"], "warn", ["/etc/cdi", "/var/run/cdi"], id="etc-only"),
-        pytest.param(["/opt/cdi"], "warn", ["/etc/cdi", "/var/run/cdi", "/opt/cdi"], id="own-folder-stays"),
+        pytest.param(
+            ["/opt/cdi"], "warn", ["/etc/cdi", "/var/run/cdi", "/opt/cdi"], id="own-directory-stays"
+        ),
         pytest.param([""], "fail", ["/etc/cdi", "/var/run/cdi"], id="disabled"),
         pytest.param([], "fail", ["/etc/cdi", "/var/run/cdi"], id="empty"),
         pytest.param("/etc/cdi", "ok", None, id="no-list"),
@@ -443,13 +445,13 @@ def test_gm408_the_snap(host: Host) -> None:
     assert not [found for found in verdict(host).findings if found.change and found.change.edits]
 
 
-def test_gm408_a_leftover_folder_of_the_snap_is_no_snap() -> None:
-    host = healthy().but(files={"/var/snap/docker": directory(), SNAP_JSON: "{}"})
+def test_gm408_a_leftover_directory_of_the_snap_is_no_snap() -> None:
+    host = healthy().but(files={"/var/snap/docker": a_directory(), SNAP_JSON: "{}"})
     assert not host.state().docker.snap and host.state().docker.config_path == DAEMON_JSON
 
 
 CLOSED = {"/home/*/.docker/desktop": unread("denied")}
-DESKTOP = {"/home/ann/.docker/desktop": directory(), "/opt/docker-desktop": directory()}
+DESKTOP = {"/home/ann/.docker/desktop": a_directory(), "/opt/docker-desktop": a_directory()}
 
 
 @pytest.mark.parametrize(
@@ -465,7 +467,7 @@ DESKTOP = {"/home/ann/.docker/desktop": directory(), "/opt/docker-desktop": dire
         pytest.param(healthy().but(info={"OperatingSystem": "Docker Desktop"}), "warn", id="its-daemon"),
         pytest.param(healthy().but(globs=CLOSED), "ok", id="homes-closed-and-no-program"),
         pytest.param(
-            healthy().but(globs=CLOSED, files={"/opt/docker-desktop": directory()}),
+            healthy().but(globs=CLOSED, files={"/opt/docker-desktop": a_directory()}),
             "unknown",
             id="homes-closed",
         ),

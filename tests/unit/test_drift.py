@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpumend.state.drift import Unattended, apt_settings, kernel_kind, kernel_number, locked
-from tests.unit.build import Host, container, directory, findings, healthy, outcome, the, unread
+from tests.unit.build import Host, a_directory, container, findings, healthy, outcome, the, unread
 
 UBUNTU = "550.163.01-0ubuntu0.24.04.1"
 APT_ON = (
@@ -97,7 +97,7 @@ def kernels(**modules: str | None) -> dict[str, Any]:
     """Installed kernels by release; a text is a line of its modules.dep."""
     files: dict[str, Any] = {}
     for release, line in modules.items():
-        files[f"/lib/modules/{release}/kernel"] = directory()
+        files[f"/lib/modules/{release}/kernel"] = a_directory()
         files[f"/lib/modules/{release}/modules.dep"] = f"kernel/fs/ext4/ext4.ko.zst:\n{line or ''}\n"
     return files
 

@@ -12,9 +12,9 @@ from gpumend.state.driver import ldconfig_cache, proc_flavour, proc_version, uvm
 from gpumend.text.version import Version, parse_version
 from tests.unit.build import (
     Host,
+    a_directory,
     absent,
     capture,
-    directory,
     file,
     findings,
     fixture,
@@ -122,17 +122,17 @@ def test_the_only_finding_on_the_h100_is_the_missing_toolkit() -> None:
 # --- GM101: module and libraries
 
 
-def with_library(host: Host, version: str, folder: str = LIB, cached: bool = True) -> Host:
-    """The host with driver libraries of a version in one folder, and none besides."""
+def with_library(host: Host, version: str, directory: str = LIB, cached: bool = True) -> Host:
+    """The host with driver libraries of a version in one directory, and none besides."""
     files: dict[str, Any] = {
         path: None for path in host.files if re.search(r"/lib(cuda|nvidia-ml)\.so", path)
     }
     rows = ""
     for name in ("libcuda", "libnvidia-ml"):
-        real = f"{folder}/{name}.so.{version}"
+        real = f"{directory}/{name}.so.{version}"
         files[real] = file("")
-        files[f"{folder}/{name}.so.1"] = link(f"{name}.so.{version}", file(""), real)
-        seen = folder.removeprefix("/usr") if folder == DEBIAN_LIB else folder
+        files[f"{directory}/{name}.so.1"] = link(f"{name}.so.{version}", file(""), real)
+        seen = directory.removeprefix("/usr") if directory == DEBIAN_LIB else directory
         rows += f"\t{name}.so.1 (libc6,x86-64) => {seen}/{name}.so.1\n"
     return host.but(
         files=files,
@@ -141,7 +141,7 @@ def with_library(host: Host, version: str, folder: str = LIB, cached: bool = Tru
 
 
 @pytest.mark.parametrize(
-    ("library", "folder", "expected"),
+    ("library", "directory", "expected"),
     [
         pytest.param("580.159.04", LIB, "ok", id="same"),
         pytest.param("580.159.04", DEBIAN_LIB, "ok", id="same-merged-usr"),
@@ -151,8 +151,8 @@ def with_library(host: Host, version: str, folder: str = LIB, cached: bool = Tru
         pytest.param("580.159.03", LIB, "fail", id="last-part-only"),
     ],
 )
-def test_gm101_module_against_library(library: str, folder: str, expected: str) -> None:
-    host = with_library(h100(), library, folder)
+def test_gm101_module_against_library(library: str, directory: str, expected: str) -> None:
+    host = with_library(h100(), library, directory)
     assert outcome(host, "GM101") == expected
     if expected == "fail":
         found = the(host, "GM101")
@@ -201,7 +201,7 @@ NO_MODULE: dict[str, Any] = {
 NOUVEAU = {
     **NO_MODULE,
     "/proc/modules": "nouveau 2727936 1 - Live 0x0\n",
-    "/sys/bus/pci/drivers/nouveau/0000:00:06.0": directory(),
+    "/sys/bus/pci/drivers/nouveau/0000:00:06.0": a_directory(),
 }
 
 
@@ -265,7 +265,7 @@ def test_gm102_nothing_of_the_loaded_driver_is_judged_without_one() -> None:
         pytest.param(
             {
                 "/proc/modules": "nouveau 1 0 - Live\nnvidia 1 0 - Live\n",
-                "/sys/bus/pci/drivers/nouveau/0000:00:07.0": directory(),
+                "/sys/bus/pci/drivers/nouveau/0000:00:07.0": a_directory(),
             },
             "fail",
             id="holds-one-of-two",
@@ -305,7 +305,7 @@ def test_the_blacklist(text: str, listed: bool) -> None:
 # --- GM104: libraries
 
 
-def test_gm104_files_in_a_standard_folder_and_not_in_the_cache_are_mended_by_ldconfig() -> None:
+def test_gm104_files_in_a_standard_directory_and_not_in_the_cache_are_mended_by_ldconfig() -> None:
     host = with_library(healthy(), "580.159.04", DEBIAN_LIB, cached=False)
     found = findings(host, "GM104")
     assert [finding.change.action for finding in found if finding.change] == ["ldconfig", "ldconfig"]
@@ -499,12 +499,12 @@ def test_an_unread_linker_cache_is_unknown() -> None:
     )
 
 
-def test_libraries_in_a_folder_that_could_not_be_listed_are_unknown() -> None:
+def test_libraries_in_a_directory_that_could_not_be_listed_are_unknown() -> None:
     host = healthy().but(globs={f"{LIB}/libnvidia-ml.so.*": unread("denied")})
     assert outcome(host, "GM101") == "unknown"
 
 
-def test_a_missing_folder_of_libraries_is_knowledge() -> None:
+def test_a_missing_directory_of_libraries_is_knowledge() -> None:
     host = healthy().but(globs={"/usr/lib64/libcuda.so.*": {**absent(), "paths": []}})
     assert host.state().driver.libraries.ok
 

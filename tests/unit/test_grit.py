@@ -305,7 +305,7 @@ def test_gm532_unread_is_unknown() -> None:
 
 
 def test_gm532_a_criu_that_was_not_reached_is_unknown() -> None:
-    """Captured: a root that may not make name spaces, as in a container."""
+    """Captured: a root that may not make namespaces, as in a container."""
     host = criu("4.2", (1, "", "unshare: unshare failed: Operation not permitted\n"))
     assert outcome(host, "GM532", GRIT) == "unknown"
 

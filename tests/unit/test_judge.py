@@ -238,7 +238,7 @@ def test_what_is_unread_makes_no_fault_and_no_change(status: str) -> None:
         pytest.param(("files", CONFIG), {"GM208"}, id="config.toml"),
         pytest.param(("files", DAEMON_JSON), {"GM401"}, id="daemon.json"),
         pytest.param(("files", DYNAMIC), {"GM301", "GM302"}, id="spec"),
-        pytest.param(("globs", "/etc/cdi/*"), {"GM301", "GM304"}, id="spec-folder"),
+        pytest.param(("globs", "/etc/cdi/*"), {"GM301", "GM304"}, id="spec-directory"),
         pytest.param(("docker",), {"GM403", "GM407"}, id="docker"),
         pytest.param(("processes",), {"GM407"}, id="processes"),
         pytest.param(("programs", "nvidia-ctk"), {"GM203"}, id="program"),

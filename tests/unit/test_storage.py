@@ -279,9 +279,9 @@ def test_gm701_names_a_container_that_is_not_there() -> None:
         pytest.param(dind_host(inside(docker=daemon()), units=OWNED), WANTED, "Managed by ratio1.multi_node_launcher", "-v /srv/dind/edge", id="another-tool"),
         pytest.param(dind_host(inside(docker=daemon()), labels={"com.docker.compose.project": "p", "com.docker.compose.service": "node"}), WANTED, "the compose project p", 'services: node: volumes: ["/srv/dind/edge:/var/lib/docker"]', id="compose"),
         pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "manage": False}}, "dind.manage is false", "-v", id="not-managed"),
-        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "root": "/opt"}}, "would lie on overlay", "-v FOLDER", id="root-on-overlay"),
-        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "fs": "xfs"}}, "not on xfs", "-v FOLDER", id="wanted-xfs"),
-        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "root": "/net"}}, "would lie on nfs4", "-v FOLDER", id="network"),
+        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "root": "/opt"}}, "would lie on overlay", "-v DIRECTORY", id="root-on-overlay"),
+        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "fs": "xfs"}}, "not on xfs", "-v DIRECTORY", id="wanted-xfs"),
+        pytest.param(dind_host(inside(docker=daemon()), units=UNIT), {"dind": {"containers": ["edge"], "driver": "overlay2", "root": "/net"}}, "would lie on nfs4", "-v DIRECTORY", id="network"),
     ],
 )  # fmt: skip
 def test_what_is_not_ours_is_left_and_told(
@@ -345,7 +345,7 @@ def test_the_first_that_fits_is_planned(dind: dict[str, Any], expected: tuple[st
     [step] = [step for step in transaction.steps if step.do == "dropin"]
     assert step.argv == ("/etc/systemd/system/edge.service", "edge", *expected)
     assert transaction.service is None, "the outer daemon is not touched"
-    assert ("folder" in {found.do for found in transaction.steps}) == (expected[0] == "-v")
+    assert ("directory" in {found.do for found in transaction.steps}) == (expected[0] == "-v")
 
 
 def planned(host: Host, wanted: dict[str, Any]) -> Any:

@@ -17,10 +17,10 @@ from tests.unit.build import (
     REFRESH,
     STATIC,
     Host,
+    a_directory,
     config,
     container,
     dangling,
-    directory,
     edits_of,
     file,
     findings,
@@ -379,7 +379,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "key-twice": ("a = 1\na = 2\n", "Cannot overwrite a value"),
     "not-utf-8": (b'mode = "\xff"\n', "not UTF-8 at byte 8"),
     "nul-bytes": (b"\x00\x00\x00", "line 1"),
-    "directory": (directory(), "a dir, not a file"),
+    "directory": (a_directory(), "a dir, not a file"),
     "dangling-link": (dangling("/nowhere"), "a link to /nowhere, which does not exist"),
     "too-big": ({**unread("failed"), "error": "larger than 1048576 bytes"}, "larger than"),
 }
@@ -459,7 +459,7 @@ def test_gm209(host: Host, wanted: Wants, expected: str, changes: bool) -> None:
 
 # --- GM210: APT sources
 
-FOLDER = "/etc/apt/sources.list.d"
+DIRECTORY = "/etc/apt/sources.list.d"
 URI = "https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)"
 OLD_URI = "https://nvidia.github.io/libnvidia-container/stable/ubuntu18.04/$(ARCH)"
 KEY = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
@@ -468,7 +468,7 @@ KEY = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
 def apt(**sources: str) -> Host:
     return healthy().but(
         files={
-            f"{FOLDER}/{name.replace('__', '.').replace('_', '-')}": text for name, text in sources.items()
+            f"{DIRECTORY}/{name.replace('__', '.').replace('_', '-')}": text for name, text in sources.items()
         }
     )
 
@@ -507,14 +507,14 @@ def test_gm210(host: Host, expected: str) -> None:
 
 def test_gm210_removes_the_old_file_of_one_source() -> None:
     found = the(APT["same-source-two-keys"][0], "GM210")
-    assert found.change and found.change.action == f"remove:{FOLDER}/nvidia-docker.list"
+    assert found.change and found.change.action == f"remove:{DIRECTORY}/nvidia-docker.list"
 
 
 @pytest.mark.parametrize(
     "host",
     [
-        pytest.param(healthy().but(files={f"{FOLDER}/nvidia.list": unread("denied")}), id="file"),
-        pytest.param(healthy().but(globs={f"{FOLDER}/*.list": unread("denied")}), id="folder"),
+        pytest.param(healthy().but(files={f"{DIRECTORY}/nvidia.list": unread("denied")}), id="file"),
+        pytest.param(healthy().but(globs={f"{DIRECTORY}/*.list": unread("denied")}), id="directory"),
     ],
 )
 def test_gm210_unread_is_unknown(host: Host) -> None:

@@ -26,10 +26,10 @@ from tests.unit.build import (
     TODAY,
     Host,
     Item,
+    a_directory,
     absent,
     config,
     daemon_json,
-    directory,
     edits_of,
     file,
     findings,
@@ -73,7 +73,7 @@ NOUVEAU = healthy().but(
     files={
         "/proc/driver/nvidia/version": None,
         "/proc/modules": "nouveau 1 0 - Live 0x0\n",
-        "/sys/bus/pci/drivers/nouveau/0000:00:06.0": directory(),
+        "/sys/bus/pci/drivers/nouveau/0000:00:06.0": a_directory(),
     }
 )
 VFS_AND_BTRFS = {"/var/lib/docker": {"status": "ok", "names": {"overlay2": 3, "btrfs": 2}}}
@@ -296,8 +296,8 @@ def test_a_spec_that_went_while_it_was_looked_at_is_no_broken_one() -> None:
 
 
 def test_a_journal_that_went_hides_no_other() -> None:
-    folder = "/var/lib/gpumend/runs/20261123T041200Z-1"
-    gone, left = f"{folder}/a/journal.json", f"{folder}/b/journal.json"
+    directory = "/var/lib/gpumend/runs/20261123T041200Z-1"
+    gone, left = f"{directory}/a/journal.json", f"{directory}/b/journal.json"
     answer = healthy().but(files={gone: journal(state="done"), left: journal()}).answer()
     answer["files"][gone] = absent()
     assert outcome(answer, "GM003") == "fail"
@@ -361,7 +361,7 @@ def test_a_command_that_was_killed_has_said_nothing() -> None:
     assert outcome(POD_NODE.but(commands={"containerd-config": (1, "", "no\n")}), "GM501") == "fail"
 
 
-def test_a_compat_folder_that_could_not_be_looked_for() -> None:
+def test_a_compat_directory_that_could_not_be_looked_for() -> None:
     host = COMPAT.but(globs={"/etc/profile.d/*.sh": unread("denied")})
     assert outcome(host, "GM604") == "unknown"
     bare = h100().but(globs={"/usr/local/cuda*/compat/libcuda.so.*.*": unread("failed")})
@@ -412,7 +412,7 @@ def test_a_unit_that_could_not_be_read_may_reboot_the_host() -> None:
     assert outcome(answer, "GM706") == "unknown"
 
 
-@pytest.mark.parametrize("found", [unread("denied"), unread("failed"), file("{"), directory()])
+@pytest.mark.parametrize("found", [unread("denied"), unread("failed"), file("{"), a_directory()])
 def test_an_inner_daemon_json_that_could_not_be_read(found: Item) -> None:
     within = test_storage.inside(docker=test_storage.daemon("overlay2"))
     within["files"]["/etc/docker/daemon.json"] = found

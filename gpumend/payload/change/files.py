@@ -27,8 +27,8 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def sync_folder(path):
-    """Make a rename in this folder durable. Some file systems have no fsync for folders: they need none."""
+def sync_directory(path):
+    """Make a rename in this directory durable. Some file systems have no fsync for directories: they need none."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -42,11 +42,11 @@ def sync_folder(path):
 def stage(target, data, like=None, mode=0o644):
     """A new file beside `target` with these bytes, synced, of `like`'s mode, owner and extended attributes.
 
-    Its name starts with a dot and ends in neither .json nor .yaml nor .toml: no engine that watches the folder takes
+    Its name starts with a dot and ends in neither .json nor .yaml nor .toml: no engine that watches the directory takes
     it for its own. It is made with O_EXCL under a random name, so a link planted beside the target is not followed.
     """
-    folder, name = os.path.split(target)
-    handle, path = tempfile.mkstemp(prefix="." + name + ".", suffix=".gpumend", dir=folder)
+    directory, name = os.path.split(target)
+    handle, path = tempfile.mkstemp(prefix="." + name + ".", suffix=".gpumend", dir=directory)
     try:
         with os.fdopen(handle, "wb") as out:
             out.write(data)
@@ -74,11 +74,11 @@ def replace(target, data, like=None, mode=0o644):
     except BaseException:
         os.unlink(path)
         raise
-    sync_folder(os.path.dirname(target))
+    sync_directory(os.path.dirname(target))
 
 
-def missing_folders(path):
-    """The folders that have to be made before this one is there, outermost first."""
+def missing_directories(path):
+    """The directories that have to be made before this one is there, outermost first."""
     missing = []
     while not os.path.isdir(path):
         missing.insert(0, path)
@@ -86,13 +86,13 @@ def missing_folders(path):
     return missing
 
 
-def make_folders(path, mode=0o755):
-    """The folder exists. Returns those that were made, outermost first, so that they can be taken away again."""
-    made = missing_folders(path)
-    for folder in made:
-        os.mkdir(folder, mode)
-        os.chmod(folder, mode)
-        sync_folder(os.path.dirname(folder))
+def make_directories(path, mode=0o755):
+    """The directory exists. Returns those that were made, outermost first, so that they can be taken away again."""
+    made = missing_directories(path)
+    for directory in made:
+        os.mkdir(directory, mode)
+        os.chmod(directory, mode)
+        sync_directory(os.path.dirname(directory))
     return made
 
 
@@ -115,8 +115,8 @@ def current(path):
 
 def kept_name(path):
     """Where a file's old inode waits, beside it, until its transaction has ended."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, "." + name + ".gpumend-old")
+    directory, name = os.path.split(path)
+    return os.path.join(directory, "." + name + ".gpumend-old")
 
 
 def keep(path):
@@ -138,11 +138,11 @@ def forget(path):
             raise
 
 
-def remove_empty(folders):
-    """Folders that were made are gone again, innermost first, as far as nobody has put anything into them."""
-    for folder in reversed(folders):
+def remove_empty(directories):
+    """Directories that were made are gone again, innermost first, as far as nobody has put anything into them."""
+    for directory in reversed(directories):
         try:
-            os.rmdir(folder)
+            os.rmdir(directory)
         except OSError as error:
             if error.errno != errno.ENOENT:  # killed before it was made; any other: it is in use by now
                 break
@@ -171,10 +171,10 @@ def clean(target):
 
 def leftovers(target):
     """Files that a killed transaction staged beside a target."""
-    folder, name = os.path.split(target)
+    directory, name = os.path.split(target)
     try:
-        names = os.listdir(folder)
+        names = os.listdir(directory)
     except OSError:
         return []
     pattern = re.compile(r"\." + re.escape(name) + r"\.[A-Za-z0-9_]+\.gpumend$")
-    return [os.path.join(folder, entry) for entry in names if pattern.match(entry)]
+    return [os.path.join(directory, entry) for entry in names if pattern.match(entry)]

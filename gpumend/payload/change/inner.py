@@ -1,7 +1,7 @@
 """The part of the program on a host that gives a Docker inside a container its storage: stdlib only, Python 3.6 or newer.
 
-It goes to the host between the probe's text and the transaction's. Nothing here deletes or formats anything: a folder
-that was made is taken away again only while it is empty, and the trial mount is made in a mount name space of its own.
+It goes to the host between the probe's text and the transaction's. Nothing here deletes or formats anything: a directory
+that was made is taken away again only while it is empty, and the trial mount is made in a mount namespace of its own.
 """
 
 import calendar
@@ -23,7 +23,7 @@ SOCKET_INSIDE = "/run/docker.sock"
 INNER_TIMEOUT = 60  # seconds; an inner dockerd answers 2 to 6 s after its container has started (measured)
 FUSE = "/dev/fuse"
 FUSE_NUMBER = (10, 229)  # linux Documentation/admin-guide/devices.txt
-# The folder is in the mount's own terms, so that no name in it can be taken for an option.
+# The directory is in the mount's own terms, so that no name in it can be taken for an option.
 TRIAL_NAME = ".gpumend-trial-"
 TRIAL = 'cd "$1" && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged && echo 1 >merged/file && test -f upper/file'
 
@@ -32,10 +32,10 @@ class Unmet(Exception):
     """It cannot be done, or it did not come true. The text says what."""
 
 
-def try_overlay(folder):
-    """An overlay whose upper layer lies in this very folder can be mounted and written to. Raises Unmet with the kernel's
-    word. The mount lives in a name space of its own and ends with it; what was made for it is gone afterwards."""
-    trial = tempfile.mkdtemp(prefix=TRIAL_NAME, dir=folder)
+def try_overlay(directory):
+    """An overlay whose upper layer lies in this very directory can be mounted and written to. Raises Unmet with the kernel's
+    word. The mount lives in a namespace of its own and ends with it; what was made for it is gone afterwards."""
+    trial = tempfile.mkdtemp(prefix=TRIAL_NAME, dir=directory)
     try:
         for name in ("lower", "upper", "work", "merged"):
             os.mkdir(os.path.join(trial, name))
@@ -43,16 +43,17 @@ def try_overlay(folder):
         if found["status"] != "ok" or found["rc"] != 0:
             reason = (found.get("err", "").strip() or found.get("error", "")).splitlines()
             raise Unmet(
-                "an overlay cannot be mounted in %s: %s" % (folder, reason[0] if reason else found["status"])
+                "an overlay cannot be mounted in %s: %s"
+                % (directory, reason[0] if reason else found["status"])
             )
     finally:
-        # work/work is the kernel's and has no permission bits; rmtree as root needs none. Only our own folder goes.
+        # work/work is the kernel's and has no permission bits; rmtree as root needs none. Only our own directory goes.
         shutil.rmtree(trial, ignore_errors=True)
 
 
-def forget_trials(folder):
-    """What a trial left in a folder when it was killed is gone."""
-    for path in glob.glob(os.path.join(glob.escape(folder), TRIAL_NAME + "*")):
+def forget_trials(directory):
+    """What a trial left in a directory when it was killed is gone."""
+    for path in glob.glob(os.path.join(glob.escape(directory), TRIAL_NAME + "*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -130,7 +131,7 @@ def own_container(unit, container):
     """What Docker says of the container of this name, or None while the unit's `docker run` has not made it.
 
     A `docker run` that is killed, as by a restart of its unit, does not take its request back: dockerd goes on to make the
-    container, then its folders, and starts it (moby daemon/start.go). Such a container is older than the unit's main
+    container, then its directories, and starts it (moby daemon/start.go). Such a container is older than the unit's main
     process. It is ended here, for it holds the name: one that runs is stopped, and one that was only made, for
     `docker run --rm`, is removed. An inspect waits for the lock that a start holds. Raises OSError or ValueError.
     """

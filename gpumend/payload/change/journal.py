@@ -18,12 +18,12 @@ from gpumend.payload.change.files import (
     current,
     forget,
     kept_name,
-    make_folders,
+    make_directories,
     remove_empty,
     replace,
     sha256,
     stage,
-    sync_folder,
+    sync_directory,
 )
 
 ROOT = "/var/lib/gpumend"
@@ -31,18 +31,18 @@ ROOT = "/var/lib/gpumend"
 
 class Journal:
     """What a transaction did so far, on disk before it does the next thing. It holds no file's content: the backups
-    beside it do, mode 0600 in a folder of mode 0700."""
+    beside it do, mode 0600 in a directory of mode 0700."""
 
-    def __init__(self, folder, record):
-        self.folder = folder
-        self.path = os.path.join(folder, "journal.json")
+    def __init__(self, directory, record):
+        self.directory = directory
+        self.path = os.path.join(directory, "journal.json")
         self.record = record
         self.strict = True
 
     @classmethod
     def begin(cls, transaction):
         """The journal of a transaction that has done nothing yet. Where it cannot be written nothing is left of it."""
-        folder = os.path.join(ROOT, "runs", transaction["run"], transaction["component"])
+        directory = os.path.join(ROOT, "runs", transaction["run"], transaction["component"])
         record = {
             "run": transaction["run"],
             "component": transaction["component"],
@@ -60,9 +60,9 @@ class Journal:
             "running": {},
             "log": [],
         }
-        journal = cls(folder, record)
+        journal = cls(directory, record)
         try:
-            make_folders(folder, 0o700)
+            make_directories(directory, 0o700)
             journal.write()
         except OSError:
             journal.discard()
@@ -81,9 +81,9 @@ class Journal:
 
     def discard(self):
         """Nothing was changed: leave no trace of the run either."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
         try:
-            os.rmdir(os.path.dirname(self.folder))
+            os.rmdir(os.path.dirname(self.directory))
         except OSError:
             pass
 
@@ -111,7 +111,7 @@ class Journal:
             entry["mode"] = stat.S_IMODE(found.st_mode)
             entry["uid"], entry["gid"] = found.st_uid, found.st_gid
             entry["times"] = [found.st_atime_ns, found.st_mtime_ns]
-            kept = os.path.join(self.folder, entry["backup"])
+            kept = os.path.join(self.directory, entry["backup"])
             replace(kept, data, like=path)
             os.chmod(kept, 0o600)
             os.chown(kept, os.geteuid(), os.getegid())
@@ -119,7 +119,7 @@ class Journal:
         return entry
 
     def old(self, entry):
-        with open(os.path.join(self.folder, entry["backup"]), "rb") as handle:
+        with open(os.path.join(self.directory, entry["backup"]), "rb") as handle:
             data = handle.read()
         if sha256(data) != entry["before"]:
             raise OSError("the backup of %s is damaged" % entry["path"])
@@ -156,17 +156,17 @@ def restore(journal, entry):
         raise Failed("%s was changed by somebody else since: it is left as it is" % path)
     elif entry["before"] is None:
         os.unlink(path)
-        sync_folder(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
     elif os.path.isfile(kept) and not os.path.islink(kept) and sha256(current(kept)) == entry["before"]:
         os.rename(kept, path)
-        sync_folder(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
     else:
-        staged = stage(path, journal.old(entry), like=os.path.join(journal.folder, entry["backup"]))
+        staged = stage(path, journal.old(entry), like=os.path.join(journal.directory, entry["backup"]))
         os.chown(staged, entry["uid"], entry["gid"])
         os.chmod(staged, entry["mode"])
         os.utime(staged, ns=tuple(entry["times"]))
         os.rename(staged, path)
-        sync_folder(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
         forget(path)
     if entry["before"] is None:
         remove_empty(entry["made"])

@@ -391,16 +391,16 @@ def numbers(text):
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def check_note(folder, section, driver):
-    """The compat library in a folder says itself that it is for the loaded driver (its ELF note), and is newer.
+def check_note(directory, section, driver):
+    """The compat library in a directory says itself that it is for the loaded driver (its ELF note), and is newer.
 
     Raises Unfit. The rule is nvidia-container-toolkit's: branch in the list, and compat newer than the host's driver.
     """
     libraries = [
-        path for path in glob.glob(os.path.join(folder, "libcuda.so.*.*")) if not os.path.islink(path)
+        path for path in glob.glob(os.path.join(directory, "libcuda.so.*.*")) if not os.path.islink(path)
     ]
     if not libraries:
-        raise Unfit("there is no libcuda in %s" % folder)
+        raise Unfit("there is no libcuda in %s" % directory)
     path = max(libraries, key=lambda name: numbers(name.rpartition(".so.")[2]))
     version = path.rpartition(".so.")[2]
     found = elf_section(path, section)
@@ -432,11 +432,11 @@ def loaded_driver():
     return match.group(1) if match else None
 
 
-def cu_init(folder=""):
-    """(cuInit's answer, CUDA version served as cuDriverGetVersion gives it) in a process of its own, with a folder
+def cu_init(directory=""):
+    """(cuInit's answer, CUDA version served as cuDriverGetVersion gives it) in a process of its own, with a directory
     first on its library path or with none. -1 where there is no libcuda. Raises Unfit where it does not answer."""
     python = sys.executable or which("python3")
-    path = ["env", "LD_LIBRARY_PATH=" + folder] if folder else ["env", "-u", "LD_LIBRARY_PATH"]
+    path = ["env", "LD_LIBRARY_PATH=" + directory] if directory else ["env", "-u", "LD_LIBRARY_PATH"]
     found = run(path + [python, "-I", "-S", "-B", "-c", CU_INIT], CUDA_TIMEOUT)
     match = re.match(r"(-?\d+) (-?\d+) (.*)", found.get("out", ""))
     if found["status"] != "ok" or match is None:
@@ -450,15 +450,15 @@ def shown(answer):
     return "no libcuda" if rc == -1 else "cuInit %d, CUDA %d.%d" % (rc, version // 1000, version % 1000 // 10)
 
 
-def prove_cuda(kind, folder, version, before):
-    """CUDA works as it should now: `with` the folder on the path, or as the whole `host` has it, cuInit is 0 and at
+def prove_cuda(kind, directory, version, before):
+    """CUDA works as it should now: `with` the directory on the path, or as the whole `host` has it, cuInit is 0 and at
     least `version` is served; `plain`: cuInit is 0 without it. Returns what was seen; raises Unfit otherwise."""
     plain = cu_init()
     if kind == "plain":
         seen, least = plain, 0
     else:
-        seen, least = (plain if kind == "host" else cu_init(folder)), int(version)
-    told = "without: %s; with %s: %s" % (shown(before if kind == "host" else plain), folder, shown(seen))
+        seen, least = (plain if kind == "host" else cu_init(directory)), int(version)
+    told = "without: %s; with %s: %s" % (shown(before if kind == "host" else plain), directory, shown(seen))
     if kind == "plain":
         told = "before: %s; now: %s" % (shown(before), shown(plain))
     if seen[0] != 0 or seen[1] < least:

@@ -23,12 +23,12 @@ from gpumend.payload.change.files import (
     forget,
     keep,
     kept_name,
-    make_folders,
-    missing_folders,
+    make_directories,
+    missing_directories,
     reason_of,
     sha256,
     stage,
-    sync_folder,
+    sync_directory,
 )
 from gpumend.payload.change.inner import Unmet, drop_in, fuse_ready, prove_inner, try_overlay
 from gpumend.payload.change.journal import ROOT, Journal, restore
@@ -90,7 +90,7 @@ class Transaction:
         for step in self.wanted["steps"]:
             if not step.get("path"):
                 continue
-            if step["do"] == "folder":
+            if step["do"] == "directory":
                 continue
             path = os.path.realpath(step["path"])
             data = current(step["path"])
@@ -98,10 +98,10 @@ class Transaction:
                 step["before"] = None if data is None else sha256(data)
             if (None if data is None else sha256(data)) != step["before"]:
                 raise Refused("%s changed since it was read" % step["path"], "moved")
-            folder = os.path.dirname(path)
-            while not os.path.isdir(folder):
-                folder = os.path.dirname(folder)
-            self.writable(folder, len(data or b"") + len(step.get("data") or ""))
+            directory = os.path.dirname(path)
+            while not os.path.isdir(directory):
+                directory = os.path.dirname(directory)
+            self.writable(directory, len(data or b"") + len(step.get("data") or ""))
         parent = ROOT
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
@@ -129,14 +129,14 @@ class Transaction:
                 self.before = cu_init()
 
     @staticmethod
-    def writable(folder, size):
-        found = os.statvfs(folder)
+    def writable(directory, size):
+        found = os.statvfs(directory)
         if found.f_flag & 1:  # ST_RDONLY
-            raise Refused("%s is mounted read-only" % folder)
+            raise Refused("%s is mounted read-only" % directory)
         if found.f_bavail * found.f_frsize < size * 2 + SPARE_BYTES:
-            raise Refused("no space left in %s" % folder)
-        if not os.access(folder, os.W_OK):
-            raise Refused("%s cannot be written by uid %d" % (folder, os.geteuid()))
+            raise Refused("no space left in %s" % directory)
+        if not os.access(directory, os.W_OK):
+            raise Refused("%s cannot be written by uid %d" % (directory, os.geteuid()))
 
     def waiting(self):
         """Why the restart that this transaction calls for has to wait; an empty text where there is none to wait."""
@@ -179,9 +179,9 @@ class Transaction:
             return
         entry = self.journal.backup(step["path"], self.still(step))
         entry["after"] = sha256(data)
-        entry["made"] = missing_folders(os.path.dirname(path))
+        entry["made"] = missing_directories(os.path.dirname(path))
         self.journal.log("stage %s" % step["path"])
-        make_folders(os.path.dirname(path))
+        make_directories(os.path.dirname(path))
         clean(path)  # of a run that could not take it away again
         like = path if step["before"] is not None else None
         temporary = stage(path, data, like, step["mode"])
@@ -210,16 +210,18 @@ class Transaction:
             )
 
     def validate_tree(self):
-        """The daemon's own program reads the whole configuration as it will be, in a folder of its own, and shows of it what
-        is expected. Raises Failed; the folder is gone afterwards."""
-        folder = tempfile.mkdtemp(prefix="gpumend-", dir="/run")
+        """The daemon's own program reads the whole configuration as it will be, in a directory of its own, and shows of it what
+        is expected. Raises Failed; the directory is gone afterwards."""
+        directory = tempfile.mkdtemp(prefix="gpumend-", dir="/run")
         try:
             for name, data in self.wanted["tree"]:
-                with open(os.path.join(folder, name), "wb") as out:
-                    out.write(base64.b64decode(data).replace(b"{tree}", folder.encode("ascii")))
-            found = run([word.replace("{tree}", folder) for word in self.wanted["validate"]], COMMAND_TIMEOUT)
+                with open(os.path.join(directory, name), "wb") as out:
+                    out.write(base64.b64decode(data).replace(b"{tree}", directory.encode("ascii")))
+            found = run(
+                [word.replace("{tree}", directory) for word in self.wanted["validate"]], COMMAND_TIMEOUT
+            )
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
         program = self.wanted["validate"][0]
         if found["status"] != "ok" or found["rc"] != 0:
             reason = (found.get("err", "") + found.get("out", "")).strip() or found.get("error", "")
@@ -238,7 +240,7 @@ class Transaction:
                         keep(path)
                     self.journal.log("rename %s" % step["path"])
                     os.rename(temporary, path)
-                    sync_folder(os.path.dirname(path))
+                    sync_directory(os.path.dirname(path))
                     if step["before"] is None:
                         self.relabel(path)
         elif step["do"] == "remove":
@@ -246,7 +248,7 @@ class Transaction:
             entry["after"] = None
             self.journal.log("remove %s" % step["path"])
             os.rename(path, kept_name(path))
-            sync_folder(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
         elif step["do"] == "mode":
             entry = self.journal.backup(step["path"], self.still(step))
             entry["after"] = entry["before"]
@@ -265,7 +267,7 @@ class Transaction:
                 raise Failed("%s wrote no %s" % (" ".join(step["argv"]), step["path"]))
             check_spec(data)
             entry["after"] = sha256(data)
-        elif step["do"] in ("folder", "fuse"):
+        elif step["do"] in ("directory", "fuse"):
             try:
                 self.storage(step)
             except Unmet as reason:
@@ -280,18 +282,18 @@ class Transaction:
             self.command(step["argv"])
 
     def storage(self, step):
-        """`folder`: it is there, and an overlay was mounted in it for trial. `fuse`: /dev/fuse is there. Raises Unmet."""
+        """`directory`: it is there, and an overlay was mounted in it for trial. `fuse`: /dev/fuse is there. Raises Unmet."""
         if step["do"] == "fuse":
             self.journal.log("fuse")
             fuse_ready()
             return
-        made = missing_folders(step["path"])
-        # Never a file: undoing takes away folders that were made, and those only while they are empty.
+        made = missing_directories(step["path"])
+        # Never a file: undoing takes away directories that were made, and those only while they are empty.
         inside = os.path.join(step["path"], ".gpumend-trial")
         entry = {"path": step["path"], "real": inside, "before": None, "after": None, "made": made}
         self.journal.record["files"].extend([entry] if made else [])
-        self.journal.log("folder %s" % step["path"])
-        make_folders(step["path"])
+        self.journal.log("directory %s" % step["path"])
+        make_directories(step["path"])
         if made:
             os.chmod(step["path"], step["mode"])
         self.journal.record["trials"].append(step["path"])
@@ -324,8 +326,8 @@ class Transaction:
 
     def beyond_files(self, step):
         """`package` (manager, action, targets): each package that comes, changes or goes is in the journal before, and so is
-        the file that its scripts would write, where the step has one. `note` (folder, section, driver): the library is
-        for the driver. `cuda` (kind, folder, version): cuInit says so. `toolkit` (manager, version): its packages and
+        the file that its scripts would write, where the step has one. `note` (directory, section, driver): the library is
+        for the driver. `cuda` (kind, directory, version): cuInit says so. `toolkit` (manager, version): its packages and
         programs say so. Raises Unfit."""
         if step["do"] == "note":
             check_note(*step["argv"])
@@ -347,7 +349,7 @@ class Transaction:
         """The journal's entry of a file that a package's scripts write as they please. It is put back after them."""
         entry = self.journal.backup(step["path"], self.still(step))
         entry["after"] = ""  # whatever they write: not known before
-        entry["made"] = missing_folders(os.path.dirname(entry["real"]))
+        entry["made"] = missing_directories(os.path.dirname(entry["real"]))
         entry["of_package"] = True
         return entry
 
@@ -372,7 +374,7 @@ class Transaction:
 
     @staticmethod
     def relabel(path):
-        """A new file gets its folder's policy label where SELinux is at work; elsewhere there is no restorecon."""
+        """A new file gets its directory's policy label where SELinux is at work; elsewhere there is no restorecon."""
         if os.path.isdir("/sys/fs/selinux") and which("restorecon"):
             run(["restorecon", path], 20)
 

@@ -62,7 +62,7 @@ def full_names(image):
 
 
 def image_in_containerd(ctr, image):
-    """(name space, reference) of an image in containerd: the kubelet's name space first. Raises Untried."""
+    """(namespace, reference) of an image in containerd: the kubelet's namespace first. Raises Untried."""
     listed = run([ctr, "namespaces", "ls", "-q"], 30).get("out", "").split()
     for space in sorted(listed, key=lambda name: (name != "k8s.io", name != "default", name)):
         have = run([ctr, "-n", space, "images", "ls", "-q"], 30).get("out", "").split()

@@ -33,14 +33,14 @@ from gpumend.payload.probe import run
 
 
 def restart_inner(journal, entry):
-    """A unit runs with its old text again, and what Docker was asked for with the new one is over: the folders that were
+    """A unit runs with its old text again, and what Docker was asked for with the new one is over: the directories that were
     made for it are gone, as far as they are empty. Raises Unmet."""
     run(["systemctl", "reset-failed", entry["unit"]], 20)  # the limit of starts counts others', too
     found = run(["systemctl", "restart", entry["unit"]], SERVICE_TIMEOUT)
     if found["status"] != "ok" or found["rc"] != 0:
         raise Unmet("systemctl restart %s: %s" % (entry["unit"], found.get("err", "").strip()))
     runs_again(entry["unit"], entry["container"])
-    # A unit that restarts by itself may have had Docker make its folder anew before its old text counted again.
+    # A unit that restarts by itself may have had Docker make its directory anew before its old text counted again.
     for file in reversed(journal.record["files"]):
         remove_empty(file["made"])
 
@@ -81,8 +81,8 @@ def undo(journal, restarts):
     """
     journal.strict = False
     problems, held = [], ""
-    for folder in journal.record.get("trials", ()):
-        forget_trials(folder)
+    for directory in journal.record.get("trials", ()):
+        forget_trials(directory)
     for entry in reversed([entry for entry in journal.record["files"] if not entry.get("of_package")]):
         try:
             restore(journal, entry)
@@ -120,10 +120,10 @@ def undo(journal, restarts):
             Failed,
         ) as error:  # all but this is back by now: whoever reads it need not look for more
             problems.append("the files are as before, but %s" % reason_of(error))
-    for leftover in os.listdir(journal.folder):
+    for leftover in os.listdir(journal.directory):
         if leftover.endswith(".gpumend"):
             try:
-                os.unlink(os.path.join(journal.folder, leftover))
+                os.unlink(os.path.join(journal.directory, leftover))
             except OSError:
                 pass  # a disk that is read-only by now
     journal.strict = True
@@ -167,12 +167,12 @@ def undone(problems, waits, journals, detail):
 def rollback(wanted):
     """All transactions of one run (or of one component of it) are undone, newest first. Files that somebody changed
     since are left and named."""
-    folder = os.path.join(ROOT, "runs", wanted["run"])
-    if not re.match(r"[\w.-]+$", wanted["run"]) or not os.path.isdir(folder):
+    directory = os.path.join(ROOT, "runs", wanted["run"])
+    if not re.match(r"[\w.-]+$", wanted["run"]) or not os.path.isdir(directory):
         raise Refused("there is no run %s on this host" % wanted["run"])
     journals = []
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name, "journal.json")
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name, "journal.json")
         if os.path.isfile(path) and wanted.get("component", "") in ("", name):
             journals.append(Journal.load(path))
     problems, waits, done = [], [], []

@@ -95,14 +95,14 @@ def _injects(k3s: K3s) -> bool:
         return False
 
 
-def canonical(folder: str) -> str:
-    """A spec folder under the name that the defaults have: /var/run is /run."""
-    folder = folder.rstrip("/")
-    return f"/var{folder}" if folder.startswith("/run/") else folder
+def canonical(directory: str) -> str:
+    """A spec directory under the name that the defaults have: /var/run is /run."""
+    directory = directory.rstrip("/")
+    return f"/var{directory}" if directory.startswith("/run/") else directory
 
 
 def docker_dirs(context: Context) -> tuple[str, ...]:
-    """The folders dockerd reads: as it says itself, else as daemon.json sets them, else the defaults."""
+    """The directories dockerd reads: as it says itself, else as daemon.json sets them, else the defaults."""
     docker = context.state.docker
     listed = (docker.info.value or {}).get("CDISpecDirs") or (docker.config.value or {}).get("cdi-spec-dirs")
     return (
@@ -113,7 +113,7 @@ def docker_dirs(context: Context) -> tuple[str, ...]:
 
 
 def runtime_dirs(context: Context) -> tuple[str, ...]:
-    """The folders nvidia-container-runtime reads in mode cdi."""
+    """The directories nvidia-container-runtime reads in mode cdi."""
     toolkit = context.state.toolkit
     listed = (
         toolkit.value("nvidia-container-runtime", "modes", "cdi", "spec-dirs")
@@ -128,7 +128,7 @@ def runtime_dirs(context: Context) -> tuple[str, ...]:
 
 
 def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
-    """Who needs a spec on this host, and which folders each reads."""
+    """Who needs a spec on this host, and which directories each reads."""
     from gpumend.rules.engines.docker import wanted_paths
 
     found: dict[str, tuple[str, ...]] = {}
@@ -195,8 +195,10 @@ def target(context: Context) -> str:
         return STATIC
     environment = context.state.cdi.refresh_env.value or ""
     named = re.search(r"(?m)^NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=[\"']?([^\"'\s]+)", environment)
-    folder = canonical(named.group(1).rpartition("/")[0]) if named else ""
-    return f"{folder}/{named.group(1).rpartition('/')[2]}" if named and folder in DEFAULT_DIRS else DYNAMIC
+    directory = canonical(named.group(1).rpartition("/")[0]) if named else ""
+    return (
+        f"{directory}/{named.group(1).rpartition('/')[2]}" if named and directory in DEFAULT_DIRS else DYNAMIC
+    )
 
 
 def flags(context: Context) -> tuple[str, ...]:
@@ -246,10 +248,14 @@ def unresolvable(context: Context) -> Iterator[Finding]:
     for file in broken:
         if file.unread:
             file.spec.need()  # it may be the one that defines them
-    for folder in (folder for dirs in lacking.values() for folder in dirs if folder not in DEFAULT_DIRS):
-        raise Unread(Reading.fail(folder, "not among the folders that are read: what is in it is not known"))
+    for directory in (
+        directory for dirs in lacking.values() for directory in dirs if directory not in DEFAULT_DIRS
+    ):
+        raise Unread(
+            Reading.fail(directory, "not among the directories that are read: what is in it is not known")
+        )
     if cdi.resolve(DEFAULT_DIRS).gpus():
-        yield from _wrong_folder(context, lacking)
+        yield from _wrong_directory(context, lacking)
         return
     change, refused = regenerate(context)
     yield Finding(
@@ -257,7 +263,7 @@ def unresolvable(context: Context) -> Iterator[Finding]:
         status=Status.FAIL,
         summary=f"no CDI spec defines {KIND}: needed by {', '.join(lacking)}",
         evidence=(
-            *(Evidence(folder, _listing(context, folder)) for folder in DEFAULT_DIRS),
+            *(Evidence(directory, _listing(context, directory)) for directory in DEFAULT_DIRS),
             *(Evidence(file.path, file.spec.detail) for file in broken),
         ),
         cause="No engine loads the files that are there (GM302)."
@@ -272,23 +278,25 @@ def unresolvable(context: Context) -> Iterator[Finding]:
     )
 
 
-def _listing(context: Context, folder: str) -> str:
-    names = [file.path.rpartition("/")[2] for file in context.state.cdi.files.need() if file.folder == folder]
-    return ", ".join(names) or ("no spec" if context.state.cdi.folders[folder].ok else "not there")
+def _listing(context: Context, directory: str) -> str:
+    names = [
+        file.path.rpartition("/")[2] for file in context.state.cdi.files.need() if file.directory == directory
+    ]
+    return ", ".join(names) or ("no spec" if context.state.cdi.directories[directory].ok else "not there")
 
 
-def _wrong_folder(context: Context, lacking: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+def _wrong_directory(context: Context, lacking: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
     for who, dirs in lacking.items():
-        have = sorted({file.folder for file in context.state.cdi.resolve(DEFAULT_DIRS).in_use()})
+        have = sorted({file.directory for file in context.state.cdi.resolve(DEFAULT_DIRS).in_use()})
         yield Finding(
             code="GM301",
             status=Status.FAIL,
             summary=f"{who} reads {', '.join(dirs)}, the spec is in {', '.join(have)}",
-            evidence=tuple(Evidence(folder, _listing(context, folder)) for folder in DEFAULT_DIRS),
-            cause="The engine's spec folders were narrowed by hand, or are narrow by default.",
-            remedy="Let it read both folders (docker: GM405; podman 5.5: cdi_spec_dirs in containers.conf; "
+            evidence=tuple(Evidence(directory, _listing(context, directory)) for directory in DEFAULT_DIRS),
+            cause="The engine's spec directories were narrowed by hand, or are narrow by default.",
+            remedy="Let it read both directories (docker: GM405; podman 5.5: cdi_spec_dirs in containers.conf; "
             "runtime: nvidia-container-runtime.modes.cdi.spec-dirs).",
-            refused="its folders are set elsewhere",
+            refused="its directories are set elsewhere",
             symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),
         )
 
@@ -321,7 +329,7 @@ def invalid(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM303",
-    "no device defined twice in one folder",
+    "no device defined twice in one directory",
     "cdi pkg/cdi/cache.go: conflicts remove the device for good",
     applies=has_toolkit,
 )
@@ -344,7 +352,7 @@ def conflict(context: Context) -> Iterator[Finding]:
         status=Status.FAIL,
         summary=f"{', '.join(sorted(conflicts))} defined by {' and '.join(paths)}: no engine resolves them",
         evidence=tuple(Evidence(" and ".join(found), name) for name, found in sorted(conflicts.items())),
-        cause="Two files of one folder define the same device; the loader then drops it altogether, even where another folder defines it rightly.",
+        cause="Two files of one directory define the same device; the loader then drops it altogether, even where another directory defines it rightly.",
         remedy=f"Mend moves {', '.join(surplus)} into the run's backup and keeps {keep}."
         if safe
         else "Remove one of the files.",

@@ -36,7 +36,7 @@ def package_of(release: Version) -> str:
     return f"cuda-compat-{release[0]}-{release[1]}"
 
 
-def folder_of(release: Version) -> str:
+def directory_of(release: Version) -> str:
     """Where the package puts its libraries (CUDA compatibility guide, Installation)."""
     return f"/usr/local/cuda-{release[0]}.{release[1]}/compat"
 
@@ -57,7 +57,7 @@ def editable(activation: Activation) -> bool:
 
 
 def outgrown(context: Context) -> tuple[Compat, ...]:
-    """Compat folders whose driver is not newer than the loaded one: of no use, and 803 where active."""
+    """Compat directories whose driver is not newer than the loaded one: of no use, and 803 where active."""
     driver = context.state.driver.loaded.get()
     return tuple(
         found for found in context.state.cuda.compats if driver is not None and driver >= found.driver
@@ -73,17 +73,17 @@ def removable(context: Context) -> tuple[Compat, ...]:
     nobody's path that mend may not change."""
     if not context.wanted.cuda or not context.wanted.manage_cuda or not context.state.packages.manager:
         return ()
-    stuck = {found.folder for found in context.state.cuda.activations if not editable(found)}
-    return tuple(found for found in outgrown(context) if found.package and found.folder not in stuck)
+    stuck = {found.directory for found in context.state.cuda.activations if not editable(found)}
+    return tuple(found for found in outgrown(context) if found.package and found.directory not in stuck)
 
 
 def dropin_of(unit: str) -> str:
     return f"/etc/systemd/system/{unit}.d/{DROPIN}"
 
 
-def dropin(folder: str, rest: str) -> bytes:
-    """The drop-in that puts a folder before what a unit has on its library path already."""
-    value = f"{folder}:{rest}" if rest else folder
+def dropin(directory: str, rest: str) -> bytes:
+    """The drop-in that puts a directory before what a unit has on its library path already."""
+    value = f"{directory}:{rest}" if rest else directory
     return (
         "# gpumend: CUDA forward compatibility (gpumend explain GM602). Taken away again when the driver has outgrown it.\n"
         f'[Service]\nEnvironment="LD_LIBRARY_PATH={value}"\n'
@@ -91,7 +91,7 @@ def dropin(folder: str, rest: str) -> bytes:
 
 
 def without(data: bytes, texts: set[str]) -> bytes | None:
-    """A linker file without lines that name these folders; None where nothing but comments would be left."""
+    """A linker file without lines that name these directories; None where nothing but comments would be left."""
     rows = data.decode("utf-8", "surrogateescape").splitlines(keepends=True)
     left = [row for row in rows if row.partition("#")[0].strip() not in texts]
     if not any(row.partition("#")[0].strip() for row in left):
@@ -102,17 +102,17 @@ def without(data: bytes, texts: set[str]) -> bytes | None:
 def files(
     context: Context, actions: set[str], release: Version | None
 ) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
-    """(path -> new bytes, None to remove it; packages to remove) of the change: who should not have a compat folder
+    """(path -> new bytes, None to remove it; packages to remove) of the change: who should not have a compat directory
     loses it, who should gets it."""
     cuda, wanted = context.state.cuda, context.wanted
     changed: dict[str, bytes | None] = {}
     deactivate = bool(actions & {"deactivate", "remove"})
     gone = removable(context) if deactivate else ()
-    folders = {found.folder for found in gone} | (
-        {compat.folder for compat, _, _ in harmful(context)} if deactivate else set()
+    directories = {found.directory for found in gone} | (
+        {compat.directory for compat, _, _ in harmful(context)} if deactivate else set()
     )
     for activation in cuda.activations:
-        if activation.folder not in folders or not editable(activation):
+        if activation.directory not in directories or not editable(activation):
             continue
         if activation.scope == "service":
             changed[activation.source] = None
@@ -121,7 +121,7 @@ def files(
             texts = {
                 found.text
                 for found in cuda.activations
-                if found.source == activation.source and found.folder in folders
+                if found.source == activation.source and found.directory in directories
             }
             left = without(before, texts)
             changed[activation.source] = (
@@ -130,15 +130,15 @@ def files(
     if "unwanted" in actions:
         changed.update({found.source: None for found in unwanted(context, compat_release(context))})
     if release is not None:
-        folder = folder_of(release)
+        directory = directory_of(release)
         if wanted.cuda_activate == "host":
             if lacking(context, release):
                 changed[LINKER_FILE] = (
-                    f"# gpumend: CUDA forward compatibility (gpumend explain GM602)\n{folder}\n".encode()
+                    f"# gpumend: CUDA forward compatibility (gpumend explain GM602)\n{directory}\n".encode()
                 )
         else:
             for unit in lacking(context, release):
-                changed[dropin_of(unit)] = dropin(folder, cuda.library_paths.get(unit, ""))
+                changed[dropin_of(unit)] = dropin(directory, cuda.library_paths.get(unit, ""))
     return changed, tuple(found.package for found in gone if found.package)
 
 
@@ -164,8 +164,8 @@ def compat_missing(context: Context) -> Iterator[Finding]:
     if release is None:
         return
     cuda, driver = context.state.cuda, context.state.driver.loaded.need()
-    folder, package = folder_of(release), package_of(release)
-    installed = next((found for found in cuda.compats if found.folder == folder), None)
+    directory, package = directory_of(release), package_of(release)
+    installed = next((found for found in cuda.compats if found.directory == directory), None)
     unserved = lacking(context, release)
     if installed is not None and not unserved:
         return
@@ -194,8 +194,8 @@ def compat_missing(context: Context) -> Iterator[Finding]:
         ),
         evidence=(
             *driver_evidence(context),
-            Evidence(folder, show(installed.driver) if installed else "no libcuda"),
-            *(Evidence(name, f"{folder} is not on its library path") for name in unserved),
+            Evidence(directory, show(installed.driver) if installed else "no libcuda"),
+            *(Evidence(name, f"{directory} is not on its library path") for name in unserved),
         ),
         cause=f"NVIDIA's table: {package} on driver branch {driver[0]} is "
         + {"compatible": "compatible.", "unlisted": "not listed; the library's own note accepts it."}.get(
@@ -236,9 +236,9 @@ def unwanted(context: Context, release: Version | None) -> tuple[Activation, ...
 
 
 def lacking(context: Context, release: Version) -> tuple[str, ...]:
-    """Who should have a release's compat folder on the library path and has not: services by name, or the linker."""
-    folder, wanted = folder_of(release), context.wanted
-    have = [found for found in context.state.cuda.activations if found.folder == folder]
+    """Who should have a release's compat directory on the library path and has not: services by name, or the linker."""
+    directory, wanted = directory_of(release), context.wanted
+    have = [found for found in context.state.cuda.activations if found.directory == directory]
     if wanted.cuda_activate == "host":
         return () if any(found.scope == "host" for found in have) else ("the dynamic linker",)
     units = {found.unit for found in have if found.scope == "service"}
@@ -264,14 +264,14 @@ def active_and_wrong(context: Context) -> Iterator[Finding]:
         yield Finding(
             code="GM603",
             status=Status.FAIL,
-            summary=f"{who} {'gets' if activation.scope != 'service' else 'has'} {compat.folder} first, and CUDA fails there with {number}",
+            summary=f"{who} {'gets' if activation.scope != 'service' else 'has'} {compat.directory} first, and CUDA fails there with {number}",
             evidence=(
                 Evidence(activation.source, f"names {activation.text}"),
                 Evidence(compat.library, f"libcuda {show(compat.driver)}"),
                 *driver_evidence(context),
             ),
             cause=f"{why[5:][0].upper()}{why[5:][1:]}. The driver's own libcuda is the right one.",
-            remedy="Mend takes the folder off the library path again and calls cuInit. Programs that run keep what they loaded."
+            remedy="Mend takes the directory off the library path again and calls cuInit. Programs that run keep what they loaded."
             if can
             else f"Take {activation.text} out of LD_LIBRARY_PATH in {activation.source}.",
             change=change(context, "deactivate") if can else None,
@@ -297,15 +297,15 @@ def active_and_wrong(context: Context) -> Iterator[Finding]:
 def left_over(context: Context) -> Iterator[Finding]:
     context.state.cuda.looked.get()
     mine = removable(context)
-    active = {found.folder for found in context.state.cuda.activations}
+    active = {found.directory for found in context.state.cuda.activations}
     for compat in outgrown(context):
-        if compat.folder in active and compat not in mine:
+        if compat.directory in active and compat not in mine:
             continue  # GM603
         managed = compat in mine
         yield Finding(
             code="GM604",
             status=Status.WARN,
-            summary=f"{compat.package or compat.folder} ({show(compat.driver)}) is older than the driver: of no use, and 803 where active",
+            summary=f"{compat.package or compat.directory} ({show(compat.driver)}) is older than the driver: of no use, and 803 where active",
             evidence=(
                 Evidence(
                     compat.library,
@@ -316,7 +316,7 @@ def left_over(context: Context) -> Iterator[Finding]:
             cause="The driver was upgraded past it, or it came along with a toolkit.",
             remedy=f"Mend removes {compat.package}, and nothing else."
             if managed
-            else f"Remove {compat.package or compat.folder}; until then keep it off every library path.",
+            else f"Remove {compat.package or compat.directory}; until then keep it off every library path.",
             change=change(context, "remove") if managed else None,
             refused="" if managed else "only under a wanted state that names cuda.wanted, and only packages",
             symptoms=("system has unsupported display driver / cuda driver combination",),

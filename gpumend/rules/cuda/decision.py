@@ -37,7 +37,7 @@ CAUSE_35 = (
 @dataclass(frozen=True)
 class Case:
     """One wanted release on one host. driver: the loaded one (on WSL2 the Windows driver), None where there is none.
-    details: what the GPUs are; read only by rows that need it. outgrown: compat folders that are active and harm.
+    details: what the GPUs are; read only by rows that need it. outgrown: compat directories that are active and harm.
     notes: of compat libraries that are on the host."""
 
     wanted: Version
@@ -176,7 +176,7 @@ def case_of(context: Context, wanted: Version) -> Case:
         wsl2=state.host.wsl2,
         tegra=state.host.tegra,
         reboot=reboot_pending(context),
-        outgrown=tuple(compat.folder for compat, _, _ in harmful(context))
+        outgrown=tuple(compat.directory for compat, _, _ in harmful(context))
         if driver and not state.host.wsl2
         else (),
         containers=context.wanted.cuda_workload == "containers",
@@ -186,7 +186,7 @@ def case_of(context: Context, wanted: Version) -> Case:
 
 
 def harm(context: Context, compat: Compat) -> str:
-    """What an active compat folder does on this host: why it fails, or an empty text where it is right. Raises Unread."""
+    """What an active compat directory does on this host: why it fails, or an empty text where it is right. Raises Unread."""
     driver = context.state.driver.loaded.get()
     if driver is None:
         return ""
@@ -202,7 +202,7 @@ def harm(context: Context, compat: Compat) -> str:
 
 
 def harmful(context: Context) -> tuple[tuple[Compat, Activation, str], ...]:
-    """Active compat folders that harm, who has them, and how."""
+    """Active compat directories that harm, who has them, and how."""
     return tuple(
         (compat, activation, why)
         for compat, activation in context.state.cuda.active_compats()

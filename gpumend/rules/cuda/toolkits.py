@@ -27,7 +27,7 @@ def cupti(context: Context) -> Iterator[Finding]:
         state = found.state(version[0] if version else None)
         if state not in ("header_only", "dangling", "wrong_version"):
             continue
-        where = found.tree or "the distribution's folders"
+        where = found.tree or "the distribution's directories"
         words = {
             "header_only": "has the header alone, and no libcupti.so",
             "dangling": "has links to a libcupti.so that is not there",
@@ -85,8 +85,8 @@ def toolkits(context: Context) -> Iterator[Finding]:
             yield _toolkit(
                 tree,
                 f"{tree.path} holds CUDA {dotted(tree.version)}",
-                "A toolkit was copied or installed into another one's folder.",
-                "Install it into a folder of its own name.",
+                "A toolkit was copied or installed into another one's directory.",
+                "Install it into a directory of its own name.",
             )
     cuda.looked.get()
 

@@ -143,23 +143,23 @@ def libraries(context: Context) -> Iterator[Finding]:
             continue
         if soname in present:
             library = present[soname]
-            folder = library.path.rpartition("/")[0]
-            standard = re.fullmatch(r"/usr/lib(64|/[^/]+-linux-gnu)?", folder) is not None
+            directory = library.path.rpartition("/")[0]
+            standard = re.fullmatch(r"/usr/lib(64|/[^/]+-linux-gnu)?", directory) is not None
             yield Finding(
                 code="GM104",
                 status=Status.FAIL,
-                summary=f"{soname} is in {folder}, but not in the dynamic linker's cache",
+                summary=f"{soname} is in {directory}, but not in the dynamic linker's cache",
                 evidence=(Evidence(library.path, "exists"), Evidence("ldconfig -p", f"no {soname}")),
                 cause="ldconfig has not run since the driver was installed."
                 if standard
                 else "The driver's libraries are off the linker's path.",
                 remedy="Mend runs ldconfig."
                 if standard
-                else f"Name {folder} in a file of /etc/ld.so.conf.d and run ldconfig, or set nvidia-container-cli.root.",
+                else f"Name {directory} in a file of /etc/ld.so.conf.d and run ldconfig, or set nvidia-container-cli.root.",
                 change=Change(Component.DRIVER, action="ldconfig") if standard else None,
                 refused=""
                 if standard
-                else f"{folder} is not a standard folder: which files belong there is not ours to decide",
+                else f"{directory} is not a standard directory: which files belong there is not ours to decide",
                 symptoms=(
                     "load library failed: libnvidia-ml.so.1",
                     "ERROR_LIBRARY_NOT_FOUND",
@@ -173,7 +173,7 @@ def libraries(context: Context) -> Iterator[Finding]:
                 summary=f"{soname} is not installed, although the driver's module is loaded",
                 evidence=(
                     Evidence("ldconfig -p", f"no {soname}"),
-                    Evidence("the usual library folders", f"no {soname}"),
+                    Evidence("the usual library directories", f"no {soname}"),
                 ),
                 cause="The driver's user-space packages are missing.",
                 remedy=f"Install the libraries of driver {show(driver.loaded.need())}: the same version as the module.",

@@ -240,12 +240,12 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     values: dict[Keys, Any] = {}
     if settings.enable_cdi is not True:
         values[("enable_cdi",)] = True
-    have = [canonical(folder) for folder in settings.cdi_spec_dirs]
-    lacking = [folder for folder in DEFAULT_DIRS if folder not in have]
+    have = [canonical(directory) for directory in settings.cdi_spec_dirs]
+    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
     if lacking:
         values[("cdi_spec_dirs",)] = [
             *DEFAULT_DIRS,
-            *(folder for folder in have if folder not in DEFAULT_DIRS),
+            *(directory for directory in have if directory not in DEFAULT_DIRS),
         ]
     if not values or (version := containerd_version(context).need()) < CDI_SINCE:
         return

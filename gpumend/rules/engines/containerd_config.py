@@ -288,8 +288,8 @@ def default_runtime(context: Context, found: Layout, values: Mapping[Keys, Any])
 
 
 def staged_tree(context: Context, new: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """The configuration as it will be, as files of one folder: `config.toml` and the drop-ins that change. Imports of the
-    root are absolute there, and name the new drop-ins in place of the old. `{tree}` stands for the folder."""
+    """The configuration as it will be, as files of one directory: `config.toml` and the drop-ins that change. Imports of the
+    root are absolute there, and name the new drop-ins in place of the old. `{tree}` stands for the directory."""
     found = layout(context)
     content = context.state.containerd.files[found.root].get()
     root = new.get(found.root, content.data if content else b"")

@@ -1,4 +1,4 @@
-"""GM55x: CRI-O: the nvidia runtime in its drop-ins, its spec folders, and whether the running one has them.
+"""GM55x: CRI-O: the nvidia runtime in its drop-ins, its spec directories, and whether the running one has them.
 
 Judged where a CRI-O runs, or where the wanted state names it. It has CDI from 1.24 on, always on.
 """
@@ -14,14 +14,14 @@ from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects, line_
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError
-from gpumend.state.crio import DEFAULT_DIRS, FOLDER, LIBEXEC, Settings
+from gpumend.state.crio import DEFAULT_DIRS, DIRECTORY, LIBEXEC, Settings
 from gpumend.state.toolkit import CONFIG as TOOLKIT_CONFIG
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.version import Version
 
 CDI_SINCE: Version = (1, 24)  # cdi_spec_dirs: pkg/config/config.go v1.24.0
 RESTART = ("crio.service", "restart")
-OURS = f"{FOLDER}/99-nvidia.toml"  # where nvidia-ctk runtime configure --runtime=crio writes
+OURS = f"{DIRECTORY}/99-nvidia.toml"  # where nvidia-ctk runtime configure --runtime=crio writes
 PROGRAM = "nvidia-container-runtime"
 RUNTIMES: Keys = ("crio", "runtime", "runtimes")
 # Of another runtime's table these are its own; all else (monitor, annotations) holds for nvidia, too, as nvidia-ctk has it.
@@ -118,7 +118,7 @@ def monitor(context: Context, settings: Settings) -> str:
 
 
 def staged_tree(context: Context, new: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """The configuration as it will be, as files of one folder in the order in which CRI-O takes them: crio.conf first."""
+    """The configuration as it will be, as files of one directory in the order in which CRI-O takes them: crio.conf first."""
     files = {
         path: content.value.data
         for path, content in context.state.crio.files.items()
@@ -207,7 +207,7 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
             ),
             *(() if known is None else (at(context, base, f"runtime_path = {path!r}"),)),
         ),
-        cause=f"No file of {FOLDER} registers it."
+        cause=f"No file of {DIRECTORY} registers it."
         if known is None
         else "Without nvidia-container-runtime nothing injects the GPU.",
         remedy="Mend writes it and restarts CRI-O: containers keep running."
@@ -222,19 +222,19 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM553",
-    "CRI-O reads both spec folders",
+    "CRI-O reads both spec directories",
     "cri-o docs/crio.conf.5.md cdi_spec_dirs (1.24); CDI SPEC.md",
     applies=readable,
 )
 def narrowed(context: Context) -> Iterator[Finding]:
     version = context.state.crio.version.need()
     settings = context.state.crio.settings()
-    have = [canonical(folder) for folder in settings.cdi_spec_dirs]
-    lacking = [folder for folder in DEFAULT_DIRS if folder not in have]
+    have = [canonical(directory) for directory in settings.cdi_spec_dirs]
+    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
     if version < CDI_SINCE or not lacking:
         return
     keys: Keys = ("crio", "runtime", "cdi_spec_dirs")
-    wanted = [*DEFAULT_DIRS, *(folder for folder in have if folder not in DEFAULT_DIRS)]
+    wanted = [*DEFAULT_DIRS, *(directory for directory in have if directory not in DEFAULT_DIRS)]
     made, refused = change(context, {keys: wanted})
     yield Finding(
         code="GM553",
@@ -395,7 +395,7 @@ def no_low_level(context: Context) -> Iterator[Finding]:
             Evidence(TOOLKIT_CONFIG, f"nvidia-container-runtime.runtimes = {candidates}"),
             *(Evidence(path, "CRI-O's own, which is not in PATH") for path in beside),
         ),
-        cause="CRI-O's packages bring their OCI runtimes in a folder of their own.",
+        cause="CRI-O's packages bring their OCI runtimes in a directory of their own.",
         remedy=f"Mend adds {beside[0]} to the list. It is read at every container start: nothing is restarted."
         if made
         else "Add one of them to the list.",

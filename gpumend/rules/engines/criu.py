@@ -228,10 +228,10 @@ def plugin(context: Context) -> Iterator[Finding]:
     k3s = embedded(context)
     name = k3s.flavour.name if k3s else "containerd"
     process = (k3s if k3s else context.state.containerd).process.value
-    folders = process.env.get("PATH", "") if process else ""
-    seen = Evidence(f"/proc/PID/environ of {name}", f"PATH={folders}")
+    directories = process.env.get("PATH", "") if process else ""
+    seen = Evidence(f"/proc/PID/environ of {name}", f"PATH={directories}")
     own = criu.program.get()
-    if own and folders and own.path.rpartition("/")[0] not in folders.split(":"):
+    if own and directories and own.path.rpartition("/")[0] not in directories.split(":"):
         why = f"runc calls `criu`, and has {name}'s PATH: every checkpoint and restore fails."
         rows.append((f"{own.path} is not in {name}'s PATH", seen, why))
     tool = criu.cuda_checkpoint.get()
@@ -244,7 +244,7 @@ def plugin(context: Context) -> Iterator[Finding]:
             )
         )
     else:
-        if folders and tool.path.rpartition("/")[0] not in folders.split(":"):
+        if directories and tool.path.rpartition("/")[0] not in directories.split(":"):
             why = f"CRIU runs below the shim, with {name}'s PATH: the plugin turns itself off without a word."
             rows.append((f"{tool.path} is not in {name}'s PATH", seen, why))
         if criu.action.value is False:

@@ -291,7 +291,7 @@ def cdi_off(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM405",
-    "Docker reads both spec folders",
+    "Docker reads both spec directories",
     "moby cmd/dockerd/daemon.go; cdi pkg/cdi/spec-dirs.go",
     applies=has_docker,
 )
@@ -309,11 +309,11 @@ def narrowed(context: Context) -> Iterator[Finding]:
     if not isinstance(listed, list):
         return
     have = [canonical(str(item)) for item in listed if item]
-    lacking = [folder for folder in DEFAULT_DIRS if folder not in have]
+    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
     if not lacking:
         return
-    wide = [folder for folder in DEFAULT_DIRS if folder in have or folder in lacking]
-    wide += [folder for folder in have if folder not in wide]
+    wide = [directory for directory in DEFAULT_DIRS if directory in have or directory in lacking]
+    wide += [directory for directory in have if directory not in wide]
     made, refused = change(context, {("cdi-spec-dirs",): wide}, RESTART)
     yield Finding(
         code="GM405",
@@ -321,7 +321,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
         summary=f"cdi-spec-dirs leaves out {', '.join(lacking)}",
         evidence=(evidence(context, "cdi-spec-dirs", listed),),
         cause="Set by hand. nvidia-cdi-refresh (toolkit 1.18) writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi: "
-        "a spec in the folder that is left out is never found.",
+        "a spec in the directory that is left out is never found.",
         remedy=f"Mend sets it to {wide} and restarts dockerd." if made else "Put that right first.",
         risk=Risk.RESTART,
         change=made,
@@ -553,7 +553,7 @@ def discovered(context: Context) -> Iterator[Finding]:
                 Evidence("docker info", f"DiscoveredDevices: {', '.join(sorted(seen)) or 'none'}"),
                 Evidence(", ".join(docker_dirs(context)), ", ".join(sorted(expected))),
             ),
-            cause="dockerd cannot load the file (its log says why), or its view of the folder is not the host's.",
-            remedy="`journalctl -u docker | grep -i cdi`; a restart of dockerd reads the folders anew.",
+            cause="dockerd cannot load the file (its log says why), or its view of the directory is not the host's.",
+            remedy="`journalctl -u docker | grep -i cdi`; a restart of dockerd reads the directories anew.",
             refused="the cause is not known from outside",
         )

@@ -221,7 +221,7 @@ def ignored(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM524",
-    "grit.toml has the node's cgroup driver and state folder",
+    "grit.toml has the node's cgroup driver and state directory",
     "systemd: containerd docs/cri/config.md SystemdCgroup; kaito-project/grit process/utils.go RuncRoot",
     applies=readable,
 )

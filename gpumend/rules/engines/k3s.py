@@ -43,14 +43,14 @@ def template_without_base(context: Context) -> Iterator[Finding]:
         status=Status.WARN if whole else Status.FAIL,
         summary=f'{path} has no {{{{ template "base" . }}}}: it replaces {k3s.flavour.name}\'s whole configuration',
         evidence=(Evidence(f"{path}:1", (text.splitlines() or [""])[0][:120]),),
-        cause="Without the base, CNI folders, the pause image and registries that the distribution sets are gone.",
+        cause="Without the base, CNI directories, the pause image and registries that the distribution sets are gone.",
         remedy='Begin the template with `{{ template "base" . }}` and keep only what is added.',
         refused="what this template was meant to keep is not ours to guess: it is left as it is",
         symptoms=("failed to create containerd config", "cni plugin not initialized"),
     )
 
 
-ADDED = "/usr/bin/"  # where k3s looks for nvidia-container-runtime, beside the GPU operator's folder (runtimes.go)
+ADDED = "/usr/bin/"  # where k3s looks for nvidia-container-runtime, beside the GPU operator's directory (runtimes.go)
 
 
 def parts(text: str) -> list[str]:

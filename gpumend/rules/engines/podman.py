@@ -16,7 +16,7 @@ NARROW: tuple[Version, Version] = (
     (5, 6),
 )  # common/pkg/config/default.go: /etc/cdi alone; both from 5.6 on
 DROP_IN = "/etc/containers/containers.conf.d/50-gpumend-cdi.conf"
-TEXT = '# both folders: nvidia-cdi-refresh writes to /var/run/cdi (gpumend explain GM541)\n[engine]\ncdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]\n'
+TEXT = '# both directories: nvidia-cdi-refresh writes to /var/run/cdi (gpumend explain GM541)\n[engine]\ncdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]\n'
 
 
 def has_podman(context: Context) -> bool:
@@ -26,7 +26,7 @@ def has_podman(context: Context) -> bool:
 
 @rule(
     "GM541",
-    "podman reads both spec folders",
+    "podman reads both spec directories",
     "podman v5.5.0 vendor common/pkg/config/default.go; NixOS/nixpkgs#420638",
     applies=has_podman,
 )
@@ -38,7 +38,9 @@ def narrowed(context: Context) -> Iterator[Finding]:
         if not NARROW[0] <= version < NARROW[1]:
             return
         dirs = ("/etc/cdi",)
-    lacking = [folder for folder in DEFAULT_DIRS if folder not in [canonical(found) for found in dirs]]
+    lacking = [
+        directory for directory in DEFAULT_DIRS if directory not in [canonical(found) for found in dirs]
+    ]
     if not lacking:
         return
     configured = podman.spec_dirs() is not None
@@ -47,7 +49,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
     if not context.wanted.manage_cdi:
         refused = "cdi.manage is false"
     elif configured or (here is not None and not here.absent):
-        refused = "somebody set it: which folders are meant is the owner's decision"
+        refused = "somebody set it: which directories are meant is the owner's decision"
     yield Finding(
         code="GM541",
         status=Status.WARN,
@@ -63,7 +65,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
         else "Set by hand.",
         remedy=f"Mend writes {DROP_IN}. podman reads it at every start: nothing is restarted."
         if not refused
-        else "Add the folder.",
+        else "Add the directory.",
         change=None if refused else Change(Component.PODMAN, action="spec-dirs"),
         refused=refused,
         symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),

@@ -1,6 +1,6 @@
 """GM7xx: where images and containers lie, and the Dockers inside of containers.
 
-Judged from what the host says of its file systems, by the table below. A real overlay mount in the very folder is made
+Judged from what the host says of its file systems, by the table below. A real overlay mount in the very directory is made
 by the transaction, before it changes anything (gpumend/payload/change/inner.py): an audit mounts nothing.
 """
 
@@ -55,12 +55,12 @@ REFUSED_MOUNT = re.compile(r"failed to mount .*invalid argument")
 @dataclass(frozen=True)
 class Remedy:
     """What an inner daemon's storage should be. kind: `volume`, `fuse-overlayfs`, `vfs`, or empty where nothing fits;
-    then `refused` says why. options: of `docker run`. folder: on the host, for a volume. drivers: which its daemon then has.
+    then `refused` says why. options: of `docker run`. directory: on the host, for a volume. drivers: which its daemon then has.
     """
 
     kind: str
     options: tuple[str, ...] = ()
-    folder: str = ""
+    directory: str = ""
     drivers: tuple[str, ...] = ()
     why: str = ""
     refused: str = ""
@@ -138,25 +138,25 @@ def _environment(inner: Inner, driver: str) -> tuple[str, ...]:
 
 def _volume(context: Context, inner: Inner) -> Remedy:
     wanted, storage = context.wanted, context.state.storage
-    folder = f"{wanted.dind_root}/{inner.name}"
-    mount = storage.lies_on(folder)
+    directory = f"{wanted.dind_root}/{inner.name}"
+    mount = storage.lies_on(directory)
     fstype = mount.fstype if mount else ""
-    if inner.volume() not in ("", folder):
+    if inner.volume() not in ("", directory):
         return Remedy("", refused=f"it has a mount on {DOCKER_ROOT} already: {inner.volume()}")
     if wanted.dind_fs != "any" and fstype != wanted.dind_fs:
         return Remedy(
-            "", refused=f"{folder} would lie on {fstype or 'nothing known'}, not on {wanted.dind_fs}"
+            "", refused=f"{directory} would lie on {fstype or 'nothing known'}, not on {wanted.dind_fs}"
         )
     if fstype not in DOCUMENTED or takes_overlay(context, fstype) is False:
         return Remedy(
             "",
-            refused=f"{folder} would lie on {fstype or 'nothing known'}, which Docker's overlay2 is not for",
+            refused=f"{directory} would lie on {fstype or 'nothing known'}, which Docker's overlay2 is not for",
         )
     driver = inner.named_driver()
-    options: tuple[str, ...] = ("-v", f"{folder}:{DOCKER_ROOT}")
+    options: tuple[str, ...] = ("-v", f"{directory}:{DOCKER_ROOT}")
     if driver and driver not in OVERLAY_DRIVERS:
         options += _environment(inner, "overlay2")
-    return Remedy("volume", options, folder, ("overlay2", "overlayfs"), f"{folder} lies on {fstype}")
+    return Remedy("volume", options, directory, ("overlay2", "overlayfs"), f"{directory} lies on {fstype}")
 
 
 def _store(inner: Inner, driver: str) -> str:
@@ -220,14 +220,14 @@ def as_wanted(context: Context, inner: Inner, found: Remedy) -> bool:
     if context.wanted.dind_driver == "auto" or inner.name not in context.wanted.dind_containers:
         return True
     if found.kind == "volume":
-        return inner.volume() == found.folder and inner.driver in found.drivers
+        return inner.volume() == found.directory and inner.driver in found.drivers
     return not found.kind or inner.driver in found.drivers
 
 
 def _given(inner: Inner, found: Remedy) -> bool:
     """Whether a container was started with a remedy, whatever became of it."""
     if found.kind == "volume":
-        return inner.volume() == found.folder
+        return inner.volume() == found.directory
     return inner.named_driver() in found.drivers
 
 
@@ -280,7 +280,7 @@ def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
         return (
             None,
             found.refused,
-            f"Give it a volume on ext4 or xfs: `-v FOLDER:{DOCKER_ROOT}`, one folder a container.",
+            f"Give it a volume on ext4 or xfs: `-v DIRECTORY:{DOCKER_ROOT}`, one directory a container.",
         )
     by_hand = f"Add `{line_to_add(inner, found)}` ({found.why}), and start it anew."
     if inner.name not in context.wanted.dind_containers:
@@ -625,7 +625,7 @@ def several_drivers(context: Context) -> Iterator[Finding]:
             Evidence(storage.docker.path, ", ".join(data)),
             Evidence(state.config_path, "no storage-driver"),
         ),
-        cause="Another driver was tried here, and its folder was left.",
+        cause="Another driver was tried here, and its directory was left.",
         remedy="Name the driver whose images are wanted as storage-driver in daemon.json.",
         refused="which of them is wanted is not ours to guess, and nothing is deleted",
         symptoms=("contains several valid graphdrivers",),

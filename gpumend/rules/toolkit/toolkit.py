@@ -144,7 +144,7 @@ def ldconfig(context: Context) -> Iterator[Finding]:
     if value is None or context.wanted.ldconfig == "keep":
         return
     expected = expected_ldconfig(context)
-    # /usr/sbin and /sbin are one folder on merged-usr systems: the same program under its other name.
+    # /usr/sbin and /sbin are one directory on merged-usr systems: the same program under its other name.
     if value == expected or (
         expected and toolkit.merged_sbin and value == expected.replace("/sbin", "/usr/sbin")
     ):

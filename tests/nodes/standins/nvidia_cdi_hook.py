@@ -22,7 +22,7 @@ NOTHING_TO_DO = (
 
 
 def container_root() -> Path:
-    """The root folder of the container whose state the runtime gives on stdin."""
+    """The root directory of the container whose state the runtime gives on stdin."""
     state = json.load(sys.stdin)
     bundle = Path(state["bundle"])
     root = Path(json.loads((bundle / "config.json").read_bytes())["root"]["path"])
@@ -58,8 +58,8 @@ def main() -> int:
         program = (values(arguments, "--ldconfig-path") or ["/sbin/ldconfig"])[0]
         program = f"{program}.real" if os.path.exists(f"{program}.real") else program
         # A container without a loader has no use for the cache: what ldconfig says of it is no failure here.
-        folders = values(arguments, "--folder")
-        subprocess.run([program, "-r", str(root), *folders], capture_output=True, check=False)
+        directories = values(arguments, "--directory")
+        subprocess.run([program, "-r", str(root), *directories], capture_output=True, check=False)
     elif command not in NOTHING_TO_DO:
         machine.log("error", f"no such hook: {command}")
         return 1

@@ -178,8 +178,8 @@ def modify(oci: Json, settings: Json) -> bool:
     names = [name if "=" in name else f"{kind}={name}" for name in wanted]
     try:
         if mode == "cdi":
-            folders = config.get(settings, "nvidia-container-runtime.modes.cdi.spec-dirs")
-            inject(oci, names, spec.Registry([str(folder) for folder in folders]).devices)
+            directories = config.get(settings, "nvidia-container-runtime.modes.cdi.spec-dirs")
+            inject(oci, names, spec.Registry([str(directory) for directory in directories]).devices)
             return True
         try:
             made = spec.generate()

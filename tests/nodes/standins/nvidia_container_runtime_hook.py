@@ -92,22 +92,22 @@ def open_device_cgroup(pid: int) -> None:
     def bpf(command: int, attr: _Attr) -> int:
         return int(libc.syscall(number, command, ctypes.byref(attr), ctypes.sizeof(attr)))
 
-    folder = os.open(f"/sys/fs/cgroup{group}", os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(f"/sys/fs/cgroup{group}", os.O_RDONLY | os.O_DIRECTORY)
     try:
         programs = (ctypes.c_uint32 * 16)()
-        attr = _Attr(words=(folder, device_type, 0, 0), pointer=ctypes.addressof(programs), count=16)
+        attr = _Attr(words=(directory, device_type, 0, 0), pointer=ctypes.addressof(programs), count=16)
         if bpf(query, attr) != 0:
             return
         for identifier in programs[: attr.count]:
             handle = bpf(get_fd, _Attr(words=(identifier, 0, 0, 0)))
             if handle >= 0:
-                bpf(detach, _Attr(words=(folder, handle, device_type, 0)))
+                bpf(detach, _Attr(words=(directory, handle, device_type, 0)))
                 os.close(handle)
     finally:
-        os.close(folder)
+        os.close(directory)
 
 
-# Runs in the container's mount name space before its root is switched: there the host's files are still seen.
+# Runs in the container's mount namespace before its root is switched: there the host's files are still seen.
 INJECT = """
 set -eu
 root=$1 ldconfig=$2 libraries=$3 version=$4

@@ -1,5 +1,5 @@
 """STAND-IN for tests: CDI specs as `nvidia-ctk cdi generate` writes them (captures/h100/cdi-h100.yaml) and as
-the CDI cache reads them (captures/toolkit/cdi-list.txt; pkg/cdi/cache.go: strict, later folders win,
+the CDI cache reads them (captures/toolkit/cdi-list.txt; pkg/cdi/cache.go: strict, later directories win,
 conflicts remove).
 """
 
@@ -92,7 +92,7 @@ def generate(flags: tuple[str, ...] = (), names: tuple[str, ...] = ("index", "uu
     hooks = [_hook("create-symlinks", *links)]
     if machine.at_least("1.17.5"):
         hooks.append(_hook("enable-cuda-compat", f"--host-driver-version={version}"))
-    hooks.append(_hook("update-ldcache", "--folder", library_dir))
+    hooks.append(_hook("update-ldcache", "--directory", library_dir))
     if machine.at_least("1.18.0"):
         hooks.append(_hook("disable-device-node-modification"))
     mounts = [
@@ -256,18 +256,18 @@ def _check(spec: Json) -> None:
 
 
 class Registry:
-    """All devices of the spec folders: {qualified name: (spec, device)}, and what was wrong, by file."""
+    """All devices of the spec directories: {qualified name: (spec, device)}, and what was wrong, by file."""
 
-    def __init__(self, folders: list[str]) -> None:
+    def __init__(self, directories: list[str]) -> None:
         self.devices: dict[str, tuple[Json, Json]] = {}
         self.errors: dict[str, list[str]] = {}
         origin: dict[str, tuple[int, str]] = {}
         conflicts: set[str] = set()
-        for priority, folder in enumerate(folders):
-            # A folder that is itself a link is not walked (filepath.Walk does not follow it).
-            if os.path.islink(folder) or not os.path.isdir(folder):
+        for priority, directory in enumerate(directories):
+            # A directory that is itself a link is not walked (filepath.Walk does not follow it).
+            if os.path.islink(directory) or not os.path.isdir(directory):
                 continue
-            for path in sorted(Path(folder).iterdir()):
+            for path in sorted(Path(directory).iterdir()):
                 if path.suffix not in (".yaml", ".json") or path.is_dir():
                     continue
                 try:
