@@ -12,7 +12,14 @@ from gpumend.reports import parity
 from gpumend.reports.document import counts
 
 WIDTH = 110
-COLORS = {"fail": "red", "warn": "yellow", "unknown": "magenta", "waived": "blue", "ok": "green"}
+COLORS = {
+    "fail": "red",
+    "warn": "yellow",
+    "unknown": "magenta",
+    "note": "cyan",
+    "waived": "blue",
+    "ok": "green",
+}
 STATES = {0: "green", 1: "magenta", 3: "yellow", 4: "red", 5: "red"}
 
 
@@ -131,7 +138,9 @@ def render(document: dict[str, Any], mended: bool, diffs: bool = True) -> str:
     for host in hosts.values():
         states[host["status"]] = states.get(host["status"], 0) + 1
     said = ", ".join(f"{count} {word}" for word, count in sorted(states.items()))
-    found = ", ".join(f"{totals[key]} {key}" for key in ("fail", "warn", "unknown", "waived") if totals[key])
+    found = ", ".join(
+        f"{totals[key]} {key}" for key in ("fail", "warn", "unknown", "note", "waived") if totals[key]
+    )
     rows.extend(
         (
             "",

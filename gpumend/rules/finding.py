@@ -10,9 +10,11 @@ from gpumend.text.edits import Edit
 
 
 class Status(StrEnum):
-    """How a rule came out on a host. `skipped`: it does not apply. `waived`: found, and accepted by a waiver."""
+    """How a rule came out on a host. `note`: worth knowing, harms nobody today, carries no change and never changes the exit
+    status. `skipped`: it does not apply. `waived`: found, and accepted by a waiver."""
 
     OK = "ok"
+    NOTE = "note"
     WARN = "warn"
     FAIL = "fail"
     UNKNOWN = "unknown"
@@ -88,3 +90,7 @@ class Finding:
     change: Change | None = None
     refused: str = ""
     symptoms: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if self.status is Status.NOTE and self.change is not None:
+            raise ValueError(f"{self.code}: a note carries no change")
