@@ -70,3 +70,28 @@ def expired_waiver(context: Context) -> Iterator[Finding]:
                 evidence=(Evidence("gpumend.waivers", f"{waiver.code} {waiver.host}: {waiver.reason}"),),
                 remedy="Renew it with a new date, or take it out.",
             )
+
+
+@rule(
+    "GM006",
+    "daemons are what they call themselves",
+    "proc(5): cmdline is the process's own word, exe and Uid are the kernel's; execve(2)",
+    applies=always,
+)
+def impostors(context: Context) -> Iterator[Finding]:
+    for found in context.state.host.impostors.need():
+        where = f" in container {found.container}" if found.container else ""
+        uids = ", ".join(map(str, found.uids))
+        yield Finding(
+            code="GM006",
+            status=Status.WARN,
+            summary=f"process {found.pid}{where} calls itself {found.name} and is not: {found.why}",
+            evidence=(
+                Evidence(f"/proc/{found.pid}/exe", found.exe or "unknown"),
+                Evidence(f"/proc/{found.pid}/status", f"Uid: {uids}"),
+            ),
+            cause="Whoever starts a program chooses its argv[0]. This one is not the daemon, or it lies where somebody "
+            "other than root can change it. Nothing that it says was believed, and it was not asked.",
+            remedy=f"Look at it: `ls -l /proc/{found.pid}/exe; ps -o pid,user,ruser,lstart,args -p {found.pid}`. Where it is "
+            "the daemon after all, give its program and each directory above it to root, writable by root alone.",
+        )

@@ -572,10 +572,8 @@ def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Pro
 def _service(snapshot: Snapshot) -> Containerd:
     directories = tuple(found.directory for found in FLAVOURS)
     process = _first(
-        snapshot.processes("containerd"),
-        lambda item: (
-            item.uid == 0 and not flag(item, "-c", "--config").startswith(directories) and not _child(item)
-        ),
+        snapshot.daemons("containerd"),
+        lambda item: not flag(item, "-c", "--config").startswith(directories) and not _child(item),
     )
     path = flag(process.value, "-c", "--config") or CONFIG
     files: dict[str, Reading[FileContent]] = {path: snapshot.file(path)}
@@ -633,7 +631,7 @@ def _lines(found: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
-    processes = [snapshot.processes(name) for name in flavour.processes]
+    processes = [snapshot.daemons(name) for name in flavour.processes]
     process = next((found for each in processes if (found := _first(each)).ok), _first(processes[0]))
     if not process.ok and not snapshot.stat(flavour.directory).ok:
         return None
@@ -690,7 +688,7 @@ def parse(snapshot: Snapshot) -> Containerd:
 
 
 def parse_kubernetes(snapshot: Snapshot) -> Kubernetes:
-    process = _first(snapshot.processes("kubelet"))
+    process = _first(snapshot.daemons("kubelet"))
     directory = flag(process.value, "--config-dir").rstrip("/")
     config = flag(process.value, "--config") or ("" if directory else KUBELET_CONFIG)
     settings, unread = _kubelet_files(snapshot, config, directory)

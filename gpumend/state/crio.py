@@ -168,7 +168,7 @@ def parse(snapshot: Snapshot) -> Crio:
         files[unknown.source] = unknown.without_value()
     return Crio(
         version=snapshot.succeeded("crio").map(lambda found: parse_version(found.out)),
-        process=snapshot.processes("crio"),
+        process=snapshot.daemons("crio"),
         files=files,
         unit=snapshot.unit("crio.service"),
         live=_live(snapshot),

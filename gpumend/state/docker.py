@@ -101,6 +101,7 @@ class Docker:
 
     version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.
     config_path: the file it reads (its --config-file flag, the snap's, or the default). config: that file parsed.
+    config_named: whether that is a default, or docker.service itself names it: whoever starts a dockerd by hand names any.
     desktop, rootless: whose daemons were seen besides. runtime_paths: metadata of the absolute paths that
     daemon.json's runtimes name.
     """
@@ -110,6 +111,7 @@ class Docker:
     info: Reading[Mapping[str, Any]]
     containers: Reading[tuple[Container, ...]]
     config_path: str
+    config_named: bool
     content: Reading[FileContent]
     config: Reading[dict[str, Any]]
     dangling: str | None
@@ -287,8 +289,8 @@ def parse(snapshot: Snapshot) -> Docker:
     else:
         process = Reading.of(rootful, "/proc")
     unit = snapshot.unit("docker.service")
-    argv = rootful.argv if rootful else exec_start((unit.value or {}).get("ExecStart", ""))
-    flags = flags_of(argv)
+    unit_argv = exec_start((unit.value or {}).get("ExecStart", ""))
+    flags = flags_of(rootful.argv if rootful else unit_argv)
     # A leftover /var/snap/docker says nothing where a dockerd from elsewhere runs, or is installed.
     program = (
         (rootful.exe or rootful.argv[0]) if rootful else (snapshot.program("dockerd").value or NOWHERE).path
@@ -308,6 +310,7 @@ def parse(snapshot: Snapshot) -> Docker:
         info=info,
         containers=whole(raw, "containers").map(containers_of),
         config_path=path,
+        config_named=path in (DAEMON_JSON, SNAP_DAEMON_JSON, flags_of(unit_argv).get("config-file")),
         content=content,
         config=content.map(daemon_json),
         dangling=snapshot.dangling(path),

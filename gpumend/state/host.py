@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import Snapshot
+from gpumend.state.snapshot import Impostor, Snapshot
 from gpumend.text.version import Version
 
 MEMINFO = "/proc/meminfo"
@@ -40,7 +40,7 @@ class HostFacts:
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
     systemd_version: one number; absent where systemd did not boot the host.
     readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
-    memory: of the whole host, in MiB.
+    memory: of the whole host, in MiB. impostors: processes that are not the daemons that they call themselves.
     """
 
     hostname: str
@@ -62,6 +62,7 @@ class HostFacts:
     readonly: tuple[str, ...]
     free: Mapping[str, int]
     memory: Reading[int]
+    impostors: Reading[tuple[Impostor, ...]]
 
     @property
     def root(self) -> bool:
@@ -120,4 +121,5 @@ def parse(snapshot: Snapshot) -> HostFacts:
         readonly=tuple(path for path, found in filesystems.items() if found.get("readonly")),
         free={path: int(found["free"]) for path, found in filesystems.items() if "free" in found},
         memory=snapshot.found(MEMINFO, MEM_TOTAL).map(lambda found: int(found[0]) // 1024),
+        impostors=snapshot.impostors(),
     )

@@ -497,6 +497,28 @@ def test_a_rootless_dockerd_beside() -> None:
     assert docker.process.need().uid == 0 and docker.rootless_users == (1000,)
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["by-hand", "by-its-unit"])
+def test_a_file_of_a_dockerds_command_line_is_changed_only_where_its_unit_names_it(named: bool) -> None:
+    """Whoever starts a dockerd by hand names any file: k3s' template for containerd is one that is read."""
+    path = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl"
+    start = (
+        f"{{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd{f' --config-file={path}' if named else ''} ; }}"
+    )
+    host = daemon("28.5.2", {}, Runtimes=RUNC).but(
+        files={path: "{}"},
+        processes=(process("/usr/bin/dockerd", f"--config-file={path}"),),
+        units={"docker.service": {"LoadState": "loaded", "ActiveState": "active", "ExecStart": start}},
+    )
+    assert host.state().docker.config_path == path
+    found = the(host, "GM403")
+    assert (found.change is not None) is named
+    if not named:
+        assert (
+            found.refused
+            == f"dockerd was started with --config-file={path}, which docker.service does not say"
+        )
+
+
 def test_processes_that_could_not_be_listed_are_unknown() -> None:
     host = healthy().but(processes=unread("failed"))
     assert host.state().docker.process.status is Status.FAILED

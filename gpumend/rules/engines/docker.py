@@ -82,6 +82,10 @@ def hold_back(context: Context, *keys: str) -> str:
         return "docker.manage is false"
     if docker.snap:
         return "Docker is the snap, which keeps its own configuration"
+    if not docker.config_named:
+        return (
+            f"dockerd was started with --config-file={docker.config_path}, which docker.service does not say"
+        )
     if not docker.config.known:
         return f"{docker.config_path} cannot be read as it is (GM401)"
     if conflicts(context):
