@@ -11,7 +11,8 @@ import re
 from gpumend.plan.transaction import InnerDaemon, Plan, Proof, Step, Transaction
 from gpumend.rules.cdi import cdi
 from gpumend.rules.cuda import compat as cuda_compat
-from gpumend.rules.engines import containerd_config, crio, docker, grit, injection, podman
+from gpumend.rules.engines import containerd_config, crio, grit, injection, podman
+from gpumend.rules.engines import docker_config as docker
 from gpumend.rules.engines.restarts import restart_gate
 from gpumend.rules.finding import Change, Component, Finding
 from gpumend.rules.rule import Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumend.rules.engines.containerd_config import NVIDIA, cri, readable, wanted_runtimes
-from gpumend.rules.engines.docker import wanted_paths
+from gpumend.rules.engines.docker_config import wanted_paths
 from gpumend.rules.engines.podman import has_podman
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import DEFAULT_DIRS

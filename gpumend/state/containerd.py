@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.docker import exec_start
 from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
@@ -47,7 +48,6 @@ JOINS_GLOBS: Version = (
 )  # before, a relative import with a star is below the daemon's own directory, `/`
 # The newest `version` that a containerd takes. 1.6 takes any number and reads it as 2 (measured with 1.6.20).
 NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2, 3), 4))
-DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
 
 
 @dataclass(frozen=True, slots=True)

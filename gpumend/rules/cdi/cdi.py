@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.engines import docker_config
+from gpumend.rules.engines.containerd_config import embedded, has_containerd
+from gpumend.rules.engines.docker_config import wanted_paths
+from gpumend.rules.engines.spec_directories import canonical, named
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
@@ -68,9 +72,6 @@ def newest_readable(engine: str, version: Version) -> Version | None:
 def readers(context: Context) -> dict[str, Version]:
     """Engines on this host that load CDI specs, with the newest cdiVersion each can read. A Docker whose CDI nobody
     wants, a containerd that serves Docker alone, and a CRI-O that does not run are none of them. Raises Unread."""
-    from gpumend.rules.engines.containerd_config import embedded, has_containerd
-    from gpumend.rules.engines.docker import wanted_paths
-
     found, state = {}, context.state
     k3s = embedded(context)
     engines = (
@@ -95,42 +96,15 @@ def _injects(k3s: K3s) -> bool:
         return False
 
 
-def canonical(directory: str) -> str:
-    """A spec directory under the name that the defaults have: /var/run is /run."""
-    directory = directory.rstrip("/")
-    return f"/var{directory}" if directory.startswith("/run/") else directory
-
-
-def docker_dirs(context: Context) -> tuple[str, ...]:
-    """The directories dockerd reads: as it says itself, else as daemon.json sets them, else the defaults."""
-    docker = context.state.docker
-    listed = (docker.info.value or {}).get("CDISpecDirs") or (docker.config.value or {}).get("cdi-spec-dirs")
-    return (
-        tuple(canonical(str(item)) for item in listed)
-        if isinstance(listed, list) and listed
-        else DEFAULT_DIRS
-    )
-
-
 def runtime_dirs(context: Context) -> tuple[str, ...]:
     """The directories nvidia-container-runtime reads in mode cdi."""
     toolkit = context.state.toolkit
-    listed = (
-        toolkit.value("nvidia-container-runtime", "modes", "cdi", "spec-dirs")
-        if toolkit.config.known
-        else None
-    )
-    return (
-        tuple(canonical(str(item)) for item in listed)
-        if isinstance(listed, list) and listed
-        else DEFAULT_DIRS
-    )
+    keys = ("nvidia-container-runtime", "modes", "cdi", "spec-dirs")
+    return named(toolkit.value(*keys) if toolkit.config.known else None)
 
 
 def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
     """Who needs a spec on this host, and which directories each reads."""
-    from gpumend.rules.engines.docker import wanted_paths
-
     found: dict[str, tuple[str, ...]] = {}
     toolkit = context.state.toolkit
     if toolkit.installed and (
@@ -138,7 +112,7 @@ def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
     ):
         found['nvidia-container-runtime in mode "cdi"'] = runtime_dirs(context)
     if "device" in wanted_paths(context):
-        found["docker --device"] = docker_dirs(context)
+        found["docker --device"] = docker_config.spec_directories(context)
     podman = context.state.podman.version.get()
     if podman and newest_readable("podman", podman):
         # containers.conf's default was /etc/cdi alone in 5.5 (nixpkgs#420638)

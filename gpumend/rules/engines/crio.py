@@ -9,12 +9,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpumend.rules.cdi.cdi import canonical
 from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects, line_of, where
+from gpumend.rules.engines.spec_directories import canonical, lacking, widened
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError
-from gpumend.state.crio import DEFAULT_DIRS, DIRECTORY, LIBEXEC, Settings
+from gpumend.state.crio import DIRECTORY, LIBEXEC, Settings
 from gpumend.state.toolkit import CONFIG as TOOLKIT_CONFIG
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.version import Version
@@ -229,17 +229,15 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
 def narrowed(context: Context) -> Iterator[Finding]:
     version = context.state.crio.version.need()
     settings = context.state.crio.settings()
-    have = [canonical(directory) for directory in settings.cdi_spec_dirs]
-    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
-    if version < CDI_SINCE or not lacking:
+    missing = lacking(settings.cdi_spec_dirs)
+    if version < CDI_SINCE or not missing:
         return
     keys: Keys = ("crio", "runtime", "cdi_spec_dirs")
-    wanted = [*DEFAULT_DIRS, *(directory for directory in have if directory not in DEFAULT_DIRS)]
-    made, refused = change(context, {keys: wanted})
+    made, refused = change(context, {keys: widened(settings.cdi_spec_dirs)})
     yield Finding(
         code="GM553",
         status=Status.WARN,
-        summary=f"CRI-O's cdi_spec_dirs leaves out {', '.join(lacking)}",
+        summary=f"CRI-O's cdi_spec_dirs leaves out {', '.join(missing)}",
         evidence=(at(context, keys, f"cdi_spec_dirs = {list(settings.cdi_spec_dirs)}"),),
         cause="nvidia-cdi-refresh writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi.",
         remedy="Mend sets it and restarts CRI-O: containers keep running."

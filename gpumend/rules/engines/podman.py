@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import canonical
+from gpumend.rules.engines.spec_directories import lacking
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
-from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.text.version import Version, show
 
 CDI_SINCE: Version = (4, 1)
@@ -38,10 +37,8 @@ def narrowed(context: Context) -> Iterator[Finding]:
         if not NARROW[0] <= version < NARROW[1]:
             return
         dirs = ("/etc/cdi",)
-    lacking = [
-        directory for directory in DEFAULT_DIRS if directory not in [canonical(found) for found in dirs]
-    ]
-    if not lacking:
+    missing = lacking(dirs)
+    if not missing:
         return
     configured = podman.spec_dirs() is not None
     here = podman.files.get(DROP_IN)
@@ -53,7 +50,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
     yield Finding(
         code="GM541",
         status=Status.WARN,
-        summary=f"podman {show(version)} does not read {', '.join(lacking)}",
+        summary=f"podman {show(version)} does not read {', '.join(missing)}",
         evidence=(
             Evidence("podman --version", show(version)),
             Evidence(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpumend.rules.engines import docker
+from gpumend.rules.engines import docker_config as docker
 from gpumend.rules.engines.restarts import restart_gate
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule

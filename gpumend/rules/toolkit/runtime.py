@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.cdi import resolvable_after_mend
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
@@ -46,8 +47,6 @@ def gpus_flag_users(context: Context) -> tuple[Container, ...] | None:
 
 def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, ...]]:
     """Why the mode is not switched to `target` on this host (promise 7: never break a path that works), with evidence."""
-    from gpumend.rules.cdi.cdi import resolvable_after_mend
-
     wanted = context.wanted
     if unmanaged(context):
         return unmanaged(context), ()
