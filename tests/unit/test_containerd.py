@@ -18,7 +18,6 @@ from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.state.containerd import (
     CONFIG,
-    FLAVOURS,
     V2_PLUGIN,
     V3_PLUGIN,
     Cri,
@@ -27,6 +26,7 @@ from gpumend.state.containerd import (
     merge,
     names_read,
 )
+from gpumend.state.flavours import FLAVOURS
 from gpumend.text.edits import EditError
 from gpumend.text.edits.toml_lines import set_value
 from tests.unit.build import (

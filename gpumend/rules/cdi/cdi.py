@@ -12,7 +12,8 @@ from gpumend.rules.engines.spec_directories import canonical, named
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
-from gpumend.state.containerd import ConfigError, K3s
+from gpumend.state.containerd import ConfigError
+from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
 from gpumend.text.version import Version, show
 

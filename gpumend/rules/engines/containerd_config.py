@@ -22,7 +22,6 @@ from gpumend.state.containerd import (
     V3_PLUGIN,
     ConfigError,
     Cri,
-    K3s,
     config_version,
     counting_version,
     imports_of,
@@ -30,6 +29,7 @@ from gpumend.state.containerd import (
     newest_config,
     unread_imports,
 )
+from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.edits.toml_lines import scan

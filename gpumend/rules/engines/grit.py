@@ -25,12 +25,12 @@ from gpumend.state.containerd import (
     V2_PLUGIN,
     V3_PLUGIN,
     ConfigError,
-    K3s,
     Runtime,
     config_version,
     loads,
 )
 from gpumend.state.grit import CONFIG, OPTIONS, REMOVED, ROOT, meant
+from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Unread
 from gpumend.text.edits import Edit
 

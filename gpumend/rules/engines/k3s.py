@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from gpumend.rules.engines.containerd_config import line_of
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
-from gpumend.state.containerd import ConfigError, K3s, loads
+from gpumend.state.containerd import ConfigError, loads
+from gpumend.state.kubernetes import K3s
 from gpumend.text.documents import toml
 from gpumend.text.version import show
 
