@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from gpumend.rules.engines.trial import ALL, DEVICE, Trial
 from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context, has_gpu
+from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import (
     CONFIG,
     CONVERTS_EACH,
@@ -417,3 +419,62 @@ def expected_systemd(context: Context) -> bool | None:
         return None
     default = settings.runtimes.get(settings.default)
     return default.systemd_cgroup if default else None
+
+
+# --- what the engine table asks
+
+
+def kept_by_systemd(context: Context) -> dict[str, str]:
+    """The runtimes of the containerd that serves here, and their programs, whose containers' cgroups systemd keeps."""
+    try:
+        if not pods_readable(context):
+            return {}
+        return {each.name: each.binary for each in cri(context).runtimes.values() if each.systemd_cgroup}
+    except (ConfigError, Unread):  # GM501's
+        return {}
+
+
+def systemd_runtimes(context: Context) -> dict[str, str]:
+    if embedded(context) is not None:
+        return {}
+    return {f"containerd's runtime {name}": program for name, program in kept_by_systemd(context).items()}
+
+
+def k3s_systemd_runtimes(context: Context) -> dict[str, str]:
+    k3s = embedded(context)
+    whose = f"{k3s.flavour.name}'s containerd" if k3s is not None else ""
+    found = kept_by_systemd(context) if k3s is not None else {}
+    return {f"{whose}'s runtime {name}": program for name, program in found.items()}
+
+
+def told_to_systemd(context: Context) -> list[str]:
+    """k3s brings a runc of its own, newer than those that need links."""
+    names = kept_by_systemd(context) if embedded(context) is None else {}
+    return [f"containerd's runtime {', '.join(names)}, CDI"] if names else []
+
+
+def k3s_loads_specs(context: Context) -> bool:
+    """Whether k3s' own containerd has CDI on; raises Unread."""
+    k3s = embedded(context)
+    try:
+        return k3s is not None and k3s.cri().enable_cdi is True
+    except ConfigError:  # GM511
+        return False
+
+
+CTR_DEVICES_SINCE: Version = (2, 0)  # ctr run --device with a CDI name: cmd/ctr/commands/run/run_unix.go
+
+
+def trials(context: Context, must: bool) -> list[Trial]:
+    if not readable(context) or NVIDIA not in wanted_runtimes(context):
+        return []
+    # ctr knows no runtimes of the CRI plugin: it is given the program that the registered one calls.
+    registered = cri(context).runtimes.get(NVIDIA)
+    found = []
+    if registered is not None and registered.binary:
+        options = ("--runc-binary", registered.binary, *ALL)
+        found.append(Trial("containerd runtime", "containerd", options, must))
+    resolved = context.state.cdi.resolve(DEFAULT_DIRS).gpus()
+    if (context.state.containerd.version.value or (0,)) >= CTR_DEVICES_SINCE and resolved:
+        found.append(Trial("containerd device", "containerd", DEVICE, must))
+    return found

@@ -15,6 +15,7 @@ from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, St
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError
 from gpumend.state.crio import DIRECTORY, LIBEXEC, Settings
+from gpumend.state.reading import Unread
 from gpumend.state.toolkit import CONFIG as TOOLKIT_CONFIG
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.version import Version
@@ -137,6 +138,30 @@ def expected_dump(edits: Mapping[Keys, Any]) -> tuple[str, ...]:
         for keys, value in edits.items()
         if keys[:3] == RUNTIMES and keys[-1] == "runtime_path"
     )
+
+
+def loads_specs(context: Context) -> bool:
+    """Whether one runs; raises Unread where nobody could look."""
+    crio = context.state.crio
+    return crio.installed and crio.running is not None
+
+
+def systemd_runtimes(context: Context) -> dict[str, str]:
+    """CRI-O's runtimes and their programs, where systemd keeps their containers' cgroups, as it does by default."""
+    try:
+        if not readable(context):
+            return {}
+        crio = context.state.crio
+        tables = [raw.get("crio", {}).get("runtime", {}) for raw in crio.parsed().values()]
+        managers = [table["cgroup_manager"] for table in tables if "cgroup_manager" in table]
+        if managers and managers[-1] != "systemd":
+            return {}
+        found = crio.settings().runtimes
+        return {
+            f"CRI-O's runtime {name}": str(table.get("runtime_path") or "") for name, table in found.items()
+        }
+    except (ConfigError, Unread):  # GM551's
+        return {}
 
 
 @rule(

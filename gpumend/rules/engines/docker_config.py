@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpumend.rules.engines.spec_directories import named
+from gpumend.rules.engines.trial import ALL, DEVICE, Trial
 from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context, has_docker
 from gpumend.rules.toolkit.toolkit import line
@@ -147,3 +148,24 @@ def conflicts(context: Context) -> dict[str, str]:
         keys |= set(value) if isinstance(value, dict) and key not in FLAT else {key}
     keys -= MERGED
     return {flag: FLAG_KEYS.get(flag, flag) for flag in docker.flags if FLAG_KEYS.get(flag, flag) in keys}
+
+
+def loads_specs(context: Context) -> bool:
+    """Whether dockerd is to load CDI specs here, and its version is known."""
+    return context.state.docker.version.ok and "device" in wanted_paths(context)
+
+
+def needs_spec(context: Context) -> dict[str, tuple[str, ...]]:
+    return {"docker --device": spec_directories(context)} if "device" in wanted_paths(context) else {}
+
+
+def told_to_systemd(context: Context) -> list[str]:
+    return ["docker, CDI and --device"] if context.state.docker.cgroup_driver() == "systemd" else []
+
+
+TRIALS = {"runtime": ("--runtime=nvidia", *ALL), "device": DEVICE, "gpus": ("--gpus", "all")}
+
+
+def trials(context: Context, must: bool) -> list[Trial]:
+    """Docker is judged wherever it is: what is wanted of it must work."""
+    return [Trial(path, "docker", TRIALS[path], True) for path in wanted_paths(context)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import resolvable_after_mend
+from gpumend.rules.cdi.spec import resolvable_after_mend
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
