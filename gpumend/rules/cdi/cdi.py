@@ -26,7 +26,7 @@ from gpumend.state.reading import Reading, Unread
 
 @rule(
     "GM301",
-    "a spec that resolves",
+    "a spec defines the GPUs for everybody who needs one",
     "nct#146, nct#1239, NixOS/nixpkgs#420638; cdi pkg/cdi/cache.go",
     applies=has_toolkit,
 )
@@ -124,7 +124,7 @@ def invalid(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM303",
-    "no device defined twice in one directory",
+    "no device is defined twice in one directory",
     "cdi pkg/cdi/cache.go: conflicts remove the device for good",
     applies=has_toolkit,
 )
@@ -233,7 +233,7 @@ def refresh_failed(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM312",
-    "no spec file that is silently ignored",
+    "no spec file is silently ignored",
     "cdi pkg/cdi/cache.go: .json and .yaml only",
     applies=has_toolkit,
 )
@@ -250,7 +250,7 @@ def ignored(context: Context) -> Iterator[Finding]:
             )
 
 
-@rule("GM313", "spec files that every engine may read", "nct#146: chmod 644", applies=has_toolkit)
+@rule("GM313", "every engine may read the spec files", "nct#146: chmod 644", applies=has_toolkit)
 def permissions(context: Context) -> Iterator[Finding]:
     for file in context.state.cdi.files.need():
         ours = file.path == target(context) or (file.spec.value is not None and file.spec.value.kind == KIND)

@@ -160,7 +160,7 @@ def is_leftover(context: Context, file: SpecFile) -> bool:
 
 @rule(
     "GM309",
-    "no static spec beside nvidia-cdi-refresh",
+    "there is no static spec beside nvidia-cdi-refresh",
     "nct deployments/systemd (1.18.0); cdi pkg/cdi/spec-dirs.go",
     applies=has_toolkit,
 )

@@ -99,7 +99,7 @@ def next_module(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM111",
-    "driver packages and driver libraries of one version",
+    "the driver's packages and its libraries are of one version",
     "NVIDIA driver installation guide, Conflicting Installation Methods",
     applies=loaded,
 )
@@ -213,7 +213,7 @@ def unattended(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM114",
-    "no reboot is waited for",
+    "no reboot is pending",
     "/run/reboot-required (Debian, Ubuntu: update-notifier-common)",
     applies=native,
 )

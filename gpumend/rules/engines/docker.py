@@ -61,7 +61,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM402",
-    "no directive both as flag and in daemon.json",
+    "no directive is both a flag and in daemon.json",
     "moby daemon/config/config.go findConfigurationConflicts; nd#751, nd#1420",
     applies=has_docker,
 )
@@ -317,7 +317,12 @@ def snap(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM409", "no Docker Desktop in between", "docker/docs#19366; docker/desktop-linux#53", applies=has_gpu)
+@rule(
+    "GM409",
+    "there is no Docker Desktop in between",
+    "docker/docs#19366; docker/desktop-linux#53",
+    applies=has_gpu,
+)
 def desktop(context: Context) -> Iterator[Finding]:
     if context.state.host.wsl2 or not context.state.docker.desktop.need():
         return

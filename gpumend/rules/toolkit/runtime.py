@@ -86,7 +86,7 @@ def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, 
 
 @rule(
     "GM204",
-    "nvidia-container-runtime.mode as wanted",
+    "nvidia-container-runtime.mode is the wanted one",
     "nct internal/info/auto.go, cmd/nvidia-container-runtime-hook assertModeIsLegacy; nct#1376 (1.18.0); moby PR#50228 (29.2.0)",
     applies=readable,
 )
@@ -158,7 +158,10 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
 
 
 @rule(
-    "GM206", "no mode that breaks toolkit 1.18.0", "nct#1376; pkg/nvcdi/mode.go at v1.18.0", applies=readable
+    "GM206",
+    "the mode is none that breaks toolkit 1.18.0",
+    "nct#1376; pkg/nvcdi/mode.go at v1.18.0",
+    applies=readable,
 )
 def broken_1180(context: Context) -> Iterator[Finding]:
     context.state.toolkit.version.get()
@@ -179,7 +182,9 @@ def broken_1180(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM207", "a mode that the runtime knows", "nct internal/config: invalid mode", applies=readable)
+@rule(
+    "GM207", "the mode is one that the runtime knows", "nct internal/config: invalid mode", applies=readable
+)
 def known_mode(context: Context) -> Iterator[Finding]:
     current, wanted = context.state.toolkit.mode(), context.wanted
     if is_known(context, current):

@@ -208,7 +208,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM209", "no-cgroups = false for rootful Docker", "nct#580", applies=readable)
+@rule("GM209", "no-cgroups is false for rootful Docker", "nct#580", applies=readable)
 def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
@@ -242,7 +242,7 @@ def no_cgroups(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM211",
-    "config.toml values of the right type",
+    "the values in config.toml are of the right type",
     "nct api/config/v1 (unmarshal); captures/config-probes",
     applies=readable,
 )
