@@ -11,7 +11,7 @@ import pytest
 from gpumend.payload.probe import without_secrets
 from gpumend.plan.plan import plan
 from gpumend.plan.transaction import Transaction
-from gpumend.rules.engines.containerd_config import where
+from gpumend.rules.evidence import where
 from gpumend.rules.finding import Component
 from gpumend.rules.judge import judge
 from gpumend.rules.rule import Context

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
+from gpumend.rules.evidence import line_of, place, standing, where
 from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context, has_gpu
 from gpumend.state.cdi import DEFAULT_DIRS
@@ -33,8 +34,7 @@ from gpumend.state.containerd import (
 )
 from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
-from gpumend.text.edits import Edit, EditError, apply_lines
-from gpumend.text.edits.toml_lines import scan
+from gpumend.text.edits import Edit, apply_lines
 from gpumend.text.version import Version, show
 
 RESTART = ("containerd.service", "restart")
@@ -117,23 +117,6 @@ def injects(binary: str) -> bool:
     return re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?", name) is not None
 
 
-def where(text: str, keys: Keys) -> int | None:
-    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or the first below it."""
-    try:
-        items = scan(text.splitlines())
-    except (EditError, tomllib.TOMLDecodeError):
-        return None
-    found = next((item for item in items if item.keys == keys), None)
-    found = found or next((item for item in items if item.keys[: len(keys)] == keys), None)
-    return found.start + 1 if found else None
-
-
-def line_of(detail: str) -> int | None:
-    """The line that tomllib's message names: `Cannot declare ('a',) twice (at line 4, column 3)`."""
-    found = re.search(r"at line (\d+)", detail)
-    return int(found.group(1)) if found else None
-
-
 # --- what is where
 
 
@@ -209,9 +192,7 @@ def layout(context: Context) -> Layout:
 def evidence(context: Context, path: str, keys: Keys, text: str) -> Evidence:
     """`file:line` of a key or table, and what stands there."""
     content = context.state.containerd.files.get(path)
-    data = content.value.data.decode("utf-8", "replace") if content and content.value else ""
-    number = where(data, keys)
-    return Evidence(f"{path}:{number}" if number else path, text)
+    return standing(path, content.value if content else None, keys, text)
 
 
 def hold_back(context: Context) -> str:
@@ -360,8 +341,7 @@ def unreadable_why(context: Context) -> str:
         if containerd.path == CONFIG and containerd.dump.detail.startswith("exit status"):
             return f"{CONFIG}: {containerd.dump.detail.partition(': ')[2]}"
     except ConfigError as error:
-        number_of = line_of(error.detail)
-        return f"{error.path}:{number_of}: {error.detail}" if number_of else str(error)
+        return f"{place(error.path, line_of(error.detail))}: {error.detail}"
     return ""
 
 

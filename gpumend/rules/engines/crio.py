@@ -9,8 +9,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects, line_of, where
+from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects
 from gpumend.rules.engines.spec_directories import canonical, lacking, widened
+from gpumend.rules.evidence import line_of, place, standing
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError
@@ -50,8 +51,7 @@ def unreadable_why(context: Context) -> tuple[str, str]:
     try:
         context.state.crio.parsed()
     except ConfigError as error:
-        number = line_of(error.detail)
-        return (f"{error.path}:{number}" if number else error.path), error.detail
+        return place(error.path, line_of(error.detail)), error.detail
     return "", ""
 
 
@@ -76,8 +76,7 @@ def at(context: Context, keys: Keys, text: str) -> Evidence:
     """`file:line` of a key or table, and what stands there."""
     path = home(context, keys)
     content = context.state.crio.files.get(path)
-    number = where(content.value.data.decode("utf-8", "replace"), keys) if content and content.value else None
-    return Evidence(f"{path}:{number}" if number else path, text)
+    return standing(path, content.value if content else None, keys, text)
 
 
 def hold_back(context: Context) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from gpumend.rules.engines.spec_directories import named
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
+from gpumend.rules.evidence import standing
 from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context, has_docker
-from gpumend.rules.toolkit.toolkit import line
 from gpumend.text.edits import Edit
 from gpumend.text.version import Version
 
@@ -68,10 +68,9 @@ def up(context: Context) -> bool:
 
 
 def evidence(context: Context, key: str, value: Any) -> Evidence:
-    content = context.state.docker.content.value
-    number = line(content.data.decode("utf-8", "replace"), key) if content else None
-    path = context.state.docker.config_path
-    return Evidence(f"{path}:{number}" if number else path, f"{key}: {value}")
+    """`file:line` and the value as it stands in daemon.json."""
+    docker = context.state.docker
+    return standing(docker.config_path, docker.content.value, key, f"{key}: {value}")
 
 
 def hold_back(context: Context, *keys: str) -> str:
