@@ -1,4 +1,4 @@
-"""containerd: the daemon, its configuration as it merges it, k3s and RKE2 around it, and the kubelet that it serves.
+"""containerd: the daemon, and its configuration as it merges it.
 
 What a version makes of its files was measured with `containerd config dump` of 1.6.20, 1.7.24 and 2.1.9, and read in
 cmd/containerd/server/config/config.go of 2.0, 2.2 and 2.3: `merge`.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gpumend.state.docker import exec_start
-from gpumend.state.reading import Reading, Unread, first_unknown
+from gpumend.state.cdi import DEFAULT_DIRS
+from gpumend.state.flavours import FLAVOURS
+from gpumend.state.reading import Reading, Unread
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
 from gpumend.text.documents import toml
@@ -25,14 +26,6 @@ CONFIG = "/etc/containerd/config.toml"
 # Directories of drop-ins: nvidia-ctk's and 2.2's default import (containerd defaults/defaults_unix.go), and config.d of guides.
 DROP_INS = ("/etc/containerd/conf.d/*.toml", "/etc/containerd/config.d/*.toml")
 SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-grit-v1")
-KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
-# kubeadm's, kubespray's, and Amazon's of AL2 and AL2023 (JSON).
-KUBELET_CONFIGS = (
-    KUBELET_CONFIG,
-    "/etc/kubernetes/kubelet-config.yaml",
-    "/etc/kubernetes/kubelet/kubelet-config.json",
-    "/etc/kubernetes/kubelet/config.json",
-)
 V2_PLUGIN = "io.containerd.grpc.v1.cri"
 V3_PLUGIN = "io.containerd.cri.v1.runtime"
 OVERLAY = "io.containerd.snapshotter.v1.overlayfs"
@@ -47,116 +40,20 @@ JOINS_GLOBS: Version = (
 )  # before, a relative import with a star is below the daemon's own directory, `/`
 # The newest `version` that a containerd takes. 1.6 takes any number and reads it as 2 (measured with 1.6.20).
 NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2, 3), 4))
-DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
-
-
-@dataclass(frozen=True, slots=True)
-class Flavour:
-    """A Kubernetes distribution that brings its own containerd. k3s-io/k3s pkg/agent/containerd; rancher/rke2."""
-
-    name: str
-    processes: tuple[str, ...]
-    directory: str
-    program: str
-    settings: str
-    unit: str
-
-    @property
-    def generated(self) -> str:
-        return f"{self.directory}/config.toml"
-
-    @property
-    def kubelet_directory(self) -> str:
-        """Of drop-ins for its kubelet; k3s-io/k3s#2116 (1.32)."""
-        return f"{posixpath.dirname(self.directory)}/kubelet.conf.d"
-
-    @property
-    def templates(self) -> tuple[str, str]:
-        """In the order in which k3s looks: the first that is there counts."""
-        return f"{self.directory}/config-v3.toml.tmpl", f"{self.directory}/config.toml.tmpl"
-
-
-FLAVOURS = (
-    Flavour(
-        "k3s",
-        ("k3s", "k3s-server", "k3s-agent"),
-        "/var/lib/rancher/k3s/agent/etc/containerd",
-        "/var/lib/rancher/k3s/data/current/bin/containerd",
-        "/etc/rancher/k3s/config.yaml",
-        "k3s.service",
-    ),
-    Flavour(
-        "rke2",
-        ("rke2",),
-        "/var/lib/rancher/rke2/agent/etc/containerd",
-        "/var/lib/rancher/rke2/bin/containerd",
-        "/etc/rancher/rke2/config.yaml",
-        "rke2-server.service",
-    ),
-)
-# config.yaml holds the cluster's token: of it only these two leave the host.
-K3S_SETTINGS = (
-    r"(?m)^[ \t-]*[\"']?((?:container-runtime-endpoint|cgroup-driver)[\"']?[ \t]*[:=][ \t]*[\"']?[^\s\"'#]+)"
-)
-KUBELET_SETTINGS = r"(?m)(?:^|[{,])[ \t]*[\"']?((?:cgroupDriver|containerRuntimeEndpoint)[\"']?[ \t]*:[ \t]*[\"']?[^\s\"',#}]+)"
-# Of --config-dir (KEP-3983): each file over those before it. k3s copies the user's own into a directory inside.
-KUBELET_DIRECTORIES = (
-    "/etc/kubernetes/kubelet.conf.d",
-    "/etc/kubernetes/kubelet/config.json.d",
-    *(found.kubelet_directory for found in FLAVOURS),
-)
-
-
-def _drop_ins(directory: str) -> tuple[str, str]:
-    return f"{directory}/*.conf", f"{directory}/*/*.conf"
 
 
 REQUEST = Request(
-    files=(CONFIG, *(path for found in FLAVOURS for path in (found.generated, *found.templates))),
-    stats=tuple(path for found in FLAVOURS for path in (found.directory, found.program)),
-    globs=(
-        *(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
-        *(
-            Glob(pattern, read=False, search=KUBELET_SETTINGS)
-            for pattern in (
-                *KUBELET_CONFIGS,
-                *(each for directory in KUBELET_DIRECTORIES for each in _drop_ins(directory)),
-            )
-        ),
-        *(
-            Glob(pattern, read=False, search=K3S_SETTINGS)
-            for found in FLAVOURS
-            for pattern in (found.settings, f"{found.settings}.d/*.yaml")
-        ),
-    ),
-    programs=("containerd", "ctr", "containerd-shim-grit-v1", "k3s", "runc", "crun", "crictl"),
+    files=(CONFIG,),
+    globs=tuple(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
+    programs=("containerd", "ctr", "containerd-shim-grit-v1", "runc", "crun", "crictl"),
     commands={
         "containerd": Command(("containerd", "--version"), timeout=5),
         # Reads only: with roots that do not exist it makes none (measured with 1.6.20, 1.7.24, 2.1.9).
         "containerd-config": Command(("containerd", "config", "dump"), timeout=10),
-        **{
-            f"{found.name}-containerd-config": Command(
-                (found.program, "--config", found.generated, "config", "dump"),
-                timeout=10,
-                needs=(found.program, found.generated),
-            )
-            for found in FLAVOURS
-        },
-        **{
-            f"{found.name}-containerd": Command(
-                (found.program, "--version"), timeout=5, needs=(found.program,)
-            )
-            for found in FLAVOURS
-        },
         "runc": Command(("runc", "--version"), timeout=5),
     },
-    processes=("containerd", "kubelet", *SHIMS, *(name for found in FLAVOURS for name in found.processes)),
-    units=(
-        "containerd.service",
-        *(found.unit for found in FLAVOURS),
-        "k3s-agent.service",
-        "rke2-agent.service",
-    ),
+    processes=("containerd", *SHIMS),
+    units=("containerd.service",),
     unit_properties=(
         "LoadState",
         "ActiveState",
@@ -275,75 +172,6 @@ class Containerd:
         for pattern in unread_imports(parsed, self.version.need()):
             raise Unread(Reading.fail(pattern, NOT_ASKED))
         return cri_of(merge(self.version.need(), self.path, parsed))
-
-
-@dataclass(frozen=True, slots=True)
-class K3s:
-    """k3s or RKE2. endpoint: of the kubelet's runtime where it is not the embedded containerd. generated: the config
-    that its containerd reads, written anew at each start; template: the one that counts. version: of its containerd."""
-
-    flavour: Flavour
-    version: Reading[Version]
-    process: Reading[Process]
-    endpoint: str
-    generated: Reading[FileContent]
-    templates: Mapping[str, Reading[FileContent]]
-    dump: Reading[Mapping[str, Any]]
-    unit: Reading[Mapping[str, str]]
-    cgroup_driver: str
-
-    @property
-    def embedded(self) -> bool:
-        """Whether its own containerd serves the kubelet."""
-        # RKE2's own is at /run/k3s/containerd/containerd.sock, too
-        return not self.endpoint or any(f"/{name}/" in self.endpoint for name in ("k3s", self.flavour.name))
-
-    @property
-    def heeded(self) -> tuple[str, ...]:
-        """The templates that this k3s looks for: config-v3.toml.tmpl came with containerd 2.0 (1.31.6, 1.32.2)."""
-        old = self.version.value is not None and self.version.value < (2, 0)
-        return self.flavour.templates[1:] if old else self.flavour.templates
-
-    @property
-    def template(self) -> str | None:
-        """The template that k3s takes: the first that is there."""
-        return next((path for path in self.heeded if not self.templates[path].absent), None)
-
-    def cri(self) -> Cri:
-        """What its containerd has; raises Unread, and ConfigError where the generated file is no TOML."""
-        if self.dump.ok:
-            return cri_of(self.dump.need())
-        raw = loads(self.flavour.generated, self.generated)
-        version = (2, 1) if config_version(raw) >= 3 else (1, 7)
-        return cri_of(merge(version, self.flavour.generated, {self.flavour.generated: raw}))
-
-
-@dataclass(frozen=True, slots=True)
-class Kubelet:
-    """Who starts containers through CRI. cgroup_driver: `systemd` or `cgroupfs` as the kubelet is told, empty where it
-    is not told. unread: the first of its files that nobody could read, where that could say otherwise."""
-
-    process: Reading[Process]
-    cgroup_driver: str
-    endpoint: str
-    unread: Reading[Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Kubernetes:
-    """kubelet: a process of its own. k3s: k3s or RKE2, where it is here."""
-
-    kubelet: Kubelet
-    k3s: K3s | None
-
-    @property
-    def here(self) -> bool:
-        """Raises Unread where nobody could look."""
-        return self.k3s is not None or self.kubelet.process.get() is not None
-
-    @property
-    def cgroup_driver(self) -> str:
-        return self.kubelet.cgroup_driver or (self.k3s.cgroup_driver if self.k3s else "")
 
 
 def loads(path: str, content: Reading[FileContent]) -> Mapping[str, Any]:
@@ -547,10 +375,11 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
 
 def flag(process: Process | None, *names: str) -> str:
     """The value of a flag on a process's command line, `--name value` or `--name=value`; empty where it is not there."""
-    return _flag(process.argv[1:] if process else (), *names)
+    return flag_of(process.argv[1:] if process else (), *names)
 
 
-def _flag(words: Sequence[str], *names: str) -> str:
+def flag_of(words: Sequence[str], *names: str) -> str:
+    """As `flag`, of the words themselves."""
     for number, word in enumerate(words):
         name, sign, value = word.partition("=")
         if name in names:
@@ -558,11 +387,13 @@ def _flag(words: Sequence[str], *names: str) -> str:
     return ""
 
 
-def _dump(output: Reading[Output]) -> Reading[Mapping[str, Any]]:
+def dump_of(output: Reading[Output]) -> Reading[Mapping[str, Any]]:
+    """What `containerd config dump` prints, as data."""
     return output.map(lambda found: toml(found.out))
 
 
-def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Process]:
+def first_process(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Process]:
+    """The first process that passes a test; absent where none does."""
     if not found.known:
         return found.without_value()
     process = next((item for item in found.value or () if test is None or test(item)), None)
@@ -571,7 +402,7 @@ def _first(found: Reading[tuple[Process, ...]], test: Any = None) -> Reading[Pro
 
 def _service(snapshot: Snapshot) -> Containerd:
     directories = tuple(found.directory for found in FLAVOURS)
-    process = _first(
+    process = first_process(
         snapshot.daemons("containerd"),
         lambda item: not flag(item, "-c", "--config").startswith(directories) and not _child(item),
     )
@@ -593,7 +424,7 @@ def _service(snapshot: Snapshot) -> Containerd:
         process=process,
         path=path,
         files=files,
-        dump=_dump(snapshot.succeeded("containerd-config")),
+        dump=dump_of(snapshot.succeeded("containerd-config")),
         unit=snapshot.unit("containerd.service"),
         shims=Reading.of(tuple(shims), "/proc") if listed_shims.ok else listed_shims.without_value(),
         grit_shim=snapshot.program("containerd-shim-grit-v1"),
@@ -617,89 +448,5 @@ def _child(process: Process) -> bool:
     return "/docker/containerd/" in flag(process, "-c", "--config")
 
 
-def _settings(snapshot: Snapshot, patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for pattern in patterns:
-        for path in snapshot.glob(pattern).value or ():
-            yield from _lines(snapshot.found(path).value or ())
-
-
-def _lines(found: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for line in found:
-        match = re.match(r"([\w-]+)[\"']?\s*[:=]\s*[\"']?(\S+)", line)
-        if match:
-            yield match.group(1), match.group(2).strip("\"'")
-
-
-def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
-    processes = [snapshot.daemons(name) for name in flavour.processes]
-    process = next((found for each in processes if (found := _first(each)).ok), _first(processes[0]))
-    if not process.ok and not snapshot.stat(flavour.directory).ok:
-        return None
-    settings = dict(_settings(snapshot, (flavour.settings, f"{flavour.settings}.d/*.yaml")))
-    agent = flavour.unit.replace("-server", "").replace(".service", "-agent.service")
-    units = [snapshot.unit(name) for name in (flavour.unit, agent)]
-    # RKE2's archive has both units, of which one runs
-    active = (found for found in units if (found.value or {}).get("ActiveState") == "active")
-    unit = next(active, units[1] if units[0].absent else units[0])
-    # k3s shortens its own command line in /proc to `k3s server`: its unit has the flags
-    words = (
-        *(process.value.argv if process.value else ()),
-        *exec_start((unit.value or {}).get("ExecStart", "")),
-    )
-    return K3s(
-        flavour,
-        snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out)),
-        process,
-        _flag(words, "--container-runtime-endpoint") or settings.get("container-runtime-endpoint", ""),
-        snapshot.file(flavour.generated),
-        {path: snapshot.file(path) for path in flavour.templates},
-        _dump(snapshot.succeeded(f"{flavour.name}-containerd-config")),
-        unit,
-        _kubelet_arg(words, "cgroup-driver")
-        or settings.get("cgroup-driver", "")
-        or _kubelet_files(snapshot, "", flavour.kubelet_directory)[0].get("cgroupDriver", ""),
-    )
-
-
-def _kubelet_arg(words: Sequence[str], name: str) -> str:
-    """What `--kubelet-arg NAME=VALUE` on k3s' command line says; the last counts."""
-    found = [re.fullmatch(rf"(?:--kubelet-arg=)?(?:--)?{name}=(\S+)", word.strip("\"'")) for word in words]
-    return next((match.group(1) for match in reversed(found) if match), "")
-
-
-def _kubelet_files(
-    snapshot: Snapshot, config: str, directory: str
-) -> tuple[dict[str, str], Reading[Any] | None]:
-    """What a kubelet's --config and --config-dir say, and the first of them that nobody could read."""
-    settings: dict[str, str] = {}
-    listed = [snapshot.glob(config)] if config else []
-    inside = [snapshot.glob(pattern) for pattern in _drop_ins(directory)] if directory else []
-    listed.append(Reading.of(tuple(sorted(path for each in inside for path in each.value or ()))))
-    unread = first_unknown((*listed, *inside))
-    for path in (path for each in listed for path in each.value or ()):
-        lines = snapshot.found(path, KUBELET_SETTINGS)
-        unread = unread or (None if lines.known else lines)
-        settings.update(_lines(lines.value or ()))
-    return settings, unread
-
-
 def parse(snapshot: Snapshot) -> Containerd:
     return _service(snapshot)
-
-
-def parse_kubernetes(snapshot: Snapshot) -> Kubernetes:
-    process = _first(snapshot.daemons("kubelet"))
-    directory = flag(process.value, "--config-dir").rstrip("/")
-    config = flag(process.value, "--config") or ("" if directory else KUBELET_CONFIG)
-    settings, unread = _kubelet_files(snapshot, config, directory)
-    given = flag(process.value, "--cgroup-driver")  # over its files
-    return Kubernetes(
-        Kubelet(
-            process,
-            given or settings.get("cgroupDriver", ""),
-            flag(process.value, "--container-runtime-endpoint")
-            or settings.get("containerRuntimeEndpoint", ""),
-            None if given or not process.ok else unread,
-        ),
-        next((found for flavour in FLAVOURS if (found := _k3s(snapshot, flavour)) is not None), None),
-    )

@@ -208,7 +208,7 @@ def check(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM533",
-    "CRIU's CUDA plugin and cuda-checkpoint",
+    "CRIU has its CUDA plugin and cuda-checkpoint",
     "criu plugins/cuda/cuda_plugin.c cuda_plugin_init; criu/include/plugin.h CR_PLUGIN_DEFAULT; cuda-checkpoint README",
     applies=managed,
 )

@@ -11,129 +11,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpumend.rules.driver.driver import unmet_cuda
-from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from gpumend.rules.engines.docker_config import (
+    CDI_BY_DEFAULT,
+    CDI_SINCE,
+    FLAG_KEYS,
+    GPUS_BY_CDI,
+    RELOAD,
+    RESTART,
+    change,
+    conflicts,
+    evidence,
+    spec_directories,
+    stores,
+    up,
+    wanted_paths,
+)
+from gpumend.rules.engines.spec_directories import lacking, widened
+from gpumend.rules.finding import Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_docker, has_gpu, rule
-from gpumend.rules.toolkit.toolkit import line
-from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
-from gpumend.text.edits import Edit
-from gpumend.text.version import Version, show
-
-CDI_SINCE: Version = (25, 0)  # features.cdi: moby v25.0.0 cmd/dockerd/daemon.go
-CDI_BY_DEFAULT: Version = (28, 2)  # moby v28.2.0, commit 4cecce03f6
-GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
-VALIDATE_SINCE: Version = (23, 0)  # dockerd --validate; 20.10 answers `unknown flag`
-RELOAD, RESTART = ("docker.service", "reload"), ("docker.service", "restart")
-# dockerd's flags whose key in daemon.json has another name (moby cmd/dockerd/config.go, config_unix.go). --add-runtime
-# is not among them: dockerd merges it with `runtimes` (moby daemon/config skipDuplicates, 19.03 to 29.2).
-FLAG_KEYS = {
-    "host": "hosts", "exec-opt": "exec-opts", "storage-opt": "storage-opts",
-    "label": "labels", "insecure-registry": "insecure-registries", "registry-mirror": "registry-mirrors",
-    "cdi-spec-dir": "cdi-spec-dirs", "log-opt": "log-opts", "authorization-plugin": "authorization-plugins",
-    "default-ulimit": "default-ulimits", "default-address-pool": "default-address-pools", "feature": "features",
-    "dns-opt": "dns-opts", "node-generic-resource": "node-generic-resources",
-}  # fmt: skip
-
-
-# Objects of daemon.json that are one option; the keys of every other (`proxies`) are options of their own (moby
-# daemon/config/config.go flatOptions, configValuesSet).
-FLAT = {
-    "cluster-store-opts",
-    "default-network-opts",
-    "log-opts",
-    "runtimes",
-    "default-ulimits",
-    "features",
-    "builder",
-}
-
-# What dockerd takes from both places (daemon/config/config.go skipDuplicates; seen on 20.10, 26.1 and 28.5).
-MERGED = {"runtimes"}
-
-
-def wanted_paths(context: Context) -> tuple[str, ...]:
-    """The engine paths that are judged on this host. `auto`: what this Docker has, but --gpus, which excludes mode cdi."""
-    docker = context.state.docker
-    if not docker.installed:
-        return ()
-    if context.wanted.docker_paths is not None:
-        return context.wanted.docker_paths
-    version = docker.version.value
-    return ("runtime", "device") if version and version >= CDI_SINCE else ("runtime",)
-
-
-def up(context: Context) -> bool:
-    """Docker is here and dockerd runs, or its silence must be told: what it says of itself can be judged."""
-    return has_docker(context) and not context.state.docker.info.absent
-
-
-def evidence(context: Context, key: str, value: Any) -> Evidence:
-    content = context.state.docker.content.value
-    number = line(content.data.decode("utf-8", "replace"), key) if content else None
-    path = context.state.docker.config_path
-    return Evidence(f"{path}:{number}" if number else path, f"{key}: {value}")
-
-
-def hold_back(context: Context, *keys: str) -> str:
-    """Why daemon.json is not changed on this host, or an empty text where it may be."""
-    docker = context.state.docker
-    if not context.wanted.manage_docker:
-        return "docker.manage is false"
-    if docker.snap:
-        return "Docker is the snap, which keeps its own configuration"
-    if not docker.config_named:
-        return (
-            f"dockerd was started with --config-file={docker.config_path}, which docker.service does not say"
-        )
-    if not docker.config.known:
-        return f"{docker.config_path} cannot be read as it is (GM401)"
-    if conflicts(context):
-        return "flags and daemon.json are at odds already (GM402)"
-    for key in keys:
-        for flag in docker.flags:
-            if FLAG_KEYS.get(flag, flag) == key and key not in MERGED:
-                return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
-    if docker.info.absent:
-        return "dockerd does not run (GM407): nothing could be proven"
-    if not docker.info.ok:
-        return f"dockerd does not answer (GM407): {docker.info.detail}"
-    return ""
-
-
-def restart_switches_store(context: Context) -> str:
-    """Why dockerd is not restarted by mend: the restart would switch the image store and hide every image."""
-    stores = _stores(context)
-    if stores is None or stores[0] == stores[1] or (context.state.docker.version.value or ()) >= (29, 0):
-        return ""
-    if stores[0]:
-        return ""  # GM411 puts the feature back in the same transaction
-    return "features.containerd-snapshotter waits for a restart, which would hide every image there is: restart dockerd yourself"
-
-
-def change(
-    context: Context, edits: dict[tuple[str, ...], Any], service: tuple[str, str]
-) -> tuple[Change | None, str]:
-    """The change that sets keys of daemon.json, or why it is held back."""
-    held = hold_back(context, *{keys[0] for keys in edits})
-    if not held and service == RESTART:
-        held = restart_switches_store(context)
-    if held:
-        return None, held
-    path = context.state.docker.config_path
-    return Change(
-        Component.DOCKER, tuple(Edit(path, keys, value) for keys, value in edits.items()), service=service
-    ), ""
-
-
-def conflicts(context: Context) -> dict[str, str]:
-    """Flags that stand in daemon.json too, with their key there. dockerd then refuses to start."""
-    docker = context.state.docker
-    keys = set()
-    for key, value in (docker.config.value or {}).items():
-        keys |= set(value) if isinstance(value, dict) and key not in FLAT else {key}
-    keys -= MERGED
-    return {flag: FLAG_KEYS.get(flag, flag) for flag in docker.flags if FLAG_KEYS.get(flag, flag) in keys}
+from gpumend.text.version import show
 
 
 @rule("GM401", "daemon.json is readable", "moby daemon/config/config.go; nd#751, nd#1420", applies=has_docker)
@@ -163,7 +61,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM402",
-    "no directive both as flag and in daemon.json",
+    "no directive is both a flag and in daemon.json",
     "moby daemon/config/config.go findConfigurationConflicts; nd#751, nd#1420",
     applies=has_docker,
 )
@@ -300,8 +198,6 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     applies=has_docker,
 )
 def narrowed(context: Context) -> Iterator[Finding]:
-    from gpumend.rules.cdi.cdi import canonical
-
     docker = context.state.docker
     if (
         "device" not in wanted_paths(context)
@@ -312,17 +208,15 @@ def narrowed(context: Context) -> Iterator[Finding]:
     listed = docker.value("cdi-spec-dirs")
     if not isinstance(listed, list):
         return
-    have = [canonical(str(item)) for item in listed if item]
-    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
-    if not lacking:
+    have = [str(item) for item in listed if item]
+    missing, wide = lacking(have), widened(have)
+    if not missing:
         return
-    wide = [directory for directory in DEFAULT_DIRS if directory in have or directory in lacking]
-    wide += [directory for directory in have if directory not in wide]
     made, refused = change(context, {("cdi-spec-dirs",): wide}, RESTART)
     yield Finding(
         code="GM405",
         status=Status.FAIL if not have else Status.WARN,
-        summary=f"cdi-spec-dirs leaves out {', '.join(lacking)}",
+        summary=f"cdi-spec-dirs leaves out {', '.join(missing)}",
         evidence=(evidence(context, "cdi-spec-dirs", listed),),
         cause="Set by hand. nvidia-cdi-refresh (toolkit 1.18) writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi: "
         "a spec in the directory that is left out is never found.",
@@ -423,7 +317,12 @@ def snap(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM409", "no Docker Desktop in between", "docker/docs#19366; docker/desktop-linux#53", applies=has_gpu)
+@rule(
+    "GM409",
+    "there is no Docker Desktop in between",
+    "docker/docs#19366; docker/desktop-linux#53",
+    applies=has_gpu,
+)
 def desktop(context: Context) -> Iterator[Finding]:
     if context.state.host.wsl2 or not context.state.docker.desktop.need():
         return
@@ -437,21 +336,6 @@ def desktop(context: Context) -> Iterator[Finding]:
     )
 
 
-def _stores(context: Context) -> tuple[bool, bool] | None:
-    """(the running dockerd has the containerd image store, daemon.json asks for it); None where not known."""
-    docker = context.state.docker
-    info = docker.info.get()
-    if info is None or not docker.config.known:
-        return None
-    status = {
-        str(row[0]): str(row[1])
-        for row in info.get("DriverStatus") or ()
-        if isinstance(row, list) and len(row) == 2
-    }
-    running = status.get("driver-type", "").startswith("io.containerd.snapshotter")
-    return running, docker.value("features", "containerd-snapshotter") is True
-
-
 @rule(
     "GM411",
     "the next restart keeps Docker's image store",
@@ -460,10 +344,10 @@ def _stores(context: Context) -> tuple[bool, bool] | None:
 )
 def store_flip(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
-    version, stores = docker.version.need(), _stores(context)
-    if stores is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
+    version, found = docker.version.need(), stores(context)
+    if found is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
         return
-    running, asked = stores
+    running, asked = found
     if not running or asked or "features" in {FLAG_KEYS.get(flag, flag) for flag in docker.flags}:
         return
     made, refused = change(context, {("features", "containerd-snapshotter"): running}, RELOAD)
@@ -536,8 +420,6 @@ def cuda_requirement(context: Context) -> Iterator[Finding]:
     applies=up,
 )
 def discovered(context: Context) -> Iterator[Finding]:
-    from gpumend.rules.cdi.cdi import docker_dirs
-
     info = context.state.docker.info.need()
     if (
         "device" not in wanted_paths(context)
@@ -546,16 +428,16 @@ def discovered(context: Context) -> Iterator[Finding]:
     ):
         return
     seen = {str(item.get("ID")) for item in info["DiscoveredDevices"] or () if isinstance(item, dict)}
-    expected = set(context.state.cdi.resolve(docker_dirs(context)).gpus())
-    lacking = sorted(expected - seen)
-    if lacking:
+    expected = set(context.state.cdi.resolve(spec_directories(context)).gpus())
+    unseen = sorted(expected - seen)
+    if unseen:
         yield Finding(
             code="GM415",
             status=Status.FAIL,
-            summary=f"dockerd does not discover {', '.join(lacking)}, which the specs define",
+            summary=f"dockerd does not discover {', '.join(unseen)}, which the specs define",
             evidence=(
                 Evidence("docker info", f"DiscoveredDevices: {', '.join(sorted(seen)) or 'none'}"),
-                Evidence(", ".join(docker_dirs(context)), ", ".join(sorted(expected))),
+                Evidence(", ".join(spec_directories(context)), ", ".join(sorted(expected))),
             ),
             cause="dockerd cannot load the file (its log says why), or its view of the directory is not the host's.",
             remedy="`journalctl -u docker | grep -i cdi`; a restart of dockerd reads the directories anew.",
