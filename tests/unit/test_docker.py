@@ -210,7 +210,9 @@ SNAPS = (process("/snap/docker/current/bin/dockerd"),)
     [
         pytest.param({"runtimes": {"nvidia": {"path": PATH}}}, {}, "ok", {}, id="registered"),
         pytest.param({"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}, {}, "ok", {}, id="relative-path"),
-        pytest.param({}, {}, "ok", {}, id="registered-elsewhere-by-flag"),
+        pytest.param(
+            {}, {}, "fail", {"runtimes.nvidia.path": PATH, "runtimes.nvidia.args": []}, id="only-the-running-daemon-has-it",
+        ),
         pytest.param(
             {}, {"Runtimes": RUNC}, "fail", {"runtimes.nvidia.path": PATH, "runtimes.nvidia.args": []}, id="not-registered",
         ),
@@ -234,6 +236,13 @@ def test_gm403(
     assert edits_of(findings(host, "GM403")) == edits
     if expected == "fail":
         assert services(host, "GM403") == [RELOAD], "SIGHUP suffices: nothing is stopped for it"
+
+
+@pytest.mark.parametrize("docker", ["20.10.24", "26.1.5", "28.5.2", "29.2.1"])
+def test_gm403_a_runtime_by_flag_stays(docker: str) -> None:
+    flagged = process("/usr/bin/dockerd", f"--add-runtime=nvidia={PATH}")
+    host = daemon(docker, {"features": {"cdi": True}}).but(processes=(flagged,))
+    assert outcome(host, "GM403") == "ok"
 
 
 @pytest.mark.parametrize(

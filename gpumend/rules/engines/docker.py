@@ -29,6 +29,7 @@ from gpumend.rules.engines.docker_config import (
 from gpumend.rules.engines.spec_directories import lacking, widened
 from gpumend.rules.finding import Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_docker, has_gpu, rule
+from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
 from gpumend.text.version import show
@@ -82,6 +83,12 @@ def flag_conflict(context: Context) -> Iterator[Finding]:
         )
 
 
+def _by_flag(context: Context) -> bool:
+    """Whether dockerd has the runtime from elsewhere than a daemon.json that we see: a flag, the snap, a virtual machine."""
+    docker = context.state.docker
+    return "nvidia=" in docker.flags.get("add-runtime", "") or docker.snap
+
+
 @rule(
     "GM403",
     "Docker knows the nvidia runtime",
@@ -98,7 +105,8 @@ def runtime(context: Context) -> Iterator[Finding]:
     gone = isinstance(path, str) and path.startswith("/") and docker.runtime_paths[path].get() is None
     known = (docker.info.get() or {}).get("Runtimes")
     effective = isinstance(known, dict) and "nvidia" in known
-    if (effective or (not docker.info.ok and configured)) and not gone:
+    forgotten = effective and docker.config.known and configured is None and not _by_flag(context)
+    if (effective or (not docker.info.ok and configured)) and not gone and not forgotten:
         return
     if program is None:
         return  # GM203: there is nothing to register
@@ -113,6 +121,13 @@ def runtime(context: Context) -> Iterator[Finding]:
         summary, cause = (
             f"the nvidia runtime's path {path} is not there",
             "The toolkit was moved or installed anew.",
+        )
+    elif forgotten:
+        summary = (
+            "the running dockerd knows the nvidia runtime, daemon.json does not: its next start is without it"
+        )
+        cause = (
+            f"It was taken out of {docker.config_path} after dockerd had read it, and dockerd was not told."
         )
     elif configured is not None:
         summary = "daemon.json has the nvidia runtime, the running dockerd does not know it"
@@ -267,6 +282,32 @@ def started_before(context: Context) -> Iterator[Finding]:
     )
 
 
+@rule(
+    "GM412",
+    "dockerd takes daemon.json at its next start",
+    "moby cmd/dockerd/daemon.go: --validate ends before anything is written (23.0 and newer)",
+    applies=has_docker,
+)
+def refused_file(context: Context) -> Iterator[Finding]:
+    docker = context.state.docker
+    said = docker.validated.get()
+    if not said or docker.config_path != DAEMON_JSON or not docker.config.known:
+        return  # 20.10 cannot say; what is no JSON is GM401's
+    yield Finding(
+        code="GM412",
+        status=Status.FAIL,
+        summary="dockerd refuses daemon.json at its next start"
+        + (": it still runs" if docker.info.ok else ""),
+        evidence=(Evidence(f"dockerd --validate --config-file={DAEMON_JSON}", said),),
+        cause="dockerd reads this file at start and ends at a key or value that it does not know.",
+        remedy=f"Put right in {DAEMON_JSON} what dockerd names, before anything restarts it.",
+        symptoms=(
+            "unable to configure the Docker daemon with file /etc/docker/daemon.json",
+            "the following directives don't match any configuration option",
+        ),
+    )
+
+
 @rule("GM407", "dockerd runs", "systemd.exec(5) Result=; design: unknown is never ok", applies=has_docker)
 def down(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
@@ -289,10 +330,14 @@ def down(context: Context) -> Iterator[Finding]:
                 "systemctl show docker.service",
                 f"{unit.get('ActiveState', 'no unit')} ({unit.get('Result', '')})",
             ),
+            *(
+                Evidence("journalctl -u docker.service", text)
+                for text in (docker.last_words.value or ())[-3:]
+            ),
         ),
         cause="It was stopped, or waits for its socket."
         if socket_only
-        else "It could not start: GM401 and GM402 say so where its configuration is the reason.",
+        else "It could not start: its own last words are above; GM401, GM402 and GM412 name a configuration that it refuses.",
         remedy="`systemctl start docker`; `journalctl -u docker` has its own words.",
         refused="a stopped daemon is not started unasked",
         symptoms=("Cannot connect to the Docker daemon",),
