@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.change import MakeControlNodes, RefreshLinkerCache, RunModprobe
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.driver import CONTROL_NODES
@@ -156,7 +157,7 @@ def libraries(context: Context) -> Iterator[Finding]:
                 remedy="Mend runs ldconfig."
                 if standard
                 else f"Name {directory} in a file of /etc/ld.so.conf.d and run ldconfig, or set nvidia-container-cli.root.",
-                change=Change(Component.DRIVER, action="ldconfig") if standard else None,
+                change=Change(Component.DRIVER, RefreshLinkerCache()) if standard else None,
                 refused=""
                 if standard
                 else f"{directory} is not a standard directory: which files belong there is not ours to decide",
@@ -202,7 +203,7 @@ def nodes(context: Context) -> Iterator[Finding]:
     by_ctk = toolkit.programs["nvidia-ctk"].ok and (toolkit.version.value or ()) >= (1, 14)
     by_modprobe = toolkit.programs["nvidia-modprobe"].ok
     # `nvidia-ctk system create-device-nodes --control-devices` makes the control nodes, never a GPU's own.
-    action = "" if not (by_modprobe or (by_ctk and numbered)) else "modprobe" if by_modprobe else "nodes"
+    action = RunModprobe() if by_modprobe else MakeControlNodes() if by_ctk and numbered else None
     yield Finding(
         code="GM105",
         status=Status.FAIL,
@@ -210,11 +211,11 @@ def nodes(context: Context) -> Iterator[Finding]:
         evidence=tuple(Evidence(path, "not there") for path in missing),
         cause="nvidia-uvm was not loaded at boot, or nothing has opened the GPU yet.",
         remedy="Mend runs nvidia-modprobe, which makes them."
-        if action == "modprobe"
+        if by_modprobe
         else "Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
         if action
         else "Run `nvidia-modprobe -c 0 -c 255` and `nvidia-modprobe -u -c 0`.",
-        change=Change(Component.DRIVER, action=action) if action else None,
+        change=Change(Component.DRIVER, action) if action else None,
         refused="" if action else "no program that makes them is on this host",
         symptoms=("CUDA unknown error", "no CUDA-capable device is detected"),
     )
