@@ -107,7 +107,7 @@ def group_of_nodes(root: str) -> Tuple[int, Optional[str]]:
         try:
             found = os.stat(root + path)
         except OSError as error:
-            return NOBODY, "%s: %s" % (path, os.strerror(error.errno))
+            return NOBODY, "%s: %s" % (path, error.strerror)
         if not stat.S_ISCHR(found.st_mode):
             return NOBODY, "%s is no device" % path
         if (os.major(found.st_rdev), os.minor(found.st_rdev)) != (major, minor):

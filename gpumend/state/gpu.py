@@ -14,6 +14,10 @@ NVIDIA_VENDOR = "0x10de"
 DISPLAY_CLASS = "0x03"  # PCI base class 03: display controllers, VGA and 3D (pci.ids)
 BRIDGE_CLASS = "0x0680"  # NVSwitch shows as a bridge, "other"
 
+MIG_MANAGER = (
+    "nvidia-mig-manager.service"  # mig-parted deployments/systemd: makes the instances anew at each boot
+)
+
 NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
 
 # What of `nvidia-smi -q` leaves the host: no serial numbers. MIG Mode is the heading of its two lines.
@@ -53,6 +57,8 @@ REQUEST = Request(
             ("/usr/lib/wsl/lib/nvidia-smi", "-q"), timeout=20, needs=("/dev/dxg",), keep=DETAIL_LINES
         ),
     },
+    units=(MIG_MANAGER,),
+    unit_properties=("LoadState", "ActiveState"),
 )
 
 
@@ -122,7 +128,7 @@ class Function:
 @dataclass(frozen=True, slots=True)
 class Gpus:
     """listed: what nvidia-smi says. said: its own words, whatever its exit status. known: what the module says, and
-    functions: what the bus says, by PCI address. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
+    functions: what the bus says, by PCI address. mig_manager: its unit's ActiveState. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
     cuda: the newest CUDA that the driver serves, as nvidia-smi says. details: each GPU's brand, architecture
     and MIG mode."""
@@ -137,6 +143,7 @@ class Gpus:
     said: Reading[Output]
     known: Reading[dict[str, Known]]
     functions: Reading[dict[str, Function]]
+    mig_manager: Reading[str]
 
     def present(self) -> Reading[bool]:
         """Whether this host has an NVIDIA GPU at all, by any of the three. Only the bus can say that there is none."""
@@ -332,4 +339,5 @@ def parse(snapshot: Snapshot) -> Gpus:
         said=snapshot.command("nvidia-smi"),
         known=_known(snapshot),
         functions=_functions(snapshot),
+        mig_manager=snapshot.unit(MIG_MANAGER).map(lambda unit: unit["ActiveState"]),
     )

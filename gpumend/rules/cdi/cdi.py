@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.driver.gpus import fault
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
@@ -508,7 +509,7 @@ def stale(context: Context) -> Iterator[Finding]:
             refused=refused,
             symptoms=(symptom,),
         )
-    if right:
+    if right and fault(context) is None:  # GM107 tells
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
 
 
