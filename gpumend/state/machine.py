@@ -21,6 +21,7 @@ LOG_LINES = (
     r"|^.*(?:module verification failed|Loading of (?:unsigned|module with unavailable key)|Key was rejected).*$"
 )
 KEPT = 40  # lines, the last ones
+ADDRESS = re.compile(r"\b[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\b")
 
 REQUEST = Request(
     files=(CONTAINER,),
@@ -41,9 +42,16 @@ class Machine:
     log: Reading[tuple[str, ...]]
 
     def said_of(self, address: str = "") -> tuple[str, ...]:
-        """Lines of the kernel's that name a GPU by its address, with or without the function; all without an address."""
+        """Lines of the kernel's that name a GPU by its address, with or without the function, and those that follow one and
+        name none: a message of several lines names it in the first. All without an address."""
         slot = address.rpartition(".")[0] or address
-        return tuple(line for line in self.log.value or () if slot in line)
+        found, mine = [], not slot
+        for line in self.log.value or ():
+            named = ADDRESS.search(line)
+            mine = slot in line if named else mine
+            if mine:
+                found.append(line)
+        return tuple(found)
 
 
 def virtualization(output: Output) -> str:
