@@ -59,23 +59,6 @@ def unasked(why: str) -> Dict[str, Any]:
     return {"status": "absent", "error": "not asked: " + why}
 
 
-def roots_alone(path: str) -> Optional[str]:
-    """Why somebody besides root could have put there what a path leads to, as text, or None: each directory on the way, of
-    the link and of its target, and the file itself belongs to root, and to write to it takes root."""
-    for name in (path, os.path.realpath(path)):
-        at = name
-        while True:
-            found = os.lstat(at)
-            if found.st_uid != 0:
-                return "%s belongs to uid %d" % (at, found.st_uid)
-            if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022:
-                return "%s can be written to by others than root" % at
-            if at == "/":
-                break
-            at = os.path.dirname(at)
-    return None if stat.S_ISREG(os.stat(path).st_mode) else "%s is no regular file" % path
-
-
 def kernel_majors(root: str) -> Dict[str, int]:
     """Character devices of /proc/devices: their numbers by name."""
     with open(root + "/proc/devices") as handle:
@@ -143,9 +126,11 @@ def ask_cuda(
     answers: Dict[str, Any],
     root: str,
     run: Callable[[List[str], float], Dict[str, Any]],
+    resolved: Callable[[str], Tuple[Optional[str], Optional[str]]],
 ) -> Dict[str, Any]:
     """What cuInit says, as a command's answer whose output is `NUMBER DEVICES LIBRARY`; `absent` where it is not asked.
-    answers: of the other commands, which come meanwhile. run: the probe's, by which everything is executed."""
+    answers: of the other commands, which come meanwhile. run, resolved: the probe's, by which everything is executed, and
+    which says where a path leads, or who besides root could have chosen that."""
     if command.get("never"):
         return unasked("ask_cuda is never")
     try:
@@ -160,10 +145,11 @@ def ask_cuda(
         named = LIBRARY.search(cache.get("out", ""))
         if not named:
             return unasked("the linker's cache has no libcuda.so.1")
-        library = named.group(1)
-        why = roots_alone(library)
-        if why:
-            return unasked(why)
+        library, why = resolved(named.group(1))
+        if library is None or why:
+            return unasked(str(why))
+        if not stat.S_ISREG(os.stat(library).st_mode):
+            return unasked("%s is no regular file" % library)
         pipes = next((path for path in EMPTY if os.path.isdir(path) and os.stat(path).st_uid == 0), None)
     except (OSError, ValueError) as error:
         return unasked(str(error))

@@ -1295,7 +1295,9 @@ def look(request):
     ]
     for name, command in commands.items():
         if command.get("asks_cuda"):
-            jobs.append((answer["commands"], name, ask_cuda, (command, answer["commands"], root, run)))
+            jobs.append(
+                (answer["commands"], name, ask_cuda, (command, answer["commands"], root, run, resolved))
+            )
     doubt = unsure(answer["processes"].get("impostors", ()))
     if answer["processes"]["status"] == "ok" and doubt and not rootful:
         answer["docker"] = {"status": "failed", "error": doubt}

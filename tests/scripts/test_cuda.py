@@ -6,16 +6,14 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpumend.payload import cuda, probe
-from gpumend.payload.cuda import ask_cuda, in_the_way, roots_alone
+from gpumend.payload.cuda import ask_cuda, in_the_way
 from gpumend.state.host_state import request
 
 # A libcuda that tells who asks it and tries to do harm: on its standard error, for the test alone.
@@ -62,12 +60,9 @@ INFORMATION = "Model: \t NVIDIA H100\nDevice Minor: \t %d\nGPU Excluded:\t %s\n"
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def place(programs: Path) -> Path:
     """A directory of root's that everybody may read, with nothing of anybody else's above it."""
-    made = Path(tempfile.mkdtemp(dir="/run", prefix="gpumend-cuda-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    return programs
 
 
 def library(place: Path, number: int = 0, wait: int = 0) -> Path:
@@ -118,7 +113,7 @@ def answers(path: Path | str, smi: dict[str, Any] | None = None) -> dict[str, An
 
 
 def ask(place: Path, root: str, path: Path | str, **more: Any) -> dict[str, Any]:
-    found: dict[str, Any] = ask_cuda({"timeout": 20, **more}, answers(path), root, probe.run)
+    found: dict[str, Any] = ask_cuda({"timeout": 20, **more}, answers(path), root, probe.run, probe.resolved)
     return found
 
 
@@ -221,7 +216,7 @@ def test_a_planted_libcuda_is_not_loaded(place: Path) -> None:
     for path in (writable / "libcuda.so.1", theirs, place / "link.so", "/tmp/libcuda.so.1"):
         found = ask(place, root, path)
         assert found["status"] == "absent" and found["error"].startswith("not asked: "), path
-    assert roots_alone(str(good)) is None
+    assert ask(place, root, good)["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +246,6 @@ def test_nothing_is_in_the_way_of_a_gpu_at_work() -> None:
 
 def test_never_is_never(place: Path) -> None:
     command = request(False)["commands"]["cuinit"]
-    found = ask_cuda(command, answers("/x"), tree(place), probe.run)
+    found = ask_cuda(command, answers("/x"), tree(place), probe.run, probe.resolved)
     assert found == {"status": "absent", "error": "not asked: ask_cuda is never"}
     assert "never" not in request()["commands"]["cuinit"]
