@@ -295,7 +295,7 @@ def _known(snapshot: Snapshot) -> Reading[dict[str, Known]]:
         found[path.split("/")[-2]] = Known(
             rows.get("Model", "NVIDIA GPU"),
             rows.get("GPU UUID", ""),
-            int(minor) if minor.isdigit() else None,
+            int(minor) if re.fullmatch(r"[0-9]{1,4}", minor) else None,
             rows.get("GPU Excluded") == "Yes",
         )
     return Reading.of(found, "/proc/driver/nvidia/gpus")

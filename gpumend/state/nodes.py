@@ -13,11 +13,12 @@ from gpumend.state.snapshot import FileMeta, Snapshot
 
 DEVICES = "/proc/devices"
 CAPS, CHANNELS = "/dev/nvidia-caps/nvidia-cap[0-9]*", "/dev/nvidia-caps-imex-channels/channel[0-9]*"
+# A distribution's and a package's have nvidia in their names; the host's own may have any.
 RULES = (
     "/etc/udev/rules.d/*.rules",
-    "/usr/lib/udev/rules.d/*.rules",
-    "/lib/udev/rules.d/*.rules",
     "/run/udev/rules.d/*.rules",
+    "/usr/lib/udev/rules.d/*nvidia*.rules",
+    "/lib/udev/rules.d/*nvidia*.rules",
 )
 MODE_RULE = r'(?m)^[^#\n]*nvidia[^\n]*MODE:?="[0-7]+"[^\n]*$'
 OPTION = re.compile(r"(?m)^\s*options\s+nvidia\s[^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")

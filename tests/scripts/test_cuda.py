@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from gpumend.payload import cuda, probe
 from gpumend.payload.cuda import ask_cuda, in_the_way
+from gpumend.payload.source import probe_source
 from gpumend.state.host_state import request
 
 # A libcuda that tells who asks it and tries to do harm: on its standard error, for the test alone.
@@ -242,6 +246,37 @@ def test_nothing_is_in_the_way_of_a_gpu_at_work() -> None:
         + "        Reset Required                    : No\n    GPU Recovery Action                   : None\n"
     )
     assert in_the_way({**SMI, "out": calm}) is None
+
+
+def test_it_waits_for_what_nvidia_smi_says(place: Path) -> None:
+    """The commands run side by side: their answers come while this one has begun."""
+    path, known = library(place), answers("/x")
+    late, known["ldconfig"] = known.pop("nvidia-smi-query"), answers(path)["ldconfig"]
+    timer = threading.Timer(0.2, lambda: known.update({"nvidia-smi-query": late}))
+    timer.start()
+    found = ask_cuda({"timeout": 20}, known, tree(place), probe.run, probe.resolved)
+    timer.join()
+    assert found["status"] == "ok"
+
+
+def test_the_whole_program_asks(place: Path) -> None:
+    """As it goes to a host: over stdin, with the answers of other commands of the same request."""
+    path, root = library(place, number=802), tree(place)
+    said = {"nvidia-smi-query": SMI["out"], "ldconfig": answers(path)["ldconfig"]["out"]}
+    commands: dict[str, Any] = {}
+    for name, text in said.items():
+        (place / name).write_text(str(text))
+        commands[name] = {"argv": ["cat", str(place / name)], "timeout": 5}
+    asked = {
+        "root": root,
+        "commands": {**commands, "cuinit": {"argv": ["cuInit"], "timeout": 20, "asks_cuda": True}},
+    }
+    program = f"{probe_source()}\nmain(json.loads({json.dumps(asked)!r}))\n"
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-"], input=program, capture_output=True, text=True, check=True
+    )
+    answer = json.loads(found.stdout)["commands"]["cuinit"]
+    assert (answer["status"], answer["out"]) == ("ok", f"802 -1 {path}\n")
 
 
 def test_never_is_never(place: Path) -> None:

@@ -300,6 +300,13 @@ def test_a_waiver_of_the_loss_lets_the_rest_go_on() -> None:
     assert Component.CDI in changes(host, {"waivers": [waiver]})
 
 
+@pytest.mark.parametrize("minor", ["9" * 6000, "-1", "\u00b2", ""])
+def test_a_minor_that_is_no_number_is_not_one(minor: str) -> None:
+    path = "/proc/driver/nvidia/gpus/0000:00:06.0/information"
+    known = healthy().but(files={path: f"Model: \t X\nDevice Minor: \t {minor}\n"}).state().gpus.known.value
+    assert known and known["0000:00:06.0"].minor is None
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [
