@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-PROBE = ("probe",)
+PROBE = ("cuda", "probe")
 # Each after those whose names it needs at once.
 CHANGE = (
     "change.files",

@@ -272,8 +272,12 @@ def test_what_is_unread_makes_no_fault_and_no_change(status: str) -> None:
     wrong = []
     for path, after in unread_one_by_one(False, status).items():
         faults = [finding.code for finding in after.findings if finding.status is not Status.UNKNOWN]
-        if faults and not (
-            status == "failed" and path[-1] in (CONFIG, DAEMON_JSON)
+        hangs = status == "timeout" and path == (
+            "commands",
+            "nvidia-smi",
+        )  # a fault of the GPU, and known (GM107)
+        if (
+            faults and not hangs and not (status == "failed" and path[-1] in (CONFIG, DAEMON_JSON))
         ):  # these two are broken then
             wrong.append((*path, faults))
     assert wrong == []

@@ -161,6 +161,7 @@ def test_the_audit_program_takes_nothing_from_outside() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("argv", "environ")
     ]
     assert set(asked) <= {"os.environ"}
-    assert installed_program().count("os.environ") == installed_program().count(
-        'os.environ.get("HOME", "/root")'
+    # Of the program itself: the process that asks CUDA has a text of its own, and takes its environment away.
+    assert len([text for text in asked if text == "os.environ"]) == ast.unparse(tree).count(
+        "os.environ.get('HOME', '/root')"
     )

@@ -15,6 +15,7 @@ from gpumend.rules.cdi.spec import (
     uses_refresh,
 )
 from gpumend.rules.change import RemoveFiles
+from gpumend.rules.driver.gpus import fault
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, Spec, SpecFile
@@ -150,7 +151,7 @@ def stale(context: Context) -> Iterator[Finding]:
             refused=refused,
             symptoms=(symptom,),
         )
-    if right:
+    if right and fault(context) is None:  # GM107 tells
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
 
 

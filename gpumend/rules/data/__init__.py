@@ -10,7 +10,7 @@ from typing import Any
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The table of this name: `cuda_driver_matrix` or `compat_branches`."""
+    """The table of this name: `cuda_driver_matrix`, `compat_branches` or `gpu_chips`."""
     found: dict[str, Any] = json.loads(
         files("gpumend.rules.data").joinpath(f"{name}.json").read_text("utf-8")
     )

@@ -10,6 +10,7 @@ from gpumend.rules.change import MakeControlNodes, RefreshLinkerCache, RunModpro
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.driver import CONTROL_NODES
+from gpumend.state.fabric import kind
 from gpumend.text.version import Version, show, upstream
 
 
@@ -43,15 +44,25 @@ def mismatch(context: Context) -> Iterator[Finding]:
         evidence.append(
             Evidence("modinfo -F version nvidia", f"module on disk {show(driver.module_on_disk.value)}")
         )
+    outer = context.state.machine.container
+    if outer.ok:
+        evidence.append(
+            Evidence(outer.source, f"this is a container ({outer.value}): the driver is the outer host's")
+        )
     yield Finding(
         code="GM101",
         status=Status.FAIL,
         summary=f"the loaded driver is {show(module)}, its libraries are {show(found)}",
         evidence=tuple(evidence),
-        cause="The driver's packages were upgraded and the old module is still in the kernel.",
-        remedy="Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
+        cause="The outer host's driver was upgraded, the libraries in this container were not."
+        if outer.ok
+        else "The driver's packages were upgraded and the old module is still in the kernel.",
+        remedy=f"Install the libraries of driver {show(module)} in this container, without a kernel module (runfile: "
+        "`--no-kernel-modules`; packages: libnvidia-compute of that version), and again whenever the outer host's changes."
+        if outer.ok
+        else "Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
         "nvidia again. Then run this audit again: CDI specs name the old version's files.",
-        risk=Risk.REBOOT,
+        risk=Risk.NONE if outer.ok else Risk.REBOOT,
         symptoms=(
             "Driver/library version mismatch",
             "system has unsupported display driver / cuda driver combination",  # CUDA error 803
@@ -258,7 +269,9 @@ def fabric(context: Context) -> Iterator[Finding]:
         for index, (state, status) in told.items()
         if (state, status) != ("Completed", "Success")
     }
-    if not (switches or waiting) or driver.nvlink_off.value:
+    if (
+        not (switches or waiting) or driver.nvlink_off.value or (waiting and kind(context.state) != "own")
+    ):  # GM124
         return
     running = driver.fabricmanager.value == "active" or driver.fabric_runs.get() is True
     if running and not waiting:
