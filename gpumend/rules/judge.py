@@ -26,11 +26,11 @@ for _found in pkgutil.walk_packages(rules.__path__, "gpumend.rules."):
 
 @dataclass(frozen=True)
 class Verdict:
-    """All findings on one host, and how many rules were fine or did not apply."""
+    """All findings on one host; passed: the codes of the rules that found nothing; skipped: of those that do not apply."""
 
     findings: tuple[Finding, ...]
-    ok: int
-    skipped: int
+    passed: tuple[str, ...]
+    skipped: tuple[str, ...]
 
     def with_status(self, *statuses: Status) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.status in statuses)
@@ -118,12 +118,13 @@ def judge(
     context = Context(state, wanted, name, today)
     findings: list[Finding] = []
     faulty: list[str] = []
-    ok = skipped = 0
+    passed: list[str] = []
+    skipped: list[str] = []
     for code, rule in sorted(RULES.items()):
         found: list[Finding] = []
         try:
             if not rule.applies(context):
-                skipped += 1
+                skipped.append(code)
                 continue
             for finding in rule.check(context):
                 found.append(finding)
@@ -135,7 +136,9 @@ def judge(
             faulty.append(code)
             found = [_faulty(code, rule.title, error)]
         findings.extend(found)
-        ok += not found
+        if not found:
+            passed.append(code)
     if faulty:
         findings = _without_changes(findings, faulty)
-    return Verdict(tuple(_waive(drift.hold(findings, context), context)), ok, skipped)
+    judged = tuple(_waive(drift.hold(findings, context), context))
+    return Verdict(judged, tuple(passed), tuple(skipped))
