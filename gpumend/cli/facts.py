@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from gpumend.cli import report_options
 from gpumend.cli import start as pyinfra
 
 
@@ -18,6 +19,10 @@ def command(
     inventory: str | None, limit: tuple[str, ...], report: str | None, data: tuple[str, ...], verbose: bool
 ) -> None:
     """What is known of the hosts, as JSON on standard output (or in --report FILE), host by host."""
+    if report_options.has_output():
+        sys.exit(
+            pyinfra.run([*pyinfra.arguments(inventory, "facts.py", limit, report, data), "--dry"], verbose)
+        )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "facts.json"
         arguments = pyinfra.arguments(inventory, "facts.py", limit, str(file), data)

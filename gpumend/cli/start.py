@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from gpumend.cli import report_options
 from gpumend.places import PROJECT
 
 QUIET = (0, 3)  # as wanted, and drift: the report says it all
@@ -59,6 +60,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--data", multiple=True, metavar="KEY=VALUE", help="Host data, as pyinfra takes it."
             ),
+            *report_options.OPTIONS,
             click.option("-v", "--verbose", is_flag=True, help="Show all that pyinfra says."),
         )
     ):
@@ -73,7 +75,7 @@ def arguments(
     found = [target(inventory), str(PROJECT / "deploys" / deploy)]
     for item in limit:
         found += ["--limit", item]
-    for item in data:
+    for item in (*data, *report_options.data()):
         found += ["--data", item]
     if report:
         found += ["--data", f"report={report if report == '-' else Path(report).resolve()}"]

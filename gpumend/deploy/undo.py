@@ -52,8 +52,10 @@ def finish(state: State) -> Exit:
         statuses.append(STATUS_EXIT.get(outcome.status, Exit.OK) if there else Exit.OK)
     status = worst((*statuses, *(() if undone else (Exit.UNREAD,))))
     width = max((len(name) for name, _, _ in rows), default=0)
-    for name, word, detail in mask_all([list(row) for row in rows]):
-        click.echo(f"{name.ljust(width)}  {word:<11}  {detail}".rstrip())
+    for name, word, detail in (
+        mask_all([list(row) for row in rows]) if session.target_of(state) != "-" else ()
+    ):
+        click.echo(f"{name.ljust(width)}  {word:<11}  {' '.join(detail.split())}".rstrip())
     hosts = {
         name: {
             "status": word,

@@ -16,7 +16,7 @@ from typing import Any
 from gpumend.plan.transaction import Transaction
 from gpumend.reports import parity
 from gpumend.reports.diff import diff
-from gpumend.rules.finding import Finding, Status
+from gpumend.rules.finding import Finding
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import Wanted
@@ -228,11 +228,3 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
 
 def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
-
-
-def counts(findings: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """How many findings of each status; `warn` and `fail` are drift."""
-    found = {str(status): 0 for status in Status}
-    for finding in findings:
-        found[finding["status"]] += 1
-    return found

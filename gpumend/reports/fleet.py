@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +20,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def hosts_text(names: Iterable[str]) -> str:
-    """`gpu[01-30], login1`."""
-    return ", ".join(map(one_line, compress(names)))
+def hosts_text(names: Iterable[str], room: int | None = None) -> str:
+    """`gpu[01-30], login1`; where that is longer than `room`, as many names as fit, and how many more there are."""
+    found = sorted(set(names), key=lambda name: (natural(name), name))
+
+    def of(count: int) -> str:
+        text = ", ".join(map(one_line, compress(found[:count])))
+        return text if count == len(found) else f"{text} and {len(found) - count} more"
+
+    if room is None or len(of(len(found))) <= room:
+        return of(len(found))
+    fits = range(1, len(found))
+    return of(max(bisect_right(fits, room, key=lambda count: len(of(count))), 1))
 
 
 def counted(names: Iterable[str]) -> str:

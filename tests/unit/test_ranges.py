@@ -50,7 +50,11 @@ def expanded(text: str) -> list[str]:
     return names
 
 
-@given(st.lists(st.from_regex(r"\A[a-c]{0,2}-?[0-9]{0,3}(\.x[0-9])?\Z") | st.sampled_from(["10.0.0.1", "10.0.0.2"])))
+@given(
+    st.lists(
+        st.from_regex(r"\A[a-c]{0,2}-?[0-9]{0,3}(\.x[0-9])?\Z") | st.sampled_from(["10.0.0.1", "10.0.0.2"])
+    )
+)
 def test_what_is_compressed_says_the_same_names(names: list[str]) -> None:
     assert sorted(name for text in compress(names) for name in expanded(text)) == sorted(set(names))
 
