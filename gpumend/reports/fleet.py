@@ -82,7 +82,9 @@ def service_name(unit: str) -> str:
 def mend_of(host: Mapping[str, Any], finding: Mapping[str, Any]) -> str:
     """What a mend would do about a finding on its host: from the plan, so that it cannot say anything else."""
     if not finding["mends"]:
-        return ""
+        if finding["status"] not in ("fail", "warn"):
+            return ""
+        return "mend holds it back" if finding["refused"] else "by hand"
     why = host["blocked"].get(finding["mends"])
     if why:
         return "mend cannot"
@@ -90,7 +92,7 @@ def mend_of(host: Mapping[str, Any], finding: Mapping[str, Any]) -> str:
         if transaction["component"] == finding["mends"] and finding["code"] in transaction["codes"]:
             service = transaction["service"]
             if not service:
-                return "mend puts it right, nothing is restarted"
+                return "mend puts it right"
             waits = ", which waits" if service["waits"] else ""
             return f"mend {service['action']}s {service_name(service['unit'])}{waits}"
     return ""
@@ -132,7 +134,9 @@ def groups(document: Document) -> list[Group]:
         for name, finding in items:
             group.add(name, finding, "")
         found.append(group)
-    return sorted(found, key=lambda item: (_severity(item.status), item.codes, sorted(item.hosts)))
+    return sorted(
+        found, key=lambda item: (_severity(item.status), -len(item.hosts), item.codes, sorted(item.hosts))
+    )
 
 
 def said(group: Group) -> str:

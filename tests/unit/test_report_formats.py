@@ -229,7 +229,7 @@ def markdown(document: dict[str, Any]) -> str:
         assert token.type.removesuffix("_open").removesuffix("_close") in ALLOWED, token
         shown += [token.content] if token.type == "fence" else []
         for child in token.children or ():
-            assert child.type in INLINE, child
+            assert child.type in INLINE, (child, document)
             assert child.type == "code_inline" or not re.search(r"@\w", child.content), "nobody is mentioned"
             shown.append(child.content)
     return "\n".join(shown)

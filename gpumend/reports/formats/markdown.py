@@ -11,13 +11,16 @@ from typing import Any
 from gpumend.reports import fleet, terminal
 from gpumend.reports.format import report_format
 
-PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+# What is markup anywhere, mathematics on GitHub ($), or the beginning of a link; and what is so at the start of a line only.
+MARKUP = re.compile(r"([\\`*_\[\]<>|&~#$]|:(?=//)|(?<=www)\.)")
+START = re.compile(r"^(\d{0,9})([-+=!.):])")
+MENTION = re.compile(r"@(?=\w)")
 WORD_JOINER = "\u2060"  # between @ and a name: GitHub looks for mentions after the escapes are gone
 
 
 def prose(text: str) -> str:
-    escaped = PUNCTUATION.sub(r"\\\1", fleet.one_line(text))
-    return escaped.replace("@", f"@{WORD_JOINER}")
+    escaped = START.sub(r"\1\\\2", MARKUP.sub(r"\\\1", fleet.one_line(text)))
+    return MENTION.sub(f"@{WORD_JOINER}", escaped)
 
 
 def span(text: str) -> str:
