@@ -171,7 +171,7 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         "facts": _facts(now) if now else {},
         "findings": [_finding(finding) for finding in now.verdict.findings] if now else [],
         "passed": list(now.verdict.passed) if now else [],
-        "skipped": list(now.verdict.skipped) if now else [],
+        "skipped": list(now.verdict.inapplicable) if now else [],
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
         "blocked": {str(component): why for component, why in now.plan.blocked.items()} if now else {},
     }

@@ -26,11 +26,20 @@ for _found in pkgutil.walk_packages(rules.__path__, "gpumend.rules."):
 
 @dataclass(frozen=True)
 class Verdict:
-    """All findings on one host; passed: the codes of the rules that found nothing; skipped: of those that do not apply."""
+    """All findings on one host; passed: the codes of the rules that found nothing; inapplicable: of those that do
+    not apply to it."""
 
     findings: tuple[Finding, ...]
     passed: tuple[str, ...]
-    skipped: tuple[str, ...]
+    inapplicable: tuple[str, ...]
+
+    @property
+    def ok(self) -> int:
+        return len(self.passed)
+
+    @property
+    def skipped(self) -> int:
+        return len(self.inapplicable)
 
     def with_status(self, *statuses: Status) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.status in statuses)
