@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -59,10 +60,9 @@ def mend(records: Iterable[Record]) -> dict[str, Any]:
 
 def no_cdi(number: int) -> Host:
     """CDI is off in dockerd, and the file is a little different on each host."""
-    return healthy().but(
-        files={DAEMON_JSON: f'{{"log-opts": {{"max-file": "{number}"}}, "features": {{"cdi": false}}}}\n'},
-        info={"CDISpecDirs": []},
-    )
+    well = healthy()
+    daemon = {**well.daemon(), "log-opts": {"max-file": str(number)}, "features": {"cdi": False}}
+    return well.but(files={DAEMON_JSON: json.dumps(daemon)}, info={"CDISpecDirs": []})
 
 
 def no_docker_answer(_: int) -> Host:
