@@ -483,8 +483,9 @@ def test_gm304(change: Change, words: str | None) -> None:
 
 
 def test_gm304_gpus_that_could_not_be_listed_are_unknown() -> None:
+    assert outcome(healthy().but(commands={"nvidia-smi": unread("denied")}), "GM304") == "unknown"
     host = healthy().but(commands={"nvidia-smi": (9, "", "NVIDIA-SMI has failed\n")})
-    assert outcome(host, "GM304") == "unknown"
+    assert (outcome(host, "GM304"), outcome(host, "GM107")) == ("ok", "fail"), "GM107 tells, and once"
     stale = without(f"{LIB}/libcuda.so.580.159.04")(host)
     assert outcome(stale, "GM304") == "fail", "what is known to be wrong is told alone: it is made anew"
 
