@@ -232,6 +232,12 @@ def nodes(context: Context) -> Iterator[Finding]:
     )
 
 
+def registrar(context: Context) -> str:
+    """Who registers this host's GPUs with their NVLink fabric (gpumend.state.fabric.kind)."""
+    state = context.state
+    return kind(state.gpus, state.machine, state.fabric)
+
+
 FABRIC_PACKAGES = (
     "nvidia-fabricmanager",
     "nvidia-fabric-manager",
@@ -270,7 +276,7 @@ def fabric(context: Context) -> Iterator[Finding]:
         if (state, status) != ("Completed", "Success")
     }
     if (
-        not (switches or waiting) or driver.nvlink_off.value or (waiting and kind(context.state) != "own")
+        not (switches or waiting) or driver.nvlink_off.value or (waiting and registrar(context) != "own")
     ):  # GM124
         return
     running = driver.fabricmanager.value == "active" or driver.fabric_runs.get() is True
