@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from gpumend.plan.plan import plan
+from gpumend.plan.step import GenerateFile, RemoveFile, TriggerFile, WriteFile
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.judge import judge
 from gpumend.rules.managers import MANAGERS
@@ -60,6 +61,7 @@ from tests.unit.build import (
 )
 
 MODE = "nvidia-container-runtime.mode"
+NAMES = {WriteFile: "write", TriggerFile: "trigger", GenerateFile: "generate", RemoveFile: "remove"}
 ONLY: dict[str, Any] = {"runtime": {"mode": "cdi-only"}}
 
 
@@ -77,7 +79,9 @@ def steps(host: Host, wanted: dict[str, Any] | None = None) -> list[tuple[str, s
     judged = judge(state, want, "gpu1", TODAY)
     made = plan(Context(state, want, "gpu1", TODAY), judged.findings)
     assert made.blocked == {}
-    return [(step.do, step.path) for each in made.transactions for step in each.steps]
+    return [
+        (NAMES[type(step)], getattr(step, "path", "")) for each in made.transactions for step in each.steps
+    ]
 
 
 # --- the least change that gives what is wanted
@@ -285,7 +289,7 @@ def test_the_output_file_is_set_in_the_place_of_another() -> None:
     host = booting("auto", "1.18.1", "28.5.2", DEVICE, files={REFRESH_ENV: env})
     state, want = host.state(), parse({})
     made = plan(Context(state, want, "gpu1", TODAY), judge(state, want, "gpu1", TODAY).findings)
-    [write] = [step for each in made.transactions for step in each.steps if step.do == "write"]
+    [write] = [step for each in made.transactions for step in each.steps if isinstance(step, WriteFile)]
     assert write.data == env.replace("/var/run/cdi", "/etc/cdi").encode()
 
 
@@ -705,7 +709,7 @@ def test_a_link_to_nowhere_and_a_large_file_break_no_container() -> None:
 
 @pytest.mark.parametrize(
     ("files", "named"),
-    [({DAEMON_JSON: "{"}, "GM401"), ({DAEMON_JSON: '{"debug": true}'}, "its configuration is none")],
+    [({DAEMON_JSON: "{"}, "; GM401 says why"), ({DAEMON_JSON: '{"debug": true}'}, "in the journal.")],
 )
 def test_gm407_names_a_rule_only_where_it_says_something(files: dict[str, Any], named: str) -> None:
     unit = {"docker.service": {"LoadState": "loaded", "ActiveState": "failed", "Result": "exit-code"}}
