@@ -300,7 +300,7 @@ def test_the_h100_compat_is_outgrown_and_not_active() -> None:
         and compat.note.value is not None
     )
     found = the(captured(), "GM604")
-    assert found.status == "warn" and "803" in found.summary and found.change is None
+    assert found.status == "note" and "803" in found.summary and found.change is None
     assert findings(captured(), "GM603") == []
 
 
