@@ -14,7 +14,7 @@ from gpumend.state.manager import UID_MAP
 
 @rule(
     "GM215",
-    "no-cgroups = true in a user namespace",
+    "no-cgroups is true in a user namespace",
     "lnc#154, nct#290; blakeblackshear/frigate#8652; user_namespaces(7)",
     applies=readable,
 )
