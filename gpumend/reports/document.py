@@ -165,7 +165,8 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
     """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
     records = sorted(run.records.values(), key=lambda record: record.name)
     finished = time.time()
-    pools = parity.section(parity.pools(records))
+    compared = not run.concern or any(concern.name == "grit" for concern in run.concern)
+    pools = parity.section(parity.pools(records)) if compared else []
     beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
     beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
     return dict(
@@ -174,7 +175,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
                 "gpumend": VERSION,
                 "run": run.id,
                 "kind": "mend" if executed else "audit",
-                "started": _iso(run.started),
+                "started": iso(run.started),
                 "seconds": round(finished - run.started, 3),
                 "exit": int(worst((*map(exit_of, records), *beyond))),
                 "hosts": {record.name: _host(record, executed) for record in records},
@@ -184,7 +185,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
     )
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 

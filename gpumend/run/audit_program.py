@@ -14,6 +14,9 @@ from typing import Any
 
 PATH = "/usr/local/lib/gpumend/audit"
 RULE = "/etc/sudoers.d/gpumend-audit"
+# Host data key: `audit` where sudo gives us the installed audit program and nothing else (hosts.toml: sudo = "audit").
+SUDO = "gpumend_sudo"
+AUDIT = "audit"
 
 # -I -S -B as gpumend/run/remote/connection.py has them; a `#!` line takes one word.
 HEAD = "#!/usr/bin/python3 -ISB\n# gpumend's audit: prints what it reads, takes no input, writes nothing. See docs/sudo.md.\n"

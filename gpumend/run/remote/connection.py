@@ -13,6 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_config
 
 from gpumend.run import audit_program
+from gpumend.run.audit_program import AUDIT, SUDO
 from gpumend.run.remote.output import TOO_MUCH, bounded
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ COMMAND = (
     "command -v python3 >/dev/null 2>&1 || { echo 'no python3 on this host' >&2; exit 69; }; "
     "exec python3 -I -S -B -"
 )
-# Host data key: `audit` where sudo gives us the installed audit program and nothing else (hosts.toml: sudo = "audit").
-SUDO = "gpumend_sudo"
-AUDIT = "audit"
 INSTALL = "pyinfra inventory.py deploys/audit_rule.py --data audit_user=USER"
 
 
