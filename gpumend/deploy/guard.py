@@ -56,7 +56,17 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "audit_rule": None,
 }
 # `--data KEY`: what our own deploys read
-DATA = (KEY, session.REPORT_KEY, parity_report.POOL_KEY, "run", "audit_user", SUDO)
+DATA = (
+    KEY,
+    session.REPORT_KEY,
+    parity_report.POOL_KEY,
+    "run",
+    "audit_user",
+    SUDO,
+    "output",
+    "details",
+    "quiet",
+)
 
 
 def deploys(arguments: Iterable[str]) -> list[str]:
@@ -166,7 +176,8 @@ def _contained(host: Any) -> None:
         except ConnectError:
             raise
         except Exception as error:
-            raise ConnectError(f"{type(error).__name__}: {error}") from error
+            named = "" if isinstance(error, PyinfraError) else f"{type(error).__name__}: "
+            raise ConnectError(f"{named}{error}") from error
 
     host.connector.connect = attempt
 
@@ -183,11 +194,11 @@ def no_host(state: State) -> str:
     hosts = [host.name for host in inventory]
     if not hosts:
         return f"no host: {', '.join(sys.argv[1:2])} names none"
-    stems = {Path(word).stem for word in sys.argv[1:]}
+    stems = {Path(word).stem for word in sys.argv[1:]}  # pyinfra makes a group of the file of an inventory
     groups = {name: members for name, members in inventory.groups.items() if members}
     for pattern in given("--limit", sys.argv[1:]):
         if not groups.get(pattern) and not any(fnmatch(name, pattern) for name in hosts):
-            return nobody(pattern, hosts, [name for name in groups if name not in stems and name != "all"])
+            return nobody(pattern, hosts, [name for name in groups if name not in (*stems, *hosts, "all")])
     if not any(state.is_host_in_limit(host) for host in inventory):
         return nobody(" ".join(given("--exclude", sys.argv[1:])), hosts, [])
     return ""

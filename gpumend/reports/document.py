@@ -175,7 +175,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
                 "gpumend": VERSION,
                 "run": run.id,
                 "kind": "mend" if executed else "audit",
-                "started": iso(run.started),
+                "started": _iso(run.started),
                 "seconds": round(finished - run.started, 3),
                 "exit": int(worst((*map(exit_of, records), *beyond))),
                 "hosts": {record.name: _host(record, executed) for record in records},
@@ -185,7 +185,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
     )
 
 
-def iso(seconds: float) -> str:
+def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 

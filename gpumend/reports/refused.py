@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from typing import Any
 
-from gpumend.reports.document import VERSION, Exit, iso
+from gpumend.reports.document import VERSION, Exit
 from gpumend.run.record import Run, new_id
 from gpumend.text.mask import mask_all
 
@@ -18,7 +19,14 @@ def document(deploy: str, why: str, run: Run | None = None, mend: bool = False) 
     run = run or Run(new_id(), time.time())
     kind = deploy if deploy in KINDS else "mend" if mend else "audit"
     started = (
-        {} if kind in KINDS else {"started": iso(run.started), "seconds": round(time.time() - run.started, 3)}
+        {}
+        if kind in KINDS
+        else {
+            "started": datetime.datetime.fromtimestamp(run.started, datetime.UTC).isoformat(
+                timespec="seconds"
+            ),
+            "seconds": round(time.time() - run.started, 3),
+        }
     )
     told = {
         "gpumend": VERSION,
