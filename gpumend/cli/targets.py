@@ -80,7 +80,8 @@ def read(words: tuple[str, ...], limit: tuple[str, ...], file: str | None) -> Ta
 def _inventory(word: str, file: str | None) -> Path | None:
     """The inventory of pyinfra's that a word names; None where it names hosts."""
     path = Path(word).expanduser()
-    if word.startswith("@") or not ("/" in word or path.suffix in (".py", ".toml") or path.is_file()):
+    looks = "/" in word or word in (".", "..") or path.suffix in (".py", ".toml")
+    if word.startswith("@") or not (looks or path.is_file()):
         return None
     if not path.exists():
         raise click.UsageError(f"there is no such file: {word}")

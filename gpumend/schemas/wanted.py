@@ -49,7 +49,10 @@ def _explain(error: Any) -> str:
     if error.validator == "required":
         return f"{path}: {error.message}"
     if error.validator == "oneOf":
-        inner = [_explain(found) for found in error.context if found.validator == "enum"]  # of a list's items
+        items = [found for found in error.context if len(found.path) > 0]  # of a list's items
+        inner = [
+            _explain(found) for found in items if found.validator == "enum" or _is_number(found.instance)
+        ]
         if inner:
             return "\n".join(inner)
         return f"{path}: {error.instance!r} is not allowed; {error.schema.get('description', error.message)}"
