@@ -112,8 +112,8 @@ def _run(host: Host, command: str, timeout: int, advice: str = "", **more: Any) 
         status, output = host.run_shell_command(StringCommand(command), **connector)
     except NobodyToAsk:
         raise RemoteError(
-            "sudo: a password is required, and there is nobody to ask: allow this user sudo without one (NOPASSWD), "
-            f"or connect as root{advice}"
+            "sudo: a password is required, and there is nobody to ask: give it as host data (_sudo_password), allow this "
+            f"user sudo without one (NOPASSWD), or connect as root{advice}"
         ) from None
     except (TimeoutError, OSError, SSHException, EOFError) as error:
         raise RemoteError(f"the connection broke: {error or type(error).__name__}") from None
