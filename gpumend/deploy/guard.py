@@ -267,6 +267,7 @@ def nobody_there(state: State) -> None:
     named = [FINISH[name] for name in deploys(sys.argv[1:]) if name in FINISH]
     finish = named[0] if named else session.finish
     if finish is not None:
+        state.is_executing = "--dry" not in sys.argv  # a mend is told as one
         raise SystemExit(int(finish(state)))
 
 

@@ -280,7 +280,7 @@ def load() -> Hosts:
     except (HostsError, trust.UntrustedError) as error:
         click.echo(f"gpumend: {error}", err=True)
         raise SystemExit(2) from None
-    if not given:
+    if "file" not in given:
         click.echo(f"gpumend: {source.said(len(found.hosts))}", err=True)
     return found
 

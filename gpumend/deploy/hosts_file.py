@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,9 @@ class HostsFile:
 
 def places() -> list[Path]:
     """Where a hosts file is looked for, in order."""
-    found = [Path.cwd() / NAME, user_config_path("gpumend") / NAME]
+    found = [user_config_path("gpumend") / NAME]
+    with suppress(OSError):  # a current directory that is no more
+        found.insert(0, Path.cwd() / NAME)
     if not INSTALLED:
         found.append(PROJECT / NAME)
     return list(dict.fromkeys(found))

@@ -355,10 +355,11 @@ def test_mend_on_a_terminal_asks_nothing_where_nothing_is_to_be_changed(hosts: P
         "XDG_CONFIG_HOME": str(hosts.parent.parent / "home"),
     }
     done = subprocess.run(
-        [*GPUMEND, "mend", "gpu1"], cwd=hosts.parent, env=environment, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
+        [*GPUMEND, "mend", "gpu1", "--report", str(hosts.parent / "report.json")], cwd=hosts.parent, env=environment, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
         text=True, timeout=120,
     )  # fmt: skip
     os.close(theirs)
     os.close(ours)
     assert done.returncode == 1
     assert "port 1 on 127.0.0.1: connection refused" in done.stdout
+    assert json.loads((hosts.parent / "report.json").read_text())["kind"] == "mend"
