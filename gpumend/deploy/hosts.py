@@ -306,6 +306,7 @@ def addressed(target: str) -> tuple[str, dict[str, Any]]:
 
 def _login(address: str) -> str:
     """Who logs in where nobody is named: ssh_config's User, or whoever runs this."""
+    # the command line reads hosts without pyinfra
     from pyinfra.connectors.sshuserclient.client import get_ssh_config
 
     config = get_ssh_config()

@@ -9,6 +9,7 @@ import pytest
 
 from gpumend.plan.transaction import Plan, Transaction
 from gpumend.reports.document import Exit, document
+from gpumend.rules.change import GenerateSpec, SetValues
 from gpumend.rules.finding import Change, Component, Finding, Status
 from gpumend.rules.judge import Verdict
 from gpumend.rules.rule import RULES, Context
@@ -23,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(*concerns: str) -> Run:
     """A run over one host whose CDI spec is stale and whose Docker has no nvidia runtime."""
     findings = (
-        Finding("GM304", Status.FAIL, "stale", change=Change(Component.CDI)),
-        Finding("GM403", Status.FAIL, "no runtime", change=Change(Component.DOCKER)),
+        Finding("GM304", Status.FAIL, "stale", change=Change(Component.CDI, GenerateSpec())),
+        Finding("GM403", Status.FAIL, "no runtime", change=Change(Component.DOCKER, SetValues(()))),
         Finding("GM601", Status.UNKNOWN, "not known"),
     )
     plan = Plan(
