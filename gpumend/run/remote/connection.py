@@ -13,7 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_config
 
 from gpumend.run import audit_program
-from gpumend.run.audit_program import AUDIT, SUDO
+from gpumend.run.audit_program import AUDIT, AUDIT_ONLY, SUDO
 from gpumend.run.remote.output import TOO_MUCH, bounded
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def audit_only(host: Host) -> bool:
 def must_be_whole(host: Host) -> None:
     """Raises AuditOnly where this host lets us audit, and nothing else."""
     if audit_only(host):
-        raise AuditOnly(
-            'sudo on this host allows the audit and nothing else (sudo = "audit"): to change it, connect as root or as '
-            "a user with full sudo"
-        )
+        raise AuditOnly(f"{AUDIT_ONLY}: to change it, connect as root or as a user with full sudo")
 
 
 def run_audit_program(host: Host, timeout: int) -> str:
