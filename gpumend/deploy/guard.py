@@ -39,7 +39,7 @@ from gpumend.rules.wanted import HOSTS_KEY
 from gpumend.run import record as run
 from gpumend.run.audit_program import SUDO
 from gpumend.run.remote import ssh
-from gpumend.run.remote.assessment import KEY
+from gpumend.run.remote.layers import KEY
 from gpumend.run.remote.refusal import why
 from gpumend.schemas.wanted import WantedError, check, meant, not_json
 from gpumend.text.mask import mask
