@@ -72,5 +72,12 @@ def data() -> list[str]:
     return [*found, *([f"output={json.dumps(kept['output'])}"] if kept.get("output") else [])]
 
 
+def write(document: dict[str, Any], report: str | None) -> None:
+    """A document that no deploy writes, everywhere that one is asked for. Raises OSError."""
+    texts = click.get_current_context().meta.get(KEY, {}).get("output") or []
+    for output in outputs.parse_all([*([f"json={report}"] if report else []), *texts]):
+        outputs.write(document, output)
+
+
 def has_output() -> bool:
     return bool(click.get_current_context().meta.get(KEY, {}).get("output"))

@@ -20,6 +20,7 @@ from gpumend.rules.finding import Finding
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import Wanted
+from gpumend.run.audit_program import AUDIT_ONLY
 from gpumend.run.record import Assessment, Record, Run
 from gpumend.text.mask import mask_all
 from gpumend.text.version import show
@@ -83,6 +84,8 @@ def word_of(record: Record) -> str:
     """One host's state in a few words."""
     if record.error:
         return "no answer"
+    if any(outcome.detail.startswith(AUDIT_ONLY) for _, outcome in record.done):
+        return "refused: audit-only sudo"  # nothing was attempted, so nothing was put back
     status = exit_of(record)
     if status is Exit.PUT_BACK:
         ended = {outcome.status for _, outcome in record.done if not outcome.good}
@@ -214,7 +217,8 @@ def envelope(run: Run, kind: str, status: Exit, hosts: Mapping[str, Any], **more
 def document(run: Run, executed: bool) -> dict[str, Any]:
     """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
     records = sorted(run.records.values(), key=lambda record: record.name)
-    pools = parity.section(parity.pools(records))
+    compared = not run.concern or any(concern.name == "grit" for concern in run.concern)
+    pools = parity.section(parity.pools(records)) if compared else []
     beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
     beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
     return envelope(

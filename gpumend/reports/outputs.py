@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumend.reports import formats
-from gpumend.reports.format import FORMATS, Format
+from gpumend.reports.format import EVERY, FORMATS, JUDGED, Format
 
 STDOUT = "-"
 
@@ -68,11 +68,22 @@ def fits(outputs: Iterable[Output], kind: str) -> None:
             raise OutputError(f"{output.format} does not show the report of {kind}; formats that do: {able}")
 
 
+def _with_error(document: dict[str, Any]) -> dict[str, Any]:
+    """A run that was not begun, as one with a host that gave no answer: no format shows it as a run without faults."""
+    if not document.get("error") or document["kind"] not in JUDGED:
+        return document
+    host = {"status": "no answer", "exit": 1, "error": document["error"], "facts": {}, "findings": []}
+    host |= {"passed": [], "skipped": [], "plan": [], "blocked": {}, "wanted": None}
+    if document["kind"] == "mend":
+        host |= {"found": [], "changes": [], "proof": None}
+    return {**document, "hosts": {"(no host)": host}}
+
+
 def write(document: dict[str, Any], output: Output) -> None:
     """The file holds the whole report, or what it held before; a new one is its owner's alone (0600: it names hosts and
     their weaknesses), but where a format's reader is another user. Raises OSError."""
     found = known()[output.format]
-    text = found.render(document)
+    text = found.render(_with_error(document) if found.kinds != EVERY else document)
     if output.path == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()

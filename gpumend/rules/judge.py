@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from gpumend import rules
+from gpumend.rules import managers
 from gpumend.rules.driver import drift
 from gpumend.rules.finding import Component, Evidence, Finding, Status
 from gpumend.rules.rule import RULES, Context
@@ -149,5 +150,5 @@ def judge(
             passed.append(code)
     if faulty:
         findings = _without_changes(findings, faulty)
-    judged = tuple(_waive(drift.hold(findings, context), context))
+    judged = tuple(_waive(managers.hold(drift.hold(findings, context), context), context))
     return Verdict(judged, tuple(passed), tuple(skipped))

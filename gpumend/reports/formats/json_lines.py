@@ -21,5 +21,6 @@ def render(document: dict[str, Any]) -> str:
         hosts = {name: host for name, host in document["hosts"].items() if name in pool["hosts"]}
         hosts = hosts if document["kind"] == "parity" else {}
         lines.append({**envelope, "hosts": hosts, "parity": [pool]})
+    lines = lines or [document]  # a run that was not begun has one, too
     # ASCII: U+2028 and its kind end a line for some readers.
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
