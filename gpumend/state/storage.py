@@ -17,10 +17,11 @@ from gpumend.state.docker import Container, Docker, containers_of, daemon_json, 
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Inside, Request
 from gpumend.state.snapshot import Output, Snapshot
-from gpumend.text.version import Version
+from gpumend.text.version import Version, parse_version
 
 DOCKER_ROOT, CONTAINERD_ROOT = "/var/lib/docker", "/var/lib/containerd"
 MOUNTINFO = "/proc/self/mountinfo"
+ZFS = "/sys/module/zfs/version"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_PROGRAMS = ("/usr/bin/fuse-overlayfs", "/usr/local/bin/fuse-overlayfs", "/bin/fuse-overlayfs")
 FUSE_BOOT = "/etc/modules-load.d/gpumend-fuse.conf"  # modules-load.d(5)
@@ -79,7 +80,7 @@ LOOPS = {"NRestarts", "SubState", "Result"}
 SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=(?:auto-restart(?:-queued)?|failed)|Result=start-limit-hit)?$"
 
 REQUEST = Request(
-    files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT),
+    files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT, ZFS),
     stats=(FUSE_DEVICE, DOCKER_ROOT, CONTAINERD_ROOT),
     globs=(
         Glob(UNITS, read=False, search=UNIT_LINES),
@@ -265,7 +266,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
+    """docker, containerd: the host's own roots. mounts: of the host, by mount point. zfs: the module's version. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
     containers, as far as they could be read: `units_read` says whether all could; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
 
@@ -287,6 +288,7 @@ class Storage:
     unit_log: Reading[Output]
     dangers: Reading[Mapping[str, Mapping[str, str]]]
     cron: Reading[Mapping[str, tuple[str, ...]]]
+    zfs: Reading[Version]
 
     def lies_on(self, path: str) -> Mount | None:
         """The mount that a path of the host lies on, whether it exists or not."""
@@ -683,4 +685,5 @@ def parse(snapshot: Snapshot) -> Storage:
         unit_log=snapshot.succeeded("unit-log"),
         dangers=dangers,
         cron=_cron(snapshot),
+        zfs=snapshot.text(ZFS).map(parse_version),
     )

@@ -55,7 +55,7 @@ MERGED = {"runtimes"}
 def wanted_paths(context: Context) -> tuple[str, ...]:
     """The engine paths that are judged on this host. `auto`: what this Docker has, but --gpus, which excludes mode cdi."""
     docker = context.state.docker
-    if not docker.installed:
+    if not docker.installed or docker.rootless_only:
         return ()
     if context.wanted.docker_paths is not None:
         return context.wanted.docker_paths
@@ -90,11 +90,25 @@ def hold_back(context: Context, *keys: str) -> str:
         for flag in docker.flags:
             if FLAG_KEYS.get(flag, flag) == key and key not in MERGED:
                 return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
+    if docker.info.absent and undefined_default(context):
+        return f"default-runtime {undefined_default(context)!r} keeps dockerd from starting (GM419)"
     if docker.info.absent:
         return "dockerd does not run (GM407): nothing could be proven"
     if not docker.info.ok:
         return f"dockerd does not answer (GM407): {docker.info.detail}"
     return ""
+
+
+def undefined_default(context: Context) -> str:
+    """The default runtime that neither daemon.json nor a flag defines: dockerd does not start then; empty where all is well.
+    Raises Unread."""
+    docker = context.state.docker
+    name = docker.flags.get("default-runtime") or docker.value("default-runtime")
+    if not isinstance(name, str) or name in ("", "runc") or "." in name:  # io.containerd.runc.v2: a shim's
+        return ""
+    added = [word.partition("=")[0] for word in docker.flags.get("add-runtime", "").split(",")]
+    runtimes = docker.value("runtimes")
+    return "" if name in added or (isinstance(runtimes, dict) and name in runtimes) else name
 
 
 def restart_switches_store(context: Context) -> str:

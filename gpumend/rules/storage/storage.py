@@ -19,6 +19,7 @@ from gpumend.state.docker import Container
 from gpumend.state.reading import Unread
 from gpumend.state.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, PRIOR_DRIVERS, Inner, vfs_bytes
 from gpumend.text.edits import Edit
+from gpumend.text.version import Version
 
 # Whether the kernel takes a file system as overlay's upper layer, and where that is known from.
 # tests/fixtures/dind/overlay_mount_experiment.json, kernel 6.18.
@@ -31,6 +32,10 @@ UPPER: dict[str, tuple[bool, str]] = {
     "fuse.fuse-overlayfs": (False, "linux Documentation/filesystems/overlayfs.rst: upper needs trusted xattr and d_type"),
     "nfs": (False, "linux Documentation/filesystems/overlayfs.rst: NFS is not a valid upper"),
     "nfs4": (False, "linux Documentation/filesystems/overlayfs.rst: NFS is not a valid upper"),
+    "9p": (False, "k3s-io/k3s#66, unraid/ci-runner-farm#7: no d_type or trusted xattr of 9p that overlay takes"),
+    "virtiofs": (False, "linux fs/fuse: RENAME_WHITEOUT and trusted xattr are the server's; rwlove/home-ops#12492"),
+    "cifs": (False, "linux Documentation/filesystems/overlayfs.rst: a remote file system with its own revalidation"),
+    "smb3": (False, "linux Documentation/filesystems/overlayfs.rst: a remote file system with its own revalidation"),
     "vfat": (False, "linux Documentation/filesystems/overlayfs.rst: no xattr"),
 }  # fmt: skip
 DOCUMENTED = ("ext4", "xfs")  # docs.docker.com/engine/storage/drivers/overlayfs-driver: backing file systems
@@ -49,7 +54,10 @@ LOOP = 3  # restarts; dockerd's own back-off has doubled three times by then (mo
 DEAD = re.compile(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
 )
-REFUSED_MOUNT = re.compile(r"failed to mount .*invalid argument")
+REFUSED_MOUNT = re.compile(
+    r"failed to mount .*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"
+)
+ZFS_SINCE: Version = (2, 2)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ class Remedy:
     refused: str = ""
 
 
+def has_inner(context: Context) -> bool:
+    """As `rootful`, or a dockerd runs in a pod of containerd's or CRI-O's, on a host that may have no Docker (ARC, GitLab and
+    Jenkins runners)."""
+    return rootful(context) or (has_gpu(context) and any(found.daemon for found in context.state.storage.inners))
+
+
 def rootful(context: Context) -> bool:
     """Whether there is a Docker to judge, on a host that has a GPU or of whose storage something is wanted."""
     wanted = context.wanted
@@ -77,7 +91,17 @@ def takes_overlay(context: Context, fstype: str) -> bool | None:
     """Whether overlay's upper layer may lie on this file system; None where that is not known."""
     if fstype == "xfs":
         return context.state.storage.ftype.value
-    return UPPER[fstype][0] if fstype in UPPER else None
+    if fstype == "zfs":  # RENAME_WHITEOUT came with OpenZFS 2.2 (openzfs/zfs#8648, PR#14070)
+        version = context.state.storage.zfs.value
+        return None if version is None else version >= ZFS_SINCE
+    if fstype in UPPER:
+        return UPPER[fstype][0]
+    return False if is_fuse(fstype) else None
+
+
+def is_fuse(fstype: str) -> bool:
+    """Whether a program serves this file system: `fuse`, `fuse.shfs` (Unraid), `fuseblk` (ntfs-3g)."""
+    return fstype.startswith(("fuse.", "fuseblk")) or fstype == "fuse"
 
 
 def gigabytes(number: int) -> str:
@@ -105,7 +129,16 @@ def broken(context: Context, inner: Inner) -> str:
         and takes_overlay(context, inner.root.fstype) is False
     ):
         return f"its driver {inner.driver} mounts overlay, and its root lies on {inner.root.fstype}"
+    said = next((row for row in reversed(inner.log) if REFUSED_MOUNT.search(row)), "")
+    if said and inner.driver in (*OVERLAY_DRIVERS, ""):  # whatever the table has of the file system
+        return f"its overlay cannot be mounted: {_words(said)}"
     return ""
+
+
+def fell_back(inner: Inner) -> bool:
+    """Whether its daemon has vfs since overlay could not be mounted: Docker up to 28 then tries the next (moby#42171)."""
+    named = inner.named_driver() in ("", "vfs")
+    return inner.driver == "vfs" and named and any(map(REFUSED_MOUNT.search, inner.log))
 
 
 def _words(row: str) -> str:
@@ -175,6 +208,8 @@ def _store(inner: Inner, driver: str) -> str:
 
 def _fuse(context: Context, inner: Inner) -> Remedy:
     storage = context.state.storage
+    if is_fuse(inner.root.fstype):  # tried: its own upper layer cannot lie on FUSE
+        return Remedy("", refused=f"fuse-overlayfs does not work on {inner.root.fstype}")
     if held := _store(inner, "fuse-overlayfs"):
         return Remedy("", refused=held)
     if inner.fuse_program.value is False:
@@ -280,8 +315,10 @@ def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
         return (
             None,
             found.refused,
-            f"Give it a volume on ext4 or xfs: `-v DIRECTORY:{DOCKER_ROOT}`, one directory a container.",
+            f"Give it a volume on ext4 or xfs: {_where(inner)}.",
         )
+    if inner.container is None and inner.unit is None:
+        return None, "its pod is the cluster's to change", f"Give it a volume: {_where(inner)}."
     by_hand = f"Add `{line_to_add(inner, found)}` ({found.why}), and start it anew."
     if inner.name not in context.wanted.dind_containers:
         return None, "it is not named in dind.containers", by_hand
@@ -320,7 +357,7 @@ def _evidence(inner: Inner) -> tuple[Evidence, ...]:
     "GM701",
     "a Docker inside a container can run containers",
     "incident report 000; linux fs/overlayfs (upperdir); captures/dind; moby daemon/image_store_choice.go",
-    applies=rootful,
+    applies=has_inner,
 )
 def inner_overlay(context: Context) -> Iterator[Finding]:
     known = {inner.name for inner in context.state.storage.inners}
@@ -338,6 +375,8 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
             except Unread as error:
                 unread = error
                 continue
+            if fits and fell_back(inner):
+                yield _fallback(inner)
             if fits:
                 continue
         yield Finding(
@@ -369,6 +408,26 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
             )
     if unread:
         raise unread
+
+
+def _fallback(inner: Inner) -> Finding:
+    return Finding(
+        code="GM701",
+        status=Status.WARN,
+        summary=f"{inner.name}: its Docker fell back to vfs, which copies the whole image for each layer",
+        evidence=_evidence(inner),
+        cause="Overlay cannot be mounted where its root lies, and no driver is named: Docker took the next that started.",
+        remedy=f"Give it a volume on ext4 or xfs: {_where(inner)}.",
+        refused="a container is not started anew by mend while it works",
+        symptoms=("no space left on device", "failed to mount overlay: invalid argument"),
+    )
+
+
+def _where(inner: Inner) -> str:
+    """How a volume is given to what runs an inner daemon. One that no Docker of this host knows is a pod's."""
+    if inner.container is None and inner.unit is None:
+        return f"an emptyDir, or a volume of a StorageClass, on {DOCKER_ROOT} in the pod's template"
+    return f"`-v DIRECTORY:{DOCKER_ROOT}`, one directory a container"
 
 
 def _heard(context: Context, inner: Inner) -> None:

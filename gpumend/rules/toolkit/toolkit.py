@@ -213,6 +213,8 @@ def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
         return
+    if docker.rootless_only:  # there it is right for --gpus: nct#85, nct#1487
+        return
     rootless = [f"uid {uid}" for uid in docker.rootless_users] + list(docker.rootless_configs.value or ())
     refused = unmanaged(context)
     for reading in (docker.process, docker.rootless_configs):
