@@ -386,8 +386,9 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
             if why
             else f"{inner.name}: its storage driver is {inner.driver or 'not known'}, wanted is {context.wanted.dind_driver}",
             evidence=_evidence(inner),
-            cause="The kernel takes no overlay as another overlay's upper layer, and a container's own root is one. Up to 28 "
-            "Docker tries the next driver where none is named; the containerd image store of 29 and newer does not."
+            cause="The kernel takes no overlay's upper layer on another overlay, which a container's own root is, nor on FUSE, "
+            "network and virtual machines' file systems. Up to 28 Docker tries the next driver where none is named; the "
+            "containerd image store of 29 and newer does not."
             if why
             else "",
             remedy=by_hand,
