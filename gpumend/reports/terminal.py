@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from gpumend.reports import parity
 from gpumend.reports.document import counts
+from gpumend.rules import data
 
 WIDTH = 110
 COLORS = {
@@ -148,6 +150,8 @@ def render(document: dict[str, Any], mended: bool, diffs: bool = True) -> str:
             f"; findings: {found or 'none'}; {document['seconds']:.1f} s",
         )
     )
+    if aged := data.old(datetime.date.fromisoformat(document["started"][:10])):
+        rows.append(aged)
     if found:
         rows.append("`gpumend explain CODE` says more about a finding.")
     in_effect = ("changed", "pending")

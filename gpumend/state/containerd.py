@@ -259,7 +259,8 @@ class Runtime:
 class Cri:
     """What a containerd's CRI plugin has. enabled: not among disabled_plugins. enable_cdi: None where this version has
     no such key. snapshotter: of new containers, empty where not named. overlay_options: `mount_options` of the snapshotter
-    overlayfs, which are added to each of its mounts."""
+    overlayfs, which are added to each of its mounts. restores: CreateContainer may restore a checkpoint, where that has to be
+    switched on; criu: `enable_criu`, None where it is not named."""
 
     runtimes: Mapping[str, Runtime]
     default: str
@@ -268,6 +269,8 @@ class Cri:
     cdi_spec_dirs: tuple[str, ...] = DEFAULT_DIRS
     snapshotter: str = ""
     overlay_options: tuple[str, ...] = ()
+    restores: bool = False
+    criu: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -648,6 +651,8 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
         dirs or DEFAULT_DIRS,
         str(images.get("snapshotter") or containerd.get("snapshotter") or ""),
         _texts(_table(plugins.get(OVERLAY)).get("mount_options")),
+        section.get("enable_experimental_restore_via_create") is True,
+        found if isinstance(found := section.get("enable_criu"), bool) else None,
     )
 
 

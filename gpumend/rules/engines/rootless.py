@@ -71,7 +71,7 @@ def podman_nodes(context: Context) -> Iterator[Finding]:
     closed = [
         path
         for path, node in context.state.driver.nodes.items()
-        if node.value is not None and node.value.rdev is not None and not node.value.mode & 0o006 == 0o006
+        if node.value is not None and node.value.rdev is not None and node.value.mode & 0o006 != 0o006
     ]
     names = ", ".join(sorted(podman.users))
     crun = context.state.containerd.programs.get("crun")
