@@ -68,7 +68,9 @@ class Flavour:
     program: str
     settings: str
     unit: str
-    config: str = ""  # of one that has no templates as k3s has them: the file that its containerd's process names
+    config: str = (
+        ""  # of one that has no templates as k3s has them: the file that its containerd's process names
+    )
     imports: tuple[str, ...] = ()  # what that file imports, or is made of
     template: str = ""  # from which MicroK8s renders it at each start
     agent: str = ""
@@ -383,7 +385,6 @@ class K3s:
         version = (2, 1) if config_version(raw) >= 3 else (1, 7)
         return cri_of(merge(version, self.flavour.generated, {self.flavour.generated: raw}))
 
-
     def parsed(self) -> dict[str, Mapping[str, Any]]:
         """The files that its containerd reads, as TOML, in that order. What k0s will merge into its own at its next start is
         merged. Raises ConfigError, and Unread for an import that was not read."""
@@ -685,7 +686,9 @@ def _service(snapshot: Snapshot) -> Containerd:
     process = _first(
         snapshot.processes("containerd"),
         lambda item: (
-            item.uid == 0 and not flag(item, "-c", "--config").startswith(directories) and not _child(item)
+            item.uid == 0
+            and not flag(item, "-c", "--config").startswith(directories)
+            and not _child(item)
             and not item.inner
         ),
     )
@@ -769,7 +772,9 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     generated = snapshot.file(flavour.generated)
     version = snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out))
     if not flavour.like_k3s and version.absent:  # by the form of its file, as its generation writes it
-        version = generated.map(lambda content: (2, 1) if config_version(toml(content.text())) >= 3 else (1, 7))
+        version = generated.map(
+            lambda content: (2, 1) if config_version(toml(content.text())) >= 3 else (1, 7)
+        )
     parts = {
         path: snapshot.file(path)
         for pattern in flavour.imports
@@ -781,7 +786,8 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
         flavour,
         version,
         process,
-        _flag(words, "--container-runtime-endpoint", "--cri-socket") or settings.get("container-runtime-endpoint", ""),
+        _flag(words, "--container-runtime-endpoint", "--cri-socket")
+        or settings.get("container-runtime-endpoint", ""),
         generated,
         {path: snapshot.file(path) for path in flavour.templates if path},
         _dump(snapshot.succeeded(f"{flavour.name}-containerd-config")),
@@ -833,7 +839,9 @@ def parse_kubernetes(snapshot: Snapshot) -> Kubernetes:
     config = flag(process.value, "--config") or ("" if directory else KUBELET_CONFIG)
     settings, unread = _kubelet_files(snapshot, config, directory)
     k3s = next((found for flavour in FLAVOURS if (found := _k3s(snapshot, flavour)) is not None), None)
-    if k3s is not None and not k3s.flavour.like_k3s and not process.ok:  # its kubelet is in a program of its own
+    if (
+        k3s is not None and not k3s.flavour.like_k3s and not process.ok
+    ):  # its kubelet is in a program of its own
         settings = {}
     given = flag(process.value, "--cgroup-driver")  # over its files
     return Kubernetes(

@@ -18,7 +18,10 @@ VENDOR = "/usr/share/containers/containers.conf"
 
 # A user's own: where rootless containers lie, and what of the settings says where specs are looked for (containers.conf(5)).
 USER_STORAGE = "/home/*/.local/share/containers/storage"
-USER_CONFIGS = ("/home/*/.config/containers/containers.conf", "/home/*/.config/containers/containers.conf.d/*.conf")
+USER_CONFIGS = (
+    "/home/*/.config/containers/containers.conf",
+    "/home/*/.config/containers/containers.conf.d/*.conf",
+)
 USER_DIRS = r"(?m)^[ \t]*cdi_spec_dirs[ \t]*=[ \t]*(\[[^\]\n]{0,500}\])"
 SUBUID = "/etc/subuid"
 

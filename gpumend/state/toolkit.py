@@ -34,7 +34,11 @@ OPERATOR_ROOT = "/usr/local/nvidia/toolkit"
 REQUEST = Request(
     files=(CONFIG, "/etc/ld.so.conf"),
     stats=("/sbin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig"),
-    globs=(Glob(CONFIG, mentioned=True), Glob("/etc/apt/sources.list.d/*.list"), Glob("/etc/apt/sources.list.d/*.sources")),
+    globs=(
+        Glob(CONFIG, mentioned=True),
+        Glob("/etc/apt/sources.list.d/*.list"),
+        Glob("/etc/apt/sources.list.d/*.sources"),
+    ),
     programs=PROGRAMS,
     commands={
         "nvidia-ctk": Command(("nvidia-ctk", "--version"), timeout=10),

@@ -27,4 +27,6 @@ def old(today: datetime.date) -> str:
     days = (today - as_of).days
     if days <= KEPT:
         return ""
-    return f"What is known of vulnerable versions is of {as_of}, {days} days old: a newer gpumend may know more."
+    return (
+        f"What is known of vulnerable versions is of {as_of}, {days} days old: a newer gpumend may know more."
+    )

@@ -142,7 +142,11 @@ def _contradiction(found: Container) -> tuple[str, str]:
     if given is None:
         return "", ""
     visible = found.env.get("NVIDIA_VISIBLE_DEVICES", "")
-    if visible not in ("", "all", "void", "none") and found.requests and set(visible.split(",")) != set(given):
+    if (
+        visible not in ("", "all", "void", "none")
+        and found.requests
+        and set(visible.split(",")) != set(given)
+    ):
         return (
             f"NVIDIA_VISIBLE_DEVICES={visible}",
             f"the request gives {', '.join(given)}: which of the two counts depends on the version of Docker",

@@ -354,28 +354,6 @@ def driver(context: Context) -> Iterator[Finding]:
             refused="the driver is not changed by mend",
             symptoms=("CUDA_ERROR_NOT_SUPPORTED (801)",),
         )
-    elif loaded is not None and (570,) <= loaded < IPC_SINCE:
-        yield Finding(
-            code="GM535",
-            status=Status.NOTE,
-            summary=f"driver {show(loaded)}: processes that share GPU memory (CUDA IPC, NCCL within a node) cannot be checkpointed "
-            f"before {show(IPC_SINCE)}",
-            evidence=(Evidence("/proc/driver/nvidia/version", show(loaded)),),
-            remedy="Upgrade the driver where such pods are to be checkpointed.",
-            refused="the driver is not changed by mend",
-        )
-    if context.state.driver.persistenced.value not in (None, "active"):
-        yield Finding(
-            code="GM535",
-            status=Status.NOTE,
-            summary="persistence is off: cuda-checkpoint may answer `operation not permitted` while the driver starts anew",
-            evidence=(
-                Evidence("systemctl show nvidia-persistenced", str(context.state.driver.persistenced.value)),
-            ),
-            remedy="`systemctl enable --now nvidia-persistenced`.",
-            refused="the driver's services are not changed for this",
-            symptoms=("operation not permitted",),
-        )
     details = context.state.gpus.details.value
     if details and any(gpu.mig for gpu in details.gpus):
         yield Finding(
@@ -397,6 +375,36 @@ def driver(context: Context) -> Iterator[Finding]:
             cause="cuda-checkpoint does not support NVIDIA's multi-process service.",
             remedy="`echo quit | nvidia-cuda-mps-control` when no process uses it.",
             refused="MPS is the owner's decision",
+        )
+
+
+@rule(
+    "GM518",
+    "what this driver's checkpoints leave out",
+    "cuda-checkpoint README by driver: IPC from 610; persistence cured `operation not permitted` (field-2026.md F)",
+    applies=managed,
+)
+def limits(context: Context) -> Iterator[Finding]:
+    loaded, persistenced = context.state.driver.loaded.get(), context.state.driver.persistenced.value
+    if loaded is not None and (570,) <= loaded < IPC_SINCE:
+        yield Finding(
+            code="GM518",
+            status=Status.NOTE,
+            summary=f"driver {show(loaded)}: processes that share GPU memory (CUDA IPC, NCCL within a node) cannot be checkpointed "
+            f"before {show(IPC_SINCE)}",
+            evidence=(Evidence("/proc/driver/nvidia/version", show(loaded)),),
+            remedy="Upgrade the driver where such pods are to be checkpointed.",
+            refused="the driver is not changed by mend",
+        )
+    if persistenced not in (None, "active"):
+        yield Finding(
+            code="GM518",
+            status=Status.NOTE,
+            summary="persistence is off: cuda-checkpoint may answer `operation not permitted` while the driver starts anew",
+            evidence=(Evidence("systemctl show nvidia-persistenced", str(persistenced)),),
+            remedy="`systemctl enable --now nvidia-persistenced`.",
+            refused="the driver's services are not changed for this",
+            symptoms=("operation not permitted",),
         )
 
 

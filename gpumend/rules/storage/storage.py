@@ -77,7 +77,9 @@ class Remedy:
 def has_inner(context: Context) -> bool:
     """As `rootful`, or a dockerd runs in a pod of containerd's or CRI-O's, on a host that may have no Docker (ARC, GitLab and
     Jenkins runners)."""
-    return rootful(context) or (has_gpu(context) and any(found.daemon for found in context.state.storage.inners))
+    return rootful(context) or (
+        has_gpu(context) and any(found.daemon for found in context.state.storage.inners)
+    )
 
 
 def rootful(context: Context) -> bool:

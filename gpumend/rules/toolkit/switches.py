@@ -26,7 +26,12 @@ def exposed(context: Context) -> Iterator[Finding]:
     rows = []
     if toolkit.value(*LDCONFIG) is True:
         rows.append(
-            (LDCONFIG[-1], True, "an image runs its own ldconfig with the hook's rights (CVE-2024-0136)", "false")
+            (
+                LDCONFIG[-1],
+                True,
+                "an image runs its own ldconfig with the hook's rights (CVE-2024-0136)",
+                "false",
+            )
         )
     if toolkit.value(*MOUNTS) is True and toolkit.value(*ENVIRONMENT) is not False:
         rows.append(

@@ -117,10 +117,17 @@ def vulnerable(context: Context) -> Iterator[Finding]:
             code="GM221",
             status=Status.NOTE,
             summary=f"{name} {show(version)} is below {show(rows[0].minimum)}"
-            + (f", which fixes {', '.join(fixes)}" if fixes else ", the oldest of its branch without a known advisory"),
+            + (
+                f", which fixes {', '.join(fixes)}"
+                if fixes
+                else ", the oldest of its branch without a known advisory"
+            ),
             evidence=(
                 Evidence(source, show(version)),
-                *(Evidence(f"{row.source} ({row.date})", f"fixed in {show(row.minimum)}") for row in rows[:4]),
+                *(
+                    Evidence(f"{row.source} ({row.date})", f"fixed in {show(row.minimum)}")
+                    for row in rows[:4]
+                ),
             ),
             cause=f"As of {load('security_floors')['as_of']}.",
             remedy=f"Upgrade to {show(rows[0].minimum)} or newer when it suits"
