@@ -223,6 +223,7 @@ REQUEST = Request(
         "RequiredBy",
         "BoundBy",
         "ConsistsOf",
+        "LimitNOFILESoft",
     ),
 )
 

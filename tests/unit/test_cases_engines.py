@@ -259,6 +259,44 @@ def test_gm419(host: Host, expected: str) -> None:
     assert outcome(host, "GM419") == expected
 
 
+def of_29(**info: Any) -> Host:
+    rows = [["driver-type", "io.containerd.snapshotter.v1"]]
+    return healthy("29.7.2").but(info={"Driver": "overlayfs", "DriverStatus": rows, **info})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param(of_29(), "ok", id="default"),
+        pytest.param(of_29(DockerRootDir="/data/docker"), "note", id="data-root"),
+        pytest.param(of_29(DockerRootDir="/data/docker", DriverStatus=[]), "ok", id="graph-driver"),
+        pytest.param(
+            of_29()
+            .but(units={"containerd.service": {"LoadState": "loaded", "LimitNOFILESoft": "1024"}})
+            .with_containers(container(gpus=True)),
+            "note",
+            id="nofile",
+        ),
+        pytest.param(
+            of_29().but(units={"containerd.service": {"LoadState": "loaded", "LimitNOFILESoft": "1024"}}),
+            "ok",
+            id="nofile-and-no-container",
+        ),
+    ],
+)
+def test_gm420(host: Host, expected: str) -> None:
+    assert outcome(host, "GM420") == expected
+
+
+def test_what_cdi_does_not_check_is_no_finding() -> None:
+    """Docker 29.2 serves --gpus by CDI, which knows no NVIDIA_REQUIRE_CUDA."""
+    asking = container(gpus=True, env={"NVIDIA_REQUIRE_CUDA": "cuda>=13.9"})
+    assert outcome(healthy("28.5.2").with_containers(asking), "GM414") == "warn"
+    assert outcome(healthy("29.2.0").with_containers(asking), "GM414") == "ok"
+    without = healthy("29.2.0").but(files={DYNAMIC: None}).with_containers(asking)
+    assert outcome(without, "GM414") == "warn"
+
+
 # --- Kubernetes nodes
 
 

@@ -1,4 +1,4 @@
-"""GM416 to GM419: Docker's containers that want a GPU: why one failed to start, what it asks for, and what brings it back."""
+"""GM416 to GM420: Docker's containers that want a GPU: why one failed to start, what it asks for, and what brings it back."""
 
 from __future__ import annotations
 
@@ -272,3 +272,52 @@ def default_undefined(context: Context) -> Iterator[Finding]:
         refused="which of the two is meant is not ours to guess",
         symptoms=("specified default runtime", "unable to configure the Docker daemon"),
     )
+
+
+STORE_DEFAULT = (29, 0)  # moby 29.0: the containerd image store is the default
+CONTAINERD_ROOT = "/var/lib/containerd"
+
+
+@rule(
+    "GM420",
+    "Docker 29 keeps images and limits where they are expected",
+    "Docker 29.0 release notes: containerd image store, LimitNOFILE; moby daemon/image_store_choice.go (from recorded answers)",
+    applies=up,
+)
+def of_29(context: Context) -> Iterator[Finding]:
+    docker = context.state.docker
+    version, info = docker.version.need(), docker.info.need()
+    if version < STORE_DEFAULT:
+        return
+    rows = [row for row in info.get("DriverStatus") or () if isinstance(row, list) and len(row) == 2]
+    store = any(row[0] == "driver-type" and "snapshotter" in str(row[1]) for row in rows)
+    root = str(info.get("DockerRootDir") or "/var/lib/docker")
+    if store and root.rstrip("/") != "/var/lib/docker":
+        yield Finding(
+            code="GM420",
+            status=Status.NOTE,
+            summary=f"images lie in {CONTAINERD_ROOT}, not in {root}: data-root does not move them in Docker {show(version)}",
+            evidence=(
+                Evidence("docker info", f"Docker Root Dir: {root}"),
+                Evidence("docker info", "driver-type: io.containerd.snapshotter.v1"),
+            ),
+            cause="From 29 on a new Docker has containerd's image store, whose place is containerd's.",
+            remedy="`root` in /etc/containerd/config.toml moves them; or features.containerd-snapshotter = false before there are any.",
+            refused="what is stored where is the owner's decision",
+            symptoms=("no space left on device",),
+        )
+    soft = (context.state.containerd.unit.value or {}).get("LimitNOFILESoft", "")
+    limits = docker.value("default-ulimits") if docker.config.known else None
+    named = isinstance(limits, dict) and "nofile" in limits
+    if soft.isdigit() and int(soft) <= 1024 and not named and gpu_containers(context):
+        yield Finding(
+            code="GM420",
+            status=Status.NOTE,
+            summary=f"containers start with {soft} open files: what loads data by many workers, or NCCL, may need more",
+            evidence=(Evidence("systemctl show containerd.service", f"LimitNOFILESoft={soft}"),),
+            cause="Docker 29 no longer raises the limit for containers.",
+            remedy='`"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 65536, "Hard": 524288}}` in daemon.json, or '
+            "`--ulimit nofile=65536` for the container that needs it.",
+            refused="limits are the owner's decision",
+            symptoms=("Too many open files",),
+        )

@@ -99,6 +99,15 @@ def hold_back(context: Context, *keys: str) -> str:
     return ""
 
 
+def gpus_by_cdi(context: Context) -> bool:
+    """Whether --gpus is served by CDI here: from 29.2 on, where nvidia-cdi-hook is there and a spec resolves."""
+    from gpumend.rules.cdi.cdi import docker_dirs
+
+    hook = context.state.toolkit.programs["nvidia-cdi-hook"].ok
+    since = (context.state.docker.version.value or (0,)) >= GPUS_BY_CDI
+    return since and hook and bool(context.state.cdi.resolve(docker_dirs(context)).gpus())
+
+
 def undefined_default(context: Context) -> str:
     """The default runtime that neither daemon.json nor a flag defines: dockerd does not start then; empty where all is well.
     Raises Unread."""
@@ -514,9 +523,10 @@ def cuda_requirement(context: Context) -> Iterator[Finding]:
     legacy_runtime = toolkit.mode() == "legacy" or (
         toolkit.mode() == "auto" and (toolkit.version.get() or (1, 17)) < (1, 18)
     )
+    by_cdi = gpus_by_cdi(context)
     for container in context.state.docker.containers.get() or ():
         expression = container.env.get("NVIDIA_REQUIRE_CUDA", "")
-        checked = container.uses_gpus_flag() or (container.uses_runtime() and legacy_runtime)
+        checked = (container.uses_gpus_flag() and not by_cdi) or (container.uses_runtime() and legacy_runtime)
         disabled = container.env.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("1", "t", "true")
         if not expression or not checked or disabled:
             continue
