@@ -33,6 +33,7 @@ from tests.cases.k8s import KUBELET, kube
 from tests.unit.build import (
     CONFIG,
     DAEMON_JSON,
+    DYNAMIC,
     NOW,
     STATIC,
     Host,
