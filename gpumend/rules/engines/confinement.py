@@ -75,16 +75,16 @@ def apparmor(context: Context) -> Iterator[Finding]:
     for row in denials:
         profile = re.search(r'profile="([^"]*)"', row)
         by_profile.setdefault(profile.group(1) if profile else "a profile", []).append(row)
-    for profile, rows in sorted(by_profile.items()):
+    for whose, rows in sorted(by_profile.items()):
         name = re.search(r'name="([^"]*)"', rows[-1])
         yield Finding(
             code="GM423",
             status=Status.WARN,
-            summary=f"AppArmor's {profile} denied {len(rows)} time{'s' * (len(rows) > 1)} since boot: "
+            summary=f"AppArmor's {whose} denied {len(rows)} time{'s' * (len(rows) > 1)} since boot: "
             f"{name.group(1) if name else 'something of NVIDIA'}",
             evidence=tuple(Evidence("journalctl --dmesg", row[-300:]) for row in rows[-3:]),
             cause="The profile does not know what the driver or the toolkit needs; the program sees `permission denied`.",
-            remedy=f"Allow it in the profile (/etc/apparmor.d/local), or give the container another: `aa-status` has {profile}; "
+            remedy=f"Allow it in the profile (/etc/apparmor.d/local), or give the container another: `aa-status` has {whose}; "
             "a container's is set by `--security-opt apparmor=PROFILE`.",
             refused="how far a program is confined is the owner's decision",
             symptoms=('apparmor="DENIED"',),
