@@ -74,6 +74,7 @@ def line_of(text: str, path: list[str | int]) -> int:
 
 def parse(path: Path) -> Hosts:
     """The file's hosts; raises HostsError."""
+    # only where there is a file: it takes 60 ms
     from jsonschema import Draft202012Validator
 
     try:
@@ -183,6 +184,7 @@ def check_group_data(directories: list[Path]) -> None:
 def prepare(found: Hosts) -> None:
     """pyinfra is set for this inventory: all hosts at once as far as file descriptors go, no prompt without a
     terminal, wanted state checked. Called by inventory.py, before anything connects."""
+    # tests read hosts.toml without pyinfra: only what connects to hosts needs it
     import resource
 
     from pyinfra.context import config, state

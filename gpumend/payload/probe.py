@@ -6,6 +6,8 @@ asks for) and prints one line of ASCII JSON. What was read is tagged, so that no
 
     ok | absent | denied | timeout | failed
 
+It believes no process for its name, and executes nothing that a user could have put there (`impostor`, `executable`).
+
 It writes nothing on the host, and starts nothing that does: it never connects to Docker's socket while no
 dockerd runs (socket activation would start it), and runs `nvidia-smi` only where the request's `needs` hold
 (without its device nodes nvidia-smi calls the setuid nvidia-modprobe, which creates them and loads modules).
@@ -37,6 +39,7 @@ import zlib
 FORMAT = 1
 PACKED = "gpumend:zlib:"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
+ACCOUNTS = ("/etc/group", "/etc/passwd")
 MAX_FILE_BYTES = 1 << 20
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 MAX_OUTPUT_BYTES = 1 << 20
@@ -219,20 +222,148 @@ def mentioned(data):
     return found
 
 
+def idle_group(gid):
+    """Whether nobody but root is in a group, so that what it may write is root's alone: gid 0, or a group of /etc/group
+    without members that is no user's own in /etc/passwd. Debian's /usr/local was root:staff 2775 up to Debian 9, and is
+    where a host was upgraded from it (Debian Policy 9.1.2). A group that only a directory service knows is not idle.
+    """
+    if gid == 0:
+        return True
+    rows = []
+    for path in ACCOUNTS:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as handle:
+                rows.append([line.rstrip("\n").split(":") for line in handle])
+        except OSError:
+            return False
+    here = [row for row in rows[0] if len(row) > 3 and row[2] == str(gid)]
+    own = [row for row in rows[1] if len(row) > 3 and row[3] == str(gid)]
+    return bool(here) and not own and not any(row[3].strip() for row in here)
+
+
+def has_acl(path):
+    """Whether a path has a POSIX ACL. Where it has, the group's bits of its mode are the ACL's mask, the most that any user
+    or group that it names may do (acl(5), CORRESPONDENCE): without the group's `w`, no entry of it lets anybody write.
+    """
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access"))
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+def other_hand(path, found, shown=None):
+    """Who besides root can change a file or directory with that lstat, as text, or None where nobody can. `shown`: its
+    name in the text."""
+    shown = shown or path
+    if found.st_uid != 0:
+        return "%s belongs to uid %d" % (shown, found.st_uid)
+    if stat.S_ISLNK(found.st_mode):
+        return None  # a link's mode means nothing (symlink(7)): its directory says who may replace it
+    if found.st_mode & stat.S_IWOTH:  # also with the sticky bit: anybody puts a program into /tmp
+        return "%s is writable by everybody" % shown
+    if not found.st_mode & stat.S_IWGRP:
+        return None
+    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+        return None  # a group cannot replace what is root's there (inode(7)): Nix' store is root:nixbld 1775
+    if has_acl(path):
+        return "%s is writable by those whom its ACL names" % shown
+    return None if idle_group(found.st_gid) else "%s is writable by group %d" % (shown, found.st_gid)
+
+
+def resolved(path, gone=False):
+    """(Where a path leads, None), or (None, who besides root could have chosen that, or why it cannot be told): no
+    component of it, nor of what a link on it leads to, can be changed by anybody else. gone: its end may be missing."""
+    if not path.startswith("/"):
+        return None, "%s is no absolute path" % path
+    at, parts, links = "/", path.split("/"), 0
+    why = other_hand(at, os.lstat(at))
+    while parts and not why:
+        part = parts.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":  # `at` has no links left
+            at = os.path.dirname(at)
+            continue
+        here = os.path.join(at, part)
+        try:
+            found = os.lstat(here)
+            why = other_hand(here, found)
+            if stat.S_ISLNK(found.st_mode):
+                target, links = os.readlink(here), links + 1
+                if links > 40:  # path_resolution(7)
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                at = "/" if target.startswith("/") else at
+                parts = target.split("/") + parts
+            else:
+                at = here
+        except OSError as error:
+            if gone and error.errno == errno.ENOENT:
+                return at, None
+            return None, "%s: %s" % (here, os.strerror(error.errno))
+    return (None, why) if why else (at, None)
+
+
+def distrust(path):
+    """Why root does not execute what lies at a path, as text, or None where it does: it is a regular file that nobody else
+    can change, put there by nobody else, and so is its interpreter where it begins with `#!` (execve(2); one level)."""
+    real, why = resolved(path)
+    if why:
+        return why
+    if not stat.S_ISREG(os.lstat(real).st_mode):
+        return "%s is no regular file" % real
+    with open(real, "rb") as handle:
+        head = handle.read(256)  # BINPRM_BUF_SIZE, linux include/uapi/linux/binfmts.h
+    words = head[2:].split(b"\n")[0].split() if head[:2] == b"#!" else []
+    if not words:
+        return None
+    real, why = resolved(os.fsdecode(words[0]))
+    return why or (None if stat.S_ISREG(os.lstat(real).st_mode) else "%s is no regular file" % real)
+
+
+def executable(name):
+    """(The path of the program that a name stands for, None), or (None, why it is not executed, as a tagged answer). The one
+    place that decides what root executes: nothing that another user could have put there or turned elsewhere. Whoever is
+    not root has nothing to lose by it."""
+    if os.geteuid() != 0:
+        return name, None
+    found = program(name)
+    if found["status"] != "ok":
+        return None, {"status": found["status"], "error": found.get("error", os.strerror(errno.ENOENT))}
+    try:
+        why = distrust(found["path"])
+    except OSError as error:
+        why = "%s: %s" % (found["path"], os.strerror(error.errno))
+    if why:
+        return None, {"status": "failed", "error": "not executed: " + why}
+    return found["path"], None
+
+
+def surroundings():
+    """The environment of what is executed. As root: of PATH what root alone writes to, for the shells and package managers
+    that call others by name; and root's own HOME, where `sudo` kept a user's (docker runs plugins that it finds there)."""
+    path, home = PATH, os.environ.get("HOME", "/root")
+    if os.geteuid() == 0:
+        path, home = ":".join(at for at in PATH.split(":") if resolved(at)[0]) or "/nonexistent", "/root"
+    return {"PATH": path, "LC_ALL": "C", "LANG": "C", "HOME": home}
+
+
 def run(argv, timeout):
-    """Run a command with no input and the C locale. `cut`: it printed more than is kept.
+    """Run a command with no input and the C locale, as far as root may (`executable`). `cut`: it printed more than is kept.
 
     Ends after `timeout` seconds whatever the child does: a process in uninterruptible sleep (a broken GPU does
     that to nvidia-smi) survives SIGKILL, so it is left behind rather than waited for.
     """
-    env = {"PATH": PATH, "LC_ALL": "C", "LANG": "C", "HOME": os.environ.get("HOME", "/root")}
+    path, refused = executable(argv[0])
+    if refused:
+        return refused
     try:
         child = subprocess.Popen(
             argv,
+            executable=path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=env,
+            env=surroundings(),
             start_new_session=True,
             close_fds=True,
         )
@@ -313,12 +444,91 @@ def allowed_env(pairs):
     return result
 
 
+IMPOSTORS = 20  # as many are named: anybody can start thousands
+# Whose program has another name. k3s-io/k3s scripts/build: its containerd and k3s-server are links to k3s; before 1.19 k3s
+# was a link to its containerd. rancher/rke2 runs upstream's own.
+OTHER_NAMES = {"containerd": ("k3s",), "k3s": ("containerd",), "k3s-server": ("k3s", "containerd"), "k3s-agent": ("k3s", "containerd")}  # fmt: skip
+# In a cgroup that systemd, and no user's manager, gave to a service (systemd docs/CGROUP_DELEGATION.md); from inside of a
+# cgroup namespace paths begin with `..` (cgroup_namespaces(7)).
+SYSTEM_UNIT = re.compile(
+    r"(?m)^(?:0:|\d+:name=systemd):/(?:\.\./)*(?!user\.slice/|\.\.)(?:[^/\n]+/)*[^/\n]+\.service(?:/|$)"
+)
+
+
+def user_ids(pid):
+    """A process's real, effective, saved and file system user id, as the host numbers them (proc(5) status)."""
+    with open("/proc/%s/status" % pid) as handle:
+        for line in handle:
+            if line.startswith("Uid:"):
+                return [int(word) for word in line.split()[1:5]]
+    raise ValueError("no Uid")
+
+
+def system_unit(pid):
+    """Whether a process is in the cgroup of a unit of the system's own manager."""
+    with open("/proc/%s/cgroup" % pid) as handle:
+        return bool(SYSTEM_UNIT.search(handle.read()))
+
+
+def called(name, path, pid):
+    """Whether the program at a path, which a process executes, is the one of that name. nixpkgs' wrapped ones are
+    `.NAME-wrapped`; a link of that name in root's PATH may lead to it (Docker 18.09: dockerd, dockerd-ce)."""
+    base = os.path.basename(path)
+    wrapped = re.match(r"\.(.+)-wrapped$", base)
+    base = wrapped.group(1) if wrapped else base
+    if base == name or base in OTHER_NAMES.get(name, ()):
+        return True
+    if name.startswith("containerd-shim") and base.startswith("containerd-shim"):
+        return True
+    link = which(name)
+    if pid is None or link is None or distrust(link):
+        return False
+    return os.path.samestat(os.stat(link), os.stat("/proc/%s/exe" % pid))
+
+
+def impostor(name, entry):
+    """Why a process is not what its command line calls it, as text, or None where it is. The one place that says so.
+
+    Whoever starts a program says what its argv[0] is, and a setuid one runs as root, whoever started it: neither tells
+    who a process is. A daemon has one user id throughout and executes the program of its name. The host's own is root's,
+    its program is where and as root alone could put it, and it is in our mount namespace, or in a unit, which may have
+    one of its own (snap, PrivateTmp=). What a user or a container runs of their own is theirs: `inner`, `uid`.
+    """
+    pid, exe = entry["pid"], entry.get("exe")
+    if len(set(entry["uids"])) > 1:
+        return "its user ids are %s" % ", ".join(map(str, entry["uids"]))
+    if exe is None:  # who is not root may not look at others'
+        return "what it executes may not be looked at" if os.geteuid() == 0 else None
+    own = entry["uid"] == 0 and not inner(entry)
+    # Its program was replaced, as by every upgrade: the old one is still what /proc/PID/exe leads to (proc(5)).
+    gone = exe.endswith(" (deleted)")
+    path = exe[: -len(" (deleted)")] if gone else exe
+    if not called(name, path, pid if own else None):
+        return "it executes %s" % exe
+    if not own or os.geteuid() != 0:
+        return None
+    link = "/proc/%d/exe" % pid
+    why = other_hand(link, os.stat(link), path) or resolved(os.path.dirname(path), gone)[1]
+    if why:
+        return why
+    if os.path.samestat(os.stat("/proc/%d/ns/mnt" % pid), os.stat("/proc/self/ns/mnt")) or system_unit(pid):
+        return None
+    return "it is in a mount namespace of its own, and no system unit's"
+
+
+def genuine(pid, name):
+    """Whether a process is the program that it calls itself, whoever's it is. Raises OSError where it has ended."""
+    entry = {"pid": int(pid), "uids": user_ids(pid), "exe": os.readlink("/proc/%s/exe" % pid)}
+    return impostor(name, dict(entry, uid=entry["uids"][1], **whereabouts(pid))) is None
+
+
 def processes(names):
-    """Every running process whose program is called one of `names`: who, since when, how started.
+    """Every running process whose program is called one of `names`: who, since when, how started. `impostors`: those that
+    only call themselves so, of which nothing else is believed.
 
     `start` is in seconds since the epoch (btime + starttime ticks, proc(5)), comparable with a file's ctime.
     """
-    result = []
+    result, impostors = [], []
     try:
         with open("/proc/stat") as handle:
             boot = next(int(line.split()[1]) for line in handle if line.startswith("btime "))
@@ -341,6 +551,7 @@ def processes(names):
                 "pid": int(pid),
                 "argv": argv,
                 "uid": os.stat(base).st_uid,
+                "uids": user_ids(pid),
                 "state": fields[0],
                 "ppid": int(fields[1]),
                 "start": boot + int(fields[19]) / float(ticks),
@@ -358,8 +569,19 @@ def processes(names):
             continue  # it ended while we looked
         except OSError as error:
             entry["error"] = failure(error)["status"]
-        result.append(entry)
-    return {"status": "ok", "processes": result}
+        name = os.path.basename(argv[0])
+        try:
+            why = impostor(name, entry)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+        except OSError as error:
+            why = "it cannot be looked at: %s" % os.strerror(error.errno)
+        if why is None:
+            result.append(entry)
+        elif len(impostors) < IMPOSTORS:
+            keys = ("pid", "uid", "uids", "exe", "nested", "container")
+            impostors.append(dict({key: entry.get(key) for key in keys}, name=name, why=why))
+    return {"status": "ok", "processes": result, "impostors": impostors}
 
 
 CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -939,7 +1161,9 @@ def look_further(request, answer, daemons, timeout):
     directories = list(request.get("listings", ()))
     directories.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
     for process in daemons:
-        if not inner(process):
+        if process["uid"] == 0 and not inner(
+            process
+        ):  # a user's own would have root list what the user may not
             words = process["argv"] + [""]
             for at, word in enumerate(words[:-1]):
                 name, sign, value = word.partition("=")
@@ -969,6 +1193,21 @@ def look_further(request, answer, daemons, timeout):
                 jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
     jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
     at_once(jobs)
+
+
+def unsure(impostors):
+    """Why it is not known whether the host's dockerd runs, or None: a process is root's alone and executes a dockerd, but
+    one that others could have put there. It is not asked."""
+    for found in impostors:
+        exe = os.path.basename(found["exe"] or "").partition(" (deleted)")[0]
+        if (
+            found["name"] == "dockerd"
+            and set(found["uids"]) == {0}
+            and exe in ("", "dockerd")
+            and not inner(found)
+        ):
+            return "dockerd %d is not asked: %s" % (found["pid"], found["why"])
+    return None
 
 
 def unsettled(answer):
@@ -1053,7 +1292,10 @@ def look(request):
         for name, command in commands.items()
         if not command.get("without_docker")
     ]
-    if answer["processes"]["status"] == "ok":
+    doubt = unsure(answer["processes"].get("impostors", ()))
+    if answer["processes"]["status"] == "ok" and doubt and not rootful:
+        answer["docker"] = {"status": "failed", "error": doubt}
+    elif answer["processes"]["status"] == "ok":
         asked = ("/run/docker.sock", rootful, timeout, request.get("log_keep", ""), True)
         jobs.append((answer, "docker", docker, asked))
     else:  # not `absent`: one may run

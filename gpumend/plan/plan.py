@@ -9,13 +9,14 @@ import hashlib
 import re
 
 from gpumend.plan.transaction import InnerDaemon, Plan, Proof, Step, Transaction
-from gpumend.rules.cdi import cdi
+from gpumend.rules.cdi import spec as cdi
 from gpumend.rules.cuda import compat as cuda_compat
-from gpumend.rules.engines import containerd_config, crio, docker, grit, injection, podman
-from gpumend.rules.engines.restarts import restart_gate
+from gpumend.rules.engines import containerd_config, crio, grit, injection, podman
+from gpumend.rules.engines import docker_config as docker
 from gpumend.rules.finding import Change, Component, Finding
 from gpumend.rules.rule import Context
-from gpumend.rules.storage import storage
+from gpumend.rules.storage import inner as storage
+from gpumend.rules.storage.restarts import restart_gate
 from gpumend.rules.toolkit import packages
 from gpumend.state.cdi import REFRESH_ENV
 from gpumend.state.cuda import NOTE

@@ -8,7 +8,12 @@ from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, St
 from gpumend.rules.rule import Context, always, rule
 
 
-@rule("GM001", "enough rights to read the host", "design promise 4: unknown is never ok", applies=always)
+@rule(
+    "GM001",
+    "gpumend has the rights to read the host",
+    "design promise 4: unknown is never ok",
+    applies=always,
+)
 def rights(context: Context) -> Iterator[Finding]:
     host = context.state.host
     if not host.root:
@@ -22,7 +27,10 @@ def rights(context: Context) -> Iterator[Finding]:
 
 
 @rule(
-    "GM002", "an NVIDIA GPU", "PCI vendor 10de, class 03 (pci.ids); /proc/driver/nvidia/gpus", applies=always
+    "GM002",
+    "there is an NVIDIA GPU",
+    "PCI vendor 10de, class 03 (pci.ids); /proc/driver/nvidia/gpus",
+    applies=always,
 )
 def gpu_present(context: Context) -> Iterator[Finding]:
     host, gpus = context.state.host, context.state.gpus
@@ -42,7 +50,7 @@ def gpu_present(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM003", "no interrupted run", "design promise 3: every file old or new", applies=always)
+@rule("GM003", "no run was interrupted", "design promise 3: every file old or new", applies=always)
 def interrupted(context: Context) -> Iterator[Finding]:
     for journal in context.state.runs.interrupted():
         yield Finding(
@@ -59,7 +67,7 @@ def interrupted(context: Context) -> Iterator[Finding]:
         )
 
 
-@rule("GM004", "no expired waiver", "design: waivers are for a time", applies=always)
+@rule("GM004", "no waiver has expired", "design: waivers are for a time", applies=always)
 def expired_waiver(context: Context) -> Iterator[Finding]:
     for waiver in context.wanted.waivers:
         if waiver.covers(waiver.code, context.host) and waiver.until < context.today:
@@ -70,3 +78,28 @@ def expired_waiver(context: Context) -> Iterator[Finding]:
                 evidence=(Evidence("gpumend.waivers", f"{waiver.code} {waiver.host}: {waiver.reason}"),),
                 remedy="Renew it with a new date, or take it out.",
             )
+
+
+@rule(
+    "GM006",
+    "daemons are what they call themselves",
+    "proc(5): cmdline is the process's own word, exe and Uid are the kernel's; execve(2)",
+    applies=always,
+)
+def impostors(context: Context) -> Iterator[Finding]:
+    for found in context.state.host.impostors.need():
+        where = f" in container {found.container}" if found.container else ""
+        uids = ", ".join(map(str, found.uids))
+        yield Finding(
+            code="GM006",
+            status=Status.WARN,
+            summary=f"process {found.pid}{where} calls itself {found.name} and is not: {found.why}",
+            evidence=(
+                Evidence(f"/proc/{found.pid}/exe", found.exe or "unknown"),
+                Evidence(f"/proc/{found.pid}/status", f"Uid: {uids}"),
+            ),
+            cause="Whoever starts a program chooses its argv[0]. This one is not the daemon, or it lies where somebody "
+            "other than root can change it. Nothing that it says was believed, and it was not asked.",
+            remedy=f"Look at it: `ls -l /proc/{found.pid}/exe; ps -o pid,user,ruser,lstart,args -p {found.pid}`. Where it is "
+            "the daemon after all, give its program and each directory above it to root, writable by root alone.",
+        )

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpumend.rules.engines.criu import options
+from gpumend.rules.engines.engine import serving
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import ConfigError
 from gpumend.state.criu import DEFAULT_CONF, RUNC_CONF
@@ -158,9 +159,10 @@ def _enable_cdi(state: HostState) -> Value:
 
 def _cri(state: HostState) -> tuple[str, str]:
     """(whether containerd's CRI injects CDI, the snapshotter of GRIT's containers)."""
-    k3s = state.kubernetes.k3s
+    engine = serving(state)
+    assert engine.cri is not None
     try:
-        cri = k3s.cri() if k3s is not None and k3s.embedded else state.containerd.cri()
+        cri = engine.cri(state)
     except ConfigError as error:
         raise Unread(Reading.fail(error.path, error.detail)) from None
     runtime = cri.runtimes.get("grit")
@@ -170,8 +172,7 @@ def _cri(state: HostState) -> tuple[str, str]:
 
 def _containerd(state: HostState) -> Value:
     """Of the one that serves pods: k3s brings its own."""
-    k3s = state.kubernetes.k3s
-    return _version(k3s.version if k3s is not None and k3s.embedded else state.containerd.version)
+    return _version(serving(state).version(state))
 
 
 def _instances(state: HostState) -> Value:

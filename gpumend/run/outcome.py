@@ -36,5 +36,5 @@ def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
             lost=tuple(map(str, result.get("lost", ()))),
         )
         return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"the transaction's answer is not one of ours: {error}") from None

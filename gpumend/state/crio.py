@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import ConfigError, flag, loads
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -23,7 +24,6 @@ DROP_INS = (
     f"{DIRECTORY}/.*",
 )  # any name counts, in their order (pkg/config UpdateFromPath)
 SOCKET = "/var/run/crio/crio.sock"
-DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
 # Where the project's own packages put what Debian has in /usr/bin (cri-o packaging templates/latest).
 LIBEXEC = "/usr/libexec/crio"
 BUILT_IN: tuple[tuple[Version, str], ...] = (((0,), "runc"), ((1, 31), "crun"))  # pkg/config DefaultRuntime
@@ -168,7 +168,7 @@ def parse(snapshot: Snapshot) -> Crio:
         files[unknown.source] = unknown.without_value()
     return Crio(
         version=snapshot.succeeded("crio").map(lambda found: parse_version(found.out)),
-        process=snapshot.processes("crio"),
+        process=snapshot.daemons("crio"),
         files=files,
         unit=snapshot.unit("crio.service"),
         live=_live(snapshot),

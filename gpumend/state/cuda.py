@@ -271,7 +271,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit.
+    """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit, by
+    its own word, or by the toolkit's files where root does not execute it (it lies where a user can change it).
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its
     directory; dropins: units' drop-ins that gpumend wrote. looked: whether every place that these come from was read."""
 
@@ -525,6 +526,15 @@ def _image(raw: Mapping[str, Any]) -> Image:
     return Image(str(raw["id"]), tuple(map(str, raw.get("names") or ())), raw.get("env") or {})
 
 
+def _nvcc(told: Reading[Version], trees: Iterable[Tree], active: Reading[FileMeta]) -> Reading[Version]:
+    """What nvcc said of itself, or where it said nothing what the files of its toolkit say."""
+    path = active.value and (active.value.real or active.value.path)
+    tree = next((found for found in trees if found.path == path and found.nvcc), None)
+    if told.known or tree is None or tree.version is None:
+        return told
+    return Reading.of(tree.version, tree.version_source)
+
+
 def nvcc_version(text: str) -> Version:
     """`Cuda compilation tools, release 13.0, V13.0.88`; raises ValueError."""
     match = re.search(r"release (\d+)\.(\d+)", text)
@@ -557,12 +567,13 @@ def parse(snapshot: Snapshot) -> Cuda:
     compat_names = [found.name for found in packages.value or () if found.role == "compat"]
     compats = _compats(snapshot, directories, compat_names)
     linker = (*(snapshot.glob(LINKER_GLOB).value or ()), "/etc/ld.so.conf")
+    trees = _trees(snapshot, directories, owned)
     return Cuda(
         packages=packages,
-        trees=_trees(snapshot, directories, owned),
+        trees=trees,
         active=active.map(lambda meta: meta.real or meta.path),
         dangling=dangling,
-        nvcc=nvcc.map(lambda output: nvcc_version(output.out)),
+        nvcc=_nvcc(nvcc.map(lambda output: nvcc_version(output.out)), trees, active),
         path_nvcc=path_nvcc.map(lambda meta: meta.real or meta.path),
         compats=compats,
         activations=_activations(snapshot, directories, compats),

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import FileContent, FileMeta, Process, Snapshot
+from gpumend.state.snapshot import FileContent, FileMeta, Output, Process, Snapshot
 from gpumend.text.mask import mask
 from gpumend.text.version import Version, parse_version
 
@@ -30,7 +30,19 @@ REQUEST = Request(
     ),
     programs=("dockerd", "docker"),
     # 45 ms of a processor for one line
-    commands={"dockerd": Command(("dockerd", "--version"), timeout=10, without_docker=True)},
+    commands={
+        "dockerd": Command(("dockerd", "--version"), timeout=10, without_docker=True),
+        # Ends before dockerd writes anything (moby cmd/dockerd/daemon.go: Validate; held by tests/nodes/test_leftovers.py).
+        "dockerd-validate": Command(
+            ("dockerd", "--validate", f"--config-file={DAEMON_JSON}"), timeout=10, needs=(DAEMON_JSON,)
+        ),
+        "docker-journal": Command(
+            ("journalctl", "--unit=docker.service", "--boot", "--lines=60", "--output=cat", "--no-pager"),
+            timeout=10,
+            without_docker=True,
+            keep=r"(?m)^.*(?:level=(?:fatal|error)|failed to start daemon|unable to configure).*$",
+        ),
+    },
     processes=("dockerd", "rootlesskit", "com.docker.backend"),
     units=("docker.service", "docker.socket"),
     unit_properties=(
@@ -117,8 +129,10 @@ class Docker:
 
     version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.
     config_path: the file it reads (its --config-file flag, the snap's, or the default). config: that file parsed.
+    config_named: whether that is a default, or docker.service itself names it: whoever starts a dockerd by hand names any.
     desktop, rootless: whose daemons were seen besides. runtime_paths: metadata of the absolute paths that
-    daemon.json's runtimes name.
+    daemon.json's runtimes name. validated: why `dockerd --validate` refuses the default daemon.json; empty where it takes
+    it or cannot say. last_words: what dockerd said of its end, where none answers.
     """
 
     version: Reading[Version]
@@ -126,6 +140,7 @@ class Docker:
     info: Reading[Mapping[str, Any]]
     containers: Reading[tuple[Container, ...]]
     config_path: str
+    config_named: bool
     content: Reading[FileContent]
     config: Reading[dict[str, Any]]
     dangling: str | None
@@ -136,6 +151,8 @@ class Docker:
     rootless_users: tuple[int, ...]
     rootless_configs: Reading[tuple[str, ...]]
     runtime_paths: Mapping[str, Reading[FileMeta]]
+    validated: Reading[str]
+    last_words: Reading[tuple[str, ...]]
 
     @property
     def installed(self) -> bool:
@@ -301,6 +318,14 @@ def _desktop(snapshot: Snapshot, info: Reading[Mapping[str, Any]]) -> Reading[bo
     return Reading.of(False, DESKTOP) if there.absent else snapshot.glob(DESKTOP_HOMES).map(bool)
 
 
+def refusal(output: Output) -> str:
+    """Why dockerd does not take its file, in its own last line; empty where it does, or knows no `--validate`."""
+    lines = (output.err.strip() or output.out.strip()).splitlines()
+    if output.rc == 0 or not lines or "unknown flag: --validate" in output.err:
+        return ""
+    return lines[-1]
+
+
 def parse(snapshot: Snapshot) -> Docker:
     daemons = snapshot.processes("dockerd")
     # A dockerd inside a container is that container's, not this host's.
@@ -314,8 +339,8 @@ def parse(snapshot: Snapshot) -> Docker:
     else:
         process = Reading.of(rootful, "/proc")
     unit = snapshot.unit("docker.service")
-    argv = rootful.argv if rootful else exec_start((unit.value or {}).get("ExecStart", ""))
-    flags = flags_of(argv)
+    unit_argv = exec_start((unit.value or {}).get("ExecStart", ""))
+    flags = flags_of(rootful.argv if rootful else unit_argv)
     # A leftover /var/snap/docker says nothing where a dockerd from elsewhere runs, or is installed.
     program = (
         (rootful.exe or rootful.argv[0]) if rootful else (snapshot.program("dockerd").value or NOWHERE).path
@@ -335,6 +360,7 @@ def parse(snapshot: Snapshot) -> Docker:
         info=info,
         containers=whole(raw, "containers").map(containers_of),
         config_path=path,
+        config_named=path in (DAEMON_JSON, SNAP_DAEMON_JSON, flags_of(unit_argv).get("config-file")),
         content=content,
         config=content.map(daemon_json),
         dangling=snapshot.dangling(path),
@@ -345,4 +371,6 @@ def parse(snapshot: Snapshot) -> Docker:
         rootless_users=tuple(sorted({found.uid for found in own if found.uid != 0})),
         rootless_configs=snapshot.glob(ROOTLESS_GLOB),
         runtime_paths={path: snapshot.stat(path) for path in _runtime_paths(content.map(daemon_json))},
+        validated=snapshot.command("dockerd-validate").map(refusal),
+        last_words=snapshot.command("docker-journal").map(lambda found: tuple(found.out.splitlines())),
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gpumend.state.packages import parse as parse_packages
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Snapshot
@@ -139,8 +140,6 @@ def _unattended(snapshot: Snapshot, packages: Mapping[str, str] | None) -> Readi
 
 
 def parse(snapshot: Snapshot) -> Drift:
-    from gpumend.state.packages import parse as parse_packages
-
     reboot = snapshot.stat(REBOOT)
     return Drift(
         reboot=Reading.of(False, REBOOT) if reboot.absent else reboot.map(lambda _: True),

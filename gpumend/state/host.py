@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import Snapshot
+from gpumend.state.snapshot import Impostor, Snapshot
 from gpumend.text.version import Version
 
 MEMINFO = "/proc/meminfo"
@@ -54,8 +54,9 @@ class HostFacts:
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
     systemd_version: one number; absent where systemd did not boot the host.
     readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
-    memory: of the whole host, in MiB. selinux_booleans: those that let containers at devices; absent where the policy has none
+    selinux_booleans: those that let containers at devices; absent where the policy has none
     of that name. denials: what AppArmor denied programs of NVIDIA's since boot, the newest last.
+    memory: of the whole host, in MiB. impostors: processes that are not the daemons that they call themselves.
     """
 
     hostname: str
@@ -79,6 +80,7 @@ class HostFacts:
     memory: Reading[int]
     selinux_booleans: Mapping[str, Reading[bool]]
     denials: Reading[tuple[str, ...]]
+    impostors: Reading[tuple[Impostor, ...]]
 
     @property
     def root(self) -> bool:
@@ -144,4 +146,5 @@ def parse(snapshot: Snapshot) -> HostFacts:
             lambda found: tuple(row for row in found.out.splitlines() if row)[-20:]
         ),
         memory=snapshot.found(MEMINFO, MEM_TOTAL).map(lambda found: int(found[0]) // 1024),
+        impostors=snapshot.impostors(),
     )

@@ -18,6 +18,7 @@ from gpumend.state import (
     gpu,
     grit,
     host,
+    kubernetes,
     packages,
     podman,
     runs,
@@ -28,7 +29,7 @@ from gpumend.state.request import merge
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 SUBSYSTEMS = (
-    host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, crio, podman, grit, criu, runs,
+    host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, kubernetes, crio, podman, grit, criu, runs,
     storage,
 )  # fmt: skip
 
@@ -46,8 +47,8 @@ class HostState:
     toolkit: toolkit.Toolkit
     cdi: cdi.Cdi
     docker: docker.Docker
-    kubernetes: containerd.Kubernetes  # before `containerd`: from there on that name is the field
     containerd: containerd.Containerd
+    kubernetes: kubernetes.Kubernetes
     crio: crio.Crio
     podman: podman.Podman
     grit: grit.Grit
@@ -79,7 +80,7 @@ def _parse(snapshot: Snapshot) -> HostState:
         cdi=cdi.parse(snapshot),
         docker=docker.parse(snapshot),
         containerd=containerd.parse(snapshot),
-        kubernetes=containerd.parse_kubernetes(snapshot),
+        kubernetes=kubernetes.parse(snapshot),
         crio=crio.parse(snapshot),
         podman=podman.parse(snapshot),
         grit=grit.parse(snapshot),

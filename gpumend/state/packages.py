@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Request
@@ -31,6 +32,19 @@ RPM_DATABASES = tuple(
     for name in ("rpmdb.sqlite", "Packages", "Packages.db")
 )
 
+# dpkg-query(1): the second letter is the package's state, the third says that it must be installed anew.
+BROKEN = r"\wU|\wF|\wH|\wW|\wt|\w\wR"
+NAMES = "|".join(pattern.replace("*", r"[^\t\n]*") for pattern in PATTERNS)
+DPKG_KEEP = rf"(?m)^(?:[^\t\n]*\t(?:{NAMES})\t|(?:{BROKEN})[^\t\n]*\t)[^\n]*$"
+# dpkg-query(1), package-status letters
+HALVES = {
+    "U": "unpacked, not configured",
+    "F": "half-configured: its configuration script failed or was killed",
+    "H": "half-installed: its installation broke off",
+    "W": "waits for another package's trigger",
+    "t": "its trigger has not run",
+}
+
 REQUEST = Request(
     programs=("apt-get", "dnf", "zypper", "rpm"),
     commands={
@@ -47,8 +61,11 @@ REQUEST = Request(
             needs=("/proc/driver/nvidia/version",),
             spares=("/usr/bin/nvidia-ctk",),
         ),
+        # All are asked for: it costs the same, and of the others those leave the host that are not whole.
         "dpkg": Command(
-            ("dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n", *PATTERNS), timeout=20
+            ("dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"),
+            timeout=20,
+            keep=DPKG_KEEP,
         ),
         "rpm": Command(
             ("rpm", "-qa", "--qf", "%{NAME}\\t%{EPOCH}:%{VERSION}-%{RELEASE}\\n"),
@@ -73,7 +90,8 @@ class Packages:
     they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
     neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
     packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
-    fetched: whether apt has its distribution's lists."""
+    fetched: whether apt has its distribution's lists. halves: of dpkg's packages, GPU's or not, those that are not whole:
+    name -> in which way."""
 
     installed: Reading[Mapping[str, str]]
     held: frozenset[str] = frozenset()
@@ -81,6 +99,11 @@ class Packages:
     managers: tuple[str, ...] = ()
     offers: Reading[Mapping[str, Offer]] = field(default_factory=lambda: Reading.none("apt-cache policy"))
     fetched: bool = False
+    halves: Reading[Mapping[str, str]] = field(default_factory=lambda: Reading.none("dpkg-query"))
+
+    def concerned(self, names: Iterable[str]) -> frozenset[str]:
+        """Of these packages the ones of GPUs and containers."""
+        return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in PATTERNS))
 
 
 def parse_dpkg(output: Output) -> dict[str, str]:
@@ -92,6 +115,16 @@ def parse_dpkg(output: Output) -> dict[str, str]:
             found[fields[1]] = fields[2]
     if output.rc not in (0, 1):  # negative: killed by a signal, in the middle of its list
         raise ValueError(f"dpkg-query: exit status {output.rc}: {output.err.strip()}")
+    return found
+
+
+def parse_halves(output: Output) -> dict[str, str]:
+    """Packages of which dpkg says that their installation, configuration or removal did not come to its end."""
+    found = {}
+    for line in output.out.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and (fields[0][1:2] in HALVES or fields[0][2:3] == "R"):
+            found[fields[1]] = HALVES.get(fields[0][1:2], "it has to be installed anew")
     return found
 
 
@@ -158,4 +191,5 @@ def parse(snapshot: Snapshot) -> Packages:
         ),
         offers,
         "apt" in (offers.value or {}),
+        snapshot.command("dpkg").map(parse_halves),
     )

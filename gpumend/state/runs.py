@@ -13,7 +13,9 @@ from gpumend.state.snapshot import Snapshot
 DIRECTORY = "/var/lib/gpumend/runs"
 PATTERN = f"{DIRECTORY}/*/*/journal.json"
 
-REQUEST = Request(globs=(Glob(PATTERN),))
+ACKNOWLEDGED = f"{DIRECTORY}/*/acknowledged"
+
+REQUEST = Request(globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,27 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
+    """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`)."""
+
     journals: Reading[tuple[Journal, ...]]
+    acknowledged: frozenset[str] = frozenset()
 
     def interrupted(self) -> tuple[Journal, ...]:
         """Transactions that never ended: killed, or the host went down. Raises Unread."""
         return tuple(journal for journal in self.journals.get() or () if journal.state == "working")
+
+    def broken(self) -> tuple[Journal, ...]:
+        """Transactions that failed and could not be undone, nor acknowledged since, nor followed by one of the same
+        component that ended well. A run's name begins with its time in UTC. Raises Unread."""
+        journals = self.journals.get() or ()
+        good = [(each.component, each.run) for each in journals if each.state == "done"]
+        return tuple(
+            journal
+            for journal in journals
+            if journal.state == "broken"
+            and journal.run not in self.acknowledged
+            and not any(component == journal.component and run > journal.run for component, run in good)
+        )
 
 
 def _journal(path: str, text: str) -> Journal:
@@ -59,4 +77,6 @@ def parse(snapshot: Snapshot) -> Runs:
         if journal.value is None:
             return Runs(Reading(journal.status, None, path, journal.detail))
         found.append(journal.value)
-    return Runs(Reading.of(tuple(found), DIRECTORY))
+    # One that is not seen leaves its run broken: told once too often, and never once too little.
+    seen = snapshot.glob(ACKNOWLEDGED).value or ()
+    return Runs(Reading.of(tuple(found), DIRECTORY), frozenset(path.split("/")[-2] for path in seen))

@@ -92,6 +92,19 @@ class Process:
         return self.nested or self.container is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Impostor:
+    """A process that only calls itself `name`. uids: real, effective, saved, file system. why: what gives it away.
+    container: as of `Process`."""
+
+    pid: int
+    name: str
+    uids: tuple[int, ...]
+    exe: str | None
+    why: str
+    container: str | None = None
+
+
 def search_key(search: str) -> str:
     """The probe's short name for a search pattern."""
     return hashlib.sha256(search.encode("utf-8")).hexdigest()[:8]
@@ -282,7 +295,35 @@ class Snapshot:
             return Reading(Status.FAILED, None, name, f"{how}: {lines[-1] if lines else ''}")
         return found
 
+    def daemons(self, program: str) -> Reading[tuple[Process, ...]]:
+        """Those processes of a program that are the host's own: root's, and in no container."""
+        return self.processes(program).map(
+            lambda found: tuple(each for each in found if each.uid == 0 and not each.inner)
+        )
+
+    def impostors(self) -> Reading[tuple[Impostor, ...]]:
+        """Processes that are not what they call themselves."""
+        item = self.answer.get("processes")
+        if not isinstance(item, dict) or _status(item) is not Status.OK:
+            return self._unread(item if isinstance(item, dict) else {}, "/proc")
+        return Reading(
+            Status.OK,
+            tuple(
+                Impostor(
+                    pid=int(entry["pid"]),
+                    name=str(entry["name"]),
+                    uids=tuple(int(uid) for uid in entry["uids"]),
+                    exe=entry.get("exe"),
+                    why=str(entry["why"]),
+                    container=entry.get("container"),
+                )
+                for entry in item.get("impostors", ())
+            ),
+            "/proc",
+        )
+
     def processes(self, program: str) -> Reading[tuple[Process, ...]]:
+        """Processes that are that program: users' and containers', too."""
         item = self.answer.get("processes")
         if not isinstance(item, dict) or _status(item) is not Status.OK:
             return self._unread(item if isinstance(item, dict) else {}, "/proc")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from gpumend.state.docker import Container, Docker, containers_of, daemon_json, whole
+from gpumend.state.docker import parse as parse_docker
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Inside, Request
 from gpumend.state.snapshot import Output, Snapshot
@@ -622,8 +623,6 @@ def _inner(
 
 
 def parse(snapshot: Snapshot) -> Storage:
-    from gpumend.state.docker import parse as parse_docker
-
     docker = parse_docker(snapshot)
     mounts = snapshot.text(MOUNTINFO).map(mounts_of)
     spaces = snapshot.spaces

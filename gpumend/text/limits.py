@@ -17,6 +17,8 @@ DOTTED = re.compile(
 # PyYAML's C composer calls itself for each level, and the process ends by SIGSEGV at some ten thousand (measured, 6.0.3). No
 # spec has more than ten.
 MAX_DEPTH = 100
+# A spec for 8 GPUs with 7 MIG instances each has 3,000 nodes; PyYAML makes some 100,000 a second.
+MAX_NODES = 100_000
 # A text that can be neither nested deep nor has aliases need not be looked at twice.
 FLOW, INDENTED = re.compile(r"[\[{]"), re.compile(r"(?m)^[ \t?:-]{50}")
 
@@ -29,7 +31,10 @@ def check_toml(text: str) -> None:
 
 def check_yaml(text: str) -> None:
     """Raises ValueError (of PyYAML or this) for a first document that is nested too deep, has an anchor that holds itself,
-    or more aliases than go-yaml lets pass."""
+    more aliases than go-yaml lets pass, or more nodes than anybody writes."""
+    # Each node but the first comes after one of these.
+    if sum(text.count(mark) for mark in "\n,:[{?") > MAX_NODES and _nodes(text) > MAX_NODES:
+        raise ValueError(f"more than {MAX_NODES} nodes")
     if "&" not in text and len(FLOW.findall(text)) < MAX_DEPTH // 2 and not INDENTED.search(text):
         return
     sizes: dict[str, int] = {}  # nodes that each anchor stands for
@@ -60,6 +65,16 @@ def check_yaml(text: str) -> None:
             break
         if aliased > 100 and decoded > 1000 and aliased / decoded > _allowed(decoded):
             raise ValueError("document contains excessive aliasing")
+
+
+def _nodes(text: str) -> int:
+    """How many nodes the text has, counted no further than the limit."""
+    count = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        count += isinstance(event, yaml.NodeEvent)
+        if count > MAX_NODES:
+            break
+    return count
 
 
 def _allowed(decoded: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gpumend.rules.finding import Component
-from gpumend.state.containerd import FLAVOURS, Flavour
+from gpumend.state.flavours import FLAVOURS, Flavour
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
 from tests.nodes.lab import Lab, Node

@@ -282,21 +282,21 @@ exit 1
 
 
 @pytest.fixture
-def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, tuple[int, str]]], Path]:
+def answers(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, tuple[int, str]]], Path]:
     """answers({words of a command line: (exit status, output)}): stand-ins of dnf and rpm come first in root's PATH. Returns
     the file with what they were called with, a line each."""
 
     def say(said: dict[str, tuple[int, str]]) -> Path:
         cases = []
         for number, (words, (rc, out)) in enumerate(said.items()):
-            (tmp_path / str(number)).write_text(out)
-            cases.append(f'*"{words}"*) cat {tmp_path}/{number}; exit {rc};;')
+            (programs / str(number)).write_text(out)
+            cases.append(f'*"{words}"*) cat {programs}/{number}; exit {rc};;')
         for name in ("dnf", "rpm"):
-            program = tmp_path / name
-            program.write_text(STANDIN.format(name=name, directory=tmp_path, cases="\n".join(cases)))
+            program = programs / name
+            program.write_text(STANDIN.format(name=name, directory=programs, cases="\n".join(cases)))
             program.chmod(0o755)
-        monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
-        return tmp_path / "log"
+        monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
+        return programs / "log"
 
     return say
 
@@ -380,17 +380,17 @@ def test_an_rpm_that_fails_is_not_taken_for_a_package_that_is_not_there(
 
 
 def test_a_dpkg_that_fails_is_not_taken_for_a_package_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real one, with a database that cannot be read."""
     if shutil.which("dpkg-query") is None:
         pytest.skip("no dpkg here")
     assert packaging.status_of("apt", "dpkg")[0] == "i"
     assert packaging.status_of("apt", "no-such-package") == ("n", None)
-    (tmp_path / "status").mkdir()
-    (tmp_path / "dpkg-query").write_text(f'#!/bin/sh\nexec /usr/bin/dpkg-query --admindir={tmp_path} "$@"\n')
-    (tmp_path / "dpkg-query").chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
+    (programs / "status").mkdir()
+    (programs / "dpkg-query").write_text(f'#!/bin/sh\nexec /usr/bin/dpkg-query --admindir={programs} "$@"\n')
+    (programs / "dpkg-query").chmod(0o755)
+    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
     with pytest.raises(Unfit, match=r"dpkg-query dpkg: .*status"):
         packaging.status_of("apt", "dpkg")
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -417,11 +417,13 @@ def test_a_command_that_needs_one_of_some_paths(root: Path) -> None:
     assert answer["unknown"]["status"] == "failed"
 
 
-def test_xfs_info_is_asked_about_a_mount_point(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xfs_info_is_asked_about_a_mount_point(
+    root: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a directory below one it says `cannot open`: xfsprogs 7.2 on a file system of its own mkfs."""
-    (root / "xfs_info").write_text('#!/bin/sh\necho "$# $1"\n')
-    (root / "xfs_info").chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{root}:{probe.PATH}")
+    (programs / "xfs_info").write_text('#!/bin/sh\necho "$# $1"\n')
+    (programs / "xfs_info").chmod(0o755)
+    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
     argv = request()["commands"]["xfs-info"]["argv"]
     assert argv[-1] == "/var/lib/docker"
     said = probe.execute({"argv": [*argv[:-1], str(root / "etc")]}, "", 5)["out"]
@@ -511,7 +513,7 @@ def test_endless_output_is_cut() -> None:
 
 
 @pytest.fixture
-def dockerd() -> Iterator[subprocess.Popen[bytes]]:
+def dockerd(daemon: Callable[[str], str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that calls itself dockerd, with secrets in its environment."""
     env = {
         "PATH": "/usr/bin:/bin",
@@ -519,7 +521,7 @@ def dockerd() -> Iterator[subprocess.Popen[bytes]]:
         "DOCKER_RAMDISK": "true",
         "TOKEN": "hunter2",
     }
-    found = subprocess.Popen(["bash", "-c", "exec -a /usr/bin/gpumend-test-daemon sleep 60"], env=env)
+    found = subprocess.Popen([daemon("gpumend-test-daemon"), "60"], env=env)
     wait_for(found.pid, "gpumend-test-daemon")
     yield found
     found.kill()
@@ -539,24 +541,29 @@ def test_processes_leave_their_secrets_at_home(dockerd: subprocess.Popen[bytes])
     (entry,) = answer["processes"]["processes"]
     assert entry["pid"] == dockerd.pid and entry["uid"] == os.geteuid() and entry["ppid"] == os.getpid()
     assert entry["env"] == {"PATH": "/usr/bin:/bin", "DOCKER_RAMDISK": "true"}
-    assert entry["argv"] == ["/usr/bin/gpumend-test-daemon", "60"]
+    assert entry["argv"] == dockerd.args and entry["exe"] == entry["argv"][0]
     assert abs(entry["start"] - time.time()) < 120
 
 
 def test_no_process_is_an_empty_list() -> None:
-    assert run(processes=["no-such-daemon"])["processes"] == {"status": "ok", "processes": []}
+    assert run(processes=["no-such-daemon"])["processes"] == {
+        "status": "ok",
+        "processes": [],
+        "impostors": [],
+    }
 
 
-def test_a_daemon_in_a_container_is_told_from_the_hosts() -> None:
+def test_a_daemon_in_a_container_is_told_from_the_hosts(daemon: Callable[[str], str]) -> None:
     """A dockerd in a container (Docker in Docker) stands in the host's /proc, too, as uid 0. Taken for the host's own, its
     flags and start time are judged, and Docker's socket is asked although the host's dockerd does not run, which starts it.
     """
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     unshare += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    inner = subprocess.Popen([*unshare, "bash", "-c", "exec -a gpumend-inner-daemon sleep 60"])
+    name = daemon("gpumend-inner-daemon")
+    inner = subprocess.Popen([*unshare, name, "60"])
     try:
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not named("gpumend-inner-daemon"):
+        while time.monotonic() < deadline and not named(name):
             os.sched_yield()
         (entry,) = run(processes=["gpumend-inner-daemon"])["processes"]["processes"]
         assert entry["nested"] is True and probe.inner(entry)

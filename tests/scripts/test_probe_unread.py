@@ -14,7 +14,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,11 @@ def test_a_directory_that_goes_while_its_parent_is_listed(
 
 
 @contextlib.contextmanager
-def ending(monkeypatch: pytest.MonkeyPatch, call: str, path: str, **env: str) -> Iterator[str]:
+def ending(monkeypatch: pytest.MonkeyPatch, program: str, call: str, path: str, **env: str) -> Iterator[str]:
     """The name of a process that ends right after os.`call` was asked of its /proc/PID`path`."""
-    name = f"gpumend-{call}"
-    child = subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 60"], env=env or None)
-    wait_for_name(child.pid, name)
+    name = Path(program).name
+    child = subprocess.Popen([program, "60"], env=env or None)
+    wait_for_name(child.pid, program)
     real = getattr(os, call)
 
     def ends(asked: Any, *more: Any, **options: Any) -> Any:
@@ -140,23 +140,23 @@ def ending(monkeypatch: pytest.MonkeyPatch, call: str, path: str, **env: str) ->
 
 
 def test_a_containers_process_that_ends_while_it_is_looked_at_is_not_the_hosts(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, daemon: Callable[[str], str]
 ) -> None:
     """A dockerd in a container with --pid=host that ends before its cgroup is read would pass for the host's own, and
     Docker's socket would be asked, which starts a dockerd that was stopped."""
-    with ending(monkeypatch, "stat", "") as name:
-        assert probe.processes([name]) == {"status": "ok", "processes": []}
+    with ending(monkeypatch, daemon("gpumend-stat"), "stat", "") as name:
+        assert probe.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
 
 
 def test_a_process_that_ends_before_its_environment_is_read_is_not_one_without(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, daemon: Callable[[str], str]
 ) -> None:
-    with ending(monkeypatch, "readlink", "/exe", DOCKER_DRIVER="vfs") as name:
-        assert probe.processes([name]) == {"status": "ok", "processes": []}
+    with ending(monkeypatch, daemon("gpumend-link"), "readlink", "/exe", DOCKER_DRIVER="vfs") as name:
+        assert probe.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
 
 
 def wait_for_name(pid: int, word: str) -> None:
-    """The process is called that; bash, whose command has the word as well, is gone."""
+    """The process is called that."""
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] != word and time.monotonic() < deadline:
         os.sched_yield()
@@ -328,10 +328,10 @@ def test_nothing_of_this_needs_a_second(root: Path) -> None:
     ],
 )
 def test_plugins_that_containerd_does_not_tell_of_are_not_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctr: str, expected: str | None
+    programs: Path, monkeypatch: pytest.MonkeyPatch, ctr: str, expected: str | None
 ) -> None:
-    program = tmp_path / "ctr"
+    program = programs / "ctr"
     program.write_text(f"#!/bin/sh\n{ctr}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(probe, "PATH", f"{programs}:/usr/bin:/bin")
     assert services.cri_broken() == expected

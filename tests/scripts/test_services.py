@@ -22,13 +22,13 @@ from gpumend.payload.change.services import reload_or_start
     ids=["runs", "stopped", "died", "no-unit-by-systemd-257", "no-bus"],
 )
 def test_a_daemon_is_restarted_only_where_systemd_says_that_it_is_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, rc: int, expected: str
+    programs: Path, monkeypatch: pytest.MonkeyPatch, said: str, rc: int, expected: str
 ) -> None:
     """Exit status and words of `systemctl is-active` of systemd 252, 257 and 262. A restart stops containers."""
-    program = tmp_path / "systemctl"
+    program = programs / "systemctl"
     program.write_text(
         f"#!/bin/sh\n[ -z '{said}' ] && echo 'Failed to connect to bus' >&2\necho '{said}'\nexit {rc}\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{tmp_path}:{probe.PATH}")
+    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
     assert reload_or_start("docker.service") == expected

@@ -185,6 +185,7 @@ def process(exe: str, *argv: str, uid: int = 0, start: float = NOW - HOUR) -> It
         "pid": 4242,
         "argv": [exe, *argv],
         "uid": uid,
+        "uids": [uid] * 4,
         "state": "S",
         "ppid": 1,
         "start": start,
@@ -322,7 +323,7 @@ def answer(
             name: _command(command, (commands or {}).get(name)) for name, command in asked["commands"].items()
         },
         "programs": {name: _program((programs or {}).get(name)) for name in asked["programs"]},
-        "processes": {"status": "ok", "processes": list(processes)}
+        "processes": {"status": "ok", "processes": list(processes), "impostors": []}
         if isinstance(processes, tuple)
         else processes,
         "docker": _docker(docker),

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from gpumend.plan.plan import plan
-from gpumend.rules.cdi.cdi import NO_GIDS, newest_readable
+from gpumend.rules.cdi.spec import NO_GIDS
+from gpumend.rules.engines.engine import newest_readable
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted

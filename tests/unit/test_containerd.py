@@ -11,14 +11,13 @@ import pytest
 from gpumend.payload.probe import without_secrets
 from gpumend.plan.plan import plan
 from gpumend.plan.transaction import Transaction
-from gpumend.rules.engines.containerd_config import where
+from gpumend.rules.evidence import where
 from gpumend.rules.finding import Component
 from gpumend.rules.judge import judge
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.state.containerd import (
     CONFIG,
-    FLAVOURS,
     V2_PLUGIN,
     V3_PLUGIN,
     Cri,
@@ -27,6 +26,7 @@ from gpumend.state.containerd import (
     merge,
     names_read,
 )
+from gpumend.state.flavours import FLAVOURS
 from gpumend.text.edits import EditError
 from gpumend.text.edits.toml_lines import set_value
 from tests.unit.build import (

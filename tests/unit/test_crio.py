@@ -13,6 +13,7 @@ import pytest
 
 from gpumend.payload.change.crio_daemon import told_runtimes
 from gpumend.rules.engines.crio import OURS, has_crio
+from gpumend.rules.engines.engine import newest_readable
 from gpumend.rules.finding import Component
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import Wanted
@@ -304,8 +305,6 @@ def test_an_oci_runtime_beside_crio_is_named_by_its_path() -> None:
 
 def test_a_spec_that_crio_is_too_old_for() -> None:
     """CRI-O 1.28 reads up to 0.6.0 (vendored pkg/cdi)."""
-    from gpumend.rules.cdi.cdi import newest_readable
-
     assert newest_readable("crio", (1, 28, 0)) == (0, 6, 0)
     assert newest_readable("crio", (1, 23)) is None
     assert newest_readable("containerd", (1, 7, 24)) == (0, 7, 0)

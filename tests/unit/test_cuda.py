@@ -282,6 +282,15 @@ def test_the_h100_toolkit_has_no_version_json_and_is_read_all_the_same() -> None
     assert state.driver.flavour.value == "open"
 
 
+def test_an_nvcc_that_root_does_not_execute_has_its_version_in_files() -> None:
+    """/usr/local/cuda -> /home/USER/cuda-12.4: its nvcc is the user's, and an audit runs as root."""
+    refused = {"status": "failed", "error": "not executed: /home/ann/cuda-12.4 belongs to uid 1001"}
+    cuda = captured().but(commands={"nvcc": refused}).state().cuda
+    assert (cuda.nvcc.value, cuda.nvcc.source) == ((13, 0), "/usr/local/cuda-13.0")
+    gone = captured().but(commands={"nvcc": {"status": "absent"}}).state().cuda
+    assert gone.nvcc.absent
+
+
 def test_the_h100_compat_is_outgrown_and_not_active() -> None:
     (compat,) = captured().state().cuda.compats
     assert (

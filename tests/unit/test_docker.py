@@ -210,7 +210,9 @@ SNAPS = (process("/snap/docker/current/bin/dockerd"),)
     [
         pytest.param({"runtimes": {"nvidia": {"path": PATH}}}, {}, "ok", {}, id="registered"),
         pytest.param({"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}, {}, "ok", {}, id="relative-path"),
-        pytest.param({}, {}, "ok", {}, id="registered-elsewhere-by-flag"),
+        pytest.param(
+            {}, {}, "fail", {"runtimes.nvidia.path": PATH, "runtimes.nvidia.args": []}, id="only-the-running-daemon-has-it",
+        ),
         pytest.param(
             {}, {"Runtimes": RUNC}, "fail", {"runtimes.nvidia.path": PATH, "runtimes.nvidia.args": []}, id="not-registered",
         ),
@@ -234,6 +236,13 @@ def test_gm403(
     assert edits_of(findings(host, "GM403")) == edits
     if expected == "fail":
         assert services(host, "GM403") == [RELOAD], "SIGHUP suffices: nothing is stopped for it"
+
+
+@pytest.mark.parametrize("docker", ["20.10.24", "26.1.5", "28.5.2", "29.2.1"])
+def test_gm403_a_runtime_by_flag_stays(docker: str) -> None:
+    flagged = process("/usr/bin/dockerd", f"--add-runtime=nvidia={PATH}")
+    host = daemon(docker, {"features": {"cdi": True}}).but(processes=(flagged,))
+    assert outcome(host, "GM403") == "ok"
 
 
 @pytest.mark.parametrize(
@@ -495,6 +504,28 @@ def test_a_rootless_dockerd_beside() -> None:
     both = (process("/usr/bin/dockerd", "--rootless", uid=1000), process("/usr/bin/dockerd", "-H", "fd://"))
     docker = healthy().but(processes=both).state().docker
     assert docker.process.need().uid == 0 and docker.rootless_users == (1000,)
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["by-hand", "by-its-unit"])
+def test_a_file_of_a_dockerds_command_line_is_changed_only_where_its_unit_names_it(named: bool) -> None:
+    """Whoever starts a dockerd by hand names any file: k3s' template for containerd is one that is read."""
+    path = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl"
+    start = (
+        f"{{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd{f' --config-file={path}' if named else ''} ; }}"
+    )
+    host = daemon("28.5.2", {}, Runtimes=RUNC).but(
+        files={path: "{}"},
+        processes=(process("/usr/bin/dockerd", f"--config-file={path}"),),
+        units={"docker.service": {"LoadState": "loaded", "ActiveState": "active", "ExecStart": start}},
+    )
+    assert host.state().docker.config_path == path
+    found = the(host, "GM403")
+    assert (found.change is not None) is named
+    if not named:
+        assert (
+            found.refused
+            == f"dockerd was started with --config-file={path}, which docker.service does not say"
+        )
 
 
 def test_processes_that_could_not_be_listed_are_unknown() -> None:

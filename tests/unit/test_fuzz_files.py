@@ -23,7 +23,8 @@ from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.state.cdi import Spec, SpecError, load
 from gpumend.state.containerd import CONFIG as CONTAINERD
-from gpumend.state.containerd import FLAVOURS, cri_of, merge
+from gpumend.state.containerd import cri_of, merge
+from gpumend.state.flavours import FLAVOURS
 from gpumend.state.packages import parse_dpkg, parse_held, parse_policy, parse_rpm
 from gpumend.state.snapshot import Output
 from gpumend.text.edits import Edit, EditError, apply, apply_lines

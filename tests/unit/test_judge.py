@@ -102,6 +102,27 @@ def test_gm001_without_root_nothing_is_certain() -> None:
     assert [(finding.code, finding.status) for finding in found.findings] == [("GM001", Status.UNKNOWN)]
 
 
+# --- processes that are not what they call themselves
+
+
+def impostor(**more: Any) -> dict[str, Any]:
+    found = {"pid": 77, "name": "dockerd", "uid": 0, "uids": [1001, 0, 0, 0], "exe": "/usr/bin/su"}
+    return {**found, "nested": False, "container": None, "why": "its user ids are 1001, 0, 0, 0", **more}
+
+
+def test_gm006_names_who_only_calls_itself_a_daemon() -> None:
+    """And nothing else changes: what it says is not believed."""
+    processes = {**healthy().answer()["processes"], "impostors": [impostor()]}
+    found = verdict(healthy().but(processes=processes))
+    (finding,) = found.findings
+    assert (finding.code, finding.status, finding.change) == ("GM006", Status.WARN, None)
+    assert finding.summary == "process 77 calls itself dockerd and is not: its user ids are 1001, 0, 0, 0"
+    assert [each.text for each in finding.evidence] == ["/usr/bin/su", "Uid: 1001, 0, 0, 0"]
+    inside = {**processes, "impostors": [impostor(container="0123456789ab", exe=None)]}
+    (finding,) = verdict(healthy().but(processes=inside)).findings
+    assert "process 77 in container 0123456789ab calls itself" in finding.summary
+
+
 # --- interrupted runs
 
 JOURNAL = "/var/lib/gpumend/runs/20261123T041200Z-1/toolkit.runtime_config/journal.json"
@@ -240,7 +261,7 @@ def test_what_is_unread_makes_no_fault_and_no_change(status: str) -> None:
         pytest.param(("files", DYNAMIC), {"GM301", "GM302"}, id="spec"),
         pytest.param(("globs", "/etc/cdi/*"), {"GM301", "GM304"}, id="spec-directory"),
         pytest.param(("docker",), {"GM403", "GM407"}, id="docker"),
-        pytest.param(("processes",), {"GM407"}, id="processes"),
+        pytest.param(("processes",), {"GM006", "GM407"}, id="processes"),
         pytest.param(("programs", "nvidia-ctk"), {"GM203"}, id="program"),
         pytest.param(("commands", "ldconfig"), {"GM104"}, id="ldconfig"),
         pytest.param(("units",), {"GM310"}, id="units"),

@@ -11,7 +11,7 @@ import pytest
 from gpumend.state.cdi import SpecError, load
 from gpumend.text.documents import toml
 from gpumend.text.edits import Edit, EditError, apply, apply_lines
-from gpumend.text.edits.edit import LARGEST_TOML
+from gpumend.text.edits.apply import LARGEST_TOML
 from gpumend.text.edits.toml_lines import set_value
 from gpumend.text.limits import check_toml, check_yaml
 from tests.unit.build import FIXTURES

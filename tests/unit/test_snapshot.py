@@ -36,7 +36,7 @@ def test_an_answer_of_the_wrong_shape_is_no_answer(path: tuple[object, ...], wro
 
 
 def test_a_mount_that_is_no_object_leaves_the_containers_unread() -> None:
-    """gpumend/rules/storage/storage.py raised over it."""
+    """a rule of storage raised over it."""
     found = state(put(seeds()["outer"], ("docker", "containers", 0, "mounts"), [None]))
     assert found.docker.containers.status == "failed" and found.docker.info.ok
 

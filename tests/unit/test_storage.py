@@ -12,7 +12,8 @@ from gpumend.payload.change.inner import Unmet, with_options
 from gpumend.payload.probe import matches
 from gpumend.plan.plan import plan
 from gpumend.rules.finding import Component
-from gpumend.rules.storage.storage import DEAD, REFUSED_MOUNT, UPPER
+from gpumend.rules.storage.inner import DEAD, REFUSED_MOUNT
+from gpumend.rules.storage.overlay import UPPER
 from gpumend.state.storage import (
     LOG_LINES,
     OVERRIDES,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from gpumend.plan.plan import plan
-from gpumend.rules.engines.restarts import restart_gate
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.rule import Context
+from gpumend.rules.storage.restarts import restart_gate
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.state.snapshot import Snapshot
 from tests.unit import test_containerd, test_crio, test_cuda, test_drift, test_grit, test_storage

@@ -16,7 +16,7 @@ from gpumend.payload.change.services import (
     active,
     wait_for,
 )
-from gpumend.payload.probe import run, which
+from gpumend.payload.probe import genuine, run, which
 
 CRIO_SOCKET = "/var/run/crio/crio.sock"
 
@@ -35,9 +35,10 @@ def monitors():
                 start = handle.read().rpartition(")")[2].split()[19]
             with open("/proc/%s/cgroup" % pid) as handle:
                 ours = "crio" in handle.read()
+            monitor = ours and os.path.basename(argv[0]) == "conmon" and genuine(pid, "conmon")
         except (OSError, IndexError):
             continue  # it ended while we looked
-        if os.path.basename(argv[0]) == "conmon" and ours:
+        if monitor:
             ident = argv[argv.index("-c") + 1] if "-c" in argv[:-1] else "?"
             found["%s:%s" % (pid, start)] = "conmon %s of %s" % (pid, ident[:64])
     return found

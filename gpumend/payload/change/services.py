@@ -11,7 +11,7 @@ from gpumend.payload.change.engine import docker_call, docker_info, running_cont
 from gpumend.payload.change.files import Failed
 from gpumend.payload.change.inner import main_start, runs_now
 from gpumend.payload.change.trial import can_ask_cri, cri_info
-from gpumend.payload.probe import UnixConnection, run
+from gpumend.payload.probe import UnixConnection, genuine, run
 
 LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
 COMMAND_TIMEOUT = 60
@@ -253,9 +253,11 @@ def shims():
                 argv = handle.read().decode("utf-8", "replace").split("\0")
             with open("/proc/%s/stat" % pid) as handle:
                 start = handle.read().rpartition(")")[2].split()[19]
+            name = os.path.basename(argv[0])
+            shim = name.startswith("containerd-shim") and genuine(pid, name)
         except (OSError, IndexError):
             continue  # it ended while we looked
-        if os.path.basename(argv[0]).startswith("containerd-shim"):
+        if shim:
             ident = argv[argv.index("-id") + 1] if "-id" in argv[:-1] else "?"
             found["%s:%s" % (pid, start)] = "shim %s of %s" % (pid, ident[:64])
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpumend.rules.driver.driver import loaded, native
+from gpumend.rules.engines.engine import stopped_by_restart
 from gpumend.rules.finding import Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.text.version import package_version, show
@@ -40,7 +41,6 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
         reason = f"whether a reboot is pending is not known: {libraries.source} could not be read"
     if not reason:
         return findings
-    running = context.state.docker.may_run_containers
 
     def harmful(finding: Finding) -> bool:
         change = finding.change
@@ -48,9 +48,7 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
             return False
         if change.component in (Component.DRIVER, Component.CUDA):
             return True
-        return (
-            change.component is Component.DOCKER and running and (change.service or ("", ""))[1] == "restart"
-        )
+        return stopped_by_restart(context, change.component, change.service)
 
     return [replace(found, change=None, refused=reason) if harmful(found) else found for found in findings]
 
@@ -101,7 +99,7 @@ def next_module(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM111",
-    "driver packages and driver libraries of one version",
+    "the driver's packages and its libraries are of one version",
     "NVIDIA driver installation guide, Conflicting Installation Methods",
     applies=loaded,
 )
@@ -215,7 +213,7 @@ def unattended(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM114",
-    "no reboot is waited for",
+    "no reboot is pending",
     "/run/reboot-required (Debian, Ubuntu: update-notifier-common)",
     applies=native,
 )

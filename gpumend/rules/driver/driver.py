@@ -24,7 +24,7 @@ def loaded(context: Context) -> bool:
 
 @rule(
     "GM101",
-    "driver module and libraries of one version",
+    "the driver's module and its libraries are of one version",
     "nct#394, nct#171, ubuntu-packaging-nvidia-driver#3",
     applies=loaded,
 )
@@ -126,7 +126,7 @@ def nouveau(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM104",
-    "driver libraries in the linker's cache",
+    "the driver's libraries are in the linker's cache",
     "lnc#231, nct#154, docker/for-win#13835; nct#735",
     applies=loaded,
 )
@@ -181,7 +181,12 @@ def libraries(context: Context) -> Iterator[Finding]:
             )
 
 
-@rule("GM105", "device nodes", "nct#50, nct#1982, NVIDIA/enroot#106, k8s-device-plugin#222", applies=loaded)
+@rule(
+    "GM105",
+    "the GPU's device nodes are there",
+    "nct#50, nct#1982, NVIDIA/enroot#106, k8s-device-plugin#222",
+    applies=loaded,
+)
 def nodes(context: Context) -> Iterator[Finding]:
     driver = context.state.driver
     if driver.loaded.get() is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import gpu_specs_in_use
+from gpumend.rules.cdi.spec import gpu_specs_in_use
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 

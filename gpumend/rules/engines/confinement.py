@@ -27,8 +27,8 @@ def enforcing(context: Context) -> bool:
 
 @rule(
     "GM542",
-    "SELinux lets containers at the GPU",
-    "nct#210, fedora-selinux/selinux-policy#1695, redhat-et/triton-dev-containers#61, LocalAI#7412, nd#676; container_selinux(8)",
+    "containers may use the GPU under SELinux",
+    "nct#210, fedora-selinux/selinux-policy#1695, redhat-et/triton-dev-containers#61, mudler/LocalAI#7412, nd#676; container_selinux(8)",
     applies=enforcing,
 )
 def selinux(context: Context) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def selinux(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM423",
-    "AppArmor denies NVIDIA's programs nothing",
+    "NVIDIA's programs are denied nothing by AppArmor",
     "apparmor.d(5), kernel security/apparmor/audit.c: apparmor=DENIED; moby profiles/apparmor docker-default",
     applies=has_gpu,
 )

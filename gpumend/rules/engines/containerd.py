@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpumend.rules.cdi.cdi import canonical
 from gpumend.rules.engines.containerd_config import (
     NVIDIA,
     RESTART,
@@ -34,6 +33,7 @@ from gpumend.rules.engines.containerd_config import (
     unreadable_why,
     wanted_runtimes,
 )
+from gpumend.rules.engines.spec_directories import lacking, widened
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.state.containerd import MERGES_KEYS, config_version, imports_of
@@ -41,7 +41,6 @@ from gpumend.state.reading import Unread
 from gpumend.text.version import Version, show
 
 CDI_SINCE: Version = (1, 7)  # enable_cdi: containerd v1.7.0 pkg/cri/config/config_unix.go
-DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")
 
 
 # --- GM501, GM502: the files
@@ -245,13 +244,9 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     values: dict[Keys, Any] = {}
     if settings.enable_cdi is not True:
         values[("enable_cdi",)] = True
-    have = [canonical(directory) for directory in settings.cdi_spec_dirs]
-    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
-    if lacking:
-        values[("cdi_spec_dirs",)] = [
-            *DEFAULT_DIRS,
-            *(directory for directory in have if directory not in DEFAULT_DIRS),
-        ]
+    missing = lacking(settings.cdi_spec_dirs)
+    if missing:
+        values[("cdi_spec_dirs",)] = widened(settings.cdi_spec_dirs)
     if not values or (version := containerd_version(context).need()) < CDI_SINCE:
         return
     made, refused = change(context, values)
@@ -263,7 +258,7 @@ def cdi_off(context: Context) -> Iterator[Finding]:
         status=Status.FAIL if needed else Status.WARN,
         summary=f"CDI is off in containerd {show(version)}"
         if off
-        else f"cdi_spec_dirs leaves out {', '.join(lacking)}",
+        else f"cdi_spec_dirs leaves out {', '.join(missing)}",
         evidence=(
             Evidence("containerd config dump", f"enable_cdi = {str(settings.enable_cdi).lower()}"),
             Evidence("containerd config dump", f"cdi_spec_dirs = {list(settings.cdi_spec_dirs)}"),

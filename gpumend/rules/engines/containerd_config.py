@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from gpumend.rules.engines.trial import ALL, DEVICE, Trial
+from gpumend.rules.evidence import line_of, place, standing, where
 from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context, has_gpu
+from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import (
     CONFIG,
     CONVERTS_EACH,
@@ -23,7 +26,6 @@ from gpumend.state.containerd import (
     V3_PLUGIN,
     ConfigError,
     Cri,
-    K3s,
     config_version,
     counting_version,
     imports_of,
@@ -31,10 +33,10 @@ from gpumend.state.containerd import (
     newest_config,
     unread_imports,
 )
+from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
-from gpumend.text.edits import Edit, EditError, apply_lines
-from gpumend.text.edits.toml_lines import scan
+from gpumend.text.edits import Edit, apply_lines
 from gpumend.text.version import Version, show
 
 RESTART = ("containerd.service", "restart")
@@ -147,23 +149,6 @@ def injects(binary: str) -> bool:
     return re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?", name) is not None
 
 
-def where(text: str, keys: Keys) -> int | None:
-    """The number of the line, from 1, on which a TOML text has the table or the key of this path, or the first below it."""
-    try:
-        items = scan(text.splitlines())
-    except (EditError, tomllib.TOMLDecodeError):
-        return None
-    found = next((item for item in items if item.keys == keys), None)
-    found = found or next((item for item in items if item.keys[: len(keys)] == keys), None)
-    return found.start + 1 if found else None
-
-
-def line_of(detail: str) -> int | None:
-    """The line that tomllib's message names: `Cannot declare ('a',) twice (at line 4, column 3)`."""
-    found = re.search(r"at line (\d+)", detail)
-    return int(found.group(1)) if found else None
-
-
 # --- what is where
 
 
@@ -239,9 +224,7 @@ def layout(context: Context) -> Layout:
 def evidence(context: Context, path: str, keys: Keys, text: str) -> Evidence:
     """`file:line` of a key or table, and what stands there."""
     content = context.state.containerd.files.get(path)
-    data = content.value.data.decode("utf-8", "replace") if content and content.value else ""
-    number = where(data, keys)
-    return Evidence(f"{path}:{number}" if number else path, text)
+    return standing(path, content.value if content else None, keys, text)
 
 
 def hold_back(context: Context) -> str:
@@ -392,8 +375,7 @@ def unreadable_why(context: Context) -> str:
         if containerd.path == CONFIG and containerd.dump.detail.startswith("exit status"):
             return f"{CONFIG}: {containerd.dump.detail.partition(': ')[2]}"
     except ConfigError as error:
-        number_of = line_of(error.detail)
-        return f"{error.path}:{number_of}: {error.detail}" if number_of else str(error)
+        return f"{place(error.path, line_of(error.detail))}: {error.detail}"
     return ""
 
 
@@ -451,3 +433,62 @@ def expected_systemd(context: Context) -> bool | None:
         return None
     default = settings.runtimes.get(settings.default)
     return default.systemd_cgroup if default else None
+
+
+# --- what the engine table asks
+
+
+def kept_by_systemd(context: Context) -> dict[str, str]:
+    """The runtimes of the containerd that serves here, and their programs, whose containers' cgroups systemd keeps."""
+    try:
+        if not pods_readable(context):
+            return {}
+        return {each.name: each.binary for each in cri(context).runtimes.values() if each.systemd_cgroup}
+    except (ConfigError, Unread):  # GM501's
+        return {}
+
+
+def systemd_runtimes(context: Context) -> dict[str, str]:
+    if embedded(context) is not None:
+        return {}
+    return {f"containerd's runtime {name}": program for name, program in kept_by_systemd(context).items()}
+
+
+def k3s_systemd_runtimes(context: Context) -> dict[str, str]:
+    k3s = embedded(context)
+    whose = f"{k3s.flavour.name}'s containerd" if k3s is not None else ""
+    found = kept_by_systemd(context) if k3s is not None else {}
+    return {f"{whose}'s runtime {name}": program for name, program in found.items()}
+
+
+def told_to_systemd(context: Context) -> list[str]:
+    """k3s brings a runc of its own, newer than those that need links."""
+    names = kept_by_systemd(context) if embedded(context) is None else {}
+    return [f"containerd's runtime {', '.join(names)}, CDI"] if names else []
+
+
+def k3s_loads_specs(context: Context) -> bool:
+    """Whether k3s' own containerd has CDI on; raises Unread."""
+    k3s = embedded(context)
+    try:
+        return k3s is not None and k3s.cri().enable_cdi is True
+    except ConfigError:  # GM511
+        return False
+
+
+CTR_DEVICES_SINCE: Version = (2, 0)  # ctr run --device with a CDI name: cmd/ctr/commands/run/run_unix.go
+
+
+def trials(context: Context, must: bool) -> list[Trial]:
+    if not readable(context) or NVIDIA not in wanted_runtimes(context):
+        return []
+    # ctr knows no runtimes of the CRI plugin: it is given the program that the registered one calls.
+    registered = cri(context).runtimes.get(NVIDIA)
+    found = []
+    if registered is not None and registered.binary:
+        options = ("--runc-binary", registered.binary, *ALL)
+        found.append(Trial("containerd runtime", "containerd", options, must))
+    resolved = context.state.cdi.resolve(DEFAULT_DIRS).gpus()
+    if (context.state.containerd.version.value or (0,)) >= CTR_DEVICES_SINCE and resolved:
+        found.append(Trial("containerd device", "containerd", DEVICE, must))
+    return found

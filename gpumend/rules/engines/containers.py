@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import docker_dirs
-from gpumend.rules.engines.docker import CDI_BY_DEFAULT, CDI_SINCE, evidence, undefined_default, up
+from gpumend.rules.engines.docker_config import (
+    CDI_BY_DEFAULT,
+    CDI_SINCE,
+    evidence,
+    spec_directories,
+    undefined_default,
+    up,
+)
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_docker, rule
 from gpumend.state.docker import Container
@@ -57,7 +63,7 @@ def gpu_containers(context: Context) -> list[Container]:
 
 @rule(
     "GM416",
-    "containers that want a GPU start",
+    "containers that want a GPU have started",
     "Engine API ContainerInspect State.Error, State.ExitCode; moby daemon/start.go; nct#146, nd#1034",
     applies=up,
 )
@@ -99,7 +105,7 @@ def failed_starts(context: Context) -> Iterator[Finding]:
 
 def _missing(context: Context, found: Container) -> Iterator[tuple[str, str]]:
     """(what is asked for, why it cannot be met) of a container's requests, by what this host has."""
-    defined = context.state.cdi.resolve(docker_dirs(context)).gpus()
+    defined = context.state.cdi.resolve(spec_directories(context)).gpus()
     listed = context.state.gpus.listed.value
     known = {str(gpu.index) for gpu in listed or ()} | {gpu.uuid for gpu in listed or ()}
     known |= {uuid for gpu in listed or () for uuid in gpu.mig}
@@ -205,7 +211,7 @@ def unmet(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM418",
-    "containers with CDI devices come back with dockerd",
+    "containers with CDI devices are brought back with dockerd",
     "moby#49989, PR#49990 (28.2.0): RegisterCDIDriver ran after NewDaemon in v25.0 to v28.1.1",
     applies=up,
 )

@@ -9,12 +9,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpumend.rules.cdi.cdi import canonical
-from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects, line_of, where
+from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects
+from gpumend.rules.engines.spec_directories import canonical, lacking, widened
+from gpumend.rules.evidence import line_of, place, standing
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError
-from gpumend.state.crio import DEFAULT_DIRS, DIRECTORY, LIBEXEC, Settings
+from gpumend.state.crio import DIRECTORY, LIBEXEC, Settings
+from gpumend.state.reading import Unread
 from gpumend.state.toolkit import CONFIG as TOOLKIT_CONFIG
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.version import Version
@@ -49,8 +51,7 @@ def unreadable_why(context: Context) -> tuple[str, str]:
     try:
         context.state.crio.parsed()
     except ConfigError as error:
-        number = line_of(error.detail)
-        return (f"{error.path}:{number}" if number else error.path), error.detail
+        return place(error.path, line_of(error.detail)), error.detail
     return "", ""
 
 
@@ -75,8 +76,7 @@ def at(context: Context, keys: Keys, text: str) -> Evidence:
     """`file:line` of a key or table, and what stands there."""
     path = home(context, keys)
     content = context.state.crio.files.get(path)
-    number = where(content.value.data.decode("utf-8", "replace"), keys) if content and content.value else None
-    return Evidence(f"{path}:{number}" if number else path, text)
+    return standing(path, content.value if content else None, keys, text)
 
 
 def hold_back(context: Context) -> str:
@@ -137,6 +137,30 @@ def expected_dump(edits: Mapping[Keys, Any]) -> tuple[str, ...]:
         for keys, value in edits.items()
         if keys[:3] == RUNTIMES and keys[-1] == "runtime_path"
     )
+
+
+def loads_specs(context: Context) -> bool:
+    """Whether one runs; raises Unread where nobody could look."""
+    crio = context.state.crio
+    return crio.installed and crio.running is not None
+
+
+def systemd_runtimes(context: Context) -> dict[str, str]:
+    """CRI-O's runtimes and their programs, where systemd keeps their containers' cgroups, as it does by default."""
+    try:
+        if not readable(context):
+            return {}
+        crio = context.state.crio
+        tables = [raw.get("crio", {}).get("runtime", {}) for raw in crio.parsed().values()]
+        managers = [table["cgroup_manager"] for table in tables if "cgroup_manager" in table]
+        if managers and managers[-1] != "systemd":
+            return {}
+        found = crio.settings().runtimes
+        return {
+            f"CRI-O's runtime {name}": str(table.get("runtime_path") or "") for name, table in found.items()
+        }
+    except (ConfigError, Unread):  # GM551's
+        return {}
 
 
 @rule(
@@ -229,17 +253,15 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
 def narrowed(context: Context) -> Iterator[Finding]:
     version = context.state.crio.version.need()
     settings = context.state.crio.settings()
-    have = [canonical(directory) for directory in settings.cdi_spec_dirs]
-    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
-    if version < CDI_SINCE or not lacking:
+    missing = lacking(settings.cdi_spec_dirs)
+    if version < CDI_SINCE or not missing:
         return
     keys: Keys = ("crio", "runtime", "cdi_spec_dirs")
-    wanted = [*DEFAULT_DIRS, *(directory for directory in have if directory not in DEFAULT_DIRS)]
-    made, refused = change(context, {keys: wanted})
+    made, refused = change(context, {keys: widened(settings.cdi_spec_dirs)})
     yield Finding(
         code="GM553",
         status=Status.WARN,
-        summary=f"CRI-O's cdi_spec_dirs leaves out {', '.join(lacking)}",
+        summary=f"CRI-O's cdi_spec_dirs leaves out {', '.join(missing)}",
         evidence=(at(context, keys, f"cdi_spec_dirs = {list(settings.cdi_spec_dirs)}"),),
         cause="nvidia-cdi-refresh writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi.",
         remedy="Mend sets it and restarts CRI-O: containers keep running."

@@ -211,7 +211,7 @@ def check(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM533",
-    "CRIU's CUDA plugin and cuda-checkpoint",
+    "CRIU has its CUDA plugin and cuda-checkpoint",
     "criu plugins/cuda/cuda_plugin.c cuda_plugin_init; criu/include/plugin.h CR_PLUGIN_DEFAULT; cuda-checkpoint README",
     applies=managed,
 )
@@ -534,7 +534,7 @@ def restores(context: Context) -> bool:
 
 @rule(
     "GM517",
-    "containerd still restores through CreateContainer",
+    "containerd can still restore through CreateContainer",
     "containerd 2.2.7, 2.3.4 release notes (2026-08-12): enable_experimental_restore_via_create, enable_criu; removed in 2.4",
     applies=restores,
 )

@@ -11,148 +11,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpumend.rules.driver.driver import unmet_cuda
-from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from gpumend.rules.engines.docker_config import (
+    CDI_BY_DEFAULT,
+    CDI_SINCE,
+    FLAG_KEYS,
+    GPUS_BY_CDI,
+    RELOAD,
+    RESTART,
+    change,
+    conflicts,
+    evidence,
+    gpus_by_cdi,
+    spec_directories,
+    stores,
+    up,
+    wanted_paths,
+)
+from gpumend.rules.engines.spec_directories import lacking, widened
+from gpumend.rules.finding import Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_docker, has_gpu, rule
-from gpumend.rules.toolkit.toolkit import line
-from gpumend.state.cdi import DEFAULT_DIRS
+from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
-from gpumend.text.edits import Edit
-from gpumend.text.version import Version, show
-
-CDI_SINCE: Version = (25, 0)  # features.cdi: moby v25.0.0 cmd/dockerd/daemon.go
-CDI_BY_DEFAULT: Version = (28, 2)  # moby v28.2.0, commit 4cecce03f6
-GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
-VALIDATE_SINCE: Version = (23, 0)  # dockerd --validate; 20.10 answers `unknown flag`
-RELOAD, RESTART = ("docker.service", "reload"), ("docker.service", "restart")
-# dockerd's flags whose key in daemon.json has another name (moby cmd/dockerd/config.go, config_unix.go). --add-runtime
-# is not among them: dockerd merges it with `runtimes` (moby daemon/config skipDuplicates, 19.03 to 29.2).
-FLAG_KEYS = {
-    "host": "hosts", "exec-opt": "exec-opts", "storage-opt": "storage-opts",
-    "label": "labels", "insecure-registry": "insecure-registries", "registry-mirror": "registry-mirrors",
-    "cdi-spec-dir": "cdi-spec-dirs", "log-opt": "log-opts", "authorization-plugin": "authorization-plugins",
-    "default-ulimit": "default-ulimits", "default-address-pool": "default-address-pools", "feature": "features",
-    "dns-opt": "dns-opts", "node-generic-resource": "node-generic-resources",
-}  # fmt: skip
-
-
-# Objects of daemon.json that are one option; the keys of every other (`proxies`) are options of their own (moby
-# daemon/config/config.go flatOptions, configValuesSet).
-FLAT = {
-    "cluster-store-opts",
-    "default-network-opts",
-    "log-opts",
-    "runtimes",
-    "default-ulimits",
-    "features",
-    "builder",
-}
-
-# What dockerd takes from both places (daemon/config/config.go skipDuplicates; seen on 20.10, 26.1 and 28.5).
-MERGED = {"runtimes"}
-
-
-def wanted_paths(context: Context) -> tuple[str, ...]:
-    """The engine paths that are judged on this host. `auto`: what this Docker has, but --gpus, which excludes mode cdi."""
-    docker = context.state.docker
-    if not docker.installed or docker.rootless_only:
-        return ()
-    if context.wanted.docker_paths is not None:
-        return context.wanted.docker_paths
-    version = docker.version.value
-    return ("runtime", "device") if version and version >= CDI_SINCE else ("runtime",)
-
-
-def up(context: Context) -> bool:
-    """Docker is here and dockerd runs, or its silence must be told: what it says of itself can be judged."""
-    return has_docker(context) and not context.state.docker.info.absent
-
-
-def evidence(context: Context, key: str, value: Any) -> Evidence:
-    content = context.state.docker.content.value
-    number = line(content.data.decode("utf-8", "replace"), key) if content else None
-    path = context.state.docker.config_path
-    return Evidence(f"{path}:{number}" if number else path, f"{key}: {value}")
-
-
-def hold_back(context: Context, *keys: str) -> str:
-    """Why daemon.json is not changed on this host, or an empty text where it may be."""
-    docker = context.state.docker
-    if not context.wanted.manage_docker:
-        return "docker.manage is false"
-    if docker.snap:
-        return "Docker is the snap, which keeps its own configuration"
-    if not docker.config.known:
-        return f"{docker.config_path} cannot be read as it is (GM401)"
-    if conflicts(context):
-        return "flags and daemon.json are at odds already (GM402)"
-    for key in keys:
-        for flag in docker.flags:
-            if FLAG_KEYS.get(flag, flag) == key and key not in MERGED:
-                return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
-    if docker.info.absent and undefined_default(context):
-        return f"default-runtime {undefined_default(context)!r} keeps dockerd from starting (GM419)"
-    if docker.info.absent:
-        return "dockerd does not run (GM407): nothing could be proven"
-    if not docker.info.ok:
-        return f"dockerd does not answer (GM407): {docker.info.detail}"
-    return ""
-
-
-def gpus_by_cdi(context: Context) -> bool:
-    """Whether --gpus is served by CDI here: from 29.2 on, where nvidia-cdi-hook is there and a spec resolves."""
-    from gpumend.rules.cdi.cdi import docker_dirs
-
-    hook = context.state.toolkit.programs["nvidia-cdi-hook"].ok
-    since = (context.state.docker.version.value or (0,)) >= GPUS_BY_CDI
-    return since and hook and bool(context.state.cdi.resolve(docker_dirs(context)).gpus())
-
-
-def undefined_default(context: Context) -> str:
-    """The default runtime that neither daemon.json nor a flag defines: dockerd does not start then; empty where all is well.
-    Raises Unread."""
-    docker = context.state.docker
-    name = docker.flags.get("default-runtime") or docker.value("default-runtime")
-    if not isinstance(name, str) or name in ("", "runc") or "." in name:  # io.containerd.runc.v2: a shim's
-        return ""
-    added = [word.partition("=")[0] for word in docker.flags.get("add-runtime", "").split(",")]
-    runtimes = docker.value("runtimes")
-    return "" if name in added or (isinstance(runtimes, dict) and name in runtimes) else name
-
-
-def restart_switches_store(context: Context) -> str:
-    """Why dockerd is not restarted by mend: the restart would switch the image store and hide every image."""
-    stores = _stores(context)
-    if stores is None or stores[0] == stores[1] or (context.state.docker.version.value or ()) >= (29, 0):
-        return ""
-    if stores[0]:
-        return ""  # GM411 puts the feature back in the same transaction
-    return "features.containerd-snapshotter waits for a restart, which would hide every image there is: restart dockerd yourself"
-
-
-def change(
-    context: Context, edits: dict[tuple[str, ...], Any], service: tuple[str, str]
-) -> tuple[Change | None, str]:
-    """The change that sets keys of daemon.json, or why it is held back."""
-    held = hold_back(context, *{keys[0] for keys in edits})
-    if not held and service == RESTART:
-        held = restart_switches_store(context)
-    if held:
-        return None, held
-    path = context.state.docker.config_path
-    return Change(
-        Component.DOCKER, tuple(Edit(path, keys, value) for keys, value in edits.items()), service=service
-    ), ""
-
-
-def conflicts(context: Context) -> dict[str, str]:
-    """Flags that stand in daemon.json too, with their key there. dockerd then refuses to start."""
-    docker = context.state.docker
-    keys = set()
-    for key, value in (docker.config.value or {}).items():
-        keys |= set(value) if isinstance(value, dict) and key not in FLAT else {key}
-    keys -= MERGED
-    return {flag: FLAG_KEYS.get(flag, flag) for flag in docker.flags if FLAG_KEYS.get(flag, flag) in keys}
+from gpumend.text.version import show
 
 
 @rule("GM401", "daemon.json is readable", "moby daemon/config/config.go; nd#751, nd#1420", applies=has_docker)
@@ -182,7 +63,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM402",
-    "no directive both as flag and in daemon.json",
+    "no directive is both a flag and in daemon.json",
     "moby daemon/config/config.go findConfigurationConflicts; nd#751, nd#1420",
     applies=has_docker,
 )
@@ -203,6 +84,12 @@ def flag_conflict(context: Context) -> Iterator[Finding]:
         )
 
 
+def _by_flag(context: Context) -> bool:
+    """Whether dockerd has the runtime from elsewhere than a daemon.json that we see: a flag, the snap, a virtual machine."""
+    docker = context.state.docker
+    return "nvidia=" in docker.flags.get("add-runtime", "") or docker.snap
+
+
 @rule(
     "GM403",
     "Docker knows the nvidia runtime",
@@ -219,7 +106,8 @@ def runtime(context: Context) -> Iterator[Finding]:
     gone = isinstance(path, str) and path.startswith("/") and docker.runtime_paths[path].get() is None
     known = (docker.info.get() or {}).get("Runtimes")
     effective = isinstance(known, dict) and "nvidia" in known
-    if (effective or (not docker.info.ok and configured)) and not gone:
+    forgotten = effective and docker.config.known and configured is None and not _by_flag(context)
+    if (effective or (not docker.info.ok and configured)) and not gone and not forgotten:
         return
     if program is None:
         return  # GM203: there is nothing to register
@@ -234,6 +122,13 @@ def runtime(context: Context) -> Iterator[Finding]:
         summary, cause = (
             f"the nvidia runtime's path {path} is not there",
             "The toolkit was moved or installed anew.",
+        )
+    elif forgotten:
+        summary = (
+            "the running dockerd knows the nvidia runtime, daemon.json does not: its next start is without it"
+        )
+        cause = (
+            f"It was taken out of {docker.config_path} after dockerd had read it, and dockerd was not told."
         )
     elif configured is not None:
         summary = "daemon.json has the nvidia runtime, the running dockerd does not know it"
@@ -319,8 +214,6 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     applies=has_docker,
 )
 def narrowed(context: Context) -> Iterator[Finding]:
-    from gpumend.rules.cdi.cdi import canonical
-
     docker = context.state.docker
     if (
         "device" not in wanted_paths(context)
@@ -331,17 +224,15 @@ def narrowed(context: Context) -> Iterator[Finding]:
     listed = docker.value("cdi-spec-dirs")
     if not isinstance(listed, list):
         return
-    have = [canonical(str(item)) for item in listed if item]
-    lacking = [directory for directory in DEFAULT_DIRS if directory not in have]
-    if not lacking:
+    have = [str(item) for item in listed if item]
+    missing, wide = lacking(have), widened(have)
+    if not missing:
         return
-    wide = [directory for directory in DEFAULT_DIRS if directory in have or directory in lacking]
-    wide += [directory for directory in have if directory not in wide]
     made, refused = change(context, {("cdi-spec-dirs",): wide}, RESTART)
     yield Finding(
         code="GM405",
         status=Status.FAIL if not have else Status.WARN,
-        summary=f"cdi-spec-dirs leaves out {', '.join(lacking)}",
+        summary=f"cdi-spec-dirs leaves out {', '.join(missing)}",
         evidence=(evidence(context, "cdi-spec-dirs", listed),),
         cause="Set by hand. nvidia-cdi-refresh (toolkit 1.18) writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi: "
         "a spec in the directory that is left out is never found.",
@@ -392,6 +283,32 @@ def started_before(context: Context) -> Iterator[Finding]:
     )
 
 
+@rule(
+    "GM412",
+    "dockerd takes daemon.json at its next start",
+    "moby cmd/dockerd/daemon.go: --validate ends before anything is written (23.0 and newer)",
+    applies=has_docker,
+)
+def refused_file(context: Context) -> Iterator[Finding]:
+    docker = context.state.docker
+    said = docker.validated.get()
+    if not said or docker.config_path != DAEMON_JSON or not docker.config.known:
+        return  # 20.10 cannot say; what is no JSON is GM401's
+    yield Finding(
+        code="GM412",
+        status=Status.FAIL,
+        summary="dockerd refuses daemon.json at its next start"
+        + (": it still runs" if docker.info.ok else ""),
+        evidence=(Evidence(f"dockerd --validate --config-file={DAEMON_JSON}", said),),
+        cause="dockerd reads this file at start and ends at a key or value that it does not know.",
+        remedy=f"Put right in {DAEMON_JSON} what dockerd names, before anything restarts it.",
+        symptoms=(
+            "unable to configure the Docker daemon with file /etc/docker/daemon.json",
+            "the following directives don't match any configuration option",
+        ),
+    )
+
+
 @rule("GM407", "dockerd runs", "systemd.exec(5) Result=; design: unknown is never ok", applies=has_docker)
 def down(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
@@ -414,10 +331,14 @@ def down(context: Context) -> Iterator[Finding]:
                 "systemctl show docker.service",
                 f"{unit.get('ActiveState', 'no unit')} ({unit.get('Result', '')})",
             ),
+            *(
+                Evidence("journalctl -u docker.service", text)
+                for text in (docker.last_words.value or ())[-3:]
+            ),
         ),
         cause="It was stopped, or waits for its socket."
         if socket_only
-        else "It could not start: GM401 and GM402 say so where its configuration is the reason.",
+        else "It could not start: its own last words are above; GM401, GM402 and GM412 name a configuration that it refuses.",
         remedy="`systemctl start docker`; `journalctl -u docker` has its own words.",
         refused="a stopped daemon is not started unasked",
         symptoms=("Cannot connect to the Docker daemon",),
@@ -442,7 +363,12 @@ def snap(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM409", "no Docker Desktop in between", "docker/docs#19366; docker/desktop-linux#53", applies=has_gpu)
+@rule(
+    "GM409",
+    "there is no Docker Desktop in between",
+    "docker/docs#19366; docker/desktop-linux#53",
+    applies=has_gpu,
+)
 def desktop(context: Context) -> Iterator[Finding]:
     if context.state.host.wsl2 or not context.state.docker.desktop.need():
         return
@@ -456,21 +382,6 @@ def desktop(context: Context) -> Iterator[Finding]:
     )
 
 
-def _stores(context: Context) -> tuple[bool, bool] | None:
-    """(the running dockerd has the containerd image store, daemon.json asks for it); None where not known."""
-    docker = context.state.docker
-    info = docker.info.get()
-    if info is None or not docker.config.known:
-        return None
-    status = {
-        str(row[0]): str(row[1])
-        for row in info.get("DriverStatus") or ()
-        if isinstance(row, list) and len(row) == 2
-    }
-    running = status.get("driver-type", "").startswith("io.containerd.snapshotter")
-    return running, docker.value("features", "containerd-snapshotter") is True
-
-
 @rule(
     "GM411",
     "the next restart keeps Docker's image store",
@@ -479,10 +390,10 @@ def _stores(context: Context) -> tuple[bool, bool] | None:
 )
 def store_flip(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
-    version, stores = docker.version.need(), _stores(context)
-    if stores is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
+    version, found = docker.version.need(), stores(context)
+    if found is None or version >= (29, 0):  # from 29 on the choice depends on what is on disk
         return
-    running, asked = stores
+    running, asked = found
     if not running or asked or "features" in {FLAG_KEYS.get(flag, flag) for flag in docker.flags}:
         return
     made, refused = change(context, {("features", "containerd-snapshotter"): running}, RELOAD)
@@ -556,8 +467,6 @@ def cuda_requirement(context: Context) -> Iterator[Finding]:
     applies=up,
 )
 def discovered(context: Context) -> Iterator[Finding]:
-    from gpumend.rules.cdi.cdi import docker_dirs
-
     info = context.state.docker.info.need()
     if (
         "device" not in wanted_paths(context)
@@ -566,16 +475,16 @@ def discovered(context: Context) -> Iterator[Finding]:
     ):
         return
     seen = {str(item.get("ID")) for item in info["DiscoveredDevices"] or () if isinstance(item, dict)}
-    expected = set(context.state.cdi.resolve(docker_dirs(context)).gpus())
-    lacking = sorted(expected - seen)
-    if lacking:
+    expected = set(context.state.cdi.resolve(spec_directories(context)).gpus())
+    unseen = sorted(expected - seen)
+    if unseen:
         yield Finding(
             code="GM415",
             status=Status.FAIL,
-            summary=f"dockerd does not discover {', '.join(lacking)}, which the specs define",
+            summary=f"dockerd does not discover {', '.join(unseen)}, which the specs define",
             evidence=(
                 Evidence("docker info", f"DiscoveredDevices: {', '.join(sorted(seen)) or 'none'}"),
-                Evidence(", ".join(docker_dirs(context)), ", ".join(sorted(expected))),
+                Evidence(", ".join(spec_directories(context)), ", ".join(sorted(expected))),
             ),
             cause="dockerd cannot load the file (its log says why), or its view of the directory is not the host's.",
             remedy="`journalctl -u docker | grep -i cdi`; a restart of dockerd reads the directories anew.",

@@ -12,25 +12,24 @@ from gpumend.rules.engines.containerd_config import (
     cri,
     embedded,
     expected_systemd,
-    line_of,
     unreadable_why,
     uses_grit,
-    where,
 )
 from gpumend.rules.engines.k3s import BASE as TEMPLATE_BASE
 from gpumend.rules.engines.k3s import broken, repeated, template_text
+from gpumend.rules.evidence import line_of, place, standing
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import (
     V2_PLUGIN,
     V3_PLUGIN,
     ConfigError,
-    K3s,
     Runtime,
     config_version,
     loads,
 )
 from gpumend.state.grit import CONFIG, OPTIONS, REMOVED, ROOT, meant
+from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Unread
 from gpumend.text.edits import Edit
 
@@ -61,8 +60,7 @@ def managed(context: Context) -> bool:
 
 def evidence(context: Context, key: str, text: str) -> Evidence:
     content = context.state.grit.content.value
-    number = where(content.data.decode("utf-8", "replace"), (key,)) if content else None
-    return Evidence(f"{CONFIG}:{number}" if number else CONFIG, text)
+    return standing(CONFIG, content, (key,), text)
 
 
 def change(context: Context, key: str, value: Any) -> tuple[Change | None, str]:
@@ -108,8 +106,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
                 refused="what it was meant to be is not ours to guess",
             )
         return
-    number = line_of(grit.raw.detail)
-    source = f"{CONFIG}:{number}" if number else CONFIG
+    source = place(CONFIG, line_of(grit.raw.detail))
     yield Finding(
         code="GM521",
         status=Status.FAIL,

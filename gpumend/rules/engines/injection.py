@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.engines.containerd_config import injects
+from gpumend.rules.engines.engine import ENGINES
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
-from gpumend.state.containerd import ConfigError
 from gpumend.state.docker import Container
 from gpumend.state.driver import CHAR_RULE as UDEV_RULE
-from gpumend.state.reading import Unread
 from gpumend.text.version import Version, show
 
 GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
@@ -39,48 +39,13 @@ def is_legacy(context: Context) -> bool:
     return toolkit.mode() == "legacy" or (toolkit.mode() == "auto" and version < (1, 18))
 
 
-def by_systemd(context: Context) -> list[str]:
-    """The runtimes of containerd, or of k3s' own, whose containers' cgroups systemd keeps."""
-    from gpumend.rules.engines.containerd_config import cri, pods_readable
-
-    try:
-        if not pods_readable(context):
-            return []
-        return [each.name for each in cri(context).runtimes.values() if each.systemd_cgroup]
-    except (ConfigError, Unread):  # GM501's
-        return []
-
-
-def crio_runtimes(context: Context) -> dict[str, str]:
-    """CRI-O's runtimes and their programs, where systemd keeps their containers' cgroups, as it does by default."""
-    from gpumend.rules.engines.crio import readable
-
-    try:
-        if not readable(context):
-            return {}
-        crio = context.state.crio
-        tables = [raw.get("crio", {}).get("runtime", {}) for raw in crio.parsed().values()]
-        managers = [table["cgroup_manager"] for table in tables if "cgroup_manager" in table]
-        if managers and managers[-1] != "systemd":
-            return {}
-        found = crio.settings().runtimes
-        return {name: str(table.get("runtime_path") or "") for name, table in found.items()}
-    except (ConfigError, Unread):  # GM551's
-        return {}
-
-
 def hooked_runtimes(context: Context, stays: bool) -> list[str]:
     """Runtimes of pods whose containers the hook lets at the devices. stays: whether the runtime's own mode leaves them to
     it; nvidia-container-runtime.legacy and .cdi have theirs whatever the file says."""
-    from gpumend.rules.engines.containerd_config import cri, embedded, injects
-
-    k3s = embedded(context)
-    whose = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
-    rows = [(f"{whose}'s runtime {name}", cri(context).runtimes[name].binary) for name in by_systemd(context)]
-    rows += [(f"CRI-O's runtime {name}", path) for name, path in crio_runtimes(context).items()]
     return [
         name
-        for name, path in rows
+        for engine in ENGINES
+        for name, path in engine.systemd_runtimes(context).items()
         if injects(path) and (path.endswith(".legacy") or (stays and not path.endswith(".cdi")))
     ]
 
@@ -115,12 +80,7 @@ def injects_by_hook(context: Context) -> list[str]:
 
 def injects_by_config(context: Context) -> list[str]:
     """The ways on this host by which devices stand in a container's config.json and systemd is told of them."""
-    found = ["docker, CDI and --device"] if context.state.docker.cgroup_driver() == "systemd" else []
-    from gpumend.rules.engines.containerd_config import embedded
-
-    # k3s brings a runc of its own, newer than those that need links
-    names = by_systemd(context) if embedded(context) is None else []
-    return found + ([f"containerd's runtime {', '.join(names)}, CDI"] if names else [])
+    return [way for engine in ENGINES for way in engine.told_to_systemd(context)]
 
 
 def needs_links(context: Context) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpumend.rules.engines.containerd_config import line_of
+from gpumend.rules.evidence import line_of, place
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
-from gpumend.state.containerd import ConfigError, K3s, loads
+from gpumend.state.containerd import ConfigError, loads
+from gpumend.state.kubernetes import K3s
 from gpumend.text.documents import toml
 from gpumend.text.version import show
 
@@ -134,7 +135,7 @@ def unreadable_template(context: Context) -> Iterator[Finding]:
     source, at, why = broken(k3s)
     made = source == k3s.flavour.generated
     if source and not (made and number):
-        where = f"{source}:{at}" if at else source
+        where = place(source, at)
         yield Finding(
             code="GM511",
             status=Status.FAIL,

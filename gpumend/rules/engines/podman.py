@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import canonical
+from gpumend.rules.engines.spec_directories import lacking
+from gpumend.rules.engines.trial import DEVICE, Trial
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.cdi import DEFAULT_DIRS
@@ -14,7 +15,7 @@ CDI_SINCE: Version = (4, 1)
 NARROW: tuple[Version, Version] = (
     (5, 5),
     (5, 6),
-)  # common/pkg/config/default.go: /etc/cdi alone; both from 5.6 on
+)  # common/pkg/config/default.go: /etc/cdi alone; both from 5.6 on (NixOS/nixpkgs#420638)
 DROP_IN = "/etc/containers/containers.conf.d/50-gpumend-cdi.conf"
 TEXT = '# both directories: nvidia-cdi-refresh writes to /var/run/cdi (gpumend explain GM541)\n[engine]\ncdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]\n'
 
@@ -22,6 +23,34 @@ TEXT = '# both directories: nvidia-cdi-refresh writes to /var/run/cdi (gpumend e
 def has_podman(context: Context) -> bool:
     """Raises Unread where podman is here and gives no version."""
     return has_gpu(context) and (context.state.podman.version.get() or (0,)) >= CDI_SINCE
+
+
+def hold_back(context: Context) -> str:
+    """Why containers.conf gets no drop-in of ours, or an empty text where it may. Raises Unread."""
+    podman = context.state.podman
+    if not context.wanted.manage_cdi:
+        return "cdi.manage is false"
+    here = podman.files.get(DROP_IN)
+    if podman.spec_dirs() is not None or (here is not None and not here.absent):
+        return "somebody set it: which directories are meant is the owner's decision"
+    return ""
+
+
+def needs_spec(context: Context) -> dict[str, tuple[str, ...]]:
+    """Its directories by its version: where containers.conf names some, GM541 judges them. Raises Unread."""
+    podman = context.state.podman
+    version = podman.version.get()
+    if not version or version < CDI_SINCE:
+        return {}
+    configured = any(b"cdi_spec_dirs" in file.value.data for file in podman.files.values() if file.value)
+    narrow = NARROW[0] <= version < NARROW[1] and not configured
+    return {"podman --device": ("/etc/cdi",) if narrow else DEFAULT_DIRS}
+
+
+def trials(context: Context, must: bool) -> list[Trial]:
+    if has_podman(context) and context.state.cdi.resolve(DEFAULT_DIRS).gpus():
+        return [Trial("podman device", "podman", DEVICE, must)]
+    return []
 
 
 @rule(
@@ -38,22 +67,15 @@ def narrowed(context: Context) -> Iterator[Finding]:
         if not NARROW[0] <= version < NARROW[1]:
             return
         dirs = ("/etc/cdi",)
-    lacking = [
-        directory for directory in DEFAULT_DIRS if directory not in [canonical(found) for found in dirs]
-    ]
-    if not lacking:
+    missing = lacking(dirs)
+    if not missing:
         return
     configured = podman.spec_dirs() is not None
-    here = podman.files.get(DROP_IN)
-    refused = ""
-    if not context.wanted.manage_cdi:
-        refused = "cdi.manage is false"
-    elif configured or (here is not None and not here.absent):
-        refused = "somebody set it: which directories are meant is the owner's decision"
+    refused = hold_back(context)
     yield Finding(
         code="GM541",
         status=Status.WARN,
-        summary=f"podman {show(version)} does not read {', '.join(lacking)}",
+        summary=f"podman {show(version)} does not read {', '.join(missing)}",
         evidence=(
             Evidence("podman --version", show(version)),
             Evidence(

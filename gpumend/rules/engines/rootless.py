@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumend.rules.cdi.cdi import canonical
-from gpumend.rules.engines.docker import CDI_BY_DEFAULT
+from gpumend.rules.engines.docker_config import CDI_BY_DEFAULT
 from gpumend.rules.engines.podman import has_podman
+from gpumend.rules.engines.spec_directories import canonical
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.cdi import DEFAULT_DIRS
@@ -22,7 +22,7 @@ def rootless_docker(context: Context) -> bool:
 
 @rule(
     "GM424",
-    "rootless Docker reaches the GPU",
+    "rootless Docker has a way to the GPU",
     "nct#85, nct#139, nct#1487; moby#47676, PR#48541 (27.4), PR#51624 (29.2); gazebo-tooling/gzdev#97",
     applies=rootless_docker,
 )

@@ -47,7 +47,7 @@ def deb822(path: str, text: str) -> list[Source]:
 
 @rule(
     "GM210",
-    "one key for each APT source of the toolkit",
+    "each APT source of the toolkit has one key",
     "lnc#194, nct#170; apt: Conflicting values set for option Signed-By",
     applies=has_gpu,
 )

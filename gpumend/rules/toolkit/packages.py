@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gpumend.rules.engines.docker import wanted_paths
+from gpumend.rules.engines.docker_config import wanted_paths
 from gpumend.rules.engines.injection import lost_at_reload
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.spec import resolvable_after_mend
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
@@ -46,8 +47,6 @@ def gpus_flag_users(context: Context) -> tuple[Container, ...] | None:
 
 def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, ...]]:
     """Why the mode is not switched to `target` on this host (promise 7: never break a path that works), with evidence."""
-    from gpumend.rules.cdi.cdi import resolvable_after_mend
-
     wanted = context.wanted
     if unmanaged(context):
         return unmanaged(context), ()
@@ -87,7 +86,7 @@ def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, 
 
 @rule(
     "GM204",
-    "nvidia-container-runtime.mode as wanted",
+    "nvidia-container-runtime.mode is the wanted one",
     "nct internal/info/auto.go, cmd/nvidia-container-runtime-hook assertModeIsLegacy; nct#1376 (1.18.0); moby PR#50228 (29.2.0)",
     applies=readable,
 )
@@ -169,7 +168,10 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
 
 
 @rule(
-    "GM206", "no mode that breaks toolkit 1.18.0", "nct#1376; pkg/nvcdi/mode.go at v1.18.0", applies=readable
+    "GM206",
+    "the mode is none that breaks toolkit 1.18.0",
+    "nct#1376; pkg/nvcdi/mode.go at v1.18.0",
+    applies=readable,
 )
 def broken_1180(context: Context) -> Iterator[Finding]:
     context.state.toolkit.version.get()
@@ -190,7 +192,9 @@ def broken_1180(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM207", "a mode that the runtime knows", "nct internal/config: invalid mode", applies=readable)
+@rule(
+    "GM207", "the mode is one that the runtime knows", "nct internal/config: invalid mode", applies=readable
+)
 def known_mode(context: Context) -> Iterator[Finding]:
     current, wanted = context.state.toolkit.mode(), context.wanted
     if is_known(context, current):

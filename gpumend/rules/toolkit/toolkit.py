@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from gpumend.rules.evidence import standing
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.toolkit import CONFIG
@@ -57,19 +57,9 @@ TYPES: dict[tuple[str, ...], type] = {
 }
 
 
-def line(text: str, key: str) -> int | None:
-    """The number of the line that sets a key, from 1, or None."""
-    for number, content in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=:]", content):
-            return number
-    return None
-
-
 def config_evidence(context: Context, key: str, value: Any) -> Evidence:
     """`file:line` and the value as it stands in config.toml."""
-    content = context.state.toolkit.content.value
-    number = line(content.data.decode("utf-8", "replace"), key) if content else None
-    return Evidence(f"{CONFIG}:{number}" if number else CONFIG, f"{key} = {value!r}")
+    return standing(CONFIG, context.state.toolkit.content.value, key, f"{key} = {value!r}")
 
 
 def readable(context: Context) -> bool:
@@ -208,7 +198,7 @@ def unreadable(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM209", "no-cgroups = false for rootful Docker", "nct#580", applies=readable)
+@rule("GM209", "no-cgroups is false for rootful Docker", "nct#580", applies=readable)
 def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
@@ -244,7 +234,7 @@ def no_cgroups(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM211",
-    "config.toml values of the right type",
+    "the values in config.toml are of the right type",
     "nct api/config/v1 (unmarshal); captures/config-probes",
     applies=readable,
 )

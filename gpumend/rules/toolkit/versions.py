@@ -69,7 +69,7 @@ def installed(context: Context) -> Iterator[tuple[str, Version, str]]:
 
 @rule(
     "GM220",
-    "a toolkit that is not known to be broken",
+    "the toolkit is no release that is known to be broken",
     "gpumend/rules/data/security_floors.json: nct#106, nct#108, nct#381 (1.14.0); nct#797 (1.17.0, 1.17.1); nct#1376 (1.18.0); nct PR#1638 (1.19.0)",
     applies=has_toolkit,
 )
@@ -102,7 +102,7 @@ def broken(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM221",
-    "versions without a known advisory",
+    "what is installed has no known advisory",
     "gpumend/rules/data/security_floors.json: NVIDIA bulletins 5582, 5616, 5659, 5747, 5821, 5850; GHSA, OSV",
     applies=has_gpu,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from gpumend.run import audit_program
+from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.local import nvml
 from gpumend.run.programs import audit_identity, probe_program
 from gpumend.run.remote.connection import (
@@ -54,9 +55,14 @@ def host_state(host: Host) -> HostState:
     known = _read.setdefault(host.inventory, {})
     if host.name not in known:
         try:
-            known[host.name] = complete(host, parse(answer_of(host)))
+            snapshot = answer_of(host)
+            with within(JUDGING):
+                state = parse(snapshot)
+            known[host.name] = complete(host, state)
         except AnswerError as error:
             raise RemoteError(str(error)) from None
+        except OverBudget as over:
+            raise RemoteError(f"taking this host's answer apart {over}") from None
     return known[host.name]
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
+from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.record import Assessment, Record, current, judged
 from gpumend.run.remote.asking import complete, host_state, remember
+from gpumend.run.remote.connection import RemoteError
 from gpumend.schemas.wanted import check
 from gpumend.state.host_state import parse
-from gpumend.state.snapshot import Snapshot
+from gpumend.state.snapshot import AnswerError, Snapshot
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -47,14 +49,24 @@ def assess(host: Host) -> Record:
     record = current(host.inventory).record(host.name)
     if record.now is None:
         wanted = wanted_of(host)
-        record.before = record.now = judged(host_state(host), wanted, host.name)
+        state = host_state(host)
+        try:
+            with within(JUDGING):
+                record.before = record.now = judged(state, wanted, host.name)
+        except OverBudget as over:
+            raise RemoteError(f"judging this host {over}") from None
     return record
 
 
 def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:
-    """The host was looked at again: judge what is there now."""
+    """The host was looked at again: judge what is there now. Raises AnswerError."""
     assert record.now is not None
-    state = complete(host, parse(snapshot))
+    try:
+        with within(JUDGING):
+            state = complete(host, parse(snapshot))
+            found = judged(state, record.now.context.wanted, host.name)
+    except OverBudget as over:
+        raise AnswerError(f"judging this host {over}") from None
     remember(host, state)
-    record.now = judged(state, record.now.context.wanted, host.name)
-    return record.now
+    record.now = found
+    return found

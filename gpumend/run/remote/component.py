@@ -79,6 +79,7 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         outcome, snapshot = send(
             host, as_data(transaction, this.id, wanted.restarts, who(), wanted.restart_watch)
         )
+        after = assessment.take(host, record, snapshot)
     except AuditOnly as error:
         outcome = Outcome("refused", str(error))
         record.done.append((transaction, outcome))
@@ -87,7 +88,6 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         outcome = Outcome("lost", f"{error}; the host finishes or puts back by itself: audit it again")
         record.done.append((transaction, outcome))
         return outcome
-    after = assessment.take(host, record, snapshot)
     left = [
         finding.code
         for finding in after.verdict.findings
@@ -108,9 +108,9 @@ def _take_back(host: Host, record: run.Record, transaction: Transaction, left: l
     this = run.current(host.inventory)
     try:
         outcome, snapshot = send(host, rollback_data(this.id, "allow", str(transaction.component)))
+        assessment.take(host, record, snapshot)
     except (RemoteError, AnswerError) as error:
         return Outcome("broken", f"{reason}; it could not be undone: {error}")
-    assessment.take(host, record, snapshot)
     if outcome.status == "broken":
         return Outcome("broken", f"{reason}; then: {outcome.detail}")
     return Outcome("put_back", reason, outcome.files)

@@ -13,6 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_config
 
 from gpumend.run import audit_program
+from gpumend.run.remote.output import TOO_MUCH, bounded
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -26,6 +27,9 @@ COMMAND = (
 SUDO = "gpumend_sudo"
 AUDIT = "audit"
 INSTALL = "pyinfra inventory.py deploys/audit_rule.py --data audit_user=USER"
+
+
+bounded()
 
 
 class RemoteError(Exception):
@@ -115,6 +119,8 @@ def _run(host: Host, command: str, timeout: int, advice: str = "", **more: Any) 
         ) from None
     except (TimeoutError, OSError, SSHException, EOFError) as error:
         raise RemoteError(f"the connection broke: {error or type(error).__name__}") from None
+    if TOO_MUCH in output.stderr_lines:
+        raise RemoteError(TOO_MUCH)
     if not status and not output.stdout.strip():
         lines = output.stderr.strip().splitlines()
         raise RemoteError((lines[-1] if lines else "no answer") + advice)

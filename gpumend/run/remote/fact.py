@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
+from gpumend.run.remote.asking import host_state
 from gpumend.run.remote.connection import RemoteError
 from gpumend.state.reading import Unread
+from gpumend.text.mask import mask, mask_all
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -32,8 +34,6 @@ class StateFact(FactBase[T | None], Generic[T]):
 
     def check_preconditions(self, state: State, host: Host) -> None:
         """pyinfra's hook before `command`: it is given the host, which `process` is not."""
-        from gpumend.run.remote.asking import host_state
-
         try:
             self._found = host_state(host)
         except RemoteError as error:
@@ -45,9 +45,8 @@ class StateFact(FactBase[T | None], Generic[T]):
     def process(self, output: list[str]) -> T | None:
         if self._found is None:
             raise FactProcessError(self._error)
-        from gpumend.text.mask import mask, mask_all  # what pyinfra prints, nobody masks behind us
-
         try:
+            # what pyinfra prints of a fact is masked by nobody after this
             found: T | None = mask_all(self.read(self._found))
         except (Unread, ValueError) as error:  # ValueError: a file that its daemon would not take
             raise FactProcessError(mask(str(error))) from None

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import paramiko
+from pyinfra.connectors.sshuserclient import client
 
 # Seconds of silence after which a host is gone (tcp(7)); without them a run waits for a dead one until its own timeout,
 # 20 minutes for a transaction. A host that only computes answers the kernel's probes.
@@ -62,7 +63,5 @@ class KnownHosts(paramiko.HostKeys):
 
 def use_known_hosts() -> None:
     """pyinfra's connections look hosts up in `KnownHosts`."""
-    from pyinfra.connectors.sshuserclient import client
-
     # What its memoized `get_host_keys` makes; there is no public place for it.
     client.HostKeys = KnownHosts  # type: ignore[attr-defined,assignment]

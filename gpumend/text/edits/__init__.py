@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from gpumend.text.edits.edit import Edit, EditError, JsonValue, apply, apply_lines
+from gpumend.text.edits.apply import apply, apply_lines
+from gpumend.text.edits.edit import Edit, EditError, JsonValue
 
 __all__ = ["Edit", "EditError", "JsonValue", "apply", "apply_lines"]

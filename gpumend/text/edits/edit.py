@@ -1,12 +1,9 @@
-"""One value to set in one file, and the new bytes that a list of such edits gives."""
+"""One value to set in one file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from gpumend.text.limits import check_toml
 
 JsonValue = Any  # None, bool, int, float, str, list or dict of these: what JSON and TOML have in common
 
@@ -25,49 +22,3 @@ class Edit:
     path: str
     keys: tuple[str, ...]
     value: JsonValue
-
-
-# Bytes of a TOML file that is edited. tomlkit takes 15 s for a whole 1 MiB, longer where it is all tables, and a run waits
-# for each host's; the files that are edited here have 2 to 20 KiB.
-LARGEST_TOML = 1 << 16
-
-
-def apply(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
-    """The file's bytes with the edits made; `before` is None where there is no file yet.
-
-    Unchanged values change nothing: the very bytes come back. Raises EditError where the file is not valid, is not
-    UTF-8, or would not come back byte for byte outside the values that are set.
-    """
-    from gpumend.text.edits import json_text, toml_text
-
-    if path.endswith(".toml"):
-        return _edited(path, before, edits, toml_text.set_value, toml=True)
-    return _edited(path, before, edits, json_text.set_value, toml=False)
-
-
-def apply_lines(path: str, before: bytes | None, edits: Iterable[Edit]) -> bytes:
-    """As `apply` for a TOML file, by its lines (gpumend/text/edits/toml_lines.py). Raises EditError."""
-    from gpumend.text.edits import toml_lines
-
-    return _edited(path, before, edits, toml_lines.set_value, toml=True)
-
-
-SetValue = Callable[[str, tuple[str, ...], JsonValue], str]
-
-
-def _edited(path: str, before: bytes | None, edits: Iterable[Edit], set_value: SetValue, toml: bool) -> bytes:
-    try:
-        text = (before or b"").decode("utf-8")
-        if toml and len(text) > LARGEST_TOML:
-            raise EditError(f"larger than {LARGEST_TOML >> 10} KiB")
-        if toml:
-            check_toml(text)
-        for edit in edits:
-            text = set_value(text, edit.keys, edit.value)
-        return text.encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise EditError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except ValueError as error:
-        raise EditError(f"{path}: {error}") from None
-    except RecursionError:
-        raise EditError(f"{path}: nested too deep") from None

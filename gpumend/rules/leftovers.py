@@ -1,0 +1,54 @@
+"""What came to no end on this host: runs of gpumend's own, and the package manager's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpumend.rules.finding import Evidence, Finding, Status
+from gpumend.rules.rule import Context, always, rule
+
+
+@rule(
+    "GM007",
+    "No run of gpumend was left broken",
+    "design promise 3: every file old or new; trust issue, section 3",
+    applies=always,
+)
+def broken_run(context: Context) -> Iterator[Finding]:
+    for journal in context.state.runs.broken():
+        yield Finding(
+            code="GM007",
+            status=Status.FAIL,
+            summary=f"run {journal.run} failed in {journal.component}, and could not be undone",
+            evidence=(Evidence(journal.path, f"state broken: {', '.join(journal.files) or 'no file'}"),),
+            cause="A change failed, and so did what was to put back the state before it: what it left behind is told by no "
+            "other finding for sure.",
+            remedy=f"Look at these files beside their backups in {journal.path.rpartition('/')[0]}. Then "
+            f"`gpumend runs ack {journal.run}`; a later change of {journal.component} that ends well settles it, too.",
+        )
+
+
+@rule(
+    "GM008",
+    "No package is half-installed",
+    "dpkg-query(1) package-status; dpkg(1) --configure",
+    applies=always,
+)
+def half_installed(context: Context) -> Iterator[Finding]:
+    packages = context.state.packages
+    halves = packages.halves.get() or {}
+    if not halves:
+        return
+    names = sorted(halves)
+    concerned = [name for name in names if name in packages.concerned(names)]
+    yield Finding(
+        code="GM008",
+        status=Status.FAIL if concerned else Status.WARN,
+        summary=f"{len(names)} package{'s are' if len(names) > 1 else ' is'} not whole: {', '.join(names[:5])}"
+        + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
+        evidence=tuple(Evidence(f"dpkg-query: {name}", halves[name]) for name in names),
+        cause="The package manager was killed or a package's script failed: what it holds may be there in part, and every "
+        "further installation fails first.",
+        remedy="Its scripts may restart daemons: look at what runs, then\n"
+        + f"dpkg --configure {' '.join(names)}",
+    )

@@ -1,0 +1,64 @@
+"""How much of a host's output is taken: pyinfra itself reads whatever comes, as fast as it comes."""
+
+from __future__ import annotations
+
+from queue import Queue
+from typing import Any
+
+from pyinfra.api.output import echo
+from pyinfra.connectors import util
+
+# An answer is some 100 KB, packed 20; with 500 containers and their images 2 MB.
+LIMIT = 64 << 20
+LINE = 1 << 20  # bytes that are read at a time of a line that does not end
+
+
+class TooMuch(OSError):
+    """A host printed more than LIMIT. The connection is closed: what it does further reaches nobody."""
+
+
+def read_buffer(
+    name: str, io: Any, output_queue: Queue[Any], print_output: bool = False, print_func: Any = None
+) -> None:
+    """As pyinfra's own (connectors/util.py), up to LIMIT bytes: then the channel is closed, and the last line says so."""
+    total, parts = 0, []
+    while True:
+        try:
+            chunk = io.readline(LINE)
+        except ValueError:  # paramiko decodes it, strictly; what we send for prints ASCII alone
+            close(io)
+            output_queue.put(util.OutputLine("stderr", NO_TEXT))
+            return
+        text = chunk if isinstance(chunk, str) else chunk.decode("utf-8", "replace")
+        total += len(chunk)
+        if total > LIMIT:
+            close(io)
+            output_queue.put(util.OutputLine("stderr", TOO_MUCH))
+            return
+        if text:
+            parts.append(text)
+        if parts and (not text or text.endswith("\n")):
+            line, parts = "".join(parts).rstrip("\n"), []
+            output_queue.put(util.OutputLine(name, line))
+            if print_output:
+                echo(print_func(line) if print_func else line, err=True)
+        if not text:
+            return
+
+
+NO_TEXT = "gpumend: this host printed what is no text"
+TOO_MUCH = f"gpumend: this host printed more than {LIMIT >> 20} MiB: the connection was closed"
+
+
+def close(io: Any) -> None:
+    """Nothing more comes out of it, and nobody waits for its end."""
+    channel = getattr(io, "channel", None)
+    if channel is not None:
+        channel.close()
+    else:
+        io.close()
+
+
+def bounded() -> None:
+    """pyinfra's connectors read outputs by `read_buffer`; there is no public place for it (pyinfra 3.10)."""
+    util.read_buffer = read_buffer
