@@ -639,6 +639,8 @@ def parse(snapshot: Snapshot) -> Storage:
     # Those of which dockerd could tell, where it could not of each.
     units, listed = _units(snapshot), snapshot.docker.map(containers_of).value or ()
     known = {found.id: found for found in listed if found.privileged}
+    # sysbox runs a dockerd in a container that is not privileged
+    unprivileged = {found.id: found for found in listed if not found.privileged}
     names, idents = {found.name for found in listed}, {found.id for found in listed}
     inside = {
         ident: within
@@ -669,7 +671,7 @@ def parse(snapshot: Snapshot) -> Storage:
         inners=tuple(
             _inner(
                 ident,
-                known.get(ident),
+                known.get(ident) or unprivileged.get(ident),
                 inside.get(ident),
                 docker,
                 mounts,

@@ -685,6 +685,19 @@ def test_file_systems_that_take_no_upper(host: Host, expected: str) -> None:
     assert outcome(host, "GM701") == expected
 
 
+def test_a_vfs_that_was_asked_for_is_no_fallback() -> None:
+    host = dind_host(inside(docker=daemon("vfs")), log=dind_fs.L[:1], env={"DOCKER_DRIVER": "vfs"})
+    assert outcome(host, "GM701") == "ok"
+
+
+def test_a_sysbox_container_is_named() -> None:
+    found = inside(INNER_MOUNTS, docker=daemon("overlay2"))
+    host = healthy().but(inside={"0123456789ab": found})
+    judged = the(host.with_containers(container("box", runtime="sysbox-runc")), "GM701")
+    assert judged.summary.startswith("box (sysbox-runc): ")
+    assert "emptyDir" not in judged.remedy
+
+
 def test_fuse_overlayfs_is_no_remedy_on_fuse() -> None:
     wanted = {"dind": {"containers": ["edge"], "driver": "fuse-overlayfs"}}
     found = the(dind_fs.HOSTS["fuse.shfs overlay2"], "GM701", wanted)

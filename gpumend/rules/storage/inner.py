@@ -74,10 +74,15 @@ def broken(context: Context, inner: Inner) -> str:
     return ""
 
 
+def named(inner: Inner) -> str:
+    """A container's name, and what it is where that is told: sysbox gives a container's Docker a root of its own on the host."""
+    runtime = inner.container.runtime if inner.container else ""
+    return f"{inner.name} ({runtime})" if runtime.startswith("sysbox") else inner.name
+
+
 def fell_back(inner: Inner) -> bool:
     """Whether its daemon has vfs since overlay could not be mounted: Docker up to 28 then tries the next (moby#42171)."""
-    named = inner.named_driver() in ("", "vfs")
-    return inner.driver == "vfs" and named and any(map(REFUSED_MOUNT.search, inner.log))
+    return inner.driver == "vfs" and not inner.named_driver() and any(map(REFUSED_MOUNT.search, inner.log))
 
 
 def _words(row: str) -> str:
@@ -321,7 +326,7 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
         yield Finding(
             code="GM701",
             status=Status.FAIL if why else Status.WARN,
-            summary=f"{inner.name}: {why}"
+            summary=f"{named(inner)}: {why}"
             if why
             else f"{inner.name}: its storage driver is {inner.driver or 'not known'}, wanted is {context.wanted.dind_driver}",
             evidence=evidence_of(inner),
