@@ -36,6 +36,8 @@ import threading
 import time
 import zlib
 
+from gpumend.payload.cuda import ask_cuda
+
 FORMAT = 1
 PACKED = "gpumend:zlib:"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
@@ -1290,8 +1292,13 @@ def look(request):
     jobs = [
         (answer["commands"], name, execute, (command, root, timeout))
         for name, command in commands.items()
-        if not command.get("without_docker")
+        if not command.get("without_docker") and not command.get("asks_cuda")
     ]
+    for name, command in commands.items():
+        if command.get("asks_cuda"):
+            jobs.append(
+                (answer["commands"], name, ask_cuda, (command, answer["commands"], root, run, resolved))
+            )
     doubt = unsure(answer["processes"].get("impostors", ()))
     if answer["processes"]["status"] == "ok" and doubt and not rootful:
         answer["docker"] = {"status": "failed", "error": doubt}

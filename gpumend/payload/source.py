@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-PROBE = ("probe",)
+PROBE = ("cuda", "probe")
 # Each after those whose names it needs at once.
 CHANGE = (
     "change.files",
@@ -17,6 +17,11 @@ CHANGE = (
     "change.trial",
     "change.services",
     "change.crio_daemon",
+    "change.step",
+    "change.file_steps",
+    "change.storage_steps",
+    "change.package_steps",
+    "change.kinds",
     "change.undo",
     "change.transaction",
     "change.program",

@@ -5,33 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gpumend.plan.step import Step
 from gpumend.rules.finding import Component, Risk
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing done to one path, or one command.
-
-    do: `write` (data), `generate` (argv's standard output becomes the file), `trigger` (argv writes the file itself),
-    `remove`, `mode` (only permission bits) or `run` (argv, no file). Beyond files: `package` (manager, install, downgrade
-    or remove, names or `NAME=VERSION`; path: a file that their scripts write), `toolkit` (manager, version: its programs
-    answer as that), `directory` (an overlay can be mounted in it), `fuse` (the device is there), `dropin` (unit file, container and
-    options of its `docker run`), `note` (directory, ELF section, driver: the library there is for it), `cuda` (how, directory, CUDA: cuInit says so).
-    before: SHA-256 of the bytes the plan was made from; None where there was no file. The host refuses the step when
-    it finds others.
-    """
-
-    do: str
-    path: str = ""
-    before: str | None = None
-    data: bytes | None = None
-    mode: int = 0o644
-    argv: tuple[str, ...] = ()
-    was: bytes | None = None
-
-    @property
-    def changes_bytes(self) -> bool:
-        return self.do in ("write", "generate", "trigger", "remove", "dropin")
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,7 @@ def as_data(transaction: Transaction, run: str, restarts: str, author: str, watc
         "component": str(transaction.component),
         "restarts": restarts,
         "watch": watch,
-        "steps": [
-            {
-                "do": step.do,
-                "path": step.path,
-                "before": step.before,
-                "data": base64.b64encode(step.data).decode("ascii") if step.data is not None else None,
-                "mode": step.mode,
-                "argv": list(step.argv),
-            }
-            for step in transaction.steps
-        ],
+        "steps": [step.as_data() for step in transaction.steps],
         "service": list(transaction.service) if transaction.service else None,
         "validate": list(transaction.validate),
         "tree": [[name, base64.b64encode(data).decode("ascii")] for name, data in transaction.tree],

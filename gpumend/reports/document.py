@@ -106,7 +106,7 @@ def _transaction(transaction: Transaction) -> dict[str, Any]:
     return {
         "component": str(transaction.component),
         "codes": list(transaction.codes),
-        "files": [{"path": step.path, "do": step.do, "diff": diff(step)} for step in transaction.steps],
+        "files": [{"path": step.where, "do": step.do, "diff": diff(step)} for step in transaction.steps],
         "service": {"unit": service[0], "action": service[1], "waits": transaction.gate} if service else None,
     }
 

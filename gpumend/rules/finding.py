@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gpumend.rules.change import Action, SetValues
 from gpumend.text.edits import Edit
 
 
@@ -62,14 +63,17 @@ class Evidence:
 class Change:
     """What would put a finding right. The plan merges the changes of one component into one transaction.
 
-    edits: values to set in files. action: the step a component takes besides (`generate`, `remove:PATH`, ...).
     service: (unit, `reload` or `restart`), what must be told about it.
     """
 
     component: Component
-    edits: tuple[Edit, ...] = ()
-    action: str = ""
+    action: Action
     service: tuple[str, str] | None = None
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The values that it sets in files."""
+        return self.action.edits if isinstance(self.action, SetValues) else ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.change import RecoverRun
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, always, rule
 
@@ -57,13 +58,11 @@ def interrupted(context: Context) -> Iterator[Finding]:
             code="GM003",
             status=Status.FAIL,
             summary=f"run {journal.run} was interrupted in {journal.component}",
-            evidence=(
-                Evidence(journal.path, f"state {journal.state}: {', '.join(journal.files) or 'no file'}"),
-            ),
+            evidence=(Evidence(journal.path, f"state {journal.state}: {journal.told}"),),
             cause="The host went down or the program was killed before its change was proven.",
             remedy="Mend puts the files of that run back as they were, and then starts afresh.",
             risk=Risk.RELOAD,
-            change=Change(Component.RECOVER, action=journal.path),
+            change=Change(Component.RECOVER, RecoverRun(journal.path)),
         )
 
 

@@ -20,7 +20,7 @@ def broken_run(context: Context) -> Iterator[Finding]:
             code="GM007",
             status=Status.FAIL,
             summary=f"run {journal.run} failed in {journal.component}, and could not be undone",
-            evidence=(Evidence(journal.path, f"state broken: {', '.join(journal.files) or 'no file'}"),),
+            evidence=(Evidence(journal.path, f"state broken: {journal.told}"),),
             cause="A change failed, and so did what was to put back the state before it: what it left behind is told by no "
             "other finding for sure.",
             remedy=f"Look at these files beside their backups in {journal.path.rpartition('/')[0]}. Then "

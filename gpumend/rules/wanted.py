@@ -71,6 +71,7 @@ class Wanted:
     dind_containers: tuple[str, ...] = ()
     restarts: str = "idle"
     restart_watch: int = 6
+    ask_cuda: str = "auto"
     allow_breaking_gpus_flag: bool = False
     allow_disabling_no_cgroups: bool = False
     prove_image: str | None = None
@@ -145,6 +146,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         dind_containers=tuple(dind.get("containers", ())),
         restarts=raw.get("restarts", "idle"),
         restart_watch=raw.get("restart_watch", 6),
+        ask_cuda=raw.get("ask_cuda", "auto"),
         allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),
         prove_image=prove.get("image"),

@@ -33,6 +33,7 @@ CHAR_RULE = "/etc/udev/rules.d/71-nvidia-dev-char.rules"
 DYNAMIC_LINKS = "/dev/char/[2-5][0-9][0-9]:[01]"
 
 PARAMS = "/proc/driver/nvidia/params"
+GRIDD_UNIT = "nvidia-gridd.service"  # gets the licence of a vGPU (vGPU Client Licensing User Guide)
 FABRIC_UNIT, FABRIC_PROGRAM = "nvidia-fabricmanager.service", "nv-fabricmanager"
 
 REQUEST = Request(
@@ -62,7 +63,7 @@ REQUEST = Request(
         "ldconfig": Command(("ldconfig", "-p"), timeout=5, keep=r"(?m)^\s*lib(?:cu|nv).*$"),
     },
     processes=(FABRIC_PROGRAM,),
-    units=("nvidia-persistenced.service", FABRIC_UNIT),
+    units=("nvidia-persistenced.service", GRIDD_UNIT, FABRIC_UNIT),
     unit_properties=("LoadState", "ActiveState", "UnitFileState", "Result"),
 )
 
@@ -97,6 +98,7 @@ class Driver:
     char_links: Reading[tuple[str, ...]]
     uvm_major: Reading[int]
     persistenced: Reading[str]
+    gridd: Reading[str]
     fabricmanager: Reading[str]
     fabric_runs: Reading[bool]
     nvlink_off: Reading[bool]
@@ -234,6 +236,7 @@ def parse(snapshot: Snapshot) -> Driver:
         char_links=_links(snapshot),
         uvm_major=snapshot.text("/proc/devices").map(uvm_major),
         persistenced=_unit_state(snapshot, "nvidia-persistenced.service"),
+        gridd=_unit_state(snapshot, GRIDD_UNIT),
         fabricmanager=_unit_state(snapshot, FABRIC_UNIT),
         fabric_runs=snapshot.processes(FABRIC_PROGRAM).map(bool),
         nvlink_off=snapshot.text(PARAMS).map(

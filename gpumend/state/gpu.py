@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpumend.state.reading import Reading, Status
+from gpumend.state.reading import Reading, Status, first_unknown
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import Snapshot
+from gpumend.state.snapshot import Output, Snapshot
 from gpumend.text.version import Version, parse_version
 
 NVIDIA_VENDOR = "0x10de"
 DISPLAY_CLASS = "0x03"  # PCI base class 03: display controllers, VGA and 3D (pci.ids)
 BRIDGE_CLASS = "0x0680"  # NVSwitch shows as a bridge, "other"
+
+MIG_MANAGER = (
+    "nvidia-mig-manager.service"  # mig-parted deployments/systemd: makes the instances anew at each boot
+)
 
 NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
 
@@ -22,7 +26,10 @@ DETAIL_LINES = (
     r"|^[ \t]+MIG Mode\n[ \t]+Current[ \t]*:.*\n[ \t]+Pending[ \t]*:.*$|^(?:Driver|CUDA|KMD|CUDA UMD) Version[ \t]*:.*$"
     r"|^[ \t]+FB Memory Usage\n[ \t]+Total[ \t]*:.*$"
     r"|^[ \t]+Fabric\n[ \t]+State[ \t]*:.*\n[ \t]+Status[ \t]*:.*$"
+    r"|^[ \t]+(?:Persistence Mode|License Status|Virtualization Mode|Reset Required|GPU Recovery Action)[ \t]*:.*$"
 )
+# Of a device's uevent: the driver that it is bound to, if any, and its numbers (linux drivers/pci/pci-driver.c pci_uevent)
+UEVENT = r"(?:DRIVER=\S+\n)?PCI_CLASS=\w+\nPCI_ID=10DE:\w{4}"
 
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
 # there is nothing left for it to create (an audit writes nothing).
@@ -31,6 +38,10 @@ REQUEST = Request(
         Glob("/proc/driver/nvidia/gpus/*/information"),
         Glob("/sys/bus/pci/devices/*/vendor"),
         Glob("/sys/bus/pci/devices/*/class"),
+        Glob("/sys/bus/pci/devices/*/uevent", read=False, search=UEVENT),
+        Glob(
+            "/sys/bus/pci/devices/*/physfn", read=False
+        ),  # virtual functions (linux Documentation/PCI/pci-iov-howto.rst)
         Glob("/sys/bus/pci/drivers/nouveau/*:*:*", read=False),
     ),
     commands={
@@ -46,6 +57,8 @@ REQUEST = Request(
             ("/usr/lib/wsl/lib/nvidia-smi", "-q"), timeout=20, needs=("/dev/dxg",), keep=DETAIL_LINES
         ),
     },
+    units=(MIG_MANAGER,),
+    unit_properties=("LoadState", "ActiveState"),
 )
 
 
@@ -63,7 +76,9 @@ class Gpu:
 class Detail:
     """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
     after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told.
-    fabric: (state, status) of its registration with NVSwitches, (`Completed`, `Success`); None where it has none."""
+    fabric: (state, status) of its registration with NVSwitches, (`Completed`, `Success`); None where it has none.
+    address: on the PCI bus, as the kernel writes it. persistence: its mode. licence: vGPU software's status, as
+    written. reset: the GPU waits for one. vgpu: it is a vGPU. None, or empty: not told."""
 
     name: str
     brand: str
@@ -72,6 +87,11 @@ class Detail:
     mig_pending: bool | None = None
     memory: int | None = None
     fabric: tuple[str, str] | None = None
+    address: str = ""
+    persistence: bool | None = None
+    licence: str = ""
+    reset: bool = False
+    vgpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +105,30 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What the loaded module says of a GPU (/proc/driver/nvidia/gpus/ADDRESS/information). uuid is of question marks where
+    it was never initialised. excluded: by NVreg_ExcludedGpus."""
+
+    model: str
+    uuid: str = ""
+    minor: int | None = None
+    excluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An NVIDIA display controller on the bus. driver: what it is bound to; empty where nothing is, None where that was
+    not told. device: its PCI device id; None where that was not told. virtual: an SR-IOV virtual function."""
+
+    driver: str | None = None
+    device: int | None = None
+    virtual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Gpus:
-    """listed: what nvidia-smi says. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
+    """listed: what nvidia-smi says. said: its own words, whatever its exit status. known: what the module says, and
+    functions: what the bus says, by PCI address. mig_manager: its unit's ActiveState. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
     cuda: the newest CUDA that the driver serves, as nvidia-smi says. details: each GPU's brand, architecture
     and MIG mode."""
@@ -98,6 +140,10 @@ class Gpus:
     cuda: Reading[Version]
     nouveau_bound: Reading[tuple[str, ...]]
     details: Reading[Details]
+    said: Reading[Output]
+    known: Reading[dict[str, Known]]
+    functions: Reading[dict[str, Function]]
+    mig_manager: Reading[str]
 
     def present(self) -> Reading[bool]:
         """Whether this host has an NVIDIA GPU at all, by any of the three. Only the bus can say that there is none."""
@@ -141,8 +187,16 @@ def smi_details(text: str) -> Details:
     if driver is None:
         raise ValueError("no Driver Version in `nvidia-smi -q`")
     found = []
-    for block in re.split(r"(?m)^GPU \S+$", text)[1:]:
-        fields = dict(re.findall(r"(?m)^[ \t]+(Product \w+|Current|Pending)[ \t]*:[ \t]*(.*?)[ \t]*$", block))
+    parts = re.split(r"(?m)^GPU (\S+)$", text)[1:]
+    for where, block in zip(parts[::2], parts[1::2], strict=True):
+        rows = re.findall(
+            r"(?m)^[ \t]+(Product \w+|Current|Pending|Persistence Mode|License Status|Virtualization Mode|Reset Required"
+            r"|GPU Recovery Action)[ \t]*:[ \t]*(.*?)[ \t]*$",
+            block,
+        )
+        fields = dict(
+            reversed(rows)
+        )  # a name's first line is the GPU's own: vGPU software has a Product Name, too
         fabric = re.search(
             r"[ \t]Fabric\n[ \t]+State[ \t]*:[ \t]*(.*?)[ \t]*\n[ \t]+Status[ \t]*:[ \t]*(.*)", block
         )
@@ -158,6 +212,12 @@ def smi_details(text: str) -> Details:
                 (fabric.group(1), fabric.group(2).strip())
                 if fabric and fabric.group(1) not in ("N/A", "Not Supported")
                 else None,
+                address_of(where),
+                _mig(fields.get("Persistence Mode", "")),
+                fields.get("License Status", ""),
+                fields.get("Reset Required") == "Yes"
+                or fields.get("GPU Recovery Action", "None") not in ("None", "N/A"),
+                fields.get("Virtualization Mode") == "VGPU",
             )
         )
     if not found:
@@ -166,6 +226,12 @@ def smi_details(text: str) -> Details:
     return Details(
         tuple(found), parse_version(driver.group(1)), parse_version(cuda.group(1)) if cuda else None
     )
+
+
+def address_of(text: str) -> str:
+    """NVML's `00000000:00:06.0` or `00000001:00:00.0` as the kernel writes it: four digits of domain, or more, lower case."""
+    domain, sign, rest = text.lower().partition(":")
+    return f"{domain.lstrip('0').rjust(4, '0')}:{rest}" if sign else ""
 
 
 def _mig(text: str) -> bool | None:
@@ -215,6 +281,51 @@ def _pci(snapshot: Snapshot, wanted: str) -> Reading[tuple[str, ...]]:
     return Reading.of(tuple(found), "/sys/bus/pci/devices")
 
 
+def _known(snapshot: Snapshot) -> Reading[dict[str, Known]]:
+    listed = snapshot.glob("/proc/driver/nvidia/gpus/*/information")
+    if not listed.ok:
+        return listed.without_value()
+    found = {}
+    for path in listed.value or ():
+        text = snapshot.text(path)
+        if text.value is None:
+            return Reading(text.status if not text.ok else Status.FAILED, None, path, text.detail)
+        rows = dict(re.findall(r"(?m)^([\w ]+):[ \t]*(.*?)[ \t]*$", text.value))
+        minor = rows.get("Device Minor", "")
+        found[path.split("/")[-2]] = Known(
+            rows.get("Model", "NVIDIA GPU"),
+            rows.get("GPU UUID", ""),
+            int(minor) if re.fullmatch(r"[0-9]{1,4}", minor) else None,
+            rows.get("GPU Excluded") == "Yes",
+        )
+    return Reading.of(found, "/proc/driver/nvidia/gpus")
+
+
+def _functions(snapshot: Snapshot) -> Reading[dict[str, Function]]:
+    addresses = _pci(snapshot, DISPLAY_CLASS)
+    events, virtual = (
+        snapshot.glob("/sys/bus/pci/devices/*/uevent"),
+        snapshot.glob("/sys/bus/pci/devices/*/physfn"),
+    )
+    unread = first_unknown((addresses, events, virtual))
+    if unread is not None:
+        return unread.without_value()
+    told = {
+        path.split("/")[-2]: "".join(snapshot.found(path, UEVENT).value or ()) for path in events.value or ()
+    }
+    functions = {path.split("/")[-2] for path in virtual.value or ()}
+    found = {}
+    for address in addresses.value or ():
+        text = told.get(address, "")
+        driver, number = re.search(r"DRIVER=(\S+)", text), re.search(r"PCI_ID=10DE:(\w{4})", text)
+        found[address] = Function(
+            driver.group(1) if driver else "" if text else None,
+            int(number.group(1), 16) if number else None,
+            address in functions,
+        )
+    return Reading.of(found, "/sys/bus/pci/devices")
+
+
 def parse(snapshot: Snapshot) -> Gpus:
     bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/*:*:*")
     return Gpus(
@@ -225,4 +336,8 @@ def parse(snapshot: Snapshot) -> Gpus:
         cuda=_cuda(snapshot),
         nouveau_bound=bound.map(lambda paths: tuple(path.rpartition("/")[2] for path in paths)),
         details=_details(snapshot),
+        said=snapshot.command("nvidia-smi"),
+        known=_known(snapshot),
+        functions=_functions(snapshot),
+        mig_manager=snapshot.unit(MIG_MANAGER).map(lambda unit: unit["ActiveState"]),
     )

@@ -12,13 +12,18 @@ from gpumend.state import (
     crio,
     criu,
     cuda,
+    cuinit,
     docker,
     drift,
     driver,
+    fabric,
     gpu,
     grit,
     host,
     kubernetes,
+    machine,
+    modules,
+    nodes,
     packages,
     podman,
     runs,
@@ -30,7 +35,7 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 
 SUBSYSTEMS = (
     host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, kubernetes, crio, podman, grit, criu, runs,
-    storage,
+    storage, machine, nodes, modules, fabric, cuinit,
 )  # fmt: skip
 
 
@@ -55,6 +60,11 @@ class HostState:
     criu: criu.Criu
     runs: runs.Runs
     storage: storage.Storage
+    machine: machine.Machine
+    nodes: nodes.Nodes
+    modules: modules.Modules
+    fabric: fabric.Fabric
+    cuinit: cuinit.CuInit
 
 
 def parse(snapshot: Snapshot) -> HostState:
@@ -87,10 +97,18 @@ def _parse(snapshot: Snapshot) -> HostState:
         criu=criu.parse(snapshot),
         runs=runs.parse(snapshot),
         storage=storage.parse(snapshot),
+        machine=machine.parse(snapshot),
+        nodes=nodes.parse(snapshot),
+        modules=modules.parse(snapshot),
+        fabric=fabric.parse(snapshot),
+        cuinit=cuinit.parse(snapshot),
     )
 
 
 @cache
-def request() -> dict[str, Any]:
-    """What all subsystems ask of the probe."""
-    return {**merge(module.REQUEST for module in SUBSYSTEMS), "packed": True}
+def request(ask_cuda: bool = True) -> dict[str, Any]:
+    """What all subsystems ask of the probe. ask_cuda: whether CUDA may be asked on this host (wanted state, `ask_cuda`)."""
+    asked = {**merge(module.REQUEST for module in SUBSYSTEMS), "packed": True}
+    if not ask_cuda:
+        asked["commands"][cuinit.NAME] = {**asked["commands"][cuinit.NAME], "never": True}
+    return asked

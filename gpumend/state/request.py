@@ -28,6 +28,7 @@ class Command:
     needs_one: paths of which one has to be there that it is run.
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
     without_docker: run only where dockerd has not answered, whose answer says as much.
+    asks_cuda: no command, but CUDA itself is asked, where that creates nothing (gpumend/payload/cuda.py).
     keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
 
     argv: tuple[str, ...]
@@ -37,6 +38,7 @@ class Command:
     keep: str = ""
     spares: tuple[str, ...] = ()
     without_docker: bool = False
+    asks_cuda: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
                 "spares": list(command.spares),
                 "keep": command.keep,
                 "without_docker": command.without_docker,
+                "asks_cuda": command.asks_cuda,
             }
             if commands.setdefault(name, entry) != entry:
                 raise ValueError(f"two subsystems ask for different commands under the name {name!r}")

@@ -20,13 +20,19 @@ REQUEST = Request(globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`."""
+    """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`.
+    files: None where its format is newer than this gpumend: the host then refuses to put it back."""
 
     path: str
     run: str
     component: str
     state: str
-    files: tuple[str, ...]
+    files: tuple[str, ...] | None
+
+    @property
+    def told(self) -> str:
+        """Which files it is about, in words."""
+        return "of a newer gpumend" if self.files is None else ", ".join(self.files) or "no file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,19 @@ class Runs:
         )
 
 
+def _paths(raw: dict[str, Any]) -> tuple[str, ...] | None:
+    """The files and directories of which a journal tells, in either of its formats (gpumend/payload/change/journal.py);
+    None in one that is newer."""
+    match raw.get("format", 1):
+        case 1:
+            entries = raw["files"]
+        case 2:
+            entries = [file for step in raw["steps"] for file in step.get("files", (step,))]
+        case _:
+            return None
+    return tuple(str(entry["path"]) for entry in entries)
+
+
 def _journal(path: str, text: str) -> Journal:
     raw: dict[str, Any] = json.loads(text)
     return Journal(
@@ -61,7 +80,7 @@ def _journal(path: str, text: str) -> Journal:
         run=str(raw["run"]),
         component=str(raw["component"]),
         state=str(raw["state"]),
-        files=tuple(str(entry["path"]) for entry in raw["files"]),
+        files=_paths(raw),
     )
 
 

@@ -149,7 +149,7 @@ class Bench:
 def key(seen: Sight, bench: Bench) -> str:
     """What of the host's state decides how it is recovered."""
     journals = [
-        (journal["state"], journal["served"], journal["log"], len(journal["files"]))
+        (journal["state"], journal["served"], journal["log"], len(journal["steps"]))
         for journal in seen.journals
     ]
     kinds = sorted("old" if name.endswith("-old") else "staged" for name in seen.beside)

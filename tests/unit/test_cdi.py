@@ -12,6 +12,7 @@ import yaml
 
 from gpumend.plan.plan import plan
 from gpumend.rules.cdi.spec import NO_GIDS
+from gpumend.rules.change import GenerateSpec, RemoveFiles, SetMode
 from gpumend.rules.engines.engine import newest_readable
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.rule import Context
@@ -281,7 +282,7 @@ NO_SPEC = {DYNAMIC: None}
 
 def test_gm301_generates_where_none_is() -> None:
     found = the(healthy().but(files=NO_SPEC), "GM301")
-    assert found.change and found.change.action == "generate"
+    assert found.change and found.change.action == GenerateSpec()
     assert 'nvidia-container-runtime in mode "cdi"' in found.summary and "docker --device" in found.summary
 
 
@@ -380,7 +381,7 @@ def test_gm302(path: str, content: Any, status: str, changes: bool) -> None:
 
 def test_gm303_removes_the_copy_and_keeps_ours() -> None:
     found = the(healthy().but(files={"/var/run/cdi/copy.yaml": spec()}), "GM303")
-    assert found.change and found.change.action == "remove:/var/run/cdi/copy.yaml"
+    assert found.change and found.change.action == RemoveFiles(("/var/run/cdi/copy.yaml",))
 
 
 def test_gm303_a_file_with_other_devices_besides_stays() -> None:
@@ -478,7 +479,7 @@ def test_gm304(change: Change, words: str | None) -> None:
     found = the(host, "GM304")
     assert found.status == "fail"
     assert any(words in item.text for item in found.evidence), [item.text for item in found.evidence]
-    assert (found.change and found.change.action == "generate") or found.refused
+    assert (found.change and found.change.action == GenerateSpec()) or found.refused
 
 
 def test_gm304_gpus_that_could_not_be_listed_are_unknown() -> None:
@@ -557,7 +558,7 @@ BOTH = healthy().but(files={STATIC: spec()})
 
 def test_gm309_a_shadowed_static_file() -> None:
     found = the(BOTH, "GM309")
-    assert found.status == "warn" and found.change and found.change.action == f"remove:{STATIC}"
+    assert found.status == "warn" and found.change and found.change.action == RemoveFiles((STATIC,))
 
 
 @pytest.mark.parametrize(
@@ -608,7 +609,7 @@ def test_a_stale_static_file_is_not_taken_away_before_there_is_another() -> None
     context = Context(host.state(), parse_wanted({}), "gpu1", TODAY)
     transaction = plan(context, verdict(host).findings).get(Component.CDI)
     assert transaction is not None
-    steps = [(step.do, step.path) for step in transaction.steps]
+    steps = [(step.do, step.where) for step in transaction.steps]
     assert steps.index(("trigger", DYNAMIC)) < steps.index(("remove", STATIC)), steps
 
 
@@ -700,7 +701,7 @@ def test_gm313(mode: int, expected: str) -> None:
     assert outcome(host, "GM313") == expected
     if expected == "warn":
         change = the(host, "GM313").change
-        assert change and change.action == f"mode:{DYNAMIC}"
+        assert change and change.action == SetMode(DYNAMIC)
         assert the(host, "GM313", {"cdi": {"manage": False}}).change is None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gpumend.plan.plan import plan
+from gpumend.plan.step import Step, WriteFile
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.cuda.decision import DECISIONS, Case, decide
 from gpumend.rules.cuda.releases import documented, served
@@ -714,9 +715,15 @@ def transaction(host: Host, want: Mapping[str, Any]) -> Transaction | None:
     )
 
 
+def words(step: Step) -> str:
+    """What the host is sent of a step, in its order."""
+    values = step.fields().values()
+    return " ".join(" ".join(value) if isinstance(value, list) else str(value) for value in values)
+
+
 def steps(host: Host, want: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = transaction(host, want)
-    return [(step.do, step.path or " ".join(step.argv)) for step in found.steps] if found else []
+    return [(step.do, step.where or words(step)) for step in found.steps] if found else []
 
 
 def wsl_host() -> Host:
@@ -823,7 +830,7 @@ def test_a_services_own_library_path_is_kept() -> None:
     host = driver_host("570.195.03", files={UNIT: "[Service]\nEnvironment=LD_LIBRARY_PATH=/opt/jobs/lib\n"})
     found = transaction(host, wanted("13.0", services=["jobs.service"]))
     assert found is not None
-    (data,) = [step.data for step in found.steps if step.do == "write"]
+    (data,) = [step.data for step in found.steps if isinstance(step, WriteFile)]
     assert f'Environment="LD_LIBRARY_PATH={COMPAT}:/opt/jobs/lib"' in (data or b"").decode()
 
 
@@ -883,7 +890,7 @@ def test_what_is_outgrown_and_not_managed_is_taken_off_the_path_and_stays_instal
     )
     found = transaction(host, {})
     assert found is not None
-    assert [(step.do, step.path, step.data) for step in found.steps if step.path] == [
+    assert [(step.do, step.path, step.data) for step in found.steps if step.where] == [
         ("write", "/etc/ld.so.conf.d/x.conf", b"# mine\n/opt/lib\n")
     ]
     assert found.settle == (("ldconfig",),)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.rules.change import Action, MakeControlNodes, RefreshLinkerCache, RunModprobe
 from gpumend.rules.driver.driver import unmet_cuda
 from gpumend.state.driver import ldconfig_cache, proc_flavour, proc_version, uvm_major
 from gpumend.text.version import Version, parse_version
@@ -308,7 +309,10 @@ def test_the_blacklist(text: str, listed: bool) -> None:
 def test_gm104_files_in_a_standard_directory_and_not_in_the_cache_are_mended_by_ldconfig() -> None:
     host = with_library(healthy(), "580.159.04", DEBIAN_LIB, cached=False)
     found = findings(host, "GM104")
-    assert [finding.change.action for finding in found if finding.change] == ["ldconfig", "ldconfig"]
+    assert [finding.change.action for finding in found if finding.change] == [
+        RefreshLinkerCache(),
+        RefreshLinkerCache(),
+    ]
 
 
 def test_gm104_files_off_the_path_are_reported_only() -> None:
@@ -423,14 +427,14 @@ def test_gm105_nodes(gone: tuple[str, ...], expected: str) -> None:
     ("toolkit", "modprobe", "gone", "action"),
     [
         ("1.13.5", False, "/dev/nvidia-uvm", None),
-        ("1.14.0", False, "/dev/nvidia-uvm", "nodes"),
-        ("1.18.1", False, "/dev/nvidia-uvm", "nodes"),
+        ("1.14.0", False, "/dev/nvidia-uvm", MakeControlNodes()),
+        ("1.18.1", False, "/dev/nvidia-uvm", MakeControlNodes()),
         ("1.18.1", False, "/dev/nvidia0", None),
-        ("1.18.1", True, "/dev/nvidia0", "modprobe"),
-        ("1.13.5", True, "/dev/nvidia-uvm", "modprobe"),
+        ("1.18.1", True, "/dev/nvidia0", RunModprobe()),
+        ("1.13.5", True, "/dev/nvidia-uvm", RunModprobe()),
     ],
 )
-def test_gm105_is_mended_by_what_can(toolkit: str, modprobe: bool, gone: str, action: str | None) -> None:
+def test_gm105_is_mended_by_what_can(toolkit: str, modprobe: bool, gone: str, action: Action | None) -> None:
     """nvidia-ctk makes control nodes from 1.14 on, never a GPU's own; nvidia-modprobe makes both."""
     host = healthy(toolkit=toolkit).but(
         files={gone: None}, programs={"nvidia-modprobe": "/usr/bin/nvidia-modprobe" if modprobe else None}

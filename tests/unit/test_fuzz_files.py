@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpumend.plan.plan import plan
+from gpumend.plan.step import WriteFile
 from gpumend.plan.transaction import Plan
 from gpumend.rules.finding import Component
 from gpumend.rules.judge import Verdict, judge
@@ -167,7 +168,7 @@ def mend(host: Item, path: str, wanted: dict[str, Any]) -> None:
     verdict, planned = judged(host, wanted)
     files: dict[str, Any] = {}
     for transaction in planned.transactions:
-        written = {step.path: step for step in transaction.steps if step.do == "write"}
+        written = {step.path: step for step in transaction.steps if isinstance(step, WriteFile)}
         for name, step in written.items():
             files[name] = step.data
         edits = [
@@ -192,8 +193,8 @@ def mend(host: Item, path: str, wanted: dict[str, Any]) -> None:
         _, again = judged(host, wanted)
         for transaction in again.transactions:
             for step in transaction.steps:
-                assert step.do != "write" or step.path not in files or step.path not in host["files"], (
-                    f"{step.path} is written again"
+                assert step.do != "write" or step.where not in files or step.where not in host["files"], (
+                    f"{step.where} is written again"
                 )
 
 

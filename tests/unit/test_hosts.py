@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
 
 from gpumend.deploy.hosts import HostsError, line_of, parse
+from gpumend.run.programs import audit_identity, probe_program
 from gpumend.run.remote.connection import AUDIT, SUDO
 from gpumend.run.remote.ssh import KnownHosts
 
@@ -82,12 +84,19 @@ import json, sys
 from pyinfra_cli.inventory import make_inventory_from_files
 from pyinfra.api import State
 from pyinfra.context import ctx_state
-from gpumend.run.remote.assessment import layers
+from gpumend.run.remote.layers import layers, may_ask_cuda
 from gpumend.rules.wanted import merge
 with ctx_state.use(State()):
     inventory = make_inventory_from_files(sys.argv[1] + "/inventory.py", cwd=sys.argv[1])
-print(json.dumps({host.name: merge(layers(host)) for host in inventory}))
+print(json.dumps({host.name: %s for host in inventory}))
 """
+
+
+def read(directory: Path, what: str) -> Any:
+    """An expression's value for each host of the inventory in a directory."""
+    argv = [sys.executable, "-c", READ % what, str(directory)]
+    found = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(found.stdout)
 
 
 def test_files_of_group_data_take_nothing_of_hosts_toml_away(tmp_path: Path) -> None:
@@ -97,17 +106,28 @@ def test_files_of_group_data_take_nothing_of_hosts_toml_away(tmp_path: Path) -> 
     (tmp_path / "group_data").mkdir()
     (tmp_path / "group_data/all.py").write_text('gpumend = {"restarts": "idle", "lock_wait": 5}\n')
     (tmp_path / "group_data/training.py").write_text('gpumend = {"runtime": {"ldconfig": "auto"}}\n')
-    read = subprocess.run(
-        [sys.executable, "-c", READ, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    wanted = json.loads(read.stdout)
-    assert wanted == {
+    assert read(tmp_path, "merge(layers(host))") == {
         name: {
             "restart_watch": 0, "lock_wait": 5, "restarts": restarts,
             "runtime": {"mode": "auto", "ldconfig": "auto"},
         }
         for name, restarts in (("gpu1", "allow"), ("gpu2", "never"))
     }  # fmt: skip
+
+
+def test_cuda_is_not_asked_on_a_host_that_says_never(tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        '[defaults]\ngpumend = { ask_cuda = "auto" }\n[hosts.gpu1]\n[hosts.gpu2]\ngpumend = { ask_cuda = "never" }\n[hosts.gpu3]\n'
+        '[groups.laptops]\nhosts = ["gpu3"]\ngpumend = { ask_cuda = "never" }\n',
+    )
+    (tmp_path / "inventory.py").write_text(INVENTORY)
+    assert read(tmp_path, "may_ask_cuda(host)") == {"gpu1": True, "gpu2": False, "gpu3": False}
+    asked = [probe_program(ask) for ask in (True, False)]
+    assert ['"never": true' in program for program in asked] == [False, True]
+    assert audit_identity(True) != audit_identity(False), (
+        "an installed audit of the other kind is not taken for this one's"
+    )
 
 
 @pytest.mark.parametrize(

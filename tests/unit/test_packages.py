@@ -3,6 +3,7 @@ relations (tests/fixtures/toolkit)."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from gpumend.payload.change import packaging
 from gpumend.plan.plan import plan
+from gpumend.plan.step import ToolkitProof, WrittenByPackage
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.finding import Component
 from gpumend.rules.rule import Context
@@ -102,7 +104,7 @@ def transaction(host: Host, wanted: dict[str, Any]) -> Transaction | None:
 def targets(host: Host, wanted: dict[str, Any]) -> tuple[str, ...]:
     """manager, action and targets of the planned step, or nothing."""
     found = transaction(host, wanted)
-    return found.steps[0].argv if found else ()
+    return (found.steps[0].manager, found.steps[0].verb, *found.steps[0].targets) if found else ()
 
 
 def each(version: str) -> tuple[str, ...]:
@@ -185,8 +187,8 @@ def test_all_four_in_one_version_and_what_depends_on_it() -> None:
         word in found.remedy for word in (*TOOLKIT, "1.17.8", "CDI spec", "config.toml", "Docker's runtime")
     )
     [step, proof] = transaction(host, INSTALL).steps  # type: ignore[union-attr]
-    assert (step.do, step.path, step.before) == ("package", CONFIG, None)
-    assert (proof.do, proof.argv) == ("toolkit", ("apt", "1.17.8"))
+    assert (step.do, step.keeps) == ("package", WrittenByPackage(CONFIG, None))
+    assert proof == ToolkitProof("apt", "1.17.8")
 
 
 @pytest.mark.parametrize(
@@ -407,5 +409,6 @@ def test_a_toolkit_without_packages_is_judged_and_left() -> None:
 
 def test_config_toml_is_in_the_plan_as_it_was_seen() -> None:
     host = packaged("1.17.7-1", layout="debian")
+    text = config("cdi", "@/sbin/ldconfig").encode()
     [step, _] = transaction(host, {"toolkit": {"install": True, "version": "1.17.8"}}).steps  # type: ignore[union-attr]
-    assert step.path == CONFIG and step.was == config("cdi", "@/sbin/ldconfig").encode() and step.before
+    assert step.keeps == WrittenByPackage(CONFIG, hashlib.sha256(text).hexdigest())

@@ -344,7 +344,7 @@ def test_the_first_that_fits_is_planned(dind: dict[str, Any], expected: tuple[st
     assert the(host, "GM701", wanted).change is not None
     transaction = planned(host, wanted)
     [step] = [step for step in transaction.steps if step.do == "dropin"]
-    assert step.argv == ("/etc/systemd/system/edge.service", "edge", *expected)
+    assert (step.unit, step.container, step.options) == ("/etc/systemd/system/edge.service", "edge", expected)
     assert transaction.service is None, "the outer daemon is not touched"
     assert ("directory" in {found.do for found in transaction.steps}) == (expected[0] == "-v")
 
@@ -359,6 +359,16 @@ def planned(host: Host, wanted: dict[str, Any]) -> Any:
     found = plan(context, verdict(host, wanted).findings).get(Component.STORAGE)
     assert found is not None
     return found
+
+
+def test_a_container_named_fuse_gets_its_storage() -> None:
+    """Its name is that of another change of the same component, which loads a module."""
+    found = container("fuse", privileged=True, id="0123456789ab", image="edge:1")
+    host = dind_host(inside(docker=daemon())).with_containers(found)
+    host = host.but(files={"/etc/systemd/system/fuse.service": UNIT.replace("edge", "fuse")})
+    transaction = planned(host, {"dind": {"containers": ["fuse"]}})
+    assert [step.do for step in transaction.steps] == ["directory", "dropin"]
+    assert [daemon.container for daemon in transaction.inner] == ["fuse"]
 
 
 def test_a_unit_whose_command_another_drop_in_sets_is_left() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpumend.rules.change import RemoveFiles
 from gpumend.rules.finding import Component, Finding
 from tests.unit.build import (
     CONFIG,
@@ -507,7 +508,7 @@ def test_gm210(host: Host, expected: str) -> None:
 
 def test_gm210_removes_the_old_file_of_one_source() -> None:
     found = the(APT["same-source-two-keys"][0], "GM210")
-    assert found.change and found.change.action == f"remove:{DIRECTORY}/nvidia-docker.list"
+    assert found.change and found.change.action == RemoveFiles((f"{DIRECTORY}/nvidia-docker.list",))
 
 
 @pytest.mark.parametrize(

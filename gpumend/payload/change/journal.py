@@ -11,9 +11,11 @@ import os
 import shutil
 import stat
 import time
+from typing import Any, Dict, List, Optional
 
 from gpumend.payload.change.files import (
     Failed,
+    Refused,
     clean,
     current,
     forget,
@@ -27,33 +29,37 @@ from gpumend.payload.change.files import (
 )
 
 ROOT = "/var/lib/gpumend"
+# Of journal.json. 1, which has no number in it: `files`, `trials` and `packages` apart. 2: `steps`, an entry for each step
+# that has something to undo, of the kind that its `do` names, in the order in which they were made.
+JOURNAL_FORMAT = 2
+
+Entry = Dict[str, Any]
 
 
 class Journal:
     """What a transaction did so far, on disk before it does the next thing. It holds no file's content: the backups
     beside it do, mode 0600 in a directory of mode 0700."""
 
-    def __init__(self, directory, record):
+    def __init__(self, directory: str, record: Dict[str, Any]) -> None:
         self.directory = directory
         self.path = os.path.join(directory, "journal.json")
         self.record = record
         self.strict = True
 
     @classmethod
-    def begin(cls, transaction):
+    def begin(cls, transaction: Dict[str, Any]) -> "Journal":
         """The journal of a transaction that has done nothing yet. Where it cannot be written nothing is left of it."""
         directory = os.path.join(ROOT, "runs", transaction["run"], transaction["component"])
         record = {
+            "format": JOURNAL_FORMAT,
             "run": transaction["run"],
             "component": transaction["component"],
             "who": transaction["who"],
-            "number": 1 + max([journal.number for journal in journals()] or [0]),
+            "number": 1 + max([record.get("number", 0) for record in records()] or [0]),
             "started": time.time(),
             "state": "working",
-            "files": [],
-            "packages": [],
+            "steps": [],
             "inner": [],
-            "trials": [],
             "settle": transaction.get("settle", []),
             "service": transaction.get("service"),
             "served": "",
@@ -69,17 +75,47 @@ class Journal:
             raise
         return journal
 
-    @property
-    def number(self):
-        """The order of transactions on this host: clocks jump, and runs are named by the controller's."""
-        return self.record.get("number", 0)
-
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str) -> "Journal":
+        """A journal of this format, or of an older one, of which it becomes one of this. Raises Refused for any other:
+        what it says of steps that nobody knows here must not be left out."""
         with open(path) as handle:
-            return cls(os.path.dirname(path), json.load(handle))
+            record = json.load(handle)
+        found = record.get("format", 1)
+        if found == 1:
+            record = of_this_format(record)
+        elif found != JOURNAL_FORMAT:
+            raise Refused(
+                "%s is of format %s, and this gpumend knows none newer than %d: use one as new as the one that wrote it"
+                % (path, found, JOURNAL_FORMAT)
+            )
+        return cls(os.path.dirname(path), record)
 
-    def discard(self):
+    @property
+    def number(self) -> int:
+        """The order of transactions on this host: clocks jump, and runs are named by the controller's."""
+        return int(self.record.get("number", 0))
+
+    @property
+    def steps(self) -> List[Entry]:
+        """An entry for each step so far that has something to undo."""
+        found: List[Entry] = self.record["steps"]
+        return found
+
+    def files(self) -> List[Entry]:
+        """The entries of files and of directories that were made, those of packages' files included."""
+        found: List[Entry] = []
+        for entry in self.steps:
+            if "files" in entry:
+                found.extend(entry["files"])
+            elif "real" in entry or entry["made"]:
+                found.append(entry)
+        return found
+
+    def paths(self) -> List[str]:
+        return [entry["path"] for entry in self.files()]
+
+    def discard(self) -> None:
         """Nothing was changed: leave no trace of the run either."""
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
@@ -87,7 +123,7 @@ class Journal:
         except OSError:
             pass
 
-    def write(self):
+    def write(self) -> None:
         """The record is on the disk. While things are put back (`strict` is off) a full disk does not stop that."""
         text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
         try:
@@ -96,18 +132,24 @@ class Journal:
             if self.strict:
                 raise
 
-    def log(self, step):
-        """Note a step that is about to be made."""
-        self.record["log"].append(step)
+    def log(self, text: str) -> None:
+        """Note what is about to be done."""
+        self.record["log"].append(text)
         self.write()
 
-    def backup(self, path, data):
-        """Keep a file's old bytes. Returns the entry, to which the new bytes' hash is added once known."""
-        entry = {"path": path, "real": os.path.realpath(path), "before": None, "after": None, "made": []}
+    def keep(self, path: str, data: Optional[bytes]) -> Entry:
+        """Keep a file's old bytes. Returns what undoing needs, to which the new bytes' hash is added once known."""
+        entry: Entry = {
+            "path": path,
+            "real": os.path.realpath(path),
+            "before": None,
+            "after": None,
+            "made": [],
+        }
         if data is not None:
             found = os.stat(path)
             entry["before"] = sha256(data)
-            entry["backup"] = "%d.before" % len(self.record["files"])
+            entry["backup"] = "%d.before" % len(self.files())
             entry["mode"] = stat.S_IMODE(found.st_mode)
             entry["uid"], entry["gid"] = found.st_uid, found.st_gid
             entry["times"] = [found.st_atime_ns, found.st_mtime_ns]
@@ -115,34 +157,101 @@ class Journal:
             replace(kept, data, like=path)
             os.chmod(kept, 0o600)
             os.chown(kept, os.geteuid(), os.getegid())
-        self.record["files"].append(entry)
         return entry
 
-    def old(self, entry):
+    def begin_step(self, kind: str, entry: Entry) -> Entry:
+        """A step of this kind is about to be made; it counts as soon as the journal is next written."""
+        entry["do"] = kind
+        self.steps.append(entry)
+        return entry
+
+    def packages(self) -> Entry:
+        """The one entry of all packages: they are put back in one go, for neither way need be possible alone, and after the
+        files that came with them."""
+        for entry in self.steps:
+            if entry["do"] == "package":
+                return entry
+        made: Entry = {"do": "package", "packages": [], "files": []}
+        self.steps.insert(0, made)
+        return made
+
+    def forget(self, real: str) -> None:
+        """A file was not changed after all."""
+        self.record["steps"] = [entry for entry in self.steps if entry.get("real") != real]
+
+    def old(self, entry: Entry) -> bytes:
         with open(os.path.join(self.directory, entry["backup"]), "rb") as handle:
             data = handle.read()
         if sha256(data) != entry["before"]:
             raise OSError("the backup of %s is damaged" % entry["path"])
         return data
 
-    def end(self, state):
+    def end(self, state: str) -> None:
         self.record["state"] = state
         self.record["ended"] = time.time()
         self.write()
 
 
-def journals(run="*"):
+def of_this_format(old: Dict[str, Any]) -> Dict[str, Any]:
+    """A record of format 1 in this one. What it says is undone in the order in which format 1 was: files from the newest,
+    then packages with the files that their scripts wrote."""
+    packages, of_packages = old.get("packages", []), []
+    steps: List[Entry] = []
+    tried = list(old.get("trials", []))
+    for entry in old["files"]:
+        if entry.get("of_package"):
+            of_packages.append(entry)
+        elif entry["real"] == os.path.join(
+            entry["path"], ".gpumend-trial"
+        ):  # a directory, by a file that never is
+            steps.append({"do": "directory", "path": entry["path"], "made": entry["made"]})
+            tried = [path for path in tried if path != entry["path"]]
+        else:
+            steps.append(dict(entry, do="write"))  # every kind of file was put back in one way
+    steps.extend({"do": "directory", "path": path, "made": []} for path in tried)
+    if packages or of_packages:
+        steps.insert(0, {"do": "package", "packages": packages, "files": of_packages})
+    kept = {key: value for key, value in old.items() if key not in ("files", "trials", "packages")}
+    defaults: Dict[str, Any] = {
+        "inner": [],
+        "settle": [],
+        "service": None,
+        "served": "",
+        "running": {},
+        "log": [],
+    }
+    return dict(defaults, **dict(kept, format=JOURNAL_FORMAT, steps=steps))
+
+
+def record_paths(run: str = "*") -> List[str]:
+    return glob.glob(os.path.join(ROOT, "runs", run, "*", "journal.json"))
+
+
+def records() -> List[Dict[str, Any]]:
+    """What all journals say, of whatever format; those that cannot be read are left out."""
+    found = []
+    for path in record_paths():
+        try:
+            with open(path) as handle:
+                record = json.load(handle)
+        except (OSError, ValueError):
+            continue
+        found.extend([record] if isinstance(record, dict) else [])
+    return found
+
+
+def journals(run: str = "*") -> List[Journal]:
     """The journals of a run, or all; those that cannot be read are left out."""
     found = []
-    for path in glob.glob(os.path.join(ROOT, "runs", run, "*", "journal.json")):
+    for path in record_paths(run):
         try:
             found.append(Journal.load(path))
-        except (OSError, ValueError):
+        except (OSError, ValueError, Refused):
             continue
     return found
 
 
-def restore(journal, entry):
+def restore(journal: Journal, entry: Entry) -> None:
     """One file is as it was before its transaction. A file that somebody changed since is left, and raises Failed."""
     path, kept = entry["real"], kept_name(entry["real"])
     data = current(path) if os.path.lexists(path) else None

@@ -5,23 +5,14 @@ A transaction that failed, one that was interrupted (`recover`), or those of a r
 
 import os
 import re
+from typing import Any, Dict, Iterable, List, Tuple
 
-from gpumend.payload.change.files import (
-    Failed,
-    Refused,
-    clean,
-    current,
-    reason_of,
-    remove_empty,
-    replace,
-    sha256,
-)
-from gpumend.payload.change.inner import Unmet, forget_trials, runs_again
-from gpumend.payload.change.journal import ROOT, Journal, restore
-from gpumend.payload.change.packaging import Unfit, take_back
+from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empty
+from gpumend.payload.change.inner import Unmet, runs_again
+from gpumend.payload.change.journal import ROOT, Entry, Journal
+from gpumend.payload.change.kinds import step_kind
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
-    LOCK_WAIT,
     SERVICE_TIMEOUT,
     gate,
     inner_gate,
@@ -31,8 +22,10 @@ from gpumend.payload.change.services import (
 )
 from gpumend.payload.probe import run
 
+Answer = Dict[str, Any]
 
-def restart_inner(journal, entry):
+
+def restart_inner(journal: Journal, entry: Entry) -> None:
     """A unit runs with its old text again, and what Docker was asked for with the new one is over: the directories that were
     made for it are gone, as far as they are empty. Raises Unmet."""
     run(["systemctl", "reset-failed", entry["unit"]], 20)  # the limit of starts counts others', too
@@ -41,91 +34,28 @@ def restart_inner(journal, entry):
         raise Unmet("systemctl restart %s: %s" % (entry["unit"], found.get("err", "").strip()))
     runs_again(entry["unit"], entry["container"])
     # A unit that restarts by itself may have had Docker make its directory anew before its old text counted again.
-    for file in reversed(journal.record["files"]):
+    for file in reversed(journal.files()):
         remove_empty(file["made"])
 
 
-def undo_packages(journal):
-    """Packages are as they were, and after them the files that their scripts write. Returns what could not be done."""
-    problems, found = [], []
-    for entry in journal.record["files"]:
-        if entry.get("of_package"):
-            try:
-                found.append((entry, current(entry["path"])))
-            except (OSError, Refused) as error:
-                problems.append(str(error))
-    try:
-        take_back(journal.record.get("packages", ()), LOCK_WAIT)
-    except Unfit as error:
-        problems.append(str(error))
-    for entry, data in found:
-        have = None if data is None else sha256(data)
-        try:
-            if entry["after"] in ("", have) or have == entry["before"]:
-                entry["after"] = ""  # the scripts may have written it anew just now
-                restore(journal, entry)
-                continue
-            if data is not None and current(entry["path"]) != data:
-                replace(entry["real"], data, like=entry["real"] if os.path.exists(entry["real"]) else None)
-            problems.append("%s was changed by somebody else since: it is left as it is" % entry["path"])
-        except (OSError, Failed, Refused) as error:
-            problems.append(str(error))
-    return problems
-
-
-def undo(journal, restarts):
-    """Put one journal's files back, newest first, and its daemon to work with them.
+def undo(journal: Journal, restarts: str) -> Tuple[List[str], str]:
+    """Undo one journal's steps, newest first, and have its daemon work with what there is then.
 
     Returns what could not be done, and why a restart that it takes has to wait (an empty text where none does). A
     journal that cannot be written does not stop it; one that cannot say that all is back is taken away.
     """
     journal.strict = False
-    problems, held = [], ""
-    for directory in journal.record.get("trials", ()):
-        forget_trials(directory)
-    for entry in reversed([entry for entry in journal.record["files"] if not entry.get("of_package")]):
-        try:
-            restore(journal, entry)
-            clean(entry["real"])
-        except (OSError, Failed, Refused) as error:
-            problems.append(str(error))
-    problems.extend(undo_packages(journal))
-    for argv in journal.record.get("settle", ()):
-        run(
-            argv, COMMAND_TIMEOUT
-        )  # daemon-reload, ldconfig: what makes files count is what makes their absence count
-    for entry in journal.record.get("inner", ()):
-        try:
-            why = inner_gate(restarts, entry)
-            if why:
-                held = "%s still runs with the new storage: %s" % (entry["unit"], why)
-            else:
-                restart_inner(journal, entry)
-        except Unmet as reason:
-            problems.append(str(reason))
-    served, service = journal.record["served"], journal.record["service"]
-    if served and service and systemd() and not problems:
-        teller = service_of(service[0], journal)
-        held = gate(restarts, service[0]) if served == "restart" and teller.answers() else ""
-        try:
-            if held:
-                if teller.reloads:
-                    teller.tell("reload")
-                held = "%s still runs with the new configuration: %s" % (service[0], held)
-            else:
-                teller.tell("restart" if served == "restart" else reload_or_start(service[0]))
-                problems.extend("container %s did not come back" % name for name in teller.start_again())
-        except (
-            OSError,
-            Failed,
-        ) as error:  # all but this is back by now: whoever reads it need not look for more
-            problems.append("the files are as before, but %s" % reason_of(error))
-    for leftover in os.listdir(journal.directory):
-        if leftover.endswith(".gpumend"):
-            try:
-                os.unlink(os.path.join(journal.directory, leftover))
-            except OSError:
-                pass  # a disk that is read-only by now
+    problems = undo_steps(journal)
+    for argv in journal.record["settle"]:
+        # daemon-reload, ldconfig: what makes files count is what makes their absence count
+        run(argv, COMMAND_TIMEOUT)
+    more, held = undo_inner(journal, restarts)
+    problems.extend(more)
+    if not problems:
+        more, waits = undo_service(journal, restarts)
+        problems.extend(more)
+        held = waits or held
+    sweep(journal)
     journal.strict = True
     try:
         journal.end("broken" if problems else "put_back")
@@ -135,52 +65,105 @@ def undo(journal, restarts):
     return problems, held
 
 
-def newest_first(journals):
-    return sorted(journals, key=lambda journal: (journal.number, journal.record["started"]), reverse=True)
+def undo_steps(journal: Journal) -> List[str]:
+    """Each step is undone by its own kind, newest first. Returns what could not be put back."""
+    problems: List[str] = []
+    for entry in reversed(journal.steps):
+        try:
+            problems.extend(step_kind(entry).undo(journal, entry))
+        except (OSError, Failed, Refused) as error:
+            problems.append(str(error))
+    return problems
 
 
-def recover(wanted):
+def undo_inner(journal: Journal, restarts: str) -> Tuple[List[str], str]:
+    """Units of inner daemons run with their old text, as far as `restarts` allows. Returns problems, and why one waits."""
+    problems: List[str] = []
+    held = ""
+    for entry in journal.record["inner"]:
+        try:
+            why = inner_gate(restarts, entry)
+            if why:
+                held = "%s still runs with the new storage: %s" % (entry["unit"], why)
+            else:
+                restart_inner(journal, entry)
+        except Unmet as reason:
+            problems.append(str(reason))
+    return problems, held
+
+
+def undo_service(journal: Journal, restarts: str) -> Tuple[List[str], str]:
+    """The daemon that was told of new files is told of the old ones. Returns problems, and why its restart waits."""
+    served, service = journal.record["served"], journal.record["service"]
+    if not (served and service and systemd()):
+        return [], ""
+    unit = service[0]
+    teller = service_of(unit, journal)
+    held = gate(restarts, unit) if served == "restart" and teller.answers() else ""
+    try:
+        if held:
+            if teller.reloads:
+                teller.tell("reload")
+            return [], "%s still runs with the new configuration: %s" % (unit, held)
+        teller.tell("restart" if served == "restart" else reload_or_start(unit))
+        return ["container %s did not come back" % name for name in teller.start_again()], ""
+    except (OSError, Failed) as error:  # all but this is back by now: whoever reads it need not look for more
+        return ["the files are as before, but %s" % reason_of(error)], str(held)
+
+
+def sweep(journal: Journal) -> None:
+    """What was staged in the journal's own directory is gone."""
+    for leftover in os.listdir(journal.directory):
+        if leftover.endswith(".gpumend"):
+            try:
+                os.unlink(os.path.join(journal.directory, leftover))
+            except OSError:
+                pass  # a disk that is read-only by now
+
+
+def newest_first(found: Iterable[Journal]) -> List[Journal]:
+    return sorted(found, key=lambda journal: (journal.number, journal.record["started"]), reverse=True)
+
+
+def undo_all(found: Iterable[Journal], restarts: str, detail: str) -> Answer:
+    """The answer of a verb that undoes journals, which are told newest first."""
+    problems: List[str] = []
+    waits: List[str] = []
+    paths: List[str] = []
+    done = 0
+    for journal in found:
+        failed, held = undo(journal, restarts)
+        problems.extend(failed)
+        waits.extend([held] if held else [])
+        paths.extend(journal.paths())
+        done += 1
+    if problems:
+        return {"status": "broken", "detail": "; ".join(problems)}
+    if waits:
+        return {"status": "pending", "files": paths, "detail": "; ".join(waits)}
+    return {"status": "changed" if done else "unchanged", "files": paths, "detail": detail}
+
+
+def recover(wanted: Dict[str, Any]) -> Answer:
     """Interrupted runs are put back, newest first. A restart that this takes is made as `restarts` allows."""
-    problems, waits, done = [], [], []
     for path in wanted["journals"]:
         if not re.match(re.escape(ROOT) + r"/runs/[\w.-]+/[\w.-]+/journal\.json$", path):
             raise Refused("%s is no journal" % path)
-    for journal in newest_first(Journal.load(path) for path in wanted["journals"]):
-        if journal.record["state"] == "working":
-            failed, held = undo(journal, wanted["restarts"])
-            problems.extend(failed)
-            waits.extend([held] if held else [])
-            done.append(journal)
-    return undone(problems, waits, done, "put back as before the interrupted run")
+    found = newest_first(Journal.load(path) for path in wanted["journals"])
+    interrupted = [journal for journal in found if journal.record["state"] == "working"]
+    return undo_all(interrupted, wanted["restarts"], "put back as before the interrupted run")
 
 
-def undone(problems, waits, journals, detail):
-    """The answer of a verb that puts back."""
-    if problems:
-        return {"status": "broken", "detail": "; ".join(problems)}
-    paths = [entry["path"] for journal in journals for entry in journal.record["files"]]
-    if waits:
-        return {"status": "pending", "files": paths, "detail": "; ".join(waits)}
-    return {"status": "changed" if journals else "unchanged", "files": paths, "detail": detail}
-
-
-def rollback(wanted):
+def rollback(wanted: Dict[str, Any]) -> Answer:
     """All transactions of one run (or of one component of it) are undone, newest first. Files that somebody changed
     since are left and named."""
     directory = os.path.join(ROOT, "runs", wanted["run"])
     if not re.match(r"[\w.-]+$", wanted["run"]) or not os.path.isdir(directory):
         raise Refused("there is no run %s on this host" % wanted["run"])
-    journals = []
+    found = []
     for name in os.listdir(directory):
         path = os.path.join(directory, name, "journal.json")
         if os.path.isfile(path) and wanted.get("component", "") in ("", name):
-            journals.append(Journal.load(path))
-    problems, waits, done = [], [], []
-    for journal in newest_first(journals):
-        if journal.record["state"] == "put_back":
-            continue
-        failed, held = undo(journal, wanted["restarts"])
-        problems.extend(failed)
-        waits.extend([held] if held else [])
-        done.append(journal)
-    return undone(problems, waits, done, "put back as before run %s" % wanted["run"])
+            found.append(Journal.load(path))
+    left = [journal for journal in newest_first(found) if journal.record["state"] != "put_back"]
+    return undo_all(left, wanted["restarts"], "put back as before run %s" % wanted["run"])

@@ -17,6 +17,7 @@ from gpumend.rules.cdi.spec import (
     target,
     uses_refresh,
 )
+from gpumend.rules.change import RemoveFiles, SetMode
 from gpumend.rules.engines.engine import readers
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
@@ -151,7 +152,7 @@ def conflict(context: Context) -> Iterator[Finding]:
         remedy=f"Mend moves {', '.join(surplus)} into the run's backup and keeps {keep}."
         if safe
         else "Remove one of the files.",
-        change=Change(Component.CDI, action="remove:" + ":".join(surplus)) if safe else None,
+        change=Change(Component.CDI, RemoveFiles(tuple(surplus))) if safe else None,
         refused=""
         if safe
         else (
@@ -263,7 +264,7 @@ def permissions(context: Context) -> Iterator[Finding]:
                 evidence=(Evidence(file.path, f"mode {file.meta.mode:04o}"),),
                 cause="It was written under a strict umask.",
                 remedy="Mend sets mode 0644, as nvidia-ctk does.",
-                change=Change(Component.CDI, action=f"mode:{file.path}") if can else None,
+                change=Change(Component.CDI, SetMode(file.path)) if can else None,
                 refused="" if can else "cdi.manage is false",
                 symptoms=("unresolvable CDI devices",),
             )

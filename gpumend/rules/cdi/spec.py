@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.change import GenerateSpec
 from gpumend.rules.engines.engine import ENGINES, readers
 from gpumend.rules.engines.spec_directories import canonical, named
 from gpumend.rules.finding import Change, Component
@@ -118,7 +119,7 @@ def gpu_specs_in_use(context: Context) -> Iterator[tuple[SpecFile, Spec]]:
 def regenerate(context: Context) -> tuple[Change | None, str]:
     """The change that makes the spec anew, and why it is held back where it is."""
     reason = can_generate(context)
-    return (None, reason) if reason else (Change(Component.CDI, action="generate"), "")
+    return (None, reason) if reason else (Change(Component.CDI, GenerateSpec()), "")
 
 
 def resolvable_after_mend(context: Context) -> bool:

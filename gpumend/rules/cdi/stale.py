@@ -14,6 +14,8 @@ from gpumend.rules.cdi.spec import (
     target,
     uses_refresh,
 )
+from gpumend.rules.change import RemoveFiles
+from gpumend.rules.driver.gpus import fault
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, Spec, SpecFile
@@ -149,7 +151,7 @@ def stale(context: Context) -> Iterator[Finding]:
             refused=refused,
             symptoms=(symptom,),
         )
-    if right:
+    if right and fault(context) is None:  # GM107 tells
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
 
 
@@ -185,7 +187,7 @@ def leftover(context: Context) -> Iterator[Finding]:
             remedy=f"Mend moves it into the run's backup once {written} is there."
             if not refused
             else "Put that right first; then it can go.",
-            change=None if refused else Change(Component.CDI, action=f"remove:{file.path}"),
+            change=None if refused else Change(Component.CDI, RemoveFiles((file.path,))),
             refused=refused,
             symptoms=(symptom if evidence else "failed to mount: no such file or directory",),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from gpumend.rules.change import Action, ActivateCompat, DeactivateCompat, ForgetCompat, RemoveCompat
 from gpumend.rules.cuda.cuda import wants_cuda
 from gpumend.rules.cuda.decision import Case, case_of, decide, driver_evidence, harm, harmful
 from gpumend.rules.cuda.releases import documented, dotted
@@ -64,8 +65,8 @@ def outgrown(context: Context) -> tuple[Compat, ...]:
     )
 
 
-def change(context: Context, action: str) -> Change | None:
-    return Change(Component.CUDA, action=action) if context.wanted.manage_cuda else None
+def change(context: Context, action: Action) -> Change | None:
+    return Change(Component.CUDA, action) if context.wanted.manage_cuda else None
 
 
 def removable(context: Context) -> tuple[Compat, ...]:
@@ -100,13 +101,13 @@ def without(data: bytes, texts: set[str]) -> bytes | None:
 
 
 def files(
-    context: Context, actions: set[str], release: Version | None
+    context: Context, actions: Collection[Action], release: Version | None
 ) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
     """(path -> new bytes, None to remove it; packages to remove) of the change: who should not have a compat directory
     loses it, who should gets it."""
     cuda, wanted = context.state.cuda, context.wanted
     changed: dict[str, bytes | None] = {}
-    deactivate = bool(actions & {"deactivate", "remove"})
+    deactivate = DeactivateCompat() in actions or RemoveCompat() in actions
     gone = removable(context) if deactivate else ()
     directories = {found.directory for found in gone} | (
         {compat.directory for compat, _, _ in harmful(context)} if deactivate else set()
@@ -127,7 +128,7 @@ def files(
             changed[activation.source] = (
                 b"" if left is None and activation.source == "/etc/ld.so.conf" else left
             )
-    if "unwanted" in actions:
+    if ForgetCompat() in actions:
         changed.update({found.source: None for found in unwanted(context, compat_release(context))})
     if release is not None:
         directory = directory_of(release)
@@ -158,7 +159,7 @@ def compat_missing(context: Context) -> Iterator[Finding]:
             evidence=tuple(Evidence(found.source, f"names {found.text}") for found in stale),
             cause="gpumend put it there; the wanted state has changed since.",
             remedy="Mend removes the file.",
-            change=change(context, "unwanted"),
+            change=change(context, ForgetCompat()),
             refused="" if context.wanted.manage_cuda else "cuda.manage is false",
         )
     if release is None:
@@ -212,7 +213,7 @@ def compat_missing(context: Context) -> Iterator[Finding]:
         )
         if not refused
         else "Put that right first.",
-        change=None if refused else change(context, "compat"),
+        change=None if refused else change(context, ActivateCompat()),
         refused=refused,
         symptoms=(
             "CUDA driver version is insufficient for CUDA runtime version",
@@ -274,7 +275,7 @@ def active_and_wrong(context: Context) -> Iterator[Finding]:
             remedy="Mend takes the directory off the library path again and calls cuInit. Programs that run keep what they loaded."
             if can
             else f"Take {activation.text} out of LD_LIBRARY_PATH in {activation.source}.",
-            change=change(context, "deactivate") if can else None,
+            change=change(context, DeactivateCompat()) if can else None,
             refused=""
             if can and context.wanted.manage_cuda
             else "cuda.manage is false"
@@ -317,7 +318,7 @@ def left_over(context: Context) -> Iterator[Finding]:
             remedy=f"Mend removes {compat.package}, and nothing else."
             if managed
             else f"Remove {compat.package or compat.directory}; until then keep it off every library path.",
-            change=change(context, "remove") if managed else None,
+            change=change(context, RemoveCompat()) if managed else None,
             refused="" if managed else "only under a wanted state that names cuda.wanted, and only packages",
             symptoms=("system has unsupported display driver / cuda driver combination",),
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The table of this name: `cuda_driver_matrix`, `compat_branches` or `security_floors`."""
+    """The table of this name: `cuda_driver_matrix`, `compat_branches`, `gpu_chips` or `security_floors`."""
     found: dict[str, Any] = json.loads(
         files("gpumend.rules.data").joinpath(f"{name}.json").read_text("utf-8")
     )

@@ -124,10 +124,26 @@ def floors(table: dict[str, Any]) -> Iterator[str]:
             yield f"broken_toolkits: {row['version']}: fixed in {row['fixed']}"
 
 
+def chips(table: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with gpu_chips.json, one line each."""
+    before = 0
+    for row in table["chips"]:
+        first, last = int(str(row["first"]), 16), int(str(row["last"]), 16)
+        name = f"{row['first']}-{row['last']}"
+        if not before < first <= last:
+            yield f"chips: {name}: not in order, or part of another range"
+        before = last
+        if row["modules"] not in ("proprietary", "both", "open"):
+            yield f"chips: {name}: modules is none of proprietary, both, open"
+        if not str(row.get("architecture", "")).strip() or not str(row.get("source", "")).strip():
+            yield f"chips: {name}: no architecture or no source"
+
+
 def problems() -> list[str]:
     """Everything that is wrong with the tables; empty where they are whole."""
     found = [f"cuda_driver_matrix.json: {line}" for line in matrix(load("cuda_driver_matrix"))]
     found += [f"compat_branches.json: {line}" for line in branches(load("compat_branches"))]
+    found += [f"gpu_chips.json: {line}" for line in chips(load("gpu_chips"))]
     return found + [f"security_floors.json: {line}" for line in floors(load("security_floors"))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gpumend.rules.driver import gpus
 from gpumend.rules.driver.driver import loaded, native
 from gpumend.rules.engines.engine import stopped_by_restart
 from gpumend.rules.finding import Component, Evidence, Finding, Risk, Status
@@ -23,9 +24,13 @@ def reboot_pending(context: Context) -> str:
     )
     if module is None or not native(context):
         return ""
+    if library is not None and library != module and context.state.machine.container.ok:
+        return (
+            f"the libraries of this container are {show(library)}, the outer host's driver is {show(module)}"
+        )
     if library is not None and library != module:
         return f"a reboot is pending: the loaded driver is {show(module)}, its libraries are {show(library)}"
-    if next_module is not None and next_module != module:
+    if next_module is not None and next_module != module and not context.state.machine.container.ok:
         return (
             f"a reboot is pending: the loaded driver is {show(module)}, the next one is {show(next_module)}"
         )
@@ -34,7 +39,9 @@ def reboot_pending(context: Context) -> str:
 
 def hold(findings: list[Finding], context: Context) -> list[Finding]:
     """The findings without changes that a pending reboot makes harmful: anything around driver libraries, and a restart
-    of dockerd under running containers, which could not get the GPU back."""
+    of dockerd under running containers, which could not get the GPU back. And without those that a GPU which does not
+    answer holds back."""
+    findings = gpus.hold(findings, context)
     reason = reboot_pending(context)
     libraries = context.state.driver.userspace()
     if not reason and native(context) and context.state.driver.loaded.ok and not libraries.known:
@@ -70,7 +77,7 @@ NUMBERED = (
     "GM110",
     "the module in the kernel is the one that is installed",
     "modinfo(8); open-gpu-kernel-modules kernel-open/nvidia/nv-procfs.c",
-    applies=loaded,
+    applies=lambda context: loaded(context) and not context.state.machine.container.ok,
 )
 def next_module(context: Context) -> Iterator[Finding]:
     driver = context.state.driver

@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.change import MakeControlNodes, RefreshLinkerCache, RunModprobe
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.driver import CONTROL_NODES
+from gpumend.state.fabric import kind
 from gpumend.text.version import Version, show, upstream
 
 
@@ -42,15 +44,25 @@ def mismatch(context: Context) -> Iterator[Finding]:
         evidence.append(
             Evidence("modinfo -F version nvidia", f"module on disk {show(driver.module_on_disk.value)}")
         )
+    outer = context.state.machine.container
+    if outer.ok:
+        evidence.append(
+            Evidence(outer.source, f"this is a container ({outer.value}): the driver is the outer host's")
+        )
     yield Finding(
         code="GM101",
         status=Status.FAIL,
         summary=f"the loaded driver is {show(module)}, its libraries are {show(found)}",
         evidence=tuple(evidence),
-        cause="The driver's packages were upgraded and the old module is still in the kernel.",
-        remedy="Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
+        cause="The outer host's driver was upgraded, the libraries in this container were not."
+        if outer.ok
+        else "The driver's packages were upgraded and the old module is still in the kernel.",
+        remedy=f"Install the libraries of driver {show(module)} in this container, without a kernel module (runfile: "
+        "`--no-kernel-modules`; packages: libnvidia-compute of that version), and again whenever the outer host's changes."
+        if outer.ok
+        else "Reboot, or, with nothing using a GPU, unload nvidia_uvm, nvidia_drm, nvidia_modeset and nvidia and load "
         "nvidia again. Then run this audit again: CDI specs name the old version's files.",
-        risk=Risk.REBOOT,
+        risk=Risk.NONE if outer.ok else Risk.REBOOT,
         symptoms=(
             "Driver/library version mismatch",
             "system has unsupported display driver / cuda driver combination",  # CUDA error 803
@@ -156,7 +168,7 @@ def libraries(context: Context) -> Iterator[Finding]:
                 remedy="Mend runs ldconfig."
                 if standard
                 else f"Name {directory} in a file of /etc/ld.so.conf.d and run ldconfig, or set nvidia-container-cli.root.",
-                change=Change(Component.DRIVER, action="ldconfig") if standard else None,
+                change=Change(Component.DRIVER, RefreshLinkerCache()) if standard else None,
                 refused=""
                 if standard
                 else f"{directory} is not a standard directory: which files belong there is not ours to decide",
@@ -202,7 +214,7 @@ def nodes(context: Context) -> Iterator[Finding]:
     by_ctk = toolkit.programs["nvidia-ctk"].ok and (toolkit.version.value or ()) >= (1, 14)
     by_modprobe = toolkit.programs["nvidia-modprobe"].ok
     # `nvidia-ctk system create-device-nodes --control-devices` makes the control nodes, never a GPU's own.
-    action = "" if not (by_modprobe or (by_ctk and numbered)) else "modprobe" if by_modprobe else "nodes"
+    action = RunModprobe() if by_modprobe else MakeControlNodes() if by_ctk and numbered else None
     yield Finding(
         code="GM105",
         status=Status.FAIL,
@@ -210,11 +222,11 @@ def nodes(context: Context) -> Iterator[Finding]:
         evidence=tuple(Evidence(path, "not there") for path in missing),
         cause="nvidia-uvm was not loaded at boot, or nothing has opened the GPU yet.",
         remedy="Mend runs nvidia-modprobe, which makes them."
-        if action == "modprobe"
+        if by_modprobe
         else "Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
         if action
         else "Run `nvidia-modprobe -c 0 -c 255` and `nvidia-modprobe -u -c 0`.",
-        change=Change(Component.DRIVER, action=action) if action else None,
+        change=Change(Component.DRIVER, action) if action else None,
         refused="" if action else "no program that makes them is on this host",
         symptoms=("CUDA unknown error", "no CUDA-capable device is detected"),
     )
@@ -257,7 +269,9 @@ def fabric(context: Context) -> Iterator[Finding]:
         for index, (state, status) in told.items()
         if (state, status) != ("Completed", "Success")
     }
-    if not (switches or waiting) or driver.nvlink_off.value:
+    if (
+        not (switches or waiting) or driver.nvlink_off.value or (waiting and kind(context.state) != "own")
+    ):  # GM124
         return
     running = driver.fabricmanager.value == "active" or driver.fabric_runs.get() is True
     if running and not waiting:

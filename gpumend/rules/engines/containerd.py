@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpumend.rules.change import TellDaemon
 from gpumend.rules.engines.containerd_config import (
     NVIDIA,
     RESTART,
@@ -421,7 +422,7 @@ def not_restarted(context: Context) -> Iterator[Finding]:
         return
     held = "" if context.wanted.manage_containerd else "containerd.manage is false"
     held = held or restart_hold(context)
-    made = None if held else Change(Component.CONTAINERD, service=RESTART)
+    made = None if held else Change(Component.CONTAINERD, TellDaemon(), service=RESTART)
     yield Finding(
         code="GM508",
         status=Status.WARN,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from gpumend.rules.change import SetValues
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
 from gpumend.rules.evidence import line_of, place, standing, where
 from gpumend.rules.finding import Change, Component, Evidence
@@ -282,7 +283,7 @@ def change(context: Context, values: Mapping[Keys, Any]) -> tuple[Change | None,
     for keys, value in (*default_runtime(context, found, values).items(), *values.items()):
         path, name = found.home(keys)
         edits.append(Edit(path, ("plugins", name, *keys), value))
-    return Change(Component.CONTAINERD, tuple(edits), service=RESTART), ""
+    return Change(Component.CONTAINERD, SetValues(tuple(edits)), service=RESTART), ""
 
 
 def default_runtime(context: Context, found: Layout, values: Mapping[Keys, Any]) -> dict[Keys, Any]:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpumend.rules.change import SetValues
 from gpumend.rules.engines.containerd_config import NVIDIA, Keys, injects
 from gpumend.rules.engines.spec_directories import canonical, lacking, widened
 from gpumend.rules.evidence import line_of, place, standing
@@ -104,7 +105,7 @@ def change(context: Context, values: Mapping[Keys, Any]) -> tuple[Change | None,
         return None, held
     tables = {keys: home(context, keys[:4] if keys[:3] == RUNTIMES else keys) for keys in values}
     edits = tuple(Edit(tables[keys], keys, value) for keys, value in values.items())
-    return Change(Component.CRIO, edits, service=RESTART), ""
+    return Change(Component.CRIO, SetValues(edits), service=RESTART), ""
 
 
 def monitor(context: Context, settings: Settings) -> str:
@@ -408,7 +409,7 @@ def no_low_level(context: Context) -> Iterator[Finding]:
     made: Change | None = None
     refused = "" if context.wanted.manage_runtime else "runtime.manage is false"
     if not refused:
-        made = Change(Component.TOOLKIT, (Edit(TOOLKIT_CONFIG, keys, [*candidates, beside[0]]),))
+        made = Change(Component.TOOLKIT, SetValues((Edit(TOOLKIT_CONFIG, keys, [*candidates, beside[0]]),)))
     yield Finding(
         code="GM556",
         status=Status.FAIL,

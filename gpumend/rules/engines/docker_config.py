@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpumend.rules.change import SetValues
 from gpumend.rules.engines.spec_directories import named
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
 from gpumend.rules.evidence import standing
@@ -156,7 +157,9 @@ def change(
         return None, held
     path = context.state.docker.config_path
     return Change(
-        Component.DOCKER, tuple(Edit(path, keys, value) for keys, value in edits.items()), service=service
+        Component.DOCKER,
+        SetValues(tuple(Edit(path, keys, value) for keys, value in edits.items())),
+        service=service,
     ), ""
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gpumend.rules.change import AddTemplateTable, SetValues
 from gpumend.rules.engines import containerd_config
 from gpumend.rules.engines.containerd_config import (
     Keys,
@@ -70,7 +71,7 @@ def change(context: Context, key: str, value: Any) -> tuple[Change | None, str]:
         return None, "GRIT is not in the wanted state of this host (`grit`)"
     raw = context.state.grit.raw.get() or {}
     spelled = next((name for name in raw if name.lower() == key.lower()), key)
-    return Change(Component.GRIT, (Edit(CONFIG, (spelled,), value),)), ""
+    return Change(Component.GRIT, SetValues((Edit(CONFIG, (spelled,), value),))), ""
 
 
 def binary(context: Context) -> str:
@@ -391,7 +392,7 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
         )
     if k3s.template and (k3s.template == k3s.flavour.templates[0]) != _third(k3s):
         return None, f"{k3s.template} waits for a restart of {k3s.flavour.name} (GM512)"
-    return Change(Component.CONTAINERD, action="template"), ""
+    return Change(Component.CONTAINERD, AddTemplateTable()), ""
 
 
 def _third(k3s: K3s) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.change import LinkCharDevices
 from gpumend.rules.engines.containerd_config import injects
 from gpumend.rules.engines.engine import ENGINES
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -189,7 +190,7 @@ def daemon_reload(context: Context) -> Iterator[Finding]:
         "the links have to be recreated."
         if not refused
         else "`nvidia-ctk system create-dev-char-symlinks`, or a newer runc; then recreate the containers.",
-        change=None if refused else Change(Component.DRIVER, action="char-links"),
+        change=None if refused else Change(Component.DRIVER, LinkCharDevices()),
         refused=refused,
         symptoms=(SYMPTOM,),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.change import SetSpecDirectories
 from gpumend.rules.engines.spec_directories import lacking
 from gpumend.rules.engines.trial import DEVICE, Trial
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -88,7 +89,7 @@ def narrowed(context: Context) -> Iterator[Finding]:
         remedy=f"Mend writes {DROP_IN}. podman reads it at every start: nothing is restarted."
         if not refused
         else "Add the directory.",
-        change=None if refused else Change(Component.PODMAN, action="spec-dirs"),
+        change=None if refused else Change(Component.PODMAN, SetSpecDirectories()),
         refused=refused,
         symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.change import FuseDevice
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.storage.inner import change, cost, evidence_of, gigabytes, inners, left, without_fuse
@@ -38,7 +39,7 @@ def fuse_device(context: Context) -> Iterator[Finding]:
             ),
             cause=cause,
             remedy="Mend loads the module fuse, now and at every boot.",
-            change=Change(Component.STORAGE, action="fuse") if context.wanted.manage_dind else None,
+            change=Change(Component.STORAGE, FuseDevice()) if context.wanted.manage_dind else None,
             refused="" if context.wanted.manage_dind else "dind.manage is false",
             symptoms=symptoms,
         )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpumend.rules.change import InnerStorage
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.storage.overlay import DOCUMENTED, OVERLAY_DRIVERS, is_fuse, rootful, takes_overlay
@@ -277,7 +278,7 @@ def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
         inner.compose.override if inner.compose else f"a drop-in of {inner.unit.name if inner.unit else ''}"
     )
     mended = f"Mend gives it {found.kind}: `{line_to_add(inner, found)}` in {where}."
-    return Change(Component.STORAGE, action=inner.name), "", mended
+    return Change(Component.STORAGE, InnerStorage(inner.name)), "", mended
 
 
 def evidence_of(inner: Inner) -> tuple[Evidence, ...]:

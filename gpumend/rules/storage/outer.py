@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.change import SetValues
 from gpumend.rules.engines import docker_config as docker
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
@@ -123,7 +124,9 @@ def outer_storage(context: Context) -> Iterator[Finding]:
         if refused
         else Change(
             Component.DOCKER_STORAGE,
-            tuple(Edit(context.state.docker.config_path, (key,), value) for key, value in edits.items()),
+            SetValues(
+                tuple(Edit(context.state.docker.config_path, (key,), value) for key, value in edits.items())
+            ),
             service=docker.RESTART,
         ),
         refused=refused,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpumend.rules.change import RemoveFiles
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 
@@ -78,7 +79,7 @@ def signed_by(context: Context) -> Iterator[Finding]:
             remedy=f"Mend moves {', '.join(old)} into the run's backup."
             if not refused
             else "Remove all but one of them.",
-            change=None if refused else Change(Component.APT, action="remove:" + ":".join(old)),
+            change=None if refused else Change(Component.APT, RemoveFiles(tuple(old))),
             refused=refused,
             symptoms=("Conflicting values set for option Signed-By",),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gpumend.rules.change import InstallPackages
 from gpumend.rules.engines.docker_config import wanted_paths
 from gpumend.rules.engines.injection import lost_at_reload
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -167,7 +168,9 @@ def decided(context: Context) -> tuple[Change | None, str, Job]:
     if not context.wanted.toolkit_install:
         return None, "toolkit.install is false", Job()
     found = job(context)
-    return (None if found.refused else Change(Component.PACKAGES, action=found.action)), found.refused, found
+    if found.refused:
+        return None, found.refused, found
+    return Change(Component.PACKAGES, InstallPackages(found.action, found.targets, found.version)), "", found
 
 
 def offered(context: Context) -> tuple[Evidence, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gpumend.rules.change import SetValues
 from gpumend.rules.evidence import standing
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
@@ -71,7 +72,7 @@ def change(context: Context, *keys: str, value: Any) -> Change | None:
     """The change that sets a key of config.toml, or None where policy leaves the file alone."""
     if not context.wanted.manage_runtime:
         return None
-    return Change(Component.TOOLKIT, (Edit(CONFIG, keys, value),))
+    return Change(Component.TOOLKIT, SetValues((Edit(CONFIG, keys, value),)))
 
 
 def unmanaged(context: Context) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
@@ -11,27 +10,13 @@ from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.record import Assessment, Record, current, judged
 from gpumend.run.remote.asking import complete, host_state, remember
 from gpumend.run.remote.connection import RemoteError
+from gpumend.run.remote.layers import layers
 from gpumend.schemas.wanted import check
 from gpumend.state.host_state import parse
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
-
-KEY = "gpumend"
-
-
-def layers(host: Host) -> list[Mapping[str, Any]]:
-    """The wanted state's layers for a host, most general first: the deploy's own, all.py, its groups, itself, --data.
-
-    pyinfra itself would take the nearest whole value; ours merges, so that a group can set one key.
-    """
-    inventory = host.inventory
-    found = [inventory.get_data()]
-    found.extend(inventory.get_group_data(group) for group in host.groups)
-    found.extend((inventory.get_host_data(host.name), inventory.get_override_data()))
-    parts = (layer[key] for layer in found for key in (KEY, wanted_state.HOSTS_KEY) if key in layer)
-    return [current(inventory).wanted, *parts]
 
 
 def wanted_of(host: Host) -> Wanted:

@@ -1,0 +1,65 @@
+"""The CDI spec: written anew, where need be, before anything is taken away."""
+
+from __future__ import annotations
+
+import re
+
+from gpumend.plan.changes import of_kind
+from gpumend.plan.step import GenerateFile, RemoveFile, SetMode, Step, TriggerFile, WriteFile, seen
+from gpumend.plan.transaction import Proof, Transaction
+from gpumend.rules.cdi import spec as cdi
+from gpumend.rules.change import GenerateSpec, RemoveFiles
+from gpumend.rules.change import SetMode as ModeOf
+from gpumend.rules.finding import Change, Component
+from gpumend.rules.rule import Context
+from gpumend.state.cdi import REFRESH_ENV
+
+
+def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    files = {file.path: file for file in context.state.cdi.files.need()}
+    target = cdi.target(context)
+    removals = of_kind(changes, RemoveFiles)
+    static_goes = RemoveFiles((cdi.STATIC,)) in removals
+    # Nothing is taken away before what replaces it is there.
+    generates = bool(of_kind(changes, GenerateSpec)) or (
+        target not in files and static_goes and cdi.uses_refresh(context)
+    )
+    steps: list[Step] = _generate(context, target) if generates else []
+    for change in changes:
+        match change.action:
+            case RemoveFiles(paths):
+                steps.extend(RemoveFile(path, seen(files.get(path))) for path in paths)
+            case ModeOf(path) if not (path == target and generates):
+                steps.append(SetMode(path, seen(files.get(path))))
+    info = context.state.docker.info.value or {}
+    # dockerd's own watch of the directories lags a moment behind a rename: wait until it has seen the spec.
+    sees = generates and bool(info.get("CDISpecDirs")) and "DiscoveredDevices" in info
+    proofs = (Proof(("DiscoveredDevices",)),) if sees else ()
+    return Transaction(Component.CDI, codes, tuple(dict.fromkeys(steps)), proofs=proofs)
+
+
+def _generate(context: Context, target: str) -> list[Step]:
+    """The spec is written by whoever writes it here: nvidia-cdi-refresh, or this transaction."""
+    before = seen(next((file for file in context.state.cdi.files.need() if file.path == target), None))
+    if cdi.uses_refresh(context):
+        argv: tuple[str, ...] = ("systemctl", "restart", "nvidia-cdi-refresh.service")
+        return [*_refresh_environment(context), TriggerFile(target, before, argv)]
+    flags = tuple(f"--feature-flag={flag}" for flag in cdi.flags(context))
+    return [GenerateFile(target, before, ("nvidia-ctk", "cdi", "generate", *flags))]
+
+
+def _refresh_environment(context: Context) -> list[WriteFile]:
+    """The line in nvidia-cdi-refresh.env that keeps its feature flags, where an old engine needs them."""
+    content, before = context.state.cdi.refresh_env_file.value, context.state.cdi.refresh_env.get()
+    key, text = "NVIDIA_CTK_CDI_GENERATE_FEATURE_FLAGS", before or ""
+    set_now = re.search(rf"(?m)^{key}=(.*)$", text)
+    flags = [flag for flag in (set_now.group(1) if set_now else "").strip("\"' ").split(",") if flag]
+    lacking = [flag for flag in cdi.flags(context) if flag not in flags]
+    if not lacking:
+        return []
+    line = f"{key}={','.join((*flags, *lacking))}"
+    if set_now:
+        text = text[: set_now.start()] + line + text[set_now.end() :]
+    else:
+        text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
+    return [WriteFile.over(REFRESH_ENV, content, text.encode())]

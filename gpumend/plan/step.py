@@ -1,0 +1,303 @@
+"""The kinds of step of which a transaction is made: each knows what a person is told of it, and what the host is sent."""
+
+from __future__ import annotations
+
+import base64
+import posixpath
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gpumend.state.cdi import SpecFile
+from gpumend.state.snapshot import FileContent
+from gpumend.text.edits import EditError
+
+
+def absolute(path: str) -> str:
+    """The path. Raises EditError for a relative one: a program that runs as root would look for it where it happens to
+    stand."""
+    if not posixpath.isabs(path):
+        raise EditError(f"{path!r} is not an absolute path")
+    return path
+
+
+class Step:
+    """One thing done on a host. do: the kind's name, in reports and for the host."""
+
+    do: ClassVar[str]
+
+    @property
+    def where(self) -> str:
+        """The path that it changes, or an empty text."""
+        return ""
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+        raise NotImplementedError
+
+    def fields(self) -> dict[str, Any]:
+        """What the host needs to do it, as JSON values by name."""
+        raise NotImplementedError
+
+    def as_data(self) -> dict[str, Any]:
+        """The step as the program on the host takes it."""
+        return {"do": self.do, **self.fields()}
+
+
+@dataclass(frozen=True)
+class FileStep(Step):
+    """A step that changes one file. before: SHA-256 of the bytes from which the plan was made, None where there was no file;
+    the host refuses the step when it finds others."""
+
+    path: str
+    before: str | None
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+
+    @property
+    def where(self) -> str:
+        return self.path
+
+    def fields(self) -> dict[str, Any]:
+        return {"path": self.path, "before": self.before}
+
+
+def seen(content: FileContent | SpecFile | None) -> str | None:
+    """What a file step's `before` is where the plan saw this content."""
+    return content.sha256 if content else None
+
+
+@dataclass(frozen=True)
+class WriteFile(FileStep):
+    """The file has these bytes. was: those that it had, None where it was not there or was not read."""
+
+    do = "write"
+    data: bytes
+    was: bytes | None = None
+
+    @classmethod
+    def over(cls, path: str, content: FileContent | None, data: bytes) -> WriteFile:
+        """The step where the plan saw `content`."""
+        return cls(path, seen(content), data, content.data if content else None)
+
+    def describe(self) -> str:
+        return f"{self.path} is written"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "data": base64.b64encode(self.data).decode("ascii")}
+
+
+@dataclass(frozen=True)
+class GenerateFile(FileStep):
+    """What a command prints becomes the file: a CDI spec."""
+
+    do = "generate"
+    argv: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"{self.path} <- {' '.join(self.argv)}"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "argv": list(self.argv)}
+
+
+@dataclass(frozen=True)
+class TriggerFile(FileStep):
+    """A command has something else write the file: a CDI spec."""
+
+    do = "trigger"
+    argv: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"{self.path} <- {' '.join(self.argv)}"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "argv": list(self.argv)}
+
+
+@dataclass(frozen=True)
+class RemoveFile(FileStep):
+    """The file is in the run's backup alone."""
+
+    do = "remove"
+
+    def describe(self) -> str:
+        return f"{self.path} moved into the run's backup"
+
+
+@dataclass(frozen=True)
+class SetMode(FileStep):
+    """The file has these permission bits."""
+
+    do = "mode"
+    mode: int = 0o644
+
+    def describe(self) -> str:
+        return f"{self.path} gets mode {self.mode:04o}"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "mode": self.mode}
+
+
+@dataclass(frozen=True)
+class DropIn(Step):
+    """A drop-in has a unit's `docker run` for a container with these options. Its bytes are made on the host, for they may
+    hold what the unit holds."""
+
+    do = "dropin"
+    path: str
+    unit: str
+    container: str
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+        absolute(self.unit)
+
+    @property
+    def where(self) -> str:
+        return self.path
+
+    def describe(self) -> str:
+        return f"{self.path}: the `docker run` of {self.unit} with {' '.join(self.options)}"
+
+    def fields(self) -> dict[str, Any]:
+        options = list(self.options)
+        return {"path": self.path, "unit": self.unit, "container": self.container, "options": options}
+
+
+@dataclass(frozen=True)
+class DirectoryTrial(Step):
+    """The directory is there, and an overlay was mounted in it for trial. mode: of one that is made."""
+
+    do = "directory"
+    path: str
+    mode: int
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+
+    @property
+    def where(self) -> str:
+        return self.path
+
+    def describe(self) -> str:
+        return f"{self.path} is made, and an overlay mounted in it for trial"
+
+    def fields(self) -> dict[str, Any]:
+        return {"path": self.path, "mode": self.mode}
+
+
+@dataclass(frozen=True)
+class FuseReady(Step):
+    """/dev/fuse is there."""
+
+    do = "fuse"
+
+    def describe(self) -> str:
+        return "/dev/fuse is made ready: modprobe fuse"
+
+    def fields(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class RunCommand(Step):
+    """A command has run, with exit status 0."""
+
+    do = "run"
+    argv: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"run {' '.join(self.argv)}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"argv": list(self.argv)}
+
+
+@dataclass(frozen=True)
+class WrittenByPackage:
+    """A file that a package's scripts write as they please, and that keeps its bytes. before: as a file step's."""
+
+    path: str
+    before: str | None
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+
+
+@dataclass(frozen=True)
+class PackageStep(Step):
+    """A package manager has done this. verb: `install`, `downgrade` or `remove`; targets: `NAME` or `NAME=VERSION`."""
+
+    do = "package"
+    manager: str
+    verb: str
+    targets: tuple[str, ...]
+    keeps: WrittenByPackage | None = None
+
+    @property
+    def where(self) -> str:
+        return self.keeps.path if self.keeps else ""
+
+    def describe(self) -> str:
+        return " ".join((self.manager, self.verb, *self.targets))
+
+    def fields(self) -> dict[str, Any]:
+        kept = {"path": self.keeps.path, "before": self.keeps.before} if self.keeps else {}
+        return {"manager": self.manager, "verb": self.verb, "targets": list(self.targets), **kept}
+
+
+@dataclass(frozen=True)
+class ToolkitProof(Step):
+    """The toolkit's packages and programs say that they are of one version; of this one, where it is not empty."""
+
+    do = "toolkit"
+    manager: str
+    version: str
+
+    def describe(self) -> str:
+        return "prove it by what its packages and `nvidia-ctk --version` say"
+
+    def fields(self) -> dict[str, Any]:
+        return {"manager": self.manager, "version": self.version}
+
+
+@dataclass(frozen=True)
+class NoteCheck(Step):
+    """The libcuda in a directory says in an ELF section that it is for the driver."""
+
+    do = "note"
+    directory: str
+    section: str
+    driver: str
+
+    def __post_init__(self) -> None:
+        absolute(self.directory)
+
+    def describe(self) -> str:
+        return f"check that the libcuda in {self.directory} is for driver {self.driver}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"directory": self.directory, "section": self.section, "driver": self.driver}
+
+
+@dataclass(frozen=True)
+class CudaCheck(Step):
+    """cuInit says that CUDA works. how: `plain`, with nothing on the library path; `with` the directory on it; as the whole
+    `host` has it. version: the least that is served, as cuDriverGetVersion gives it."""
+
+    do = "cuda"
+    how: str = "plain"
+    directory: str = ""
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        if self.directory:
+            absolute(self.directory)
+
+    def describe(self) -> str:
+        return "prove it by cuInit, with and without it"
+
+    def fields(self) -> dict[str, Any]:
+        return {"how": self.how, "directory": self.directory, "version": self.version}

@@ -1,0 +1,298 @@
+"""Journals: runs of today's program and of an older one, complete and killed before every step, are undone to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumend.payload.source import change_source
+from gpumend.plan.step import (
+    DirectoryTrial,
+    DropIn,
+    GenerateFile,
+    PackageStep,
+    RemoveFile,
+    RunCommand,
+    SetMode,
+    Step,
+    TriggerFile,
+    WriteFile,
+    WrittenByPackage,
+)
+from tests.scripts import trees
+
+# A transaction is root's, and so is the mount that it tries.
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+CAPTURES = Path(__file__).parents[1] / "fixtures" / "journals"
+CASES = ("files", "service", "packages")
+JOURNALS = "var/lib/gpumend/runs/*/*/journal.json"
+
+
+def captured(case: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CAPTURES / "34eba2b" / f"{case}.json").read_text())
+    return found
+
+
+def killed(case: str) -> Iterator[tuple[str, trees.Tree]]:
+    """(before which step it was killed, the tree by then) of a captured run."""
+    tree = trees.BEFORE
+    for each in captured(case)["killed"]:
+        tree = trees.changed(tree, each)
+        yield each["before"], tree
+
+
+@dataclass(frozen=True)
+class Host:
+    """A tree as a host, with its stand-ins where root may execute them."""
+
+    root: Path
+    programs: Path
+
+    def carry_out(self, wanted: dict[str, Any], number: int = 0) -> tuple[dict[str, Any] | None, str]:
+        program = trees.program(change_source(), self.root, self.programs)
+        return trees.carried_out(program, wanted, number)
+
+    def answer(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        answer, at = self.carry_out(wanted)
+        assert answer is not None, at
+        return answer
+
+    def journals(self) -> list[str]:
+        return sorted(map(str, self.root.glob(JOURNALS)))
+
+    def recover(self) -> dict[str, Any]:
+        """The answer of the next run's first transaction."""
+        call = {"verb": "recover", "run": "next", "who": "test", "restarts": "allow"}
+        return self.answer({**call, "journals": self.journals()})
+
+    def rollback(self) -> dict[str, Any]:
+        return self.answer({"verb": "rollback", "run": trees.RUN, "who": "test", "restarts": "allow"})
+
+    def as_before(self, at: str) -> None:
+        """Every file has its old bytes and mode, and nothing of ours lies beside one."""
+        assert trees.host(trees.entries(self.root)) == trees.host(trees.BEFORE), at
+        states = [json.loads(Path(path).read_text())["state"] for path in self.journals()]
+        assert set(states) <= {"put_back"}, at
+
+
+LayOut = Callable[[trees.Tree], Host]
+
+
+@pytest.fixture
+def laid_out(programs: Path, tmp_path: Path) -> Iterator[LayOut]:
+    """laid_out(tree): a new host whose files these are. In memory, where there is any: each trial mount syncs its disk."""
+    memory = Path("/dev/shm")
+    directory = Path(tempfile.mkdtemp(prefix="gpumend-test-", dir=memory if memory.is_dir() else tmp_path))
+    count = 0
+
+    def made(tree: trees.Tree) -> Host:
+        nonlocal count
+        count += 1
+        host = Host(directory / str(count), programs / f"of-{count}")
+        trees.lay_out(tree, host.root)
+        shutil.copytree(host.root / "bin", host.programs)
+        host.programs.chmod(0o755)
+        return host
+
+    yield made
+    shutil.rmtree(directory)
+
+
+# --- runs of 34eba2b, whose journals have no format number
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_old_run_that_was_killed_is_put_back(case: str, laid_out: LayOut) -> None:
+    found = list(killed(case))
+    assert len(found) >= 15
+    for at, tree in found:
+        host = laid_out(tree)
+        if host.journals():
+            answer = host.recover()
+            assert answer["status"] == "changed", (at, answer)
+        host.as_before(at)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_old_run_is_rolled_back(case: str, laid_out: LayOut) -> None:
+    host = laid_out(trees.changed(trees.BEFORE, captured(case)["complete"]))
+    [path] = host.journals()
+    assert "format" not in json.loads(Path(path).read_text())
+    answer = host.rollback()
+    assert answer["status"] == "changed", answer
+    host.as_before("a rollback")
+    assert host.rollback()["status"] == "unchanged"
+
+
+def test_an_old_run_leaves_what_somebody_changed_since(laid_out: LayOut) -> None:
+    host = laid_out(trees.changed(trees.BEFORE, captured("files")["complete"]))
+    (host.root / "etc/edited.toml").write_text("mine\n")
+    answer = host.rollback()
+    assert answer["status"] == "broken" and "changed by somebody else since" in answer["detail"]
+    assert (host.root / "etc/edited.toml").read_text() == "mine\n"
+    left = {
+        path
+        for path, entry in trees.host(trees.entries(host.root)).items()
+        if trees.BEFORE.get(path, ...) != entry
+    }
+    assert left == {"etc/edited.toml"}
+
+
+# --- runs of today's
+
+
+def files(root: Path) -> dict[str, Any]:
+    """Every kind of step that changes files or directories."""
+    unit, generate = f"{root}/etc/edge.service", ("nvidia-ctk",)
+    sha = trees.sha
+    triggered, first = f"{root}/etc/cdi/triggered.yaml", f"{root}/etc/cdi/first.yaml"
+    steps: list[Step] = [
+        WriteFile(f"{root}/etc/edited.toml", sha(root, "etc/edited.toml"), b"# keep this\nold = false\n"),
+        WriteFile(f"{root}/etc/new/deep/new.conf", None, b"new\n"),
+        GenerateFile(f"{root}/etc/cdi/generated.yaml", sha(root, "etc/cdi/generated.yaml"), generate),
+        GenerateFile(f"{root}/etc/cdi-new/generated.yaml", None, generate),
+        TriggerFile(triggered, sha(root, "etc/cdi/triggered.yaml"), (*generate, triggered)),
+        TriggerFile(first, None, (*generate, first)),
+        RemoveFile(f"{root}/etc/cdi/old.yaml", sha(root, "etc/cdi/old.yaml")),
+        SetMode(f"{root}/etc/cdi/strict.yaml", sha(root, "etc/cdi/strict.yaml")),
+        DirectoryTrial(f"{root}/data/edge", 0o710),
+        DropIn(f"{unit}.d/90-gpumend.conf", unit, "edge", ("-v", "/data/edge:/var/lib/docker")),
+        RunCommand(("true", "once")),
+    ]
+    return {**trees.common("storage.dind"), "steps": [step.as_data() for step in steps]}
+
+
+def service(root: Path) -> dict[str, Any]:
+    """A file, and the restart of the daemon that reads it."""
+    step = WriteFile(f"{root}/etc/edited.toml", trees.sha(root, "etc/edited.toml"), b"old = false\n")
+    unit = ["containerd.service", "restart"]
+    return {**trees.common("containerd.config"), "steps": [step.as_data()], "service": unit}
+
+
+def packages(root: Path) -> dict[str, Any]:
+    """A package, and the file that its script writes anew."""
+    config = WrittenByPackage(f"{root}/etc/config.toml", trees.sha(root, "etc/config.toml"))
+    steps: list[Step] = [
+        PackageStep("apt", "install", ("nvidia-container-toolkit=1.17.8-1",), config),
+        WriteFile(f"{root}/etc/new.conf", None, b"new\n"),
+    ]
+    return {**trees.common("packages.toolkit_installed"), "steps": [step.as_data() for step in steps]}
+
+
+MAKERS = {"files": files, "service": service, "packages": packages}
+
+
+def run_of(case: str, host: Host, number: int = 0) -> tuple[dict[str, Any] | None, str]:
+    return host.carry_out(MAKERS[case](host.root), number)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_ends_as_an_old_one_did_and_is_rolled_back(case: str, laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    answer, _ = run_of(case, host)
+    assert answer is not None and answer["status"] == "changed", answer
+    then = trees.changed(trees.BEFORE, captured(case)["complete"])
+    assert trees.host(trees.entries(host.root)) == trees.host(then)
+    [path] = host.journals()
+    assert json.loads(Path(path).read_text())["format"] == 2
+    assert host.rollback()["status"] == "changed"
+    host.as_before("a rollback")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_killed_before_any_step_is_put_back(case: str, laid_out: LayOut) -> None:
+    number = 1
+    while True:
+        host = laid_out(trees.BEFORE)
+        answer, at = run_of(case, host, number)
+        if answer is not None:
+            break
+        if host.journals():
+            assert host.recover()["status"] == "changed", at
+            host.as_before(at)
+        number += 1
+    assert answer["status"] == "changed" and number > 15
+
+
+# --- a format that nobody knows yet
+
+
+@pytest.mark.parametrize("found", [3, 99, "next", None])
+def test_a_newer_format_is_refused_and_nothing_is_touched(found: Any, laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    run_of("service", host)
+    [path] = host.journals()
+    record = {**json.loads(Path(path).read_text()), "format": found, "state": "working"}
+    Path(path).write_text(json.dumps(record))
+    before = trees.entries(host.root)
+    for answer in (host.recover(), host.rollback()):
+        assert answer["status"] == "refused", answer
+        assert f"{path} is of format {found}" in answer["detail"], answer
+    after = trees.entries(host.root)
+    assert {name: entry for name, entry in after.items() if not name.endswith(".lock")} == {
+        name: entry for name, entry in before.items() if not name.endswith(".lock")
+    }
+
+
+def test_a_newer_run_counts_in_the_order_of_runs(laid_out: LayOut) -> None:
+    """What is undone newest first must not take a run that it cannot read for none."""
+    host = laid_out(trees.BEFORE)
+    run_of("service", host)
+    [path] = map(Path, host.journals())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3, "number": 41}))
+    run_of("packages", host)
+    numbers = {json.loads(Path(each).read_text())["number"] for each in host.journals()}
+    assert numbers == {41, 42}
+
+
+# --- relative paths
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"do": "write", "path": "old.yaml", "before": None, "data": ""},
+        {"do": "remove", "path": "old.yaml", "before": None},
+        {"do": "remove", "path": "", "before": None},
+        {"do": "mode", "path": "./old.yaml", "before": None, "mode": 0o644},
+        {"do": "generate", "path": "old.yaml", "before": None, "argv": ["true"]},
+        {"do": "trigger", "path": "old.yaml", "before": None, "argv": ["true"]},
+        {"do": "directory", "path": "data", "mode": 0o710},
+        {"do": "dropin", "path": "a.d/b", "unit": "/etc/a", "container": "edge", "options": []},
+        {"do": "dropin", "path": "/etc/a.d/b", "unit": "a", "container": "edge", "options": []},
+        {"do": "package", "manager": "apt", "verb": "install", "targets": ["a"], "path": "b", "before": None},
+        {"do": "note", "directory": "cuda", "section": ".note", "driver": "550.1"},
+        {"do": "cuda", "how": "with", "directory": "cuda", "version": 13000},
+    ],
+    ids=lambda step: f"{step['do']}",
+)
+def test_a_relative_path_is_refused_by_the_host(step: dict[str, Any], laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    wanted = {**trees.common("cdi.spec_current"), "steps": [step]}
+    answer, _ = host.carry_out(wanted)
+    assert answer is not None and answer["status"] == "refused", answer
+    assert "not an absolute path" in answer["detail"]
+    assert host.journals() == [] and trees.host(trees.entries(host.root)) == trees.host(trees.BEFORE)
+
+
+def test_a_kind_of_step_that_is_none_is_refused(laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    wanted = {**trees.common("cdi.spec_current"), "steps": [{"do": "format", "path": "/"}]}
+    answer, _ = host.carry_out(wanted)
+    assert answer == {"status": "refused", "detail": "no step is called 'format' here"}
+
+
+def test_the_plan_and_the_host_know_the_same_kinds() -> None:
+    from gpumend.payload.change.kinds import KINDS
+    from tests.unit.test_plan import STEPS
+
+    assert set(KINDS) == {step.do for step in STEPS}
