@@ -1,10 +1,10 @@
-"""CRI-O: its drop-ins. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+"""CRI-O: its drop-ins. One concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import crio, runs, toolkit
 
-if session.begin():
+if session.begin(concern="crio"):
     runs.recovered()
     toolkit.runtime_config()
     crio.config()

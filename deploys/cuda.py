@@ -1,10 +1,10 @@
 """CUDA: the driver runs what is wanted, with cuda-compat where NVIDIA supports that and without it where the driver has
-outgrown it (`gpumend.cuda` in the wanted state). One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+outgrown it (`gpumend.cuda` in the wanted state). One concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import cuda, runs
 
-if session.begin():
+if session.begin(concern="cuda"):
     runs.recovered()
     cuda.compat()

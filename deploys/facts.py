@@ -2,4 +2,4 @@
 
 from gpumend.deploy import facts_report, session
 
-session.begin(finish=facts_report.finish, show=False)
+session.begin(finish=facts_report.finish, shown=False)

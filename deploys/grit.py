@@ -1,10 +1,10 @@
-"""GRIT: grit.toml, and its runtime in containerd. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+"""GRIT: grit.toml, and its runtime in containerd. One concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import containerd, grit, runs
 
-if session.begin():
+if session.begin(concern="grit"):
     runs.recovered()
     grit.config()
     containerd.config()

@@ -1,11 +1,11 @@
 """Packages: those of the NVIDIA Container Toolkit are there in one version, where `gpumend.toolkit.install` is wanted. One
-concern of gpu_host.py, by itself; the whole host is judged all the same."""
+concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import packages, runs, toolkit
 
-if session.begin():
+if session.begin(concern="packages"):
     runs.recovered()
     toolkit.apt_sources()
     packages.toolkit_installed()

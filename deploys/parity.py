@@ -2,4 +2,4 @@
 
 from gpumend.deploy import parity_report, session
 
-session.begin(finish=parity_report.finish, show=False)
+session.begin(finish=parity_report.finish, shown=False)

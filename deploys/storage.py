@@ -1,10 +1,10 @@
-"""Storage of Docker and of Dockers inside of containers. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+"""Storage of Docker and of Dockers inside of containers. One concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import runs, storage
 
-if session.begin():
+if session.begin(concern="storage"):
     runs.recovered()
     storage.docker_root()
     storage.dind()

@@ -1,10 +1,10 @@
-"""The NVIDIA Container Toolkit: its config.toml and its APT source. One concern of gpu_host.py, by itself; the whole host is judged all the same."""
+"""The NVIDIA Container Toolkit: its config.toml and its APT source. One concern of gpu_host.py, by itself: its findings, its changes, its exit status."""
 
 from gpumend.deploy import session
 
 from operations import runs, toolkit
 
-if session.begin():
+if session.begin(concern="toolkit"):
     runs.recovered()
     toolkit.apt_sources()
     toolkit.runtime_config()

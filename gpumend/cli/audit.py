@@ -6,15 +6,11 @@ import sys
 
 import click
 
-from gpumend.cli import start as pyinfra
+from gpumend.cli import start
 
 
 @click.command("audit")
-@pyinfra.options
-def command(
-    inventory: str | None, limit: tuple[str, ...], report: str | None, data: tuple[str, ...], verbose: bool
-) -> None:
+@start.options
+def command(call: start.Call) -> None:
     """What is wrong on the hosts, and what mend would change. Writes nothing on any host."""
-    sys.exit(
-        pyinfra.run([*pyinfra.arguments(inventory, "gpu_host.py", limit, report, data), "--dry"], verbose)
-    )
+    sys.exit(call.run("gpu_host", "--dry"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import import_module
 
 import click
@@ -28,6 +29,14 @@ class Verbs(click.Group):
         command: click.Command = import_module(f"gpumend.cli.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], VERBS, n=1) if args[0] not in VERBS else []
+        if near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
@@ -38,7 +47,8 @@ class Verbs(click.Group):
 def main() -> None:
     """Find out why containers cannot use the GPU, and put it right.
 
-    Hosts are those of INVENTORY (pyinfra's: a file, host names, @local); without one, hosts.toml, or this machine.
+    Hosts are those of hosts.toml, or the ones of it that are named (names, groups, patterns); USER@HOST; or those of
+    an inventory of pyinfra's. Without any, this machine.
 
     \b
     Exit status: 0 every host is as wanted; 1 a host could not be reached or read, or something stayed unknown;

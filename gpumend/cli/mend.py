@@ -6,13 +6,17 @@ import sys
 
 import click
 
-from gpumend.cli import start as pyinfra
+from gpumend.cli import start
 
 
 @click.command("mend")
-@pyinfra.options
-def command(
-    inventory: str | None, limit: tuple[str, ...], report: str | None, data: tuple[str, ...], verbose: bool
-) -> None:
-    """Put right what can be put right, prove it, and put back what cannot be proven. Asks nothing."""
-    sys.exit(pyinfra.run([*pyinfra.arguments(inventory, "gpu_host.py", limit, report, data), "-y"], verbose))
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@start.options
+def command(call: start.Call, yes: bool) -> None:
+    """Put right what can be put right, prove it, and put back what cannot be proven.
+
+    On a terminal it shows its hosts and what it would change, and asks once.
+    """
+    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError("mend changes hosts, and there is no terminal to ask on: add --yes")
+    sys.exit(call.run("gpu_host", "-y", ask=not yes))

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from gpumend.cli import start as pyinfra
+from gpumend.cli import start
 
 
 def _run_id(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -18,15 +18,7 @@ def _run_id(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 @click.command("rollback")
 @click.argument("run", callback=_run_id)
-@pyinfra.options
-def command(
-    run: str,
-    inventory: str | None,
-    limit: tuple[str, ...],
-    report: str | None,
-    data: tuple[str, ...],
-    verbose: bool,
-) -> None:
+@start.options
+def command(call: start.Call, run: str) -> None:
     """Undo a run on every host that has it. Files that somebody changed since are left, and named."""
-    arguments = pyinfra.arguments(inventory, "rollback.py", limit, report, (*data, f"run={run}"))
-    sys.exit(pyinfra.run([*arguments, "-y"], verbose))
+    sys.exit(call.run("rollback", "-y", data=(f"run={run}",)))

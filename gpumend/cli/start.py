@@ -2,79 +2,157 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from gpumend.cli import targets
 from gpumend.places import PROJECT
+from gpumend.reports import json_file
+from gpumend.schemas.wanted import WantedError, check, not_json
 
 QUIET = (0, 3)  # as wanted, and drift: the report says it all
+OURS = "gpumend: "  # how what is ours begins on pyinfra's standard error
 
 
-def default_inventory() -> str:
-    """inventory.py of the checkout, or the copy of it that an installed package carries."""
-    return str(PROJECT / "inventory.py")
+@dataclass(frozen=True)
+class Call:
+    """What audit, mend, rollback, facts and parity have in common: the hosts, and how the report is told."""
+
+    targets: tuple[str, ...] = ()
+    hosts: str | None = None
+    limit: tuple[str, ...] = ()
+    report: str | None = None
+    data: tuple[str, ...] = ()
+    verbose: bool = False
+
+    def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), ask: bool = False) -> int:
+        """The exit status of a deploy of ours; 2 before anything is connected to where no host is meant.
+
+        pyinfra's own commentary is on standard error: as it comes on a terminal or with `verbose`, else only where
+        something failed.
+        """
+        try:
+            found = targets.read(self.targets, self.limit, self.hosts)
+        except targets.NoHostError as error:
+            click.echo(f"{OURS}{error}", err=True)
+            if self.report:
+                # only here: it brings all the rules, and an answer that needs no host comes at once
+                from gpumend.reports import refused
+
+                told = refused.document(deploy, str(error), mend="--dry" not in flags)
+                json_file.write(told, self.report)
+            return 2
+        click.echo(f"{OURS}{found.said}", err=True)
+        arguments = [found.inventory, str(PROJECT / "deploys" / f"{deploy}.py"), *flags]
+        for item in found.limit:
+            arguments += ["--limit", item]
+        for item in (*self.data, *data):
+            arguments += ["--data", item]
+        if self.report:
+            arguments += ["--data", f"report={self.report}"]
+        # -P: nothing is imported from a directory because it is the current one.
+        command = [sys.executable, "-P", "-m", "gpumend.deploy.process", *arguments]
+        environment = {**os.environ, "PYINFRA_PROGRESS": "off", **found.environment(ask)}
+        captured = None if self.verbose or sys.stderr.isatty() else subprocess.PIPE
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=found.directory,
+            stdin=None if ask else subprocess.DEVNULL,
+            stderr=captured,
+            text=True,
+        )
+        said = done.stderr or ""
+        if done.returncode in QUIET:
+            said = "".join(row for row in said.splitlines(keepends=True) if row.startswith(OURS))
+        elif done.returncode == 2 and OURS in said:  # what is wrong, and not how far pyinfra came
+            said = "".join(row for row in said.splitlines(keepends=True) if row.strip() and "-->" not in row)
+        click.echo(said, err=True, nl=False)
+        return done.returncode
 
 
-def target(inventory: str | None) -> str:
-    """The inventory as pyinfra takes it: a file's absolute path, or host names as they stand."""
-    if inventory is None:
-        return default_inventory()
-    return str(Path(inventory).resolve()) if Path(inventory).exists() else inventory
+def _report(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The report's absolute path, or `-`; it can be written there."""
+    if value is None or value == "-":
+        return value
+    path = Path(value).expanduser().absolute()
+    if path.is_dir():
+        raise click.BadParameter(f"{value} is a directory")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"the report could not be written: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the report could not be written: {path.parent} is not yours to write to")
+    return str(path)
 
 
-def run(arguments: list[str], verbose: bool = False) -> int:
-    """pyinfra's exit status; ours where a deploy of ours set it.
-
-    pyinfra's own commentary is on standard error: as it comes on a terminal or with `verbose`, else only where
-    something failed. Runs in this directory, so that the user's relative paths and group_data hold.
-    """
-    command = [sys.executable, "-m", "pyinfra", *arguments]
-    environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
-    captured = None if verbose or sys.stderr.isatty() else subprocess.PIPE
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=captured, text=True)
-    if done.stderr and done.returncode not in QUIET:
-        click.echo(done.stderr, err=True, nl=False)
-    return done.returncode
+def _data(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """KEY=VALUE each, and a valid wanted state."""
+    for item in value:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise click.UsageError(f"--data {item}: KEY=VALUE is needed")
+        if key != "gpumend":
+            continue
+        try:
+            check(json.loads(text))
+        except json.JSONDecodeError:
+            raise click.UsageError(f"--data {item}: {not_json(text)}") from None
+        except WantedError as error:
+            raise click.UsageError(f"the wanted state is not valid:\n{error}") from None
+    return value
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """What audit, mend, rollback and facts have in common."""
+    """The arguments and options of a Call, which the command is given as its first argument."""
+
+    @functools.wraps(command)
+    def with_call(
+        targets: tuple[str, ...],
+        hosts: str | None,
+        limit: tuple[str, ...],
+        report: str | None,
+        data: tuple[str, ...],
+        verbose: bool,
+        **more: object,
+    ) -> None:
+        command(Call(targets, hosts, limit, report, data, verbose), **more)
+
+    found: Callable[..., None] = with_call
     for option in reversed(
         (
-            click.argument("inventory", required=False),
+            click.argument("targets", nargs=-1, metavar="[HOST|GROUP|USER@HOST|INVENTORY]..."),
+            click.option(
+                "--hosts",
+                metavar="FILE",
+                help="The hosts file (else GPUMEND_HOSTS, ./hosts.toml, the user's own).",
+            ),
             click.option(
                 "--limit", multiple=True, metavar="HOST|GROUP", help="Only these hosts of the inventory."
             ),
             click.option(
                 "--report",
                 type=click.Path(),
+                callback=_report,
                 metavar="FILE",
                 help="Write the report as JSON; - is standard output.",
             ),
             click.option(
-                "--data", multiple=True, metavar="KEY=VALUE", help="Host data, as pyinfra takes it."
+                "--data",
+                multiple=True,
+                callback=_data,
+                metavar="KEY=VALUE",
+                help="Host data, as pyinfra takes it.",
             ),
             click.option("-v", "--verbose", is_flag=True, help="Show all that pyinfra says."),
         )
     ):
-        command = option(command)
-    return command
-
-
-def arguments(
-    inventory: str | None, deploy: str, limit: tuple[str, ...], report: str | None, data: tuple[str, ...]
-) -> list[str]:
-    """pyinfra's arguments for a deploy of ours."""
-    found = [target(inventory), str(PROJECT / "deploys" / deploy)]
-    for item in limit:
-        found += ["--limit", item]
-    for item in data:
-        found += ["--data", item]
-    if report:
-        found += ["--data", f"report={report if report == '-' else Path(report).resolve()}"]
+        found = option(found)
     return found

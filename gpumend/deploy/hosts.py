@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import getpass
+import json
 import os
 import re
 import runpy
@@ -14,10 +15,12 @@ from typing import Any
 import click
 
 from gpumend import schemas
+from gpumend.deploy import trust
+from gpumend.deploy.hosts_file import HostsError, HostsFile, find
+from gpumend.places import PROJECT
 from gpumend.rules import wanted
-from gpumend.run.remote import ssh
-from gpumend.run.remote.connection import AUDIT, SUDO
-from gpumend.schemas.wanted import WantedError, check
+from gpumend.run.audit_program import AUDIT, SUDO
+from gpumend.schemas.wanted import WantedError, check, meant
 
 DESCRIPTORS_A_HOST = 3  # pyinfra api/state.py MAX_PARALLEL
 # hosts.toml's keys and pyinfra's names for them (pyinfra connectors/ssh.py)
@@ -32,10 +35,6 @@ SSH_KEYS = {
     "connect_timeout": "ssh_connect_timeout",
 }
 PATH_KEYS = ("key", "known_hosts", "ssh_config")
-
-
-class HostsError(ValueError):
-    """hosts.toml is not valid. The text names file, line, and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,26 @@ def parse(path: Path) -> Hosts:
     # only where there is a file: it takes 60 ms
     from jsonschema import Draft202012Validator
 
+    text = ""
     try:
         text = path.read_text("utf-8")
         raw = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise HostsError(f"{path}: {error}") from None
+        raise HostsError(f"{path}{_twice(text, error) or f': {error}'}") from None
+    _shape(path, text, raw)
     for problem in sorted(
         Draft202012Validator(schemas.load("hosts")).iter_errors(raw), key=lambda e: list(map(str, e.path))
     ):
         where = list(problem.absolute_path)
-        if problem.validator == "unevaluatedProperties":
-            where += re.findall(r"'([^']+)'", problem.message)[:1]
+        said = problem.message
+        if problem.validator in ("unevaluatedProperties", "additionalProperties"):
+            unknown = re.findall(r"'([^']+)'", problem.message)[:1]
+            where, said = where + unknown, _unknown(where, unknown)
+        elif problem.validator == "uniqueItems":
+            twice = {str(item) for item in problem.instance if problem.instance.count(item) > 1}
+            said = f"{', '.join(sorted(twice))}: named twice"
         dotted = ".".join(map(str, where)) or "the file"
-        raise HostsError(f"{path}:{line_of(text, where)}: {dotted}: {problem.message}")
+        raise HostsError(f"{path}:{line_of(text, where)}: {dotted}: {said}")
     for kind in ("defaults", "groups", "hosts"):
         entries = {"": raw[kind]} if kind == "defaults" and kind in raw else raw.get(kind, {})
         for name, entry in entries.items():
@@ -114,7 +120,6 @@ def parse(path: Path) -> Hosts:
     base = path.parent
     defaults = _data(raw.get("defaults", {}), base)
     defaults.setdefault("ssh_strict_host_key_checking", "yes")
-    defaults["ssh_paramiko_connect_kwargs"] = {"transport_factory": ssh.nodelay_transport}
     hosts = []
     for name, entry in raw["hosts"].items():
         data = _data(entry, base)
@@ -124,7 +129,98 @@ def parse(path: Path) -> Hosts:
         name: (list(group["hosts"]), _data(group, base)) for name, group in raw.get("groups", {}).items()
     }
     _sudo(hosts, groups, defaults)
-    return Hosts(hosts, defaults, groups)
+    found = Hosts(hosts, defaults, groups)
+    _one_name_each(path, text, found)
+    return found
+
+
+def _twice(text: str, error: Exception) -> str:
+    """`:5: hosts.a: ...` where the file has a table twice, which TOML does not allow; else nothing."""
+    match = re.match(r"Cannot declare \((.*)\) twice \(at line (\d+)", str(error))
+    if not match:
+        return ""
+    dotted = ".".join(re.findall(r"'([^']*)'", match.group(1)))
+    first = next(
+        (number for number, row in enumerate(text.splitlines(), 1) if row.strip().startswith(f"[{dotted}]")),
+        0,
+    )
+    return f":{match.group(2)}: {dotted}: named twice{f', first in line {first}' if first else ''}"
+
+
+# pyinfra's own group of every host, and names that it leaves out or that its --limit could not tell from a pattern
+# (pyinfra_cli/inventory.py _is_inventory_group, pyinfra_cli/cli.py _get_inventory_pattern_matches)
+UNFIT = re.compile(r"^_|^@|[\s,*?\[\]/]|^$")
+
+
+def _shape(path: Path, text: str, raw: dict[str, Any]) -> None:
+    """Raises HostsError, in words, for what a schema could only call a wrong type."""
+    hosts, groups = raw.get("hosts", {}), raw.get("groups", {})
+
+    def refuse(where: list[str | int], said: str) -> None:
+        raise HostsError(f"{path}:{line_of(text, where)}: {said}")
+
+    if hosts == {}:
+        refuse(["hosts"], "no hosts: add [hosts.NAME]")
+    if not isinstance(hosts, dict):
+        example = str(hosts[0]) if isinstance(hosts, list) and hosts and isinstance(hosts[0], str) else "NAME"
+        refuse(["hosts"], f"each host is a table: [hosts.{_key(example)}]")
+    for name, entry in hosts.items():
+        if not isinstance(entry, dict):
+            address = f', and in it address = "{entry}"' if isinstance(entry, str) else ""
+            refuse(["hosts", name], f"each host is a table: [hosts.{_key(name)}]{address}")
+        if not name or "," in name:
+            refuse(["hosts", name], f"hosts.{name!r}: a host's name is not empty, and has no comma")
+    if not isinstance(groups, dict):
+        refuse(["groups"], "each group is a table: [groups.NAME]")
+    for name, entry in groups.items():
+        if not isinstance(entry, dict):
+            refuse(["groups", name], f"each group is a table: [groups.{_key(name)}], and in it hosts = [...]")
+        if name == "all":
+            refuse(
+                ["groups", name],
+                "groups.all: `all` is every host already: write what is for all of them in [defaults]",
+            )
+        if UNFIT.search(name):
+            refuse(
+                ["groups", name],
+                f"groups.{name!r}: a group's name does not begin with _ or @, and has no space, comma, slash, *, ? or bracket",
+            )
+
+
+def _key(name: str) -> str:
+    """A name as it stands in a header of TOML."""
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+
+
+def _unknown(where: list[str | int], names: list[str]) -> str:
+    """What to say of a key that hosts.toml does not have there."""
+    schema = schemas.load("hosts")
+    if not where:
+        allowed = set(schema["properties"])
+    else:
+        own = {"hosts": {"address"}, "groups": {"hosts"}}.get(str(where[0]), set())
+        allowed = {*schema["$defs"]["settings"]["properties"], *own}
+    return f"unknown key{meant(names[0] if names else '', allowed)}; allowed: {', '.join(sorted(allowed))}"
+
+
+def _one_name_each(path: Path, text: str, found: Hosts) -> None:
+    """Raises HostsError where one machine has two names: it would be mended twice at once."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, data in found.hosts:
+        layers = [data, *(group for members, group in found.groups.values() if name in members), found.data]
+        if name.startswith("@"):
+            continue
+
+        def of(key: str, layers: list[dict[str, Any]] = layers) -> Any:
+            return next((layer[key] for layer in layers if key in layer), None)
+
+        machine = (str(data["ssh_hostname"]).lower(), of("ssh_port") or 22, of("ssh_config_file"))
+        if machine in seen:
+            raise HostsError(
+                f"{path}:{line_of(text, ['hosts', name, 'address'])}: hosts.{name}: the machine of hosts.{seen[machine]}: "
+                f"address {data['ssh_hostname']}, port {machine[1]}"
+            )
+        seen[machine] = name
 
 
 def _data(entry: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -156,46 +252,117 @@ def _sudo(
             data["_sudo"] = True
 
 
-def load(directory: Path) -> Hosts:
-    """The hosts of GPUMEND_HOSTS, else of hosts.toml in `directory`, else this machine. Ends with exit status 2 on a
-    file that is not valid."""
-    named = os.environ.get("GPUMEND_HOSTS")
-    path = Path(named) if named else directory / "hosts.toml"
-    if not named and not path.exists():
-        return Hosts([("@local", {} if os.geteuid() == 0 else {"_sudo": True})])
+# What `gpumend` has found out already, for inventory.py in the process that it starts: {"file": path or null, "targets": [...],
+# "ask": true}. Nobody else sets it.
+CALL = "GPUMEND_CALL"
+
+
+def call() -> dict[str, Any]:
+    """What `gpumend` says of this run; empty where pyinfra was started by somebody else."""
+    found: dict[str, Any] = json.loads(os.environ.get(CALL) or "{}")
+    return found
+
+
+def load() -> Hosts:
+    """The hosts of this run: those that `gpumend` was given by address, those of the hosts file that counts (hosts_file.py)
+    with the group_data beside it, or this machine. The first line of standard error says which. Ends with exit status 2 on
+    a file that is not valid or not to be trusted."""
+    given = call()
     try:
-        return parse(path)
-    except HostsError as error:
+        if given.get("targets"):
+            return Hosts([addressed(target) for target in given["targets"]], dict(STRICT))
+        path = given.get("file")
+        source = find() if "file" not in given else HostsFile(Path(path) if path else None)
+        found = of(source)
+        directory = source.group_data
+        if directory is not None:
+            found = with_group_data(found, directory)
+    except (HostsError, trust.UntrustedError) as error:
         click.echo(f"gpumend: {error}", err=True)
         raise SystemExit(2) from None
+    if "file" not in given:
+        click.echo(f"gpumend: {source.said(len(found.hosts))}", err=True)
+    return found
 
 
-def check_group_data(directories: list[Path]) -> None:
-    """Every group_data file's wanted state is valid; ends with exit status 2 where one is not."""
-    for directory in directories:
-        for path in sorted(directory.glob("*.py")):
-            try:
-                check(runpy.run_path(str(path)).get("gpumend", {}))
-            except WantedError as error:
-                click.echo(f"gpumend: {path}: {error}", err=True)
-                raise SystemExit(2) from None
+STRICT = {"ssh_strict_host_key_checking": "yes"}
 
 
-def prepare(found: Hosts) -> None:
-    """pyinfra is set for this inventory: all hosts at once as far as file descriptors go, no prompt without a
-    terminal, wanted state checked. Called by inventory.py, before anything connects."""
-    # tests read hosts.toml without pyinfra: only what connects to hosts needs it
-    import resource
+def of(source: HostsFile) -> Hosts:
+    """The hosts of a hosts file, or this machine. Raises HostsError."""
+    return Hosts([addressed("@local")]) if source.path is None else parse(source.path)
 
-    from pyinfra.context import config, state
 
-    from gpumend.deploy.session import without_prompts
+def addressed(target: str) -> tuple[str, dict[str, Any]]:
+    """A host that stands in no file: @local, another connector of pyinfra's, HOST or USER@HOST. sudo for everyone but root."""
+    if target == "@local":
+        return target, {} if os.geteuid() == 0 else {"_sudo": True}
+    if target.startswith("@"):
+        return target, {}
+    user, _, address = target.rpartition("@")
+    data: dict[str, Any] = {"ssh_hostname": address, "_sudo": (user or _login(address)) != "root"}
+    return target, {**data, "ssh_user": user} if user else data
 
-    # What it logs are tracebacks of errors that pyinfra tells in one line.
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    ssh.use_known_hosts()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    config.PARALLEL = max(1, min(len(found.hosts), (limit - 10) // DESCRIPTORS_A_HOST))
-    without_prompts(state)
-    root = Path(__file__).resolve().parent.parent
-    check_group_data(list(dict.fromkeys(path / "group_data" for path in (root, Path.cwd()))))
+
+def _login(address: str) -> str:
+    """Who logs in where nobody is named: ssh_config's User, or whoever runs this."""
+    # the command line reads hosts without pyinfra
+    from pyinfra.connectors.sshuserclient.client import get_ssh_config
+
+    config = get_ssh_config()
+    said = config.lookup(address).get("user") if config else None
+    return said or getpass.getuser()
+
+
+def with_group_data(found: Hosts, directory: Path) -> Hosts:
+    """The hosts with the data of the files in `directory`, checked and run as pyinfra runs its own. What hosts.toml itself
+    says of the key `gpumend` counts more than the file of the same level. Raises UntrustedError."""
+    every, groups = (
+        dict(found.data),
+        {name: (members, dict(data)) for name, (members, data) in found.groups.items()},
+    )
+    for path in trust.tree(directory):
+        layer = every if path.stem == "all" else groups[path.stem][1] if path.stem in groups else None
+        values = _values(path)
+        if layer is None:
+            click.echo(
+                f"gpumend: {path}: there is no group {path.stem!r}{meant(path.stem, {'all', *groups})}",
+                err=True,
+            )
+            continue
+        ours, theirs = values.pop("gpumend", None), layer.pop("gpumend", None)
+        layer.update(values)
+        if ours is not None or theirs is not None:
+            layer[wanted.HOSTS_KEY] = wanted.merge(part for part in (ours, theirs) if part is not None)
+    return Hosts(found.hosts, every, groups)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a file of group data sets; ends with exit status 2 where its wanted state is not valid, or it does not run."""
+    try:
+        values = runpy.run_path(str(path))
+        check(values.get("gpumend", {}))
+    except WantedError as error:
+        click.echo(f"gpumend: {path}: {error}", err=True)
+        raise SystemExit(2) from None
+    except Exception as error:
+        click.echo(f"gpumend: {path}: {type(error).__name__}: {error}", err=True)
+        raise SystemExit(2) from None
+    public = {key: value for key, value in values.items() if not key.startswith("_")}
+    return {key: value for key, value in public.items() if not isinstance(value, type(os))}
+
+
+def check_group_data() -> None:
+    """The wanted state in the files of group data that pyinfra itself is about to run is valid, and those of the current
+    directory are the caller's or root's; ends with exit status 2 where one is not. Those beside inventory.py belong to the
+    code that runs here, whoever owns that."""
+    here = Path.cwd()
+    files = sorted((PROJECT / "group_data").glob("*.py"))
+    if here != PROJECT:
+        try:
+            files += trust.tree(here / "group_data")
+        except (trust.UntrustedError, OSError) as error:
+            click.echo(f"gpumend: {here / 'group_data'} is not used: {error}", err=True)
+            raise SystemExit(2) from None
+    for path in files:
+        _values(path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ from pyinfra.context import state as context_state
 from gpumend.reports import json_file, terminal
 from gpumend.reports.document import Exit, document, worst
 from gpumend.run import record as run
+from gpumend.run.concern import CONCERNS
 from gpumend.run.remote import assessment
 from gpumend.run.remote.connection import NobodyToAsk, RemoteError
 from gpumend.schemas.wanted import WantedError
@@ -90,8 +94,22 @@ def finish(state: State) -> Exit:
     executed = state.is_executing
     told = document(this, executed)
     if target_of(state) != "-" and (executed or not this.shown):
-        click.echo(terminal.render(told, mended=executed, diffs=not this.shown), nl=False)
+        show(this, told, executed)
     return write(state, told, Exit(told["exit"]))
+
+
+def show(this: run.Run, told: dict[str, Any], executed: bool) -> None:
+    """The report on standard output, and a line of what the run was not about."""
+    click.echo(terminal.render(told, mended=executed, diffs=not this.shown), nl=False)
+    this.shown = True
+    rest = {name: record.now.rest for name, record in this.records.items() if record.now and record.now.rest}
+    if rest:
+        codes = sorted({finding.code for findings in rest.values() for finding in findings})
+        about = ", ".join(dict.fromkeys(concern.name for concern in this.concern))
+        click.echo(
+            f"Not about {about}, and neither shown nor changed here: {' '.join(codes)}"
+            f"{f' on {len(rest)} hosts' if len(rest) > 1 else ''}; `gpumend audit` shows all."
+        )
 
 
 def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
@@ -106,12 +124,23 @@ def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
     return status
 
 
+def writable(target: str) -> None:
+    """A report can be written where `--data report=` wants it. Raises OSError, and leaves nothing there."""
+    if not target or target == "-":
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name[:100]}.", dir=path.parent):
+        pass
+
+
 def unreached(state: State, this: run.Run) -> None:
     """Hosts that pyinfra gave up before ours began have a record that says so."""
     for found in state.failed_hosts:
         record = this.record(found.name)
         if record.before is None and not record.error:
-            record.error = "could not be reached: pyinfra's message is above"
+            record.error = "could not be reached"
 
 
 def target_of(state: State) -> str:
@@ -133,19 +162,25 @@ def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
 
 
 def begin(
-    finish: Callable[[State], Exit] = finish, show: bool = True, wanted: Mapping[str, Any] | None = None
+    finish: Callable[[State], Exit] = finish,
+    shown: bool = True,
+    wanted: Mapping[str, Any] | None = None,
+    concern: str | None = None,
 ) -> bool:
     """Read and judge the host of this context. True where something is planned for it: only then are operations worth
     their 1 ms each of pyinfra's own time, which on a thousand hosts that are as wanted would be most of the audit.
 
     A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
-    show: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
-    that says nothing else.
+    shown: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
+    that says nothing else. concern: what it is about (run/concern.py), and its report with it; everything where it says none.
     """
     state, host = context_state, context_host
     told = reporter(state, finish)
     this = run.current(state.inventory)
     this.wanted = wanted or this.wanted
+    about = CONCERNS[concern] if concern else None
+    if about not in this.concerns:
+        this.concerns.append(about)
     record = this.record(host.name)
     try:
         assessment.assess(host)
@@ -157,7 +192,7 @@ def begin(
         record.error = str(error)
     except Exception as error:  # a fault of ours on one host must not end the others' run
         record.error = f"internal error: {type(error).__name__}: {error}"
-    progress(state, show)
+    progress(state, shown)
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(mask(record.error), fg='red')}", err=True)
         state.fail_hosts({real(host)})
@@ -170,7 +205,7 @@ def real(host: Any) -> Host:
     return found
 
 
-def progress(state: State, show: bool) -> None:
+def progress(state: State, shown: bool) -> None:
     """A line that counts answers on a terminal; and, where pyinfra is about to ask there whether to go on, the audit's
     report as soon as the last host has answered."""
     this = run.current(state.inventory)
@@ -183,7 +218,6 @@ def progress(state: State, show: bool) -> None:
         click.echo(
             f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
         )
-    if show and asks and answered == total and not this.shown and target_of(state) != "-":
-        this.shown = True
+    if shown and asks and answered == total and not this.shown and target_of(state) != "-":
         unreached(state, this)
-        click.echo(terminal.render(document(this, executed=False), mended=False), nl=False)
+        show(this, document(this, executed=False), executed=False)

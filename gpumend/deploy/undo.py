@@ -39,9 +39,10 @@ def finish(state: State) -> Exit:
     for found in sorted(state.inventory, key=lambda host: host.name):
         if not state.is_host_in_limit(found):
             continue
-        outcome = this.record(found.name).undone
+        record = this.record(found.name)
+        outcome = record.undone
         if outcome is None:
-            rows.append((found.name, "no answer", ""))
+            rows.append((found.name, "no answer", record.error))
             statuses.append(Exit.UNREAD)
             continue
         there = outcome.status != "refused" or NO_RUN not in outcome.detail

@@ -163,9 +163,14 @@ def matches(pattern, text):
     return [found.group(found.lastindex or 0) for found in re.finditer(pattern, text)]
 
 
-def search(path, pattern):
-    """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host."""
-    item, data = opened(path, MAX_SEARCHED_BYTES)
+def search(path, pattern, limit=0, begins=""):
+    """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host.
+    A file that is larger than `limit`, or does not begin with `begins`, has nothing to find."""
+    item, data = opened(path, MAX_SEARCHED_BYTES) if not limit else (meta(path), None)
+    if limit and item["status"] == "ok" and item["kind"] == "file" and item["size"] <= limit:
+        item, data = opened(path, limit)
+    if data is not None and not data.startswith(begins.encode("utf-8")):
+        data = None
     if data is not None:
         hits = matches(pattern, data.decode("utf-8", "replace"))
         item["found"] = {search_key(pattern): hits} if hits else {}
@@ -1262,7 +1267,7 @@ def look(request):
             if spec["read"] and path not in files:
                 files[path] = read_file(root + path)
             elif spec.get("search"):
-                found = search(root + path, spec["search"])
+                found = search(root + path, spec["search"], spec.get("limit", 0), spec.get("begins", ""))
                 if found["status"] == "ok" and not found.get("found"):
                     listed["paths"].remove(path)
                 else:

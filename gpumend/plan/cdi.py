@@ -8,6 +8,7 @@ from gpumend.plan.changes import of_kind
 from gpumend.plan.step import GenerateFile, RemoveFile, SetMode, Step, TriggerFile, WriteFile, seen
 from gpumend.plan.transaction import Proof, Transaction
 from gpumend.rules.cdi import spec as cdi
+from gpumend.rules.cdi.stale import is_good
 from gpumend.rules.change import GenerateSpec, RemoveFiles
 from gpumend.rules.change import SetMode as ModeOf
 from gpumend.rules.finding import Change, Component
@@ -20,11 +21,17 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     target = cdi.target(context)
     removals = of_kind(changes, RemoveFiles)
     static_goes = RemoveFiles((cdi.STATIC,)) in removals
+    dynamic_goes = RemoveFiles((cdi.DYNAMIC,)) in removals
     # Nothing is taken away before what replaces it is there.
-    generates = bool(of_kind(changes, GenerateSpec)) or (
-        target not in files and static_goes and cdi.uses_refresh(context)
+    generates = (
+        bool(of_kind(changes, GenerateSpec))
+        or (target not in files and static_goes and cdi.uses_refresh(context))
+        or (dynamic_goes and not is_good(context, target))
     )
     steps: list[Step] = _generate(context, target) if generates else []
+    if generates and cdi.persists(context) and target == cdi.STATIC and cdi.DYNAMIC in files:
+        # nothing would keep that one true
+        steps.append(RemoveFile(cdi.DYNAMIC, seen(files[cdi.DYNAMIC])))
     for change in changes:
         match change.action:
             case RemoveFiles(paths):
@@ -49,17 +56,23 @@ def _generate(context: Context, target: str) -> list[Step]:
 
 
 def _refresh_environment(context: Context) -> list[WriteFile]:
-    """The line in nvidia-cdi-refresh.env that keeps its feature flags, where an old engine needs them."""
+    """The lines in nvidia-cdi-refresh.env that keep its feature flags, where an old engine needs them, and its output file,
+    where the spec has to outlive a reboot."""
     content, before = context.state.cdi.refresh_env_file.value, context.state.cdi.refresh_env.get()
     key, text = "NVIDIA_CTK_CDI_GENERATE_FEATURE_FLAGS", before or ""
     set_now = re.search(rf"(?m)^{key}=(.*)$", text)
     flags = [flag for flag in (set_now.group(1) if set_now else "").strip("\"' ").split(",") if flag]
     lacking = [flag for flag in cdi.flags(context) if flag not in flags]
-    if not lacking:
-        return []
-    line = f"{key}={','.join((*flags, *lacking))}"
-    if set_now:
-        text = text[: set_now.start()] + line + text[set_now.end() :]
-    else:
-        text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
-    return [WriteFile.over(REFRESH_ENV, content, text.encode())]
+    if lacking:
+        text = _assigned(text, key, ",".join((*flags, *lacking)))
+    if cdi.persists(context):
+        text = _assigned(text, "NVIDIA_CTK_CDI_OUTPUT_FILE_PATH", cdi.target(context))
+    return [] if text == (before or "") else [WriteFile.over(REFRESH_ENV, content, text.encode())]
+
+
+def _assigned(text: str, key: str, value: str) -> str:
+    """An environment file's text with this assignment, in the place of the key's own."""
+    line = f"{key}={value}"
+    if set_now := re.search(rf"(?m)^{key}=.*$", text):
+        return text[: set_now.start()] + line + text[set_now.end() :]
+    return text + ("\n" if text and not text.endswith("\n") else "") + line + "\n"

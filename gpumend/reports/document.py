@@ -14,6 +14,7 @@ from gpumend.reports.diff import diff
 from gpumend.rules.finding import Finding, Status
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
+from gpumend.run.audit_program import AUDIT_ONLY
 from gpumend.run.record import Assessment, Record, Run
 from gpumend.text.mask import mask_all
 from gpumend.text.version import show
@@ -77,6 +78,8 @@ def word_of(record: Record) -> str:
     """One host's state in a few words."""
     if record.error:
         return "no answer"
+    if any(outcome.detail.startswith(AUDIT_ONLY) for _, outcome in record.done):
+        return "refused: audit-only sudo"  # nothing was attempted, so nothing was put back
     status = exit_of(record)
     if status is Exit.OK and any(outcome.status == "changed" for _, outcome in record.done):
         return "mended"
@@ -165,7 +168,8 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
     """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
     records = sorted(run.records.values(), key=lambda record: record.name)
     finished = time.time()
-    pools = parity.section(parity.pools(records))
+    compared = not run.concern or any(concern.name == "grit" for concern in run.concern)
+    pools = parity.section(parity.pools(records)) if compared else []
     beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
     beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
     return dict(

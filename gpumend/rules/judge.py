@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from gpumend import rules
+from gpumend.rules import managers
 from gpumend.rules.driver import drift
 from gpumend.rules.finding import Component, Evidence, Finding, Status
 from gpumend.rules.rule import RULES, Context
@@ -138,4 +139,4 @@ def judge(
         ok += not found
     if faulty:
         findings = _without_changes(findings, faulty)
-    return Verdict(tuple(_waive(drift.hold(findings, context), context)), ok, skipped)
+    return Verdict(tuple(_waive(managers.hold(drift.hold(findings, context), context), context)), ok, skipped)

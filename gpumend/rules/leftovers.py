@@ -10,8 +10,8 @@ from gpumend.rules.rule import Context, always, rule
 
 @rule(
     "GM007",
-    "No run of gpumend was left broken",
-    "design promise 3: every file old or new; trust issue, section 3",
+    "no run of gpumend was left broken",
+    "design promise 3: every file old or new",
     applies=always,
 )
 def broken_run(context: Context) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def broken_run(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM008",
-    "No package is half-installed",
+    "no package is half-installed",
     "dpkg-query(1) package-status; dpkg(1) --configure",
     applies=always,
 )

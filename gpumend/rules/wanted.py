@@ -74,6 +74,7 @@ class Wanted:
     ask_cuda: str = "auto"
     allow_breaking_gpus_flag: bool = False
     allow_disabling_no_cgroups: bool = False
+    allow_managed: tuple[str, ...] = ()
     prove_image: str | None = None
     prove_command: tuple[str, ...] = ()
     prove_engines: tuple[str, ...] | None = None
@@ -149,6 +150,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         ask_cuda=raw.get("ask_cuda", "auto"),
         allow_breaking_gpus_flag=raw.get("allow_breaking_gpus_flag", False),
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),
+        allow_managed=tuple(raw.get("allow_managed", ())),
         prove_image=prove.get("image"),
         prove_command=tuple(prove.get("command", ())),
         prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),

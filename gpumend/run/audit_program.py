@@ -14,6 +14,11 @@ from typing import Any
 
 PATH = "/usr/local/lib/gpumend/audit"
 RULE = "/etc/sudoers.d/gpumend-audit"
+# Host data key: `audit` where sudo gives us the installed audit program and nothing else (hosts.toml: sudo = "audit").
+SUDO = "gpumend_sudo"
+AUDIT = "audit"
+# How it is said that such a host was to be changed.
+AUDIT_ONLY = 'sudo on this host allows the audit and nothing else (sudo = "audit")'
 
 # -I -S -B as gpumend/run/remote/connection.py has them; a `#!` line takes one word.
 HEAD = "#!/usr/bin/python3 -ISB\n# gpumend's audit: prints what it reads, takes no input, writes nothing. See docs/sudo.md.\n"

@@ -6,27 +6,38 @@ import datetime
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from gpumend.plan.plan import plan
 from gpumend.plan.transaction import Plan, Transaction
-from gpumend.rules.finding import Component
+from gpumend.rules.finding import Component, Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import Wanted
+from gpumend.run.concern import Concern
 from gpumend.run.outcome import Outcome
 from gpumend.state.host_state import HostState
 
 
 @dataclass
 class Assessment:
-    """What is known and planned of one host at one moment."""
+    """What is known and planned of one host at one moment, as far as the run is about it. whole: all of it, where the run is
+    not about everything."""
 
     context: Context
     verdict: Verdict
     plan: Plan
+    whole: Assessment | None = None
+
+    @property
+    def rest(self) -> tuple[Finding, ...]:
+        """The drift and the unknowns that the run is not about."""
+        if self.whole is None:
+            return ()
+        whole = self.whole.verdict
+        return tuple(found for found in (*whole.drift, *whole.unknown) if found not in self.verdict.findings)
 
 
 @dataclass
@@ -47,13 +58,37 @@ class Record:
 @dataclass
 class Run:
     """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
-    wanted state, from the deploy itself."""
+    wanted state, from the deploy itself. concerns: what its deploys are about; None is everything."""
 
     id: str
     started: float
     records: dict[str, Record] = field(default_factory=dict)
     shown: bool = False
     wanted: Mapping[str, Any] = field(default_factory=dict)
+    concerns: list[Concern | None] = field(default_factory=list)
+
+    @property
+    def concern(self) -> tuple[Concern, ...]:
+        """What the run is about; empty: everything."""
+        found = tuple(concern for concern in self.concerns if concern is not None)
+        return found if len(found) == len(self.concerns) else ()
+
+    def seen(self, found: Assessment) -> Assessment:
+        """An assessment as far as this run is about it."""
+        whole = found.whole or found
+        if not self.concern:
+            return whole
+        findings = tuple(f for f in whole.verdict.findings if any(c.has(f) for c in self.concern))
+        components = frozenset(component for concern in self.concern for component in concern.components)
+        return Assessment(
+            whole.context,
+            replace(whole.verdict, findings=findings),
+            Plan(
+                tuple(t for t in whole.plan.transactions if t.component in components),
+                {component: why for component, why in whole.plan.blocked.items() if component in components},
+            ),
+            whole,
+        )
 
     def record(self, name: str) -> Record:
         return self.records.setdefault(name, Record(name))

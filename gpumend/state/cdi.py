@@ -64,6 +64,7 @@ REQUEST = Request(
         "ExecMainStatus",
         "FragmentPath",
         "ActiveEnterTimestampMonotonic",
+        "After",
     ),
 )
 

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import FileContent, FileMeta, Output, Process, Snapshot
+from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
 from gpumend.text.mask import mask
 from gpumend.text.version import Version, parse_version
 
@@ -18,13 +19,16 @@ DAEMON_JSON = "/etc/docker/daemon.json"
 SNAP_DAEMON_JSON = "/var/snap/docker/current/config/daemon.json"
 ROOTLESS_GLOB = "/home/*/.config/docker/daemon.json"
 # Docker Desktop runs from here and from nowhere else (docker/desktop-linux#53).
+# Where a dockerd's --config-file leads that no package of Docker's starts: a revision of the snap (docker-snap
+# bin/dockerd-wrapper), NixOS' virtualisation.docker.daemon.settings.
+ELSEWHERE = ("/var/snap/docker/*/config/daemon.json", "/nix/store/*-daemon.json")
 DESKTOP, DESKTOP_HOMES = "/opt/docker-desktop", "/home/*/.docker/desktop"
 
 REQUEST = Request(
     files=(DAEMON_JSON, SNAP_DAEMON_JSON),
     stats=("/run/docker.sock", "/var/snap/docker", "/etc/docker", DESKTOP),
     globs=(
-        Glob(DAEMON_JSON, mentioned=True),
+        *(Glob(pattern, mentioned=True) for pattern in (DAEMON_JSON, *ELSEWHERE)),
         Glob(ROOTLESS_GLOB, read=False),
         Glob(DESKTOP_HOMES, read=False),
     ),
@@ -348,6 +352,9 @@ def parse(snapshot: Snapshot) -> Docker:
     snap = program.startswith("/snap/") or (not program and snapshot.stat("/var/snap/docker").ok)
     path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
     content = snapshot.file(path)
+    listed = any(fnmatchcase(path, pattern) and snapshot.glob(pattern).ok for pattern in ELSEWHERE)
+    if content.detail == NOT_ASKED and listed:  # looked for, and not there
+        content = Reading.none(path, "No such file or directory")
     raw = snapshot.docker
     if raw.absent and not daemons.known:  # nobody looked whether one runs
         raw = Reading(daemons.status, None, raw.source, daemons.detail)

@@ -22,7 +22,9 @@ LIBRARY_DIRECTORIES = (
     "/usr/lib64",
     "/usr/lib/wsl/lib",
     "/usr/local/nvidia/lib64",
-    "/run/nvidia/driver/usr/lib/x86_64-linux-gnu",
+    "/run/nvidia/driver/usr/lib/*-linux-gnu",  # the GPU Operator's driver container
+    "/run/nvidia/driver/usr/lib64",
+    "/home/kubernetes/bin/nvidia/lib64",  # GKE's installer, on a read-only root
 )
 
 # udev rule that makes /dev/char links at boot (NVIDIA container toolkit, troubleshooting)

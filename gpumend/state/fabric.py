@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from gpumend.state.gpu import Gpus
+from gpumend.state.machine import Machine
 from gpumend.state.reading import Reading
 from gpumend.state.request import Request
 from gpumend.state.snapshot import FileMeta, Snapshot
-
-if TYPE_CHECKING:
-    from gpumend.state.host_state import HostState
 
 SUBNET_MANAGER = "/opt/nvidia/nvlsm/sbin/nvlsm"  # nvidia-fabricmanager-start.sh, 570 and newer
 CONFIG = "/usr/share/nvidia/nvswitch/fabricmanager.cfg"
@@ -56,9 +54,9 @@ def parse(snapshot: Snapshot) -> Fabric:
     )
 
 
-def waiting(state: HostState) -> dict[int, str]:
+def waiting(gpus: Gpus) -> dict[int, str]:
     """The GPUs, by index, that say that they are not registered, with (`State, Status`) as nvidia-smi writes them."""
-    details = state.gpus.details.value
+    details = gpus.details.value
     found = enumerate(details.gpus if details else ())
     return {
         index: ", ".join(detail.fabric)
@@ -67,21 +65,21 @@ def waiting(state: HostState) -> dict[int, str]:
     }
 
 
-def kind(state: HostState) -> str:
+def kind(gpus: Gpus, machine: Machine, fabric: Fabric) -> str:
     """Who registers this host's GPUs: `rack` (GB200, GB300: NVSwitches are in the rack's trays), `subnet` (HGX B200, B300:
     fabric manager and nvlsm), `guest` (the hypervisor), `shared` (FABRIC_MODE 1 or 2), `own` (the host's fabric manager).
 
     By product name and bus: NVSwitches before the fourth generation are PCI bridges (Fabric Manager User Guide, Supported
     Platforms)."""
-    details = state.gpus.details.value
+    details = gpus.details.value
     names = " ".join(detail.name for detail in details.gpus) if details else ""
     count = len(details.gpus) if details else 0
-    switches = state.gpus.nvswitches.value or 0
+    switches = gpus.nvswitches.value or 0
     if re.search(r"\bGB[23]00\b", names):
         return "rack"
     fourth = re.search(r"\bB[123]00\b", names) is not None
-    if state.machine.vm.ok and not switches and (not fourth or count == 1):
+    if machine.vm.ok and not switches and (not fourth or count == 1):
         return "guest"
     if fourth and not switches:
         return "subnet"
-    return "shared" if state.fabric.mode.value in (1, 2) and not state.machine.vm.ok else "own"
+    return "shared" if fabric.mode.value in (1, 2) and not machine.vm.ok else "own"

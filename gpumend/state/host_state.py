@@ -18,10 +18,12 @@ from gpumend.state import (
     driver,
     fabric,
     gpu,
+    gpus_flag,
     grit,
     host,
     kubernetes,
     machine,
+    manager,
     modules,
     nodes,
     packages,
@@ -34,8 +36,8 @@ from gpumend.state.request import merge
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 SUBSYSTEMS = (
-    host, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, containerd, kubernetes, crio, podman, grit, criu, runs,
-    storage, machine, nodes, modules, fabric, cuinit,
+    host, manager, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, gpus_flag, containerd, kubernetes, crio,
+    podman, grit, criu, runs, storage, machine, nodes, modules, fabric, cuinit,
 )  # fmt: skip
 
 
@@ -44,6 +46,7 @@ class HostState:
     """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
 
     host: host.HostFacts
+    manager: manager.Traces
     driver: driver.Driver
     drift: drift.Drift
     gpus: gpu.Gpus
@@ -52,6 +55,7 @@ class HostState:
     toolkit: toolkit.Toolkit
     cdi: cdi.Cdi
     docker: docker.Docker
+    gpus_flag: gpus_flag.GpusFlag
     containerd: containerd.Containerd
     kubernetes: kubernetes.Kubernetes
     crio: crio.Crio
@@ -81,6 +85,7 @@ def parse(snapshot: Snapshot) -> HostState:
 def _parse(snapshot: Snapshot) -> HostState:
     return HostState(
         host=host.parse(snapshot),
+        manager=manager.parse(snapshot),
         driver=driver.parse(snapshot),
         drift=drift.parse(snapshot),
         gpus=gpu.parse(snapshot),
@@ -89,6 +94,7 @@ def _parse(snapshot: Snapshot) -> HostState:
         toolkit=toolkit.parse(snapshot),
         cdi=cdi.parse(snapshot),
         docker=docker.parse(snapshot),
+        gpus_flag=gpus_flag.parse(snapshot),
         containerd=containerd.parse(snapshot),
         kubernetes=kubernetes.parse(snapshot),
         crio=crio.parse(snapshot),

@@ -13,6 +13,7 @@ class Glob:
 
     search: a regular expression; only what it finds leaves the host, and only files in which it finds something are
     listed. section: the ELF section of this name is read besides. Both go with `read=False`.
+    limit: bytes beyond which a file is not searched, but passed over; begins: only files that begin so are.
     """
 
     pattern: str
@@ -20,6 +21,8 @@ class Glob:
     mentioned: bool = False
     search: str = ""
     section: str = ""
+    limit: int = 0
+    begins: str = ""
 
 
 @dataclass(frozen=True)

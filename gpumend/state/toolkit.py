@@ -127,18 +127,25 @@ def _named(snapshot: Snapshot, config: Reading[Mapping[str, Any]]) -> dict[str, 
     return found
 
 
+def _config(content: Reading[FileContent], dangling: str | None) -> Reading[Mapping[str, Any]]:
+    """config.toml as the programs read it: a link to nowhere is no file, and a byte order mark is skipped (run with 1.20)."""
+    if dangling is not None:
+        return Reading.none(CONFIG, f"a link to {dangling}, which does not exist")
+    return content.map(lambda found: toml(found.text().removeprefix("\ufeff")))
+
+
 def parse(snapshot: Snapshot) -> Toolkit:
     content = snapshot.file(CONFIG)
     return Toolkit(
         version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
         programs={name: snapshot.program(name) for name in PROGRAMS},
         content=content,
-        config=content.map(lambda found: toml(found.text())),
+        config=_config(content, snapshot.dangling(CONFIG)),
         dangling=snapshot.dangling(CONFIG),
         ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
         ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
         merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
         sources=_sources(snapshot),
-        named=_named(snapshot, content.map(lambda found: toml(found.text()))),
+        named=_named(snapshot, _config(content, snapshot.dangling(CONFIG))),
     )

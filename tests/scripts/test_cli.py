@@ -192,10 +192,18 @@ def test_rollback_of_a_run_that_no_host_has() -> None:
     assert "there is no run" in done.stdout
 
 
-def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    done = run(*GPUMEND, "audit", "--report", str(tmp_path / "no" / "directory" / "x.json"))
-    assert done.returncode == 1
+@pytest.mark.parametrize("program", [GPUMEND, PYINFRA], ids=["gpumend", "pyinfra"])
+def test_a_report_that_cannot_be_written_is_told_before_the_audit(
+    tmp_path: Path, program: tuple[str, ...]
+) -> None:
+    report = tmp_path / "no" / "directory" / "x.json"
+    arguments = ["audit", "--report", str(report)]
+    if program is PYINFRA:
+        arguments = ["inventory.py", "deploys/gpu_host.py", "--dry", "--data", f"report={report}"]
+    done = run(*program, *arguments)
+    assert done.returncode == 2
     assert "could not be written" in done.stderr
+    assert done.stdout == ""
 
 
 def test_two_deploys_in_one_run_tell_one_report() -> None:

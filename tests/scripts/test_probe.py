@@ -335,6 +335,21 @@ def test_globs(root: Path) -> None:
     assert "/etc/real" not in answer["files"]
 
 
+def test_a_search_passes_over_what_is_too_large_or_begins_otherwise(root: Path) -> None:
+    (root / "etc/cdi").mkdir()
+    texts = {
+        "a.sh": "#!/bin/sh\nfound\n",
+        "large.sh": "#!/bin/sh\n" + "x" * 64 + "found\n",
+        "binary": "ELF found\n",
+    }
+    for name, text in texts.items():
+        (root / "etc/cdi" / name).write_text(text)
+    spec = {**a_glob("/etc/cdi/*", read=False), "search": "found", "limit": 64, "begins": "#!"}
+    answer = run(root=str(root), globs=[spec])
+    assert answer["globs"]["/etc/cdi/*"] == {"status": "ok", "paths": ["/etc/cdi/a.sh"]}
+    assert list(answer["stats"]["/etc/cdi/a.sh"]["found"].values()) == [["found"]]
+
+
 @pytest.mark.parametrize(
     ("text", "paths"),
     [

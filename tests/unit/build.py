@@ -282,7 +282,10 @@ def answer(
             if spec["read"]:
                 read[path] = lying[path]
             elif spec["search"] and "data" in lying[path]:
-                text = base64.b64decode(lying[path]["data"]).decode("utf-8", "replace")
+                data = base64.b64decode(lying[path]["data"])
+                passed = spec["limit"] and len(data) > spec["limit"]
+                passed = passed or not data.startswith(spec["begins"].encode())
+                text = "" if passed else data.decode("utf-8", "replace")
                 if hits := matches(spec["search"], text):
                     others = stats.get(path, {}).get("found", {})
                     stats[path] = {**stat(path), "found": {**others, search_key(spec["search"]): hits}}

@@ -104,7 +104,8 @@ def test_one_lost_gpu_is_named_by_its_address() -> None:
 
 def test_what_is_held_back_says_why() -> None:
     host = smi_fails.HOSTS["mode auto, JIT, no spec; No devices"]
-    assert {code: "GM107" in the(host, code).refused for code in ("GM204", "GM301")} == {
+    legacy = {"runtime": {"mode": "legacy"}}
+    assert {code: "GM107" in the(host, code, legacy).refused for code in ("GM204", "GM301")} == {
         "GM204": True,
         "GM301": True,
     }

@@ -441,7 +441,10 @@ SNAP_JSON = "/var/snap/docker/current/config/daemon.json"
 @pytest.mark.parametrize(
     "host",
     [
-        pytest.param(healthy().but(processes=SNAPS, files={SNAP_JSON: "{}"}), id="its-process"),
+        pytest.param(
+            healthy().but(processes=SNAPS, files={SNAP_JSON: "{}"}, info={"Runtimes": {"runc": {}}}),
+            id="its-process",
+        ),
         pytest.param(
             healthy().but(programs={"dockerd": "/snap/bin/dockerd"}, files={SNAP_JSON: "{}"}, **STOPPED),
             id="its-program",

@@ -12,9 +12,10 @@ from typing import Any
 import paramiko
 import pytest
 
-from gpumend.deploy.hosts import HostsError, line_of, parse
+from gpumend.deploy.hosts import addressed, line_of, parse, with_group_data
+from gpumend.deploy.hosts_file import HostsError, find
+from gpumend.run.audit_program import AUDIT, SUDO
 from gpumend.run.programs import audit_identity, probe_program
-from gpumend.run.remote.connection import AUDIT, SUDO
 from gpumend.run.remote.ssh import KnownHosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,12 +152,29 @@ def test_sudo_for_the_audit_alone(
 
 BAD = [
     pytest.param("[hosts.a\n", r"hosts\.toml: .*line 1", id="syntax"),
-    pytest.param("[hosts.a]\nuzer = 'x'\n", r"hosts\.toml:2: hosts\.a\.uzer", id="unknown-key"),
+    pytest.param(
+        "[hosts.a]\nuzer = 'x'\n", r"hosts\.toml:2: hosts\.a\.uzer: unknown key; did you mean 'user'\?; allowed: address, connect", id="unknown-key"
+    ),
+    pytest.param("[host.a]\n[hosts.a]\n", r"hosts\.toml:1: host: unknown key; did you mean 'hosts'\?", id="unknown-table"),
+    pytest.param("", r"hosts\.toml:1: no hosts: add \[hosts\.NAME\]", id="empty"),
+    pytest.param("[defaults]\n\n[hosts]\n", r"hosts\.toml:3: no hosts: add \[hosts\.NAME\]", id="empty-table"),
+    pytest.param("hosts = ['a']\n", r"hosts\.toml:1: each host is a table: \[hosts\.a\]", id="hosts-a-list"),
+    pytest.param(
+        "[hosts]\na = '192.0.2.1'\n", r'hosts\.toml:2: each host is a table: \[hosts\.a\], and in it address = "192\.0\.2\.1"', id="host-a-text"
+    ),
+    pytest.param("[hosts.a]\n[groups]\ng = ['a']\n", r"hosts\.toml:3: each group is a table: \[groups\.g\]", id="group-a-list"),
+    pytest.param("[hosts.a]\n[groups.all]\nhosts = ['a']\n", r"hosts\.toml:2: groups\.all: `all` is every host already", id="group-all"),
+    pytest.param("[hosts.a]\n[groups.'my group']\nhosts = ['a']\n", r"hosts\.toml:2: groups\.'my group': a group's name .*no space", id="group-name"),
+    pytest.param("[hosts.a]\n[hosts.b]\n[hosts.a]\n", r"hosts\.toml:3: hosts\.a: named twice, first in line 1", id="host-twice"),
+    pytest.param("[hosts.a]\n[groups.g]\nhosts = ['a', 'a']\n", r"hosts\.toml:3: groups\.g\.hosts: a: named twice", id="host-twice-in-a-group"),
+    pytest.param(
+        "[hosts.a]\naddress = '192.0.2.1'\n[hosts.b]\naddress = '192.0.2.1'\n", r"hosts\.toml:4: hosts\.b: the machine of hosts\.a: address 192\.0\.2\.1, port 22", id="machine-twice"
+    ),
     pytest.param("[hosts.a]\n\nport = 'x'\n", r"hosts\.toml:3: hosts\.a\.port: 'x' is not of type", id="type"),
     pytest.param("[hosts.a]\nkey = 'x/id'\n", r"hosts\.toml:2: hosts\.a\.key: there is no such file: 'x/id'", id="key"),
     pytest.param("[hosts.a]\nsudo = 'yes'\n", r"hosts\.toml:2: hosts\.a\.sudo: 'yes' is not one of", id="sudo"),
     pytest.param("[hosts.a]\nport = 70000\n", r"hosts\.toml:2: .*70000", id="range"),
-    pytest.param("[defaults]\nuser = 'x'\n", r"'hosts' is a required property", id="no-hosts"),
+    pytest.param("[defaults]\nuser = 'x'\n", r"hosts\.toml:1: no hosts: add \[hosts\.NAME\]", id="no-hosts"),
     pytest.param(
         "[hosts.a]\n[groups.g]\nhosts = ['b']\n", r"hosts\.toml:3: groups\.g: there is no host 'b'; known are a", id="group"
     ),
@@ -173,6 +191,16 @@ def test_a_mistake_is_named_with_file_and_line(tmp_path: Path, text: str, messag
     with pytest.raises(HostsError) as error:
         parse(written(tmp_path, text))
     assert re.search(message, str(error.value)), str(error.value)
+
+
+def test_names_of_groups_may_have_hyphens_and_machines_share_an_address_on_other_ports(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "[hosts.a]\naddress = 'x'\n[hosts.b]\naddress = 'x'\nport = 2222\n[groups.my-group]\nhosts = ['a']\n"
+    )
+    found = parse(written(tmp_path, text))
+    assert list(found.groups) == ["my-group"] and len(found.hosts) == 2
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -212,3 +240,86 @@ def test_known_hosts_are_found_as_paramiko_finds_them(tmp_path: Path) -> None:
         del known["a.example"]
     assert found(ours) == found(theirs)
     assert ours.check("d.example", keys[1]) and not ours.check("d.example", keys[0])
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory, a home and a checkout without a hosts file; returned: where these lie."""
+    for name in ("here", "home", "project"):
+        (tmp_path / name).mkdir(mode=0o755)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GPUMEND_HOSTS", raising=False)
+    monkeypatch.setattr("gpumend.deploy.hosts_file.PROJECT", tmp_path / "project")
+    return tmp_path
+
+
+def test_the_first_hosts_file_counts(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find().path is None
+    paths = [nowhere / "project/hosts.toml", nowhere / "home/gpumend/hosts.toml", nowhere / "here/hosts.toml"]
+    for path in paths:  # each counts more than the one before
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("[hosts.a]\n")
+        assert find().path == path
+        assert find().said(3) == f"{path}: 3 hosts"
+    monkeypatch.setenv("GPUMEND_HOSTS", str(paths[0]))
+    assert find().path == paths[0]
+    assert find("../home/gpumend/hosts.toml").path is not None
+    assert find("../home/gpumend/hosts.toml").path != paths[0], "--hosts counts most"
+
+
+def test_a_hosts_file_that_is_named_and_not_there_is_told(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "here/hosts.toml").write_text("[hosts.a]\n")
+    with pytest.raises(HostsError, match=r"^--hosts names none\.toml, which is not there$"):
+        find("none.toml")
+    with pytest.raises(HostsError, match=r"^--hosts names \., which is a directory$"):
+        find(".")
+    monkeypatch.setenv("GPUMEND_HOSTS", "/none/hosts.toml")
+    with pytest.raises(HostsError, match=r"^GPUMEND_HOSTS names /none/hosts\.toml, which is not there$"):
+        find()
+
+
+def test_a_hosts_file_that_others_may_write_to_is_not_passed_over(nowhere: Path) -> None:
+    """Nor does the next one count in its place: whoever put it there would choose the hosts."""
+    (nowhere / "project/hosts.toml").write_text("[hosts.a]\n")
+    path = nowhere / "here/hosts.toml"
+    path.write_text("[hosts.a]\n")
+    path.chmod(0o666)
+    with pytest.raises(
+        HostsError, match=re.escape(f"{path} was found, and is not used: {path}: everybody may write to it")
+    ):
+        find()
+    assert find(str(path)).path == path, "named, it is the caller's own word"
+
+
+def test_group_data_beside_the_hosts_file_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = parse(written(tmp_path, BOTH))
+    (tmp_path / "group_data").mkdir(mode=0o755)
+    (tmp_path / "group_data/all.py").write_text(
+        'import os\nsite = "b"\n_own = 1\ngpumend = {"restarts": "idle", "restart_watch": 9}\n'
+    )
+    (tmp_path / "group_data/training.py").write_text(
+        'gpumend = {"runtime": {"mode": "cdi", "ldconfig": "auto"}}\n'
+    )
+    (tmp_path / "group_data/trainign.py").write_text("")
+    merged = with_group_data(found, tmp_path / "group_data")
+    assert merged.data["site"] == "b" and not {"os", "_own"} & set(merged.data)
+    assert merged.data["gpumend_hosts_toml"] == {"restart_watch": 0, "restarts": "never"}, (
+        "hosts.toml says it itself"
+    )
+    assert merged.groups["training"][1]["gpumend_hosts_toml"]["runtime"] == {
+        "mode": "auto",
+        "ldconfig": "auto",
+    }
+    assert "there is no group 'trainign'; did you mean 'training'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "user", "sudo"), [("root@192.0.2.1", "root", False), ("ops@gpu1", "ops", True)]
+)
+def test_a_host_by_its_address_has_sudo_for_everyone_but_root(target: str, user: str, sudo: bool) -> None:
+    name, data = addressed(target)
+    assert (name, data["ssh_user"], data["_sudo"]) == (target, user, sudo)
+    assert data["ssh_hostname"] == target.partition("@")[2]

@@ -50,7 +50,7 @@ SICK = healthy("26.1.5", "1.18.1").with_containers(
     container("flag", gpus=True), container("asks", gpus=True, env={"NVIDIA_REQUIRE_CUDA": "cuda>=14.0"})
 ).but(
     files={
-        CONFIG: config("auto", "/sbin/ldconfig").replace("#no-cgroups = false", "no-cgroups = true"),
+        CONFIG: config("legacy", "/sbin/ldconfig").replace("#no-cgroups = false", "no-cgroups = true"),
         DAEMON_JSON: '{"features": {"cdi": false}, "cdi-spec-dirs": ["/etc/cdi"]}',
         DYNAMIC: file(spec(None, ("580.159.04", "550.90.07")), 0o600),
         STATIC: spec(),

@@ -278,7 +278,7 @@ def test_no_spec_is_written_while_the_drivers_libraries_are_not_known() -> None:
 
 def test_a_toolkit_of_no_known_version_gets_the_mode_that_each_takes() -> None:
     """It may be 1.18.0, which makes no spec in mode cdi."""
-    host = healthy().but(files={CONFIG: config("banana")})
+    host = healthy(toolkit="1.17.8").but(files={CONFIG: config("banana")})
     assert edits_of([the(host, "GM207")]) == {"nvidia-container-runtime.mode": "cdi"}
     host = host.but(commands={"nvidia-ctk": unread("timeout")})
     assert edits_of([the(host, "GM207")]) == {"nvidia-container-runtime.mode": "auto"}

@@ -21,7 +21,11 @@ ERRORS: list[tuple[str, Any, list[str]]] = [
     # id, what somebody wrote, what the error must say
     ("not-an-object", [], ["gpumend: [] is not of type object"]),
     ("unknown-key", {"runtimes": {}}, ["gpumend: unknown key 'runtimes'", "allowed: ", "runtime", "waivers"]),
-    ("unknown-nested-key", {"runtime": {"mod": "cdi"}}, ["gpumend.runtime: unknown key 'mod'", "allowed: ldconfig, manage, mode"]),
+    ("unknown-nested-key", {"runtime": {"mod": "cdi"}}, ["gpumend.runtime: unknown key 'mod'; did you mean 'mode'?", "allowed: ldconfig, manage, mode"]),
+    ("a-release-as-a-number", {"cuda": {"wanted": 12.4}}, ['gpumend.cuda.wanted: write it as text: "12.4"']),
+    ("a-release-as-a-number-in-a-list", {"cuda": {"wanted": [12.4]}}, ['write it as text: "12.4"']),
+    ("a-version-as-a-number", {"toolkit": {"version": 1.17}}, ['gpumend.toolkit.version: write it as text: "1.17"']),
+    ("a-date-that-is-no-text", {"waivers": [{**WAIVER, "until": datetime.date(2027, 3, 31)}]}, ['gpumend.waivers[0].until: write it as text: "2027-03-31"']),
     ("two-unknown-keys", {"docker": {"x": 1, "y": 2}}, ["gpumend.docker: unknown key 'x', 'y'"]),
     ("bad-mode", {"runtime": {"mode": "cdii"}}, ["gpumend.runtime.mode: 'cdii' is not allowed", "'cdi', 'auto', 'legacy', 'keep'"]),
     ("mode-of-another-type", {"runtime": {"mode": True}}, ["gpumend.runtime.mode: True is not allowed", "'cdi'"]),
@@ -41,8 +45,8 @@ ERRORS: list[tuple[str, Any, list[str]]] = [
     ("waivers-an-object", {"waivers": WAIVER}, ["gpumend.waivers: ", "is not of type array"]),
     ("waiver-without-owner", {"waivers": [{k: v for k, v in WAIVER.items() if k != "owner"}]}, ["gpumend.waivers[0]", "owner"]),
     ("waiver-bad-code", {"waivers": [WAIVER, {**WAIVER, "code": "204"}]}, ["gpumend.waivers[1].code", "204"]),
-    ("waiver-bad-date", {"waivers": [{**WAIVER, "until": "soon"}]}, ["gpumend.waivers[0].until", "soon"]),
-    ("waiver-no-such-day", {"waivers": [{**WAIVER, "until": "2026-02-30"}]}, ["gpumend.waivers[0].until: '2026-02-30'", "day is out of range"]),
+    ("waiver-bad-date", {"waivers": [{**WAIVER, "until": "soon"}]}, ["gpumend.waivers[0].until: 'soon' must be a date, as 2027-03-31"]),
+    ("waiver-no-such-day", {"waivers": [{**WAIVER, "until": "2026-02-30"}]}, ["gpumend.waivers[0].until: '2026-02-30' must be a date, as 2027-03-31"]),
     ("waiver-without-reason", {"waivers": [{**WAIVER, "reason": ""}]}, ["gpumend.waivers[0].reason"]),
 ]  # fmt: skip
 

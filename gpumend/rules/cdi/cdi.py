@@ -181,8 +181,8 @@ def too_new(context: Context) -> Iterator[Finding]:
             continue
         if file.path != target(context):
             change, refused = None, f"{file.path} is not the file that mend writes ({target(context)})"
-        elif not flags(context) or not LEAST_WRITTEN < spec.version <= (0, 7, 0):
-            change, refused = None, "this toolkit cannot write an older version"
+        elif spec.version <= LEAST_WRITTEN or any(readers(context)[who] < LEAST_WRITTEN for who in blind):
+            change, refused = None, "no toolkit writes an older version than 0.5.0"
         else:
             change, refused = regenerate(context)
         version = ".".join(map(str, spec.version))
@@ -195,7 +195,11 @@ def too_new(context: Context) -> Iterator[Finding]:
                 *(Evidence(who, f"reads up to {'.'.join(map(str, readers(context)[who]))}") for who in blind),
             ),
             cause="Toolkit 1.19.1 and newer write additionalGids, which calls for 0.7.0. An older engine drops the whole file.",
-            remedy=f"Mend generates it with --feature-flag={NO_GIDS}." if change else "Upgrade the engine.",
+            remedy=f"Mend generates it with --feature-flag={NO_GIDS}."
+            if change and flags(context)
+            else "Mend generates it: nvidia-ctk writes the least version that it needs."
+            if change
+            else "Upgrade the engine.",
             change=change,
             refused=refused,
             symptoms=('json: unknown field "additionalGids"', "unresolvable CDI devices"),

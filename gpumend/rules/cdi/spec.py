@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from gpumend.rules.change import GenerateSpec
 from gpumend.rules.engines.engine import ENGINES, readers
 from gpumend.rules.engines.spec_directories import canonical, named
-from gpumend.rules.finding import Change, Component
+from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
+from gpumend.state.docker import Container
 from gpumend.text.version import Version
 
 STATIC = "/etc/cdi/nvidia.yaml"
@@ -31,13 +32,89 @@ def needed_by(context: Context) -> dict[str, tuple[str, ...]]:
     """Who needs a spec on this host, and which directories each reads."""
     found: dict[str, tuple[str, ...]] = {}
     toolkit = context.state.toolkit
-    if toolkit.installed and (
-        context.wanted.mode == "cdi" or (toolkit.config.known and toolkit.mode() == "cdi")
-    ):
+    if toolkit.installed and (becomes_literal(context) or (toolkit.config.known and toolkit.mode() == "cdi")):
         found['nvidia-container-runtime in mode "cdi"'] = runtime_dirs(context)
     for engine in ENGINES:
         found.update(engine.needs_spec(context))
     return found
+
+
+def becomes_literal(context: Context) -> bool:
+    """Whether this host is to be in mode cdi itself: by name, or because its toolkit's `auto` is not CDI."""
+    wanted, version = context.wanted.mode, context.state.toolkit.version.value or (1, 17)
+    return wanted == "cdi-only" or (wanted == "cdi" and version < (1, 18) and not context.state.host.tegra)
+
+
+def starts_at_boot(found: Container) -> bool:
+    """Whether dockerd starts a container by itself as it starts; what it could not start then stays down (moby
+    daemon/daemon.go restore)."""
+    alive = found.running or found.restarting
+    return found.restart == "always" or (found.restart in ("unless-stopped", "on-failure") and alive)
+
+
+def needs_at_boot(context: Context) -> tuple[Container, ...]:
+    """Docker's containers that come back at boot, and need a spec file then; as far as dockerd tells."""
+    docker, toolkit = context.state.docker, context.state.toolkit
+    stays = context.wanted.mode not in ("auto", "legacy") or not context.wanted.manage_runtime  # else GM204's
+    literal = stays and toolkit.config.known and toolkit.mode() == "cdi"
+    return tuple(
+        found
+        for found in docker.containers.value or ()
+        if starts_at_boot(found) and (found.uses_cdi() or (literal and found.uses_runtime()))
+    )
+
+
+def ordered(context: Context) -> bool:
+    """Whether dockerd waits at boot for nvidia-cdi-refresh. 1.19.0's runs after multi-user.target, which waits for dockerd:
+    of such a circle systemd leaves one out (nct PR#1638)."""
+    after = (context.state.docker.unit.value or {}).get("After", "").split()
+    own = (context.state.cdi.refresh.value or {}).get("After", "").split()
+    return "nvidia-cdi-refresh.service" in after and "multi-user.target" not in own
+
+
+def goes_auto(context: Context) -> bool:
+    """Whether mode `auto` does for this host's containers of the nvidia runtime what mode `cdi` does, without a file."""
+    toolkit = context.state.toolkit
+    if not toolkit.config.known or not context.wanted.manage_runtime or context.state.host.tegra:
+        return False
+    own = toolkit.value("nvidia-container-runtime", "modes", "cdi", "default-kind") or KIND
+    return (
+        context.wanted.mode == "cdi"
+        and (toolkit.version.value or (1, 17)) >= (1, 18)
+        and own == KIND
+        and not any(hand_made(spec) for _, spec in gpu_specs_in_use(context))
+    )
+
+
+def persists(context: Context) -> bool:
+    """Whether nvidia-cdi-refresh has to write where a spec outlives a reboot: it is not done when dockerd starts."""
+    if not uses_refresh(context) or ordered(context) or not context.state.docker.installed:
+        return False
+    return context.wanted.mode == "cdi-only" or any(
+        found.uses_cdi() or not goes_auto(context) for found in needs_at_boot(context)
+    )
+
+
+# What nvidia-ctk writes (nct pkg/nvcdi: driver-nvml.go, common-nvml.go, wsl, csv). All else was put there by hand.
+CTK_DEVICES = re.compile(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
+CTK_MOUNTS = re.compile(
+    r"nvidia|lib(cuda|nv|GLX|EGL|GLES|OpenCL|vdpau|nvcuvid)|cudadebugger|/wsl/|tegra|dxcore|glvnd|vulkan|/gbm/|egl_|firmware|"
+    r"/X11/|persistenced|fabricmanager|nvsm|-mps"
+)
+CTK_NODES = re.compile(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
+CTK_ENV = ("NVIDIA_VISIBLE_DEVICES=", "NVIDIA_CTK_")
+CTK_HOOKS = ("nvidia-ctk", "nvidia-cdi-hook", "ldconfig")
+
+
+def hand_made(spec: Spec) -> list[Evidence]:
+    """What stands in a spec and is none of nvidia-ctk's: a new one would lose it."""
+    edits = spec.edits()
+    lost = [f"device {name}" for name in spec.devices if not CTK_DEVICES.fullmatch(name)]
+    lost += [f"mount {host}" for host, _ in edits.mounts if not CTK_MOUNTS.search(host)]
+    lost += [f"device node {node.host}" for node in edits.nodes if not CTK_NODES.match(node.host)]
+    lost += [f"env {text.partition('=')[0]}" for text in edits.env if not text.startswith(CTK_ENV)]
+    lost += [f"hook {hook[0]}" for hook in edits.hooks if hook[0].rpartition("/")[2] not in CTK_HOOKS]
+    return [Evidence(spec.path, f"{text}: not nvidia-ctk's") for text in dict.fromkeys(lost)]
 
 
 def can_generate(context: Context) -> str:
@@ -87,6 +164,8 @@ def target(context: Context) -> str:
     environment = context.state.cdi.refresh_env.value or ""
     named = re.search(r"(?m)^NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=[\"']?([^\"'\s]+)", environment)
     directory = canonical(named.group(1).rpartition("/")[0]) if named else ""
+    if directory != "/etc/cdi" and persists(context):
+        return STATIC
     return (
         f"{directory}/{named.group(1).rpartition('/')[2]}" if named and directory in DEFAULT_DIRS else DYNAMIC
     )
@@ -118,10 +197,26 @@ def gpu_specs_in_use(context: Context) -> Iterator[tuple[SpecFile, Spec]]:
 
 def regenerate(context: Context) -> tuple[Change | None, str]:
     """The change that makes the spec anew, and why it is held back where it is."""
-    reason = can_generate(context)
+    reason = can_generate(context) or edited_by_hand(context, target(context))
+    if not reason and persists(context):
+        reason = edited_by_hand(context, DYNAMIC)
     return (None, reason) if reason else (Change(Component.CDI, GenerateSpec()), "")
 
 
+def edited_by_hand(context: Context, path: str) -> str:
+    """Why a spec is not made anew: somebody put into it what would be lost."""
+    specs = (file.spec.value for file in gpu_files(context) if file.path == path)
+    lost = [found.text.partition(":")[0] for spec in specs if spec for found in hand_made(spec)]
+    if not lost:
+        return ""
+    return (
+        f"{path} was edited by hand, and a new one would lose {', '.join(lost[:4])}{' and more' if lost[4:] else ''}: "
+        "move that into a spec file of another name and kind first"
+    )
+
+
 def resolvable_after_mend(context: Context) -> bool:
-    """Whether mode cdi will find devices: a spec resolves now, or one can be made."""
-    return bool(context.state.cdi.resolve(runtime_dirs(context)).gpus()) or not can_generate(context)
+    """Whether mode cdi will find devices, now and after a reboot: a spec is there that outlives one, or can be made."""
+    dirs = runtime_dirs(context)
+    lasting = [each for each in dirs if each == "/etc/cdi" or ordered(context)]
+    return bool(context.state.cdi.resolve(lasting).gpus()) or not regenerate(context)[1]

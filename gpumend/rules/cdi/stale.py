@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpumend.rules.cdi.spec import (
+    DYNAMIC,
     STATIC,
     can_generate,
+    edited_by_hand,
     gpu_files,
     gpu_specs_in_use,
+    hand_made,
     needed_by,
     regenerate,
     target,
@@ -73,7 +76,10 @@ def wrong_names(context: Context, spec: Spec) -> list[Evidence]:
     known = uuids | {gpu.uuid for gpu in gpus}
     named = {name for name in spec.devices if name.startswith(("GPU-", "MIG-"))}
     # A GPU may stand in a file of its own: what another file defines is not missing.
-    anywhere = {name.partition("=")[2] for name in context.state.cdi.resolve(DEFAULT_DIRS).gpus()}
+    found_there = context.state.cdi.resolve(DEFAULT_DIRS)
+    # What two files of one directory define is GM303's: it is lost for another reason.
+    names = (*found_there.gpus(), *found_there.conflicts)
+    anywhere = {name.partition("=")[2] for name in names}
     found = [Evidence(spec.path, f"no device {uuid}") for uuid in sorted(uuids - anywhere) if named]
     found.extend(
         Evidence(spec.path, f"device {uuid}, which no GPU here bears") for uuid in sorted(named - known)
@@ -122,6 +128,27 @@ def staleness(context: Context, spec: Spec) -> tuple[tuple[Evidence, ...], str, 
     return (*driver, *paths, *nodes, *names, *control), cause, symptom
 
 
+def is_good(context: Context, path: str) -> bool:
+    """Whether a spec file is there and says what is true of this host now. Raises Unread."""
+    return any(
+        file.path == path and file.spec.value is not None and not staleness(context, file.spec.value)[0]
+        for file in gpu_files(context)
+    )
+
+
+def out_of_the_way(context: Context, file: SpecFile) -> tuple[Change | None, str]:
+    """The change that takes away a spec which nothing keeps true, so that the one that mend writes counts."""
+    written = target(context)
+    if file.path != DYNAMIC or (uses_refresh(context) and written != STATIC):
+        return None, f"{file.path} is not the file that mend writes ({written})"
+    if not context.wanted.manage_cdi:
+        return None, "cdi.manage is false"
+    refused = edited_by_hand(context, file.path) or (
+        "" if is_good(context, written) else regenerate(context)[1]
+    )
+    return (None, refused) if refused else (Change(Component.CDI, RemoveFiles((file.path,))), "")
+
+
 @rule(
     "GM304",
     "specs say what is true of this host now",
@@ -137,8 +164,13 @@ def stale(context: Context) -> Iterator[Finding]:
         if not evidence or is_leftover(context, file):
             continue
         change, refused = regenerate(context)
-        if change and file.path != target(context):
-            change, refused = None, f"{file.path} is not the file that mend writes ({target(context)})"
+        away = file.path != target(context)
+        if away:
+            change, refused = out_of_the_way(context, file)
+        if hook := hook_missing(context, spec):
+            change, refused = None, f"{hook} is not installed, and a new spec would name it again (GM203)"
+            cause = "The toolkit is not whole: the program that the spec's hooks call is gone."
+        evidence = (*evidence, *hand_made(spec))
         more = f", and {len(evidence) - 1} more" if len(evidence) > 1 else ""
         yield Finding(
             code="GM304",
@@ -146,13 +178,29 @@ def stale(context: Context) -> Iterator[Finding]:
             summary=f"{file.path} is stale: {evidence[0].text}{more}",
             evidence=evidence,
             cause=cause,
-            remedy="Mend generates it anew." if change else "Put that right first, then generate it anew.",
+            remedy=f"Mend moves it into the run's backup: {target(context)} counts then."
+            if change and away
+            else "Mend generates it anew."
+            if change
+            else f"Take it away, or have whoever wrote it do it again: the later directory wins over {target(context)}."
+            if away and file.directory == "/var/run/cdi"
+            else "Put that right first, then generate it anew.",
             change=change,
             refused=refused,
             symptoms=(symptom,),
         )
     if right and fault(context) is None:  # GM107 tells
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
+
+
+def hook_missing(context: Context, spec: Spec) -> str:
+    """The toolkit's own hook program that a spec calls and that is nowhere on this host; an empty text where it is."""
+    programs = context.state.toolkit.programs
+    for program in dict.fromkeys(hook[0] for hook in spec.edits().hooks):
+        name = program.rpartition("/")[2]
+        if name in programs and programs[name].absent and context.state.cdi.mentioned[program].absent:
+            return name
+    return ""
 
 
 def is_leftover(context: Context, file: SpecFile) -> bool:

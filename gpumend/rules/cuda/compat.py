@@ -305,7 +305,7 @@ def left_over(context: Context) -> Iterator[Finding]:
         managed = compat in mine
         yield Finding(
             code="GM604",
-            status=Status.WARN,
+            status=Status.WARN if managed else Status.NOTE,
             summary=f"{compat.package or compat.directory} ({show(compat.driver)}) is older than the driver: of no use, and 803 where active",
             evidence=(
                 Evidence(

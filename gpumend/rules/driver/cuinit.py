@@ -81,7 +81,7 @@ def _invalid(context: Context) -> Told:
 
 
 def _fabric(context: Context) -> Told:
-    away = waiting(context.state)
+    away = waiting(context.state.gpus)
     return (
         f"{len(away)} GPUs are not registered with their fabric."
         if away

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 
 from gpumend.rules.change import MakeControlNodes, RefreshLinkerCache, RunModprobe
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from gpumend.rules.managers import is_described, managers, operators_driver
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.driver import CONTROL_NODES
 from gpumend.state.fabric import kind
+from gpumend.state.manager import DRIVER_ROOT
 from gpumend.text.version import Version, show, upstream
+
+# Where somebody else's driver lies off the linker's path, and is meant to.
+OTHER_ROOTS = (f"{DRIVER_ROOT}/", "/home/kubernetes/bin/nvidia/")
 
 
 def native(context: Context) -> bool:
@@ -150,8 +155,12 @@ def libraries(context: Context) -> Iterator[Finding]:
     cached = driver.cached.need()
     toolkit = context.state.toolkit
     root = toolkit.value("nvidia-container-cli", "root") if toolkit.config.known else None
+    if is_described(context) and any(found.ok for found in context.state.manager.opengl.values()):
+        return  # /run/opengl-driver/lib: such a system has no linker's cache
     for soname in ("libnvidia-ml.so.1", "libcuda.so.1"):
         if soname in cached or (root and soname in present):
+            continue
+        if soname in present and present[soname].path.startswith(OTHER_ROOTS) and managers(context):
             continue
         if soname in present:
             library = present[soname]
@@ -208,6 +217,9 @@ def nodes(context: Context) -> Iterator[Finding]:
     missing = [path for path in ("/dev/nvidiactl", "/dev/nvidia-uvm") if driver.nodes[path].get() is None]
     if not numbered:
         missing.insert(0, "/dev/nvidia0")
+    if operators_driver(context.state):  # a driver container has them below its own root
+        there = [path.removeprefix(DRIVER_ROOT) for path in context.state.manager.driver_nodes.need()]
+        missing = [path for path in missing if path not in there]
     if not missing:
         return
     toolkit = context.state.toolkit
@@ -230,6 +242,12 @@ def nodes(context: Context) -> Iterator[Finding]:
         refused="" if action else "no program that makes them is on this host",
         symptoms=("CUDA unknown error", "no CUDA-capable device is detected"),
     )
+
+
+def registrar(context: Context) -> str:
+    """Who registers this host's GPUs with their NVLink fabric (gpumend.state.fabric.kind)."""
+    state = context.state
+    return kind(state.gpus, state.machine, state.fabric)
 
 
 FABRIC_PACKAGES = (
@@ -270,7 +288,7 @@ def fabric(context: Context) -> Iterator[Finding]:
         if (state, status) != ("Completed", "Success")
     }
     if (
-        not (switches or waiting) or driver.nvlink_off.value or (waiting and kind(context.state) != "own")
+        not (switches or waiting) or driver.nvlink_off.value or (waiting and registrar(context) != "own")
     ):  # GM124
         return
     running = driver.fabricmanager.value == "active" or driver.fabric_runs.get() is True

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpumend.rules.driver.driver import loaded
+from gpumend.rules.driver.driver import loaded, registrar
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
-from gpumend.state.fabric import CONFIG, SUBNET_MANAGER, kind, waiting
+from gpumend.state.fabric import CONFIG, SUBNET_MANAGER, waiting
 from gpumend.text.version import show
 
 MODES = {1: "shared NVSwitches", 2: "vGPU"}
@@ -102,10 +102,10 @@ CAUSES = {"rack": _rack, "guest": _guest, "subnet": _subnet, "shared": _shared}
     applies=loaded,
 )
 def registered(context: Context) -> Iterator[Finding]:
-    what = kind(context.state)
+    what = registrar(context)
     if what not in CAUSES or context.state.driver.nvlink_off.value:
         return
-    away = waiting(context.state)
+    away = waiting(context.state.gpus)
     if not away:
         return
     cause, remedy, evidence = CAUSES[what](context)
@@ -160,7 +160,7 @@ def imex(context: Context) -> Iterator[Finding]:
             refused="channels are given out by the owner",
             symptoms=("CUDA_ERROR_NOT_PERMITTED in cuMemCreate",),
         )
-    if kind(context.state) != "rack" or fabric.imex.value != "failed" or fabric.imex_runs.value:
+    if registrar(context) != "rack" or fabric.imex.value != "failed" or fabric.imex_runs.value:
         return
     yield Finding(
         code="GM125",

@@ -209,7 +209,7 @@ def _by_log(context: Context, log: tuple[str, ...]) -> tuple[str, str] | None:
 
 @rule(
     "GM107",
-    "every GPU answers",
+    "every GPU says what it is when it is asked",
     "open-gpu-kernel-modules#862, #872, #507; microsoft/pai#4344, NVSentinel#155, nd#1553; docs.nvidia.com/deploy/xid-errors",
     applies=loaded,
 )

@@ -49,7 +49,7 @@ def licence(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM119",
-    "GPUs stay initialised",
+    "GPUs are kept initialised",
     "NVIDIA driver persistence guide (docs.nvidia.com/deploy/driver-persistence)",
     applies=loaded,
 )

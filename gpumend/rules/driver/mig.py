@@ -70,7 +70,7 @@ def instances(context: Context) -> Iterator[Finding]:
 
 @rule(
     "GM116",
-    "MIG devices with their capability nodes",
+    "MIG devices have their capability nodes",
     "MIG User Guide, Device Nodes and Capabilities; nvidia-container-toolkit pkg/nvcdi/mig-device-nvml.go",
     applies=loaded,
 )

@@ -161,7 +161,7 @@ def source_of(version: str) -> str:
 
 @rule(
     "GM123",
-    "driver packages of one version and one source",
+    "the driver's packages are of one version and one source",
     "ubuntu-packaging-nvidia-driver#3; NVIDIA driver installation guide, Version Locking",
     applies=loaded,
 )

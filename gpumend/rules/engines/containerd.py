@@ -188,6 +188,9 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
     gone = known is not None and (meta := containerd.binaries.get(known.binary)) is not None and meta.absent
     if program is None or (known is not None and injects(known.binary) and not gone):
         return
+    default = settings.runtimes.get(settings.default)
+    if known is None and default and injects(default.binary) and context.wanted.containerd_runtimes is None:
+        return  # every pod gets it, whatever the runtime's name (AKS: nvidia-container-runtime)
     k3s = embedded(context)
     name = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
     base: Keys = ("containerd", "runtimes", NVIDIA)
@@ -300,7 +303,10 @@ def cgroup_driver(context: Context) -> Iterator[Finding]:
     wrong = [
         found
         for found in settings.runtimes.values()
-        if found.type == RUNC and found.systemd_cgroup != (driver == "systemd")
+        if found.type == RUNC
+        and found.systemd_cgroup != (driver == "systemd")
+        # Pods of the others name them: `untrusted` and its kind, which images have and nobody uses (AgentBaker).
+        and (found.name in (settings.default, "runc", "grit") or found.name.startswith(NVIDIA))
     ]
     if not wrong:
         return

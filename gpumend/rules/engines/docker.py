@@ -183,6 +183,8 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     on = bool((docker.info.get() or {}).get("CDISpecDirs"))
     if (right and (on or not docker.info.ok)) or not docker.config.known:
         return
+    if on and docker.content.absent and "config-file" in docker.flags:
+        return  # what it was started with is not there any more: what it says of itself counts
     if right and docker.value("cdi-spec-dirs") in ([""], []):
         return  # GM405
     made, refused = change(context, {} if right else {("features", "cdi"): True}, RESTART)
@@ -320,6 +322,9 @@ def down(context: Context) -> Iterator[Finding]:
         raise Unread(
             Reading.fail("/proc", f"no dockerd is seen, and docker.service is {unit['ActiveState']}")
         )
+    named = [] if docker.config.known else ["GM401"]
+    named += ["GM402"] if conflicts(context) else []
+    why = f"; {' and '.join(named)} {'say' if named[1:] else 'says'} why" if named else ""
     socket_only = unit.get("ActiveState") == "inactive" and unit.get("Result") in ("success", "")
     yield Finding(
         code="GM407",
@@ -338,26 +343,49 @@ def down(context: Context) -> Iterator[Finding]:
         ),
         cause="It was stopped, or waits for its socket."
         if socket_only
-        else "It could not start: its own last words are above; GM401, GM402 and GM412 name a configuration that it refuses.",
+        else f"It could not start: its own last words are above, or in the journal{why}.",
         remedy="`systemctl start docker`; `journalctl -u docker` has its own words.",
         refused="a stopped daemon is not started unasked",
         symptoms=("Cannot connect to the Docker daemon",),
     )
 
 
-@rule("GM408", "Docker is not the snap", "nd#1637, docker-snap#180, nct#82", applies=has_docker)
+@rule(
+    "GM408",
+    "the Docker snap's own NVIDIA support works",
+    "nd#1637, docker-snap#180, #357 and README (29.2.0), nct#82",
+    applies=has_docker,
+)
 def snap(context: Context) -> Iterator[Finding]:
-    if not context.state.docker.snap:
+    docker = context.state.docker
+    if not docker.snap:
+        return
+    # The snap brings the toolkit with it and registers its runtime by itself (docker-snap README); from 29.2.0 on it fails
+    # where the toolkit's own packages are on the host (docker-snap#357).
+    knows = "nvidia" in ((docker.info.value or {}).get("Runtimes") or {})
+    beside = (docker.version.value or (0,)) >= GPUS_BY_CDI and context.state.toolkit.installed
+    if knows and not beside:
         return
     yield Finding(
         code="GM408",
         status=Status.FAIL,
-        summary="Docker is the snap: its confinement hides the host's NVIDIA toolkit",
+        summary="Docker is the snap, and the toolkit's packages on this host are in its way"
+        if beside
+        else "Docker is the snap, and its own NVIDIA support does not work"
+        if docker.info.ok
+        else "Docker is the snap, and does not answer: whether its own NVIDIA support works cannot be seen",
         evidence=(
-            Evidence("/var/snap/docker", "exists"),
-            Evidence(context.state.docker.config_path, "its configuration"),
+            Evidence(docker.config_path, "its configuration"),
+            Evidence("docker info", "knows the runtime nvidia" if knows else "no runtime nvidia"),
+            *([Evidence("PATH", "nvidia-ctk or nvidia-container-runtime")] if beside else []),
         ),
-        remedy="Use the snap's own NVIDIA support (see `snap info docker`), or Docker's packages instead.",
+        cause="From 29.2.0 on the snap cannot set up its own toolkit beside them."
+        if beside
+        else "The snap's confinement hides the host's NVIDIA toolkit, and its own was not set up.",
+        remedy="Remove the nvidia-container-toolkit packages, then `snap restart docker`."
+        if beside
+        else "`snap connections docker` must show the NVIDIA interfaces connected, then `snap restart docker`; or use Docker's "
+        "packages instead.",
         refused="a snap's configuration is not changed by mend",
         symptoms=("unknown or invalid runtime name: nvidia", "could not select device driver"),
     )

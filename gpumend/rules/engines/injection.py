@@ -40,6 +40,10 @@ def is_legacy(context: Context) -> bool:
     return toolkit.mode() == "legacy" or (toolkit.mode() == "auto" and version < (1, 18))
 
 
+def wants_cdi(context: Context) -> bool:
+    return context.wanted.mode in ("cdi", "cdi-only")
+
+
 def hooked_runtimes(context: Context, stays: bool) -> list[str]:
     """Runtimes of pods whose containers the hook lets at the devices. stays: whether the runtime's own mode leaves them to
     it; nvidia-container-runtime.legacy and .cdi have theirs whatever the file says."""
@@ -69,7 +73,7 @@ def by_hook(context: Context) -> tuple[Container, ...]:
 def injects_by_hook(context: Context) -> list[str]:
     """The ways on this host by which the hook gives a container devices, as far as they stay: mode cdi is GM204's."""
     mode = context.state.toolkit.mode()
-    stays = is_legacy(context) and not (context.wanted.mode == "cdi" and context.wanted.manage_runtime)
+    stays = is_legacy(context) and not (wants_cdi(context) and context.wanted.manage_runtime)
     found = []
     if stays and context.state.docker.cgroup_driver() == "systemd":
         found.append(f"docker --runtime=nvidia in mode {mode!r}")
@@ -154,9 +158,9 @@ def daemon_reload(context: Context) -> Iterator[Finding]:
             ),
             cause="The hook lets a container at the devices behind systemd's back. At a daemon-reload, which every package "
             "upgrade makes, systemd sets the container's device rules anew without them. Links in /dev/char do not help.",
-            remedy="Recreate these containers with CDI injection: --runtime=nvidia in mode cdi (GM204), or --device nvidia.com/gpu=all, "
+            remedy="Recreate these containers with CDI injection: --runtime=nvidia once GM204 is mended, or --device nvidia.com/gpu=all, "
             "instead of --gpus."
-            if context.wanted.mode == "cdi" and context.wanted.manage_runtime
+            if wants_cdi(context) and context.wanted.manage_runtime
             else 'runtime.mode = "cdi" in the wanted state; then recreate the containers with --runtime=nvidia or --device '
             "nvidia.com/gpu=all instead of --gpus. Or the cgroup driver cgroupfs.",
             symptoms=(SYMPTOM,),

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gpumend.rules.change import InstallPackages
-from gpumend.rules.engines.docker_config import wanted_paths
-from gpumend.rules.engines.injection import lost_at_reload
+from gpumend.rules.engines.containerd_config import serves_pods
+from gpumend.rules.engines.docker_config import GPUS_BY_CDI, wanted_paths
+from gpumend.rules.engines.injection import is_legacy, lost_at_reload, wants_cdi
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
+from gpumend.rules.managers import is_described, operators_toolkit
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.packages import TOOLKIT, Offer
 from gpumend.text.version import package_version, show, upstream
@@ -61,11 +63,39 @@ def installed(context: Context) -> dict[str, str]:
 def lacking(context: Context) -> list[str]:
     """The toolkit's programs that this host needs and has not. Raises Unread."""
     paths = wanted_paths(context)
+    toolkit, docker = context.state.toolkit, context.state.docker
     # nvidia-container-toolkit-base has all but the hook, which only --gpus and legacy injection need.
     needed = ["nvidia-ctk"]
     needed += ["nvidia-container-runtime"] if "runtime" in paths else []
-    needed += ["nvidia-container-runtime-hook"] if "gpus" in paths or context.wanted.mode == "legacy" else []
-    return [name for name in needed if context.state.toolkit.programs[name].get() is None]
+    # From 29.2 on dockerd serves --gpus with either; before, with the runtime's hook alone (moby daemon/nvidia_linux.go).
+    either = (docker.version.value or (0,)) >= GPUS_BY_CDI and toolkit.programs["nvidia-cdi-hook"].ok
+    used = any(found.uses_gpus_flag() for found in docker.containers.value or ()) and not either
+    hook = "gpus" in paths or context.wanted.mode == "legacy" or used
+    needed += ["nvidia-container-runtime-hook"] if hook else []
+    # What the hook calls: without it legacy injection fails.
+    stays = (
+        toolkit.config.known
+        and is_legacy(context)
+        and not (wants_cdi(context) and context.wanted.manage_runtime)
+    )
+    if (
+        toolkit.installed
+        and toolkit.config.known
+        and ((stays and "runtime" in paths) or (hook and not either))
+    ):
+        named = toolkit.value("nvidia-container-cli", "path")
+        needed += [] if named else ["nvidia-container-cli"]
+    return [name for name in needed if toolkit.programs[name].get() is None]
+
+
+def kept_elsewhere(context: Context) -> bool:
+    """Whether containers of this host get the GPU without the toolkit's packages: the operator's directory, the system's own
+    description, or the snap has what it takes."""
+    state = context.state
+    if state.toolkit.installed:
+        return False
+    snap = state.docker.snap and not serves_pods(context) and state.podman.version.absent
+    return snap or is_described(context) or operators_toolkit(state)
 
 
 def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str) -> str:
@@ -198,7 +228,7 @@ def told(context: Context, found: Job) -> str:
 )
 def missing(context: Context) -> Iterator[Finding]:
     absent = lacking(context)
-    if not absent:
+    if not absent or kept_elsewhere(context):
         return
     change, refused, found = decided(context)
     if change is not None:
@@ -220,7 +250,11 @@ def missing(context: Context) -> Iterator[Finding]:
         remedy=remedy,
         change=change,
         refused=refused if context.wanted.toolkit_install else "",
-        symptoms=('could not select device driver "" with capabilities: [[gpu]]',),
+        symptoms=(
+            'could not select device driver "" with capabilities: [[gpu]]',
+            "AMD CDI spec not found",
+            "couldn't find binary",
+        ),
     )
 
 

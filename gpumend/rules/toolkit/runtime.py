@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from gpumend.rules.cdi.spec import resolvable_after_mend
@@ -9,18 +10,51 @@ from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
 from gpumend.state.docker import Container
+from gpumend.state.gpus_flag import starts_by_itself
 
 MODES = ("auto", "legacy", "csv", "cdi")  # of every toolkit; jit-cdi besides from 1.18.0
 # Toolkit 1.18.0 alone hands the runtime's mode to the spec generator, which knows none of these (nct#1376,
 # pkg/nvcdi/mode.go).
 BROKEN_IN_1180 = ("cdi", "legacy", "jit-cdi")
 GPUS_BY_CDI = (29, 2)  # moby PR #50228: --gpus takes CDI first
+JIT_SINCE = (1, 18)  # nct internal/info/auto.go v1.18.0: auto makes CDI in memory at each start
+SWARM_BY_CDI = (1, 19)  # nct#1599, PR#1600: before, only the legacy hook looks at swarm-resource
 
 
 def is_known(context: Context, mode: str) -> bool:
     """Whether the installed runtime takes a mode. An unknown toolkit version is given the benefit of jit-cdi."""
     version = context.state.toolkit.version.value or (1, 18)
     return mode in MODES or (mode == "jit-cdi" and version >= (1, 18))
+
+
+def injects_by_cdi(context: Context, mode: str) -> bool:
+    """Whether the installed runtime gives a container the GPU through CDI in this mode; raises Unread."""
+    if mode == "auto":
+        return (context.state.toolkit.version.get() or (1, 17)) >= JIT_SINCE
+    return mode in ("cdi", "jit-cdi")
+
+
+def meets(context: Context, mode: str) -> bool:
+    """Whether a mode does what is wanted of this host; raises Unread."""
+    wanted = context.wanted.mode
+    if wanted == "cdi":
+        # A Jetson's auto is csv, and there is no other way there.
+        return injects_by_cdi(context, mode) or (context.state.host.tegra and mode in ("auto", "csv"))
+    return wanted == "keep" or mode == ("cdi" if wanted == "cdi-only" else wanted)
+
+
+def switches_to(context: Context) -> str:
+    """The mode that gives what is wanted with the least change: from 1.18 on `auto` is CDI too, needs no spec that has to be
+    there when the engines start, and leaves --gpus alone. Raises Unread."""
+    if context.wanted.mode == "cdi":
+        return "auto" if injects_by_cdi(context, "auto") else "cdi"
+    return "cdi" if context.wanted.mode == "cdi-only" else context.wanted.mode
+
+
+def swarm_resources(context: Context) -> tuple[str, ...]:
+    """Names of the environment variables by which Swarm assigns GPUs to a container here."""
+    text = context.state.toolkit.value("swarm-resource")
+    return tuple(word for word in re.split(r"[,\s]+", text) if word) if isinstance(text, str) else ()
 
 
 def is_1180(context: Context) -> bool:
@@ -45,6 +79,11 @@ def gpus_flag_users(context: Context) -> tuple[Container, ...] | None:
     return tuple(found for found in containers if found.uses_gpus_flag())
 
 
+def hidden_users(context: Context) -> tuple[Evidence, ...]:
+    """Who else uses --gpus: what cron, systemd, CI and people start, and no `docker ps` shows."""
+    return tuple(Evidence(path, text) for path, text in context.state.gpus_flag.found)
+
+
 def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, ...]]:
     """Why the mode is not switched to `target` on this host (promise 7: never break a path that works), with evidence."""
     wanted = context.wanted
@@ -60,6 +99,14 @@ def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, 
             f"mode {target!r} keeps toolkit 1.18.0 from generating specs (nct#1376); never on that version",
             (),
         )
+    if (names := swarm_resources(context)) and injects_by_cdi(context, target):
+        version = context.state.toolkit.version.get() or (1, 17)
+        if version < SWARM_BY_CDI and not injects_by_cdi(context, context.state.toolkit.mode()):
+            return (
+                f"swarm-resource is served by the hook alone before toolkit 1.19 (nct#1599): through CDI every container "
+                f"would ignore {', '.join(names)}",
+                (config_evidence(context, "swarm-resource", ",".join(names)),),
+            )
     if target != "cdi":
         return "", ()
     if hook_refuses(context) and not wanted.allow_breaking_gpus_flag:
@@ -69,12 +116,19 @@ def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, 
                 "dockerd does not run: whether containers use --gpus, which mode `cdi` refuses, is not known",
                 (),
             )
-        if users:
-            names = ", ".join(sorted(found.label() for found in users))
+        hidden = hidden_users(context)
+        if users or hidden:
+            who = ", ".join(sorted(found.label() for found in users) + [found.source for found in hidden])
             evidence = tuple(Evidence("docker inspect", f"{found.label()}: --gpus") for found in users)
             return (
-                f"containers on this host use --gpus, which the hook refuses in mode `cdi` under Docker before 29.2: {names}",
-                evidence,
+                f"containers on this host use --gpus, which the hook refuses in mode `cdi` under Docker before 29.2: {who}",
+                (*evidence, *hidden),
+            )
+        if unread := context.state.gpus_flag.unread:
+            return (
+                f"whether something started from {unread.source} uses --gpus, which mode `cdi` refuses, is not known: "
+                f"{unread.detail or unread.status}",
+                (),
             )
     if not resolvable_after_mend(context):
         return (
@@ -95,22 +149,25 @@ def mode(context: Context) -> Iterator[Finding]:
     current = context.state.toolkit.mode()
     if context.state.host.tegra and current in ("auto", "csv"):
         return  # what serves there; and nobody could follow the advice to have another
-    if wanted.mode in ("keep", current) or not is_known(context, current):  # the latter is GM207
+    if wanted.mode == "keep" or not is_known(context, current) or meets(context, current):  # not known: GM207
         return
     context.state.toolkit.version.get()
     if is_1180(context) and current in BROKEN_IN_1180 and wanted.mode != "auto":
         return  # GM206
-    refused, evidence = switch_refused(context, wanted.mode)
+    target = switches_to(context)
+    refused, evidence = switch_refused(context, target)
+    takes = target == "cdi" and hook_refuses(context)
     yield Finding(
         code="GM204",
         status=Status.WARN,
-        summary=f"nvidia-container-runtime.mode is {current!r}, wanted is {wanted.mode!r}",
+        summary=f"nvidia-container-runtime.mode is {current!r}, wanted is {wanted.mode!r}"
+        + (": mode 'cdi' takes `docker run --gpus` away (Docker before 29.2)" if takes else ""),
         evidence=(config_evidence(context, "mode", current), *evidence),
         cause="auto means legacy injection up to toolkit 1.17, and CDI made at each start from 1.18 on."
         if current == "auto"
         else "",
-        remedy=_remedy(wanted.mode, refused, bool(evidence)),
-        change=None if refused else change(context, "nvidia-container-runtime", "mode", value=wanted.mode),
+        remedy=_remedy(target, refused, bool(evidence)),
+        change=None if refused else change(context, "nvidia-container-runtime", "mode", value=target),
         refused=refused,
     )
 
@@ -138,26 +195,30 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
     works = current in ("auto", "legacy") and not csv
     if works or not is_known(context, current) or not hook_refuses(context):
         return
-    users = gpus_flag_users(context) or ()
-    if not users and "gpus" not in (context.wanted.docker_paths or ()):
+    users, hidden = gpus_flag_users(context) or (), hidden_users(context)
+    if not users and not hidden and "gpus" not in (context.wanted.docker_paths or ()):
         return
-    names = ", ".join(sorted(found.label() for found in users))
+    names = ", ".join(sorted(found.label() for found in users) + [found.source for found in hidden])
     accepted = context.wanted.allow_breaking_gpus_flag
+    # A script or a compose file that lies somewhere harms nobody until somebody runs it.
+    due = users or "gpus" in (context.wanted.docker_paths or ())
+    due = due or any(starts_by_itself(found.source) for found in hidden)
     yield Finding(
         code="GM205",
-        status=Status.WAIVED if accepted else Status.FAIL,
+        status=Status.WAIVED if accepted else Status.FAIL if due else Status.NOTE,
         summary=f"`--gpus` is refused in mode {current!r}"
         + (", which is csv on Tegra" if csv else "")
         + (f": {names}" if names else ""),
         evidence=(
             config_evidence(context, "mode", current),
             *(Evidence("docker inspect", f"{found.label()}: --gpus") for found in users),
+            *hidden,
         ),
         cause="Docker before 29.2 serves --gpus through nvidia-container-runtime-hook, which works in legacy mode only.",
         remedy="Recreate them with `--runtime nvidia` and NVIDIA_VISIBLE_DEVICES, which csv serves."
         if csv
         else "Recreate them with `runtime: nvidia` and NVIDIA_VISIBLE_DEVICES, or with `devices: [nvidia.com/gpu=...]`; "
-        'or want `runtime.mode = "auto"`; or upgrade Docker to 29.2.',
+        'or want `runtime.mode = "auto"`, which from toolkit 1.18 on is CDI too; or upgrade Docker to 29.2.',
         refused="accepted: allow_breaking_gpus_flag is set"
         if accepted
         else "a container is not recreated by mend"
@@ -201,7 +262,8 @@ def known_mode(context: Context) -> Iterator[Finding]:
         return
     # auto is right for every toolkit; the wanted mode is, unless a switch to it would be refused.
     fits = wanted.mode != "keep" and context.state.toolkit.version.known
-    good = wanted.mode if fits and not switch_refused(context, wanted.mode)[0] else "auto"
+    target = switches_to(context) if fits else "auto"
+    good = target if not switch_refused(context, target)[0] else "auto"
     refused = "runtime.mode is `keep`" if wanted.mode == "keep" else unmanaged(context)
     yield Finding(
         code="GM207",

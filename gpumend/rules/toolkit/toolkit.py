@@ -70,13 +70,21 @@ def readable(context: Context) -> bool:
 
 def change(context: Context, *keys: str, value: Any) -> Change | None:
     """The change that sets a key of config.toml, or None where policy leaves the file alone."""
-    if not context.wanted.manage_runtime:
+    if unmanaged(context):
         return None
     return Change(Component.TOOLKIT, SetValues((Edit(CONFIG, keys, value),)))
 
 
 def unmanaged(context: Context) -> str:
-    return "" if context.wanted.manage_runtime else "runtime.manage is false"
+    """Why config.toml is not changed on this host, or an empty text."""
+    content = context.state.toolkit.content.value
+    if not context.wanted.manage_runtime:
+        return "runtime.manage is false"
+    if context.state.toolkit.dangling is not None:
+        return f"{CONFIG} is a link to nowhere (GM208): what it was meant to say is not ours to guess"
+    if content is not None and content.data.startswith(b"\xef\xbb\xbf"):
+        return f"{CONFIG} begins with a byte order mark: take that away first"
+    return ""
 
 
 def expected_ldconfig(context: Context) -> str | None:
@@ -183,9 +191,21 @@ def _kind_of_ldconfig(context: Context) -> str:
 )
 def unreadable(context: Context) -> Iterator[Finding]:
     toolkit = context.state.toolkit
+    if toolkit.dangling is not None:
+        yield Finding(
+            code="GM208",
+            status=Status.WARN,
+            summary=f"{CONFIG} is a link to {toolkit.dangling}, which does not exist: the built-in defaults hold",
+            evidence=(Evidence(CONFIG, f"-> {toolkit.dangling}"),),
+            cause="The programs take a file that is not there for an empty one: containers start, with none of its settings.",
+            remedy=f"Put the file there, or remove the link and write the defaults: `nvidia-ctk config --output={CONFIG}`.",
+            refused="what this file was meant to say is not ours to guess: it is left as it is",
+        )
     if toolkit.config.known:
         return
-    if not toolkit.content.ok and toolkit.content.status.value in ("denied", "timeout"):
+    if not toolkit.content.ok and (
+        toolkit.content.status.value in ("denied", "timeout") or "larger than" in toolkit.content.detail
+    ):
         toolkit.config.need()  # unknown, not wrong
     yield Finding(
         code="GM208",
@@ -199,13 +219,21 @@ def unreadable(context: Context) -> Iterator[Finding]:
     )
 
 
-@rule("GM209", "no-cgroups is false for rootful Docker", "nct#580", applies=readable)
+@rule(
+    "GM209",
+    "no-cgroups is false for rootful Docker",
+    "nct#580; in a user namespace it has to be true: lnc#154, nct#290",
+    applies=readable,
+)
 def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
         return
     if docker.rootless_only:  # there it is right for --gpus: nct#85, nct#1487
         return
+    traces = context.state.manager
+    if traces.user_namespace or (traces.user_namespace is None and traces.lxc):
+        return  # root in a user namespace may not set device rules: `true` is right here (lnc#154, nct#290)
     rootless = [f"uid {uid}" for uid in docker.rootless_users] + list(docker.rootless_configs.value or ())
     refused = unmanaged(context)
     for reading in (docker.process, docker.rootless_configs):

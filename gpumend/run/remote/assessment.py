@@ -40,6 +40,8 @@ def assess(host: Host) -> Record:
                 record.before = record.now = judged(state, wanted, host.name)
         except OverBudget as over:
             raise RemoteError(f"judging this host {over}") from None
+    if not record.done:
+        record.before = record.now = current(host.inventory).seen(record.now)
     return record
 
 
@@ -53,5 +55,5 @@ def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:
     except OverBudget as over:
         raise AnswerError(f"judging this host {over}") from None
     remember(host, state)
-    record.now = found
-    return found
+    record.now = current(host.inventory).seen(found)
+    return record.now

@@ -13,6 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_config
 
 from gpumend.run import audit_program
+from gpumend.run.audit_program import AUDIT, AUDIT_ONLY, SUDO
 from gpumend.run.remote.output import TOO_MUCH, bounded
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ COMMAND = (
     "command -v python3 >/dev/null 2>&1 || { echo 'no python3 on this host' >&2; exit 69; }; "
     "exec python3 -I -S -B -"
 )
-# Host data key: `audit` where sudo gives us the installed audit program and nothing else (hosts.toml: sudo = "audit").
-SUDO = "gpumend_sudo"
-AUDIT = "audit"
 INSTALL = "pyinfra inventory.py deploys/audit_rule.py --data audit_user=USER"
 
 
@@ -71,10 +69,7 @@ def audit_only(host: Host) -> bool:
 def must_be_whole(host: Host) -> None:
     """Raises AuditOnly where this host lets us audit, and nothing else."""
     if audit_only(host):
-        raise AuditOnly(
-            'sudo on this host allows the audit and nothing else (sudo = "audit"): to change it, connect as root or as '
-            "a user with full sudo"
-        )
+        raise AuditOnly(f"{AUDIT_ONLY}: to change it, connect as root or as a user with full sudo")
 
 
 def run_audit_program(host: Host, timeout: int) -> str:
@@ -114,8 +109,8 @@ def _run(host: Host, command: str, timeout: int, advice: str = "", **more: Any) 
         status, output = host.run_shell_command(StringCommand(command), **connector)
     except NobodyToAsk:
         raise RemoteError(
-            "sudo: a password is required, and there is nobody to ask: allow this user sudo without one (NOPASSWD), "
-            f"or connect as root{advice}"
+            "sudo: a password is required, and there is nobody to ask: give it as host data (_sudo_password), allow this "
+            f"user sudo without one (NOPASSWD), or connect as root{advice}"
         ) from None
     except (TimeoutError, OSError, SSHException, EOFError) as error:
         raise RemoteError(f"the connection broke: {error or type(error).__name__}") from None

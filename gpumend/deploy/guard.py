@@ -1,0 +1,297 @@
+"""pyinfra, as a run of ours needs it: all that can be known to be wrong is said before a host is connected to, nobody is asked
+without a terminal, one host's failure never ends the others' run, and there is a report whatever happens.
+
+pyinfra has callbacks for hosts and operations, and none for a run. What a run passes through on every way is the state's
+`set_stage` and `fail_hosts` (pyinfra 3.10 pyinfra_cli/cli.py, api/connect.py): both are this module's on the one state of the
+process.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from pyinfra.api.arguments import all_argument_meta
+from pyinfra.api.connectors import get_all_connectors
+from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.state import BaseStateCallback, StateStage
+from pyinfra.context import config as context_config
+from pyinfra.context import state as context_state
+from pyinfra_cli.exceptions import UnexpectedInternalError
+
+from gpumend import schemas
+from gpumend.deploy import facts_report, parity_report, session, undo
+from gpumend.deploy.hosts import DESCRIPTORS_A_HOST, Hosts, call, check_group_data
+from gpumend.places import PROJECT
+from gpumend.reports import refused, terminal
+from gpumend.reports.document import Exit, document
+from gpumend.reports.names import nobody, some
+from gpumend.rules.rule import RULES
+from gpumend.rules.wanted import HOSTS_KEY
+from gpumend.run import record as run
+from gpumend.run.audit_program import SUDO
+from gpumend.run.remote import ssh
+from gpumend.run.remote.layers import KEY
+from gpumend.run.remote.refusal import why
+from gpumend.schemas.wanted import WantedError, check, meant, not_json
+from gpumend.text.mask import mask
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+# Deploys whose report is not session.finish's; those that are not here have none.
+FINISH: dict[str, Callable[[State], Exit] | None] = {
+    "facts": facts_report.finish,
+    "parity": parity_report.finish,
+    "rollback": undo.finish,
+    "audit_rule": None,
+}
+# `--data KEY`: what our own deploys read
+DATA = (
+    KEY,
+    session.REPORT_KEY,
+    parity_report.POOL_KEY,
+    "run",
+    "audit_user",
+    SUDO,
+    "output",
+    "details",
+    "quiet",
+)
+
+
+def deploys(arguments: Iterable[str]) -> list[str]:
+    """The names of our deploys among a command line's words: `gpu_host`."""
+    paths = (Path(word) for word in arguments if word.endswith(".py"))
+    return [path.stem for path in paths if path.resolve().parent == PROJECT / "deploys"]
+
+
+def prepare(found: Hosts) -> None:
+    """pyinfra is set for this inventory of ours: all hosts at once as far as file descriptors go, connections without delay,
+    group data checked. Called by inventory.py."""
+    # What it logs are tracebacks of errors that pyinfra tells in one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    ssh.use_known_hosts()
+    found.data["ssh_paramiko_connect_kwargs"] = {"transport_factory": ssh.nodelay_transport}
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    context_config.PARALLEL = max(1, min(len(found.hosts), (limit - 10) // DESCRIPTORS_A_HOST))
+    check_group_data()
+    install(context_state)
+
+
+def install(state: Any) -> None:
+    """The state is guarded, once however often this is called. Before `state.init`: it keeps what is set on the instance."""
+    if "set_stage" in vars(_real(state)):
+        return
+    state = _real(state)
+    without_debug_log()
+    session.without_prompts(state)
+    set_stage, fail_hosts = state.set_stage, state.fail_hosts
+
+    def staged(stage: StateStage) -> None:
+        if stage is StateStage.Connect:
+            checked(state)
+        elif stage is StateStage.Execute and call().get("ask"):
+            asked(state)
+        set_stage(stage)
+
+    def failed(hosts: set[Host], activated_count: int | None = None) -> None:
+        try:
+            fail_hosts(hosts, activated_count)
+        except PyinfraError:
+            if state.current_stage is StateStage.Connect and not state.active_hosts:
+                nobody_there(state)
+            raise
+
+    state.set_stage, state.fail_hosts = staged, failed
+
+
+def _real(state: Any) -> Any:
+    """The state behind pyinfra's context proxy."""
+    return state._get_module() if hasattr(state, "_get_module") else state
+
+
+def without_debug_log() -> None:
+    """An internal error of pyinfra's is told on standard error, and leaves no pyinfra-debug.log in the current directory."""
+
+    def show(self: UnexpectedInternalError, file: Any = None) -> None:
+        click.echo(f"gpumend: internal error: {type(self.exception).__name__}: {self.exception}", err=True)
+        click.echo("".join(traceback.format_exception(self.exception)), err=True, nl=False)
+
+    UnexpectedInternalError.show = show
+
+
+class Connections(BaseStateCallback):
+    """Keeps why a host could not be connected to, for its report."""
+
+    def host_connect_error(self, state: State, host: Host, error: BaseException) -> None:  # type: ignore[override]
+        run.current(state.inventory).record(host.name).error = f"could not be reached: {why(host, error)}"
+
+
+def checked(state: State) -> None:
+    """Ends the run with exit status 2 and a report where it could not be right whatever the hosts say; else each host's
+    connection is kept apart from the others'."""
+    target = session.target_of(state)
+    try:
+        session.writable(target)
+    except OSError as error:
+        click.echo(f"gpumend: the report could not be written: {error}", err=True)
+        raise SystemExit(int(Exit.USAGE)) from None
+    problem = no_host(state) or wrong_data(state)
+    if problem:
+        refuse(state, problem)
+    state.add_callback_handler(Connections())
+    for host in state.inventory:
+        _contained(host)
+
+
+def refuse(state: State, text: str) -> NoReturn:
+    """Nothing is connected to: said, written where the report goes, and exit status 2."""
+    click.echo(f"gpumend: {mask(text)}", err=True)
+    named = deploys(sys.argv[1:])
+    told = refused.document(
+        named[0] if named else "", text, run.current(state.inventory), mend="--dry" not in sys.argv
+    )
+    session.write(state, told, Exit.USAGE)
+    raise SystemExit(int(Exit.USAGE))
+
+
+def _contained(host: Any) -> None:
+    """Whatever goes wrong in connecting to this host is this host's: pyinfra ends the whole run for a key that cannot be read
+    (connectors/ssh_util.py), and for whatever paramiko raises that it does not expect."""
+    connect = host.connector.connect
+
+    def attempt() -> None:
+        try:
+            connect()
+        except ConnectError:
+            raise
+        except Exception as error:
+            named = "" if isinstance(error, PyinfraError) else f"{type(error).__name__}: "
+            raise ConnectError(f"{named}{error}") from error
+
+    host.connector.connect = attempt
+
+
+def given(option: str, arguments: list[str]) -> list[str]:
+    """The values of an option of pyinfra's command line."""
+    found = [value for word, value in pairwise(arguments) if word == option]
+    return found + [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+
+
+def no_host(state: State) -> str:
+    """What to say where the inventory has no host, or a pattern matches none; else nothing."""
+    inventory = state.inventory
+    hosts = [host.name for host in inventory]
+    if not hosts:
+        return f"no host: {', '.join(sys.argv[1:2])} names none"
+    stems = {Path(word).stem for word in sys.argv[1:]}  # pyinfra makes a group of the file of an inventory
+    groups = {name: members for name, members in inventory.groups.items() if members}
+    for pattern in given("--limit", sys.argv[1:]):
+        if not groups.get(pattern) and not any(fnmatch(name, pattern) for name in hosts):
+            return nobody(pattern, hosts, [name for name in groups if name not in (*stems, *hosts, "all")])
+    if not any(state.is_host_in_limit(host) for host in inventory):
+        return nobody(" ".join(given("--exclude", sys.argv[1:])), hosts, [])
+    return ""
+
+
+def wrong_data(state: State) -> str:
+    """What to say where data that was given could not be meant: a key that is nearly one of ours, a wanted state that is not
+    valid, a waiver of nothing; else nothing. A waiver that holds for no host here is only told."""
+    inventory = state.inventory
+    layers: list[Mapping[str, Any]] = [inventory.get_data(), *inventory.group_data.values()]
+    layers += [inventory.get_host_data(host.name) for host in inventory]
+    override = inventory.get_override_data()
+    return wrong_keys(override, layers) or _wrong_wanted(state, [*layers, override])
+
+
+def wrong_keys(override: Mapping[str, Any], layers: Iterable[Mapping[str, Any]]) -> str:
+    """What to say of `--data` whose key nobody reads and that is nearly one that somebody does."""
+    theirs: set[str] = {key for layer in layers for key in layer}
+    theirs.update(all_argument_meta)
+    for connector in get_all_connectors().values():
+        theirs.update(getattr(connector, "data_meta", {}))
+    for key in override:
+        if key in theirs or key in DATA:
+            continue
+        if key in schemas.load("wanted")["properties"]:
+            return f"--data {key}: it is a key of gpumend: --data gpumend='{{\"{key}\": ...}}'"
+        guess = meant(key, DATA)
+        if guess:
+            return f"--data {key}: unknown key{guess}"
+    wanted = override.get(KEY)
+    if isinstance(wanted, str):
+        return f"--data {KEY}={wanted}: {not_json(wanted)}"
+    return ""
+
+
+def _wrong_wanted(state: State, layers: list[Mapping[str, Any]]) -> str:
+    hosts = [host.name for host in state.inventory]
+    seen: set[int] = set()
+    for layer in layers:
+        for key in (KEY, HOSTS_KEY):
+            if key not in layer or id(layer[key]) in seen:
+                continue
+            seen.add(id(layer[key]))
+            try:
+                check(layer[key])
+            except WantedError as error:
+                return f"the wanted state is not valid:\n{error}"
+            for code, pattern in _waivers(layer[key]):
+                if code not in RULES:
+                    return f"gpumend.waivers: there is no finding {code}{meant(code, RULES)}"
+                if pattern != "*" and not any(fnmatch(name, pattern) for name in hosts):
+                    click.echo(
+                        f"gpumend: the waiver of {code} for {pattern!r} holds for no host here{meant(pattern, hosts)}",
+                        err=True,
+                    )
+    return ""
+
+
+def _waivers(wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for waiver in wanted.get("waivers", ()):
+        yield waiver["code"], waiver.get("host", "*")
+
+
+def nobody_there(state: State) -> None:
+    """No host could be connected to: pyinfra ends here, before a deploy of ours begins. The report is told all the same."""
+    named = [FINISH[name] for name in deploys(sys.argv[1:]) if name in FINISH]
+    finish = named[0] if named else session.finish
+    if finish is not None:
+        state.is_executing = "--dry" not in sys.argv  # a mend is told as one
+        raise SystemExit(int(finish(state)))
+
+
+def asked(state: State) -> None:
+    """On a terminal, before anything is changed: what would be, on which hosts, and the one question. Ends the run where
+    the answer is no."""
+    this = run.current(state.inventory)
+    planned = sorted(
+        name for name, record in this.records.items() if record.now and record.now.plan.transactions
+    )
+    if not planned:
+        return
+    session.unreached(state, this)
+    told = document(this, executed=False)
+    if session.target_of(state) != "-":
+        session.show(this, told, executed=False)
+    else:
+        click.echo(terminal.render(told, mended=False), err=True, nl=False)
+        this.shown = True
+    click.echo(f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True)
+    try:
+        go_on = click.confirm("Change them as shown above?", err=True)
+    except click.Abort:
+        go_on = False
+    if not go_on:
+        click.echo("gpumend: nothing was changed", err=True)
+        raise SystemExit(int(Exit.DRIFT))  # disconnecting, the report comes with its own

@@ -1,0 +1,99 @@
+"""GM314: the spec is there when the engines start at the next boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpumend.rules.cdi.spec import (
+    DYNAMIC,
+    STATIC,
+    becomes_literal,
+    goes_auto,
+    gpu_files,
+    needs_at_boot,
+    ordered,
+    regenerate,
+    target,
+    uses_refresh,
+)
+from gpumend.rules.finding import Evidence, Finding, Status
+from gpumend.rules.rule import Context, has_toolkit, rule
+from gpumend.rules.toolkit.toolkit import change, config_evidence
+
+
+def writes_to(context: Context) -> str:
+    """The file that nvidia-cdi-refresh writes at boot as it is set up now."""
+    text = context.state.cdi.refresh_env.value or ""
+    rows = [
+        row.partition("=")[2].strip("\"' ")
+        for row in text.splitlines()
+        if row.startswith("NVIDIA_CTK_CDI_OUTPUT")
+    ]
+    return rows[-1] if rows else DYNAMIC
+
+
+def lasts(context: Context) -> bool:
+    """Whether a true spec is there when dockerd starts at boot. Raises Unread."""
+    if uses_refresh(context):
+        return ordered(context) or (
+            writes_to(context).startswith("/etc/cdi/")
+            and any(file.directory == "/etc/cdi" for file in gpu_files(context))
+        )
+    return any(file.directory == "/etc/cdi" for file in gpu_files(context))
+
+
+@rule(
+    "GM314",
+    "the spec is there when dockerd starts at boot",
+    "nct deployments/systemd v1.18.0-v1.20.0 (no Before=docker.service), nct PR#1638 (1.19.0: After=multi-user.target); "
+    "NixOS/nixpkgs#353059, #451912; moby daemon/daemon.go restore",
+    applies=lambda context: has_toolkit(context) and context.state.docker.installed,
+)
+def lost_at_boot(context: Context) -> Iterator[Finding]:
+    users, specs = needs_at_boot(context), gpu_files(context)
+    by_name = context.wanted.mode == "cdi-only"
+    due = by_name or becomes_literal(context)
+    if not specs or not (users or due) or lasts(context):  # without any spec it is GM301's
+        return
+    refresh = uses_refresh(context)
+    by_runtime = [found for found in users if not found.uses_cdi()]
+    if by_runtime and len(by_runtime) == len(users) and goes_auto(context):
+        made, refused = change(context, "nvidia-container-runtime", "mode", value="auto"), ""
+        remedy = (
+            'Mend sets mode = "auto", which from toolkit 1.18 on makes CDI at each start and needs no file.'
+        )
+    else:
+        made, refused = regenerate(context)
+        remedy = (
+            f"Mend has nvidia-cdi-refresh write {target(context)}, which outlives a reboot, and keeps it current there."
+            if refresh
+            else f"Mend generates {target(context)}, which outlives a reboot."
+        )
+    names = ", ".join(sorted(found.label() for found in users))
+    lost = "made only after dockerd starts" if refresh else "lost"
+    yield Finding(
+        code="GM314",
+        status=Status.FAIL if users else Status.WARN,
+        summary=f"at the next boot the CDI spec is {lost}"
+        + (f", and these stay down: {names}" if names else ": it lies in /var/run/cdi alone"),
+        evidence=(
+            *(Evidence(file.path, "the spec that is there") for file in specs),
+            *(Evidence("docker inspect", f"{found.label()}: restart={found.restart}") for found in users),
+            *([config_evidence(context, "mode", "cdi")] if by_runtime else []),
+            Evidence(
+                "systemctl show docker.service",
+                "not After=nvidia-cdi-refresh.service" if refresh else "nothing makes the spec at boot",
+            ),
+        ),
+        cause="/var/run is empty after a boot. "
+        + (
+            "nvidia-cdi-refresh.service has no Before=docker.service, and 1.19.0's even waits for multi-user.target: dockerd "
+            "starts its containers first, once, and leaves down what it could not start."
+            if refresh
+            else f"No nvidia-cdi-refresh is enabled that would make it again, and {STATIC} is not there."
+        ),
+        remedy=remedy if made else "Put that right first.",
+        change=made,
+        refused=refused,
+        symptoms=("unresolvable CDI devices", "Exited (128)"),
+    )
