@@ -19,6 +19,7 @@ from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import CONFIG, ConfigError
 from gpumend.state.reading import Unread
+from gpumend.state.toolkit import OPERATOR_ROOT
 
 OTHER_ENDPOINTS = ("crio", "cri-dockerd", "dockershim")
 
@@ -69,6 +70,8 @@ def default_runtime(context: Context) -> Iterator[Finding]:
     default = settings.runtimes.get(settings.default)
     if not nvidia or not settings.enabled or (default is not None and injects(default.binary)):
         return
+    if any(settings.runtimes[name].binary.startswith(OPERATOR_ROOT) for name in nvidia):
+        return  # the GPU Operator makes the RuntimeClass objects
     whose = f"{k3s.flavour.name}'s containerd" if k3s else "containerd"
     name = NVIDIA if NVIDIA in nvidia else nvidia[0]
     where = source_of(k3s) if k3s else context.state.containerd.path
