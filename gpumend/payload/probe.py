@@ -674,6 +674,7 @@ def container(raw):
         "restarts": raw.get("RestartCount") or 0,
         "exit": (raw.get("State") or {}).get("ExitCode") or 0,
         "restarting": bool((raw.get("State") or {}).get("Restarting")),
+        "error": ((raw.get("State") or {}).get("Error") or "")[:2000],
         "env": allowed_env(config.get("Env")),
         "mounts": [
             {"source": mount.get("Source"), "target": mount.get("Destination"), "type": mount.get("Type")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import textwrap
@@ -13,6 +14,7 @@ import click
 
 from gpumend.reports import fleet, parity
 from gpumend.reports.fleet import hosts_text, one_line
+from gpumend.rules import data
 
 WIDTH = 110  # where there is no terminal to ask
 NARROW, WIDE = 60, 160  # columns; below the first nothing fits, beyond the second nobody finds the next line
@@ -361,6 +363,8 @@ def render(
                 rows += ["", *part] if part else []
     rows.extend(parity.render(document.get("parity", ())))
     rows += ["", page.wrap(summary(document), "  ", "")]
+    if aged := data.old(datetime.date.fromisoformat(document["started"][:10])):
+        rows.append(page.wrap(aged, "  ", ""))
     if any(found["status"] in COLORS for host in document["hosts"].values() for found in host["findings"]):
         short = "" if details or len(hosts) < FLEET else "; `--details` shows each host's"
         rows.append(page.wrap(f"`gpumend explain CODE` says more about a finding{short}.", "  ", ""))

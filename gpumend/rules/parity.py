@@ -180,6 +180,12 @@ def _instances(state: HostState) -> Value:
     return _text("not there" if found is None else str(found))
 
 
+def _device_map(state: HostState) -> Value:
+    """Whether a process may be restored on another GPU than it was on: cuda-checkpoint --device-map (driver 580)."""
+    loaded = state.driver.loaded.need()
+    return Value("580" if loaded >= (580,) else "older", f"driver {show(loaded)}")
+
+
 def _present(reading: Reading[Any]) -> Value:
     return _text("there" if reading.get() is not None else "not there")
 
@@ -233,6 +239,11 @@ SUBJECTS = (
     Subject(
         "cuda_checkpoint", "cuda-checkpoint", Level.RISK, lambda s: _present(s.criu.cuda_checkpoint),
         "the CUDA plugin turns itself off without it, silently", "criu plugins/cuda/cuda_plugin.c", needed="there",
+    ),
+    Subject(
+        "device_map", "cuda-checkpoint --device-map", Level.RISK, _device_map,
+        "the restored process finds its GPU only where that has the same index and UUID: --device-map needs driver 580",
+        "cuda-checkpoint README (580)", needed="580",
     ),
     Subject(
         "memory", "memory for what the GPUs hold", Level.RISK, _memory, "Out of memory: Killed process",

@@ -59,7 +59,8 @@ def has_toolkit(context: Context) -> bool:
 
 def has_docker(context: Context) -> bool:
     """Whether there is a GPU, and a rootful Docker to judge."""
-    return has_gpu(context) and context.state.docker.installed
+    docker = context.state.docker
+    return has_gpu(context) and docker.installed and not docker.rootless_only
 
 
 def rule(

@@ -23,6 +23,8 @@ from gpumend.text.documents import toml
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/containerd/config.toml"
+# A node's own containerd under another name, beside its settings for it: kubernetes/kops nodeup containerd.
+OTHER_CONFIGS: Mapping[str, str] = {"/etc/containerd/config-kops.toml": "kOps"}
 # Directories of drop-ins: nvidia-ctk's and 2.2's default import (containerd defaults/defaults_unix.go), and config.d of guides.
 DROP_INS = ("/etc/containerd/conf.d/*.toml", "/etc/containerd/config.d/*.toml")
 SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim-grit-v1")
@@ -43,7 +45,7 @@ NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2,
 
 
 REQUEST = Request(
-    files=(CONFIG,),
+    files=(CONFIG, *OTHER_CONFIGS),
     globs=tuple(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
     programs=("containerd", "ctr", "containerd-shim-grit-v1", "runc", "crun", "crictl"),
     commands={
@@ -64,6 +66,7 @@ REQUEST = Request(
         "RequiredBy",
         "BoundBy",
         "ConsistsOf",
+        "LimitNOFILESoft",
     ),
 )
 
@@ -102,7 +105,8 @@ class Runtime:
 class Cri:
     """What a containerd's CRI plugin has. enabled: not among disabled_plugins. enable_cdi: None where this version has
     no such key. snapshotter: of new containers, empty where not named. overlay_options: `mount_options` of the snapshotter
-    overlayfs, which are added to each of its mounts."""
+    overlayfs, which are added to each of its mounts. restores: CreateContainer may restore a checkpoint, where that has to be
+    switched on; criu: `enable_criu`, None where it is not named."""
 
     runtimes: Mapping[str, Runtime]
     default: str
@@ -111,6 +115,8 @@ class Cri:
     cdi_spec_dirs: tuple[str, ...] = DEFAULT_DIRS
     snapshotter: str = ""
     overlay_options: tuple[str, ...] = ()
+    restores: bool = False
+    criu: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Containerd:
             if path in found or self.files[path].get() is None:
                 continue
             found[path] = loads(path, self.files[path])
-            waiting += _named(imports_of(path, found[path], version), self.files)
+            waiting += matching(imports_of(path, found[path], version), self.files)
         return found
 
     def unheeded(self) -> tuple[str, ...]:
@@ -205,7 +211,7 @@ def imports_of(path: str, raw: Mapping[str, Any], version: Version) -> tuple[str
     return tuple(found)
 
 
-def _named(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+def matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that each pattern means, sorted by pattern."""
     return [
         name
@@ -244,10 +250,10 @@ def counting_version(version: Version, files: Iterable[Mapping[str, Any]]) -> in
     return named[-1] if named else newest
 
 
-def _deep(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+def deep_merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _deep(into[key], value)
+            deep_merge(into[key], value)
         else:
             into[key] = copy.deepcopy(value)
 
@@ -283,12 +289,12 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
         plugins = plugins if isinstance(plugins, Mapping) else {}
         disabled.extend(_texts(raw.get("disabled_plugins")))
         if version >= (2, 0) and isinstance(plugins.get(IMAGES), Mapping):
-            _deep(images, plugins[IMAGES])
+            deep_merge(images, plugins[IMAGES])
         if version >= (1, 7) and isinstance(
             plugins.get(OVERLAY), Mapping
         ):  # 1.6.20 does not know mount_options
             overlay = {} if version < MERGES_KEYS and file != path else overlay
-            _deep(overlay, plugins[OVERLAY])
+            deep_merge(overlay, plugins[OVERLAY])
         newer: dict[str, Any] = {}
         for known in names_read(version, counts, config_version(raw)):
             part = plugins.get(known)
@@ -297,11 +303,11 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
             if version < MERGES_KEYS:
                 section = copy.deepcopy(dict(part))
             else:
-                _deep(newer if known == V3_PLUGIN else older, part)
+                deep_merge(newer if known == V3_PLUGIN else older, part)
         if version >= CONVERTS_EACH:
             _converted(newer, older)
             older = {}
-        _deep(section, newer)
+        deep_merge(section, newer)
     _converted(section, older)
     _defaults(version, section)
     return {
@@ -370,6 +376,8 @@ def cri_of(dump: Mapping[str, Any]) -> Cri:
         dirs or DEFAULT_DIRS,
         str(images.get("snapshotter") or containerd.get("snapshotter") or ""),
         _texts(_table(plugins.get(OVERLAY)).get("mount_options")),
+        section.get("enable_experimental_restore_via_create") is True,
+        found if isinstance(found := section.get("enable_criu"), bool) else None,
     )
 
 

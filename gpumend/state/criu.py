@@ -17,6 +17,7 @@ DEFAULT_CONF = "/etc/criu/default.conf"
 CONFS = "/etc/criu/*.conf"
 PLUGINS = (
     "/usr/lib/criu/cuda_plugin.so",
+    "/usr/lib64/criu/cuda_plugin.so",  # RPM hosts
     "/usr/local/lib/criu/cuda_plugin.so",
     "/usr/lib/*/criu/cuda_plugin.so",
 )

@@ -12,6 +12,7 @@ from typing import Any
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
+from gpumend.text.mask import mask
 from gpumend.text.version import Version, parse_version
 
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -68,7 +69,8 @@ class Container:
     """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities).
 
     restarts: how often its policy has started it again; restarting: it waits for that now; exit: its last exit status. log: of a privileged container, the
-    lines that tell of a daemon's storage.
+    lines that tell of a daemon's storage. error: why its last start failed, in the daemon's words (State.Error), masked; empty
+    where it started. counts: of each request how many GPUs, -1 for all.
     """
 
     id: str
@@ -87,6 +89,8 @@ class Container:
     exit: int = 0
     restarting: bool = False
     log: tuple[str, ...] = ()
+    error: str = ""
+    counts: tuple[int, ...] = ()
 
     @property
     def project(self) -> str | None:
@@ -106,6 +110,18 @@ class Container:
     def uses_runtime(self) -> bool:
         """Whether it runs under the nvidia runtime."""
         return self.runtime == "nvidia"
+
+    def wants_gpu(self) -> bool:
+        """Whether it asks for a GPU by any of the three ways; the nvidia runtime gives none where nothing is visible."""
+        visible = self.env.get("NVIDIA_VISIBLE_DEVICES", "")
+        by_runtime = self.runtime.startswith("nvidia") and visible not in ("", "void", "none")
+        cdi = any(each.startswith("nvidia.com/") for _, ids, _ in self.requests for each in ids)
+        return self.uses_gpus_flag() or cdi or by_runtime
+
+    @property
+    def restarts_by_itself(self) -> bool:
+        """Whether its policy brings it back when the daemon starts; on-failure does not (moby restartmanager)."""
+        return self.restart in ("always", "unless-stopped")
 
     def label(self) -> str:
         return f"{self.name} (compose project {self.project})" if self.project else self.name
@@ -150,6 +166,15 @@ class Docker:
     @property
     def running(self) -> bool:
         return self.info.ok
+
+    @property
+    def rootless_only(self) -> bool:
+        """Whether users run daemons of their own here and the rootful one is switched off: nothing of it is to be judged."""
+        unit = self.unit.value or {}
+        off = unit.get("UnitFileState", "") in ("", "disabled", "masked")
+        off = off and unit.get("ActiveState", "inactive") == "inactive"
+        known = self.unit.known and self.process.absent and self.info.absent
+        return bool(self.rootless_users) and known and off
 
     @property
     def may_run_containers(self) -> bool:
@@ -248,6 +273,8 @@ def _container(raw: Mapping[str, Any]) -> Container:
         exit=int(raw.get("exit") or 0),
         restarting=bool(raw.get("restarting")),
         log=tuple(str(line) for line in raw.get("log") or ()),
+        error=mask(str(raw.get("error") or "")),
+        counts=tuple(int(request.get("Count") or 0) for request in raw.get("device_requests") or ()),
     )
 
 

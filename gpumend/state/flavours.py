@@ -16,10 +16,21 @@ class Flavour:
     program: str
     settings: str
     unit: str
+    config: str = (
+        ""  # of one that has no templates as k3s has them: the file that its containerd's process names
+    )
+    imports: tuple[str, ...] = ()  # what that file imports, or is made of
+    template: str = ""  # from which MicroK8s renders it at each start
+    agent: str = ""
+
+    @property
+    def like_k3s(self) -> bool:
+        """Whether it has k3s' templates, and registers the nvidia runtime by itself."""
+        return not self.config
 
     @property
     def generated(self) -> str:
-        return f"{self.directory}/config.toml"
+        return self.config or f"{self.directory}/config.toml"
 
     @property
     def kubelet_directory(self) -> str:
@@ -29,6 +40,8 @@ class Flavour:
     @property
     def templates(self) -> tuple[str, str]:
         """In the order in which k3s looks: the first that is there counts."""
+        if self.config:
+            return self.template, self.template
         return f"{self.directory}/config-v3.toml.tmpl", f"{self.directory}/config.toml.tmpl"
 
 
@@ -48,5 +61,30 @@ FLAVOURS = (
         "/var/lib/rancher/rke2/bin/containerd",
         "/etc/rancher/rke2/config.yaml",
         "rke2-server.service",
+    ),
+    # k0sproject/k0s docs/runtime.md; pkg/component/worker/containerd/configurer.go: of containerd.d, files with a table of the
+    # CRI are merged into containerd-cri.toml, the others imported.
+    Flavour(
+        "k0s",
+        ("k0s",),
+        "/etc/k0s",
+        "/var/lib/k0s/bin/containerd",
+        "",
+        "k0sworker.service",
+        "/etc/k0s/containerd.toml",
+        ("/run/k0s/*.toml", "/etc/k0s/containerd.d/*.toml"),
+        agent="k0scontroller.service",
+    ),
+    # canonical/microk8s: microk8s-resources/wrappers/run-containerd-with-args renders the template at each start.
+    Flavour(
+        "microk8s",
+        ("kubelite",),
+        "/var/snap/microk8s/current/args",
+        "/snap/microk8s/current/bin/containerd",
+        "/var/snap/microk8s/current/args/kubelet",
+        "snap.microk8s.daemon-containerd.service",
+        "/var/snap/microk8s/current/args/containerd.toml",
+        template="/var/snap/microk8s/current/args/containerd-template.toml",
+        agent="snap.microk8s.daemon-kubelite.service",
     ),
 )

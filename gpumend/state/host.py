@@ -14,6 +14,13 @@ from gpumend.text.version import Version
 MEMINFO = "/proc/meminfo"
 MEM_TOTAL = r"(?m)^MemTotal:\s+(\d{1,15}) kB$"
 
+# What selinuxfs says of a boolean: its value now, and after the next load of pending ones (selinux(8), kernel selinuxfs.c).
+BOOLEANS = "/sys/fs/selinux/booleans"
+DEVICE_BOOLEANS = ("container_use_devices", "container_use_xserver_devices")
+APPARMOR = "/sys/kernel/security/apparmor"
+# Of the kernel's last lines those in which AppArmor denies something to, or of, a program of NVIDIA's.
+DENIALS = r"(?m)^[^\n]{0,400}apparmor=\"DENIED\"[^\n]{0,400}nvidia[^\n]{0,200}"
+
 REQUEST = Request(
     files=(
         "/etc/os-release",
@@ -21,6 +28,7 @@ REQUEST = Request(
         "/proc/version",
         "/proc/sys/net/core/bpf_jit_harden",
         "/sys/fs/selinux/enforce",
+        *(f"{BOOLEANS}/{name}" for name in DEVICE_BOOLEANS),
     ),
     stats=("/etc/nv_tegra_release", "/dev/dxg", "/run/systemd/system"),
     globs=(Glob(MEMINFO, read=False, search=MEM_TOTAL),),
@@ -28,6 +36,12 @@ REQUEST = Request(
         "mokutil": Command(("mokutil", "--sb-state"), timeout=3),
         "systemd-version": Command(
             ("systemctl", "--version"), timeout=5, needs=("/run/systemd/system",), keep=r"(?m)^systemd \d+"
+        ),
+        "apparmor-denials": Command(
+            ("journalctl", "--dmesg", "--boot", "--lines=2000", "--output=cat", "--no-pager"),
+            timeout=5,
+            needs=("/run/systemd/system", APPARMOR),
+            keep=DENIALS,
         ),
     },
 )
@@ -40,6 +54,8 @@ class HostFacts:
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
     systemd_version: one number; absent where systemd did not boot the host.
     readonly: mount points among /, /etc, /var/lib, /run that are mounted read-only; free: bytes there.
+    selinux_booleans: those that let containers at devices; absent where the policy has none
+    of that name. denials: what AppArmor denied programs of NVIDIA's since boot, the newest last.
     memory: of the whole host, in MiB. impostors: processes that are not the daemons that they call themselves.
     """
 
@@ -62,6 +78,8 @@ class HostFacts:
     readonly: tuple[str, ...]
     free: Mapping[str, int]
     memory: Reading[int]
+    selinux_booleans: Mapping[str, Reading[bool]]
+    denials: Reading[tuple[str, ...]]
     impostors: Reading[tuple[Impostor, ...]]
 
     @property
@@ -120,6 +138,13 @@ def parse(snapshot: Snapshot) -> HostFacts:
         bpf_jit_harden=snapshot.text("/proc/sys/net/core/bpf_jit_harden").map(int),
         readonly=tuple(path for path, found in filesystems.items() if found.get("readonly")),
         free={path: int(found["free"]) for path, found in filesystems.items() if "free" in found},
+        selinux_booleans={
+            name: snapshot.text(f"{BOOLEANS}/{name}").map(lambda text: text.split()[0] == "1")
+            for name in DEVICE_BOOLEANS
+        },
+        denials=snapshot.succeeded("apparmor-denials").map(
+            lambda found: tuple(row for row in found.out.splitlines() if row)[-20:]
+        ),
         memory=snapshot.found(MEMINFO, MEM_TOTAL).map(lambda found: int(found[0]) // 1024),
         impostors=snapshot.impostors(),
     )

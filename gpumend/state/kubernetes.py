@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpumend.state.containerd import (
+    CONFIG,
     Cri,
     config_version,
     cri_of,
+    deep_merge,
     dump_of,
     first_process,
     flag,
     flag_of,
+    imports_of,
     loads,
+    matching,
     merge,
 )
 from gpumend.state.docker import exec_start
 from gpumend.state.flavours import FLAVOURS, Flavour
-from gpumend.state.reading import Reading, first_unknown
+from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
-from gpumend.state.snapshot import FileContent, Process, Snapshot
+from gpumend.state.snapshot import NOT_ASKED, FileContent, Process, Snapshot
+from gpumend.text.documents import toml
 from gpumend.text.version import Version, parse_version
 
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -32,6 +38,14 @@ KUBELET_CONFIGS = (
     "/etc/kubernetes/kubelet-config.yaml",
     "/etc/kubernetes/kubelet/kubelet-config.json",
     "/etc/kubernetes/kubelet/config.json",
+    "/var/lib/k0s/kubelet-config.yaml",
+)
+# Where a device plugin serves NVIDIA's GPUs to the kubelet once it has found them (k8s-device-plugin internal/plugin/server.go),
+# and the DRA driver's: on a node that has one, pods with a GPU start.
+PLUGIN_SOCKETS = tuple(
+    f"{root}/{name}"
+    for root in ("/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet")
+    for name in ("device-plugins/nvidia-gpu.sock", "plugins/gpu.nvidia.com/dra.sock")
 )
 # config.yaml holds the cluster's token: of it only these two leave the host.
 K3S_SETTINGS = (
@@ -42,7 +56,7 @@ KUBELET_SETTINGS = r"(?m)(?:^|[{,])[ \t]*[\"']?((?:cgroupDriver|containerRuntime
 KUBELET_DIRECTORIES = (
     "/etc/kubernetes/kubelet.conf.d",
     "/etc/kubernetes/kubelet/config.json.d",
-    *(found.kubelet_directory for found in FLAVOURS),
+    *(found.kubelet_directory for found in FLAVOURS if found.like_k3s),
 )
 
 
@@ -51,8 +65,8 @@ def _drop_ins(directory: str) -> tuple[str, str]:
 
 
 REQUEST = Request(
-    files=tuple(path for found in FLAVOURS for path in (found.generated, *found.templates)),
-    stats=tuple(path for found in FLAVOURS for path in (found.directory, found.program)),
+    files=tuple(path for found in FLAVOURS for path in (found.generated, *found.templates) if path),
+    stats=(*(path for found in FLAVOURS for path in (found.directory, found.program)), *PLUGIN_SOCKETS),
     globs=(
         *(
             Glob(pattern, read=False, search=KUBELET_SETTINGS)
@@ -65,7 +79,9 @@ REQUEST = Request(
             Glob(pattern, read=False, search=K3S_SETTINGS)
             for found in FLAVOURS
             for pattern in (found.settings, f"{found.settings}.d/*.yaml")
+            if found.settings
         ),
+        *(Glob(pattern) for found in FLAVOURS for pattern in found.imports),
     ),
     programs=("k3s",),
     commands={
@@ -89,6 +105,8 @@ REQUEST = Request(
         *(found.unit for found in FLAVOURS),
         "k3s-agent.service",
         "rke2-agent.service",
+        *(found.agent for found in FLAVOURS if found.agent),
+        "kubelet.service",
     ),
 )
 
@@ -107,12 +125,16 @@ class K3s:
     dump: Reading[Mapping[str, Any]]
     unit: Reading[Mapping[str, str]]
     cgroup_driver: str
+    parts: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
 
     @property
     def embedded(self) -> bool:
         """Whether its own containerd serves the kubelet."""
         # RKE2's own is at /run/k3s/containerd/containerd.sock, too
-        return not self.endpoint or any(f"/{name}/" in self.endpoint for name in ("k3s", self.flavour.name))
+        own = ("k3s", self.flavour.name) if self.flavour.like_k3s else (self.flavour.name,)
+        if "SNAP_" in self.endpoint:  # MicroK8s: ${SNAP_COMMON}/run/containerd.sock
+            return True
+        return not self.endpoint or any(f"/{name}/" in self.endpoint for name in own)
 
     @property
     def heeded(self) -> tuple[str, ...]:
@@ -123,15 +145,48 @@ class K3s:
     @property
     def template(self) -> str | None:
         """The template that k3s takes: the first that is there."""
-        return next((path for path in self.heeded if not self.templates[path].absent), None)
+        return next(
+            (path for path in self.heeded if path in self.templates and not self.templates[path].absent), None
+        )
 
     def cri(self) -> Cri:
         """What its containerd has; raises Unread, and ConfigError where the generated file is no TOML."""
         if self.dump.ok:
             return cri_of(self.dump.need())
+        if not self.flavour.like_k3s:
+            return cri_of(merge(self.version.need(), self.flavour.generated, self.parsed()))
         raw = loads(self.flavour.generated, self.generated)
         version = (2, 1) if config_version(raw) >= 3 else (1, 7)
         return cri_of(merge(version, self.flavour.generated, {self.flavour.generated: raw}))
+
+    def parsed(self) -> dict[str, Mapping[str, Any]]:
+        """The files that its containerd reads, as TOML, in that order. What k0s will merge into its own at its next start is
+        merged. Raises ConfigError, and Unread for an import that was not read."""
+        found: dict[str, Mapping[str, Any]] = {}
+        known = {self.flavour.generated: self.generated, **self.parts}
+        waiting = [self.flavour.generated]
+        while waiting:
+            path = waiting.pop(0)
+            if path in found or path not in known or known[path].absent:
+                continue
+            found[path] = loads(path, known[path])
+            for pattern in imports_of(path, found[path], (2, 0)):
+                names = matching((pattern,), known)
+                if not names and "*" not in pattern:
+                    raise Unread(Reading.fail(pattern, NOT_ASKED))
+                waiting += names
+        for path in sorted(set(self.parts) - set(found)):
+            drop_in = loads(path, self.parts[path]) if self.drops_in(path) and not known[path].absent else {}
+            into = next((name for name in found if name.endswith("-cri.toml")), self.flavour.generated)
+            if drop_in and into in found:
+                merged = copy.deepcopy(dict(found[into]))
+                deep_merge(merged, {key: value for key, value in drop_in.items() if key != "imports"})
+                found[into] = merged
+        return found
+
+    def drops_in(self, path: str) -> bool:
+        """Whether a file is one that k0s takes by itself."""
+        return self.flavour.name == "k0s" and path.startswith(f"{self.flavour.directory}/containerd.d/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +202,23 @@ class Kubelet:
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """kubelet: a process of its own. k3s: k3s or RKE2, where it is here."""
+    """kubelet: a process of its own. k3s: a distribution with a containerd of its own, where it is here. service:
+    kubelet.service; configured: the kubelet's file is there; plugin: a device plugin serves GPUs to the kubelet."""
 
     kubelet: Kubelet
     k3s: K3s | None
+    service: Reading[Mapping[str, str]] = field(default_factory=lambda: Reading.none("kubelet.service"))
+    configured: bool = False
+    plugin: bool = False
+
+    @property
+    def node(self) -> bool:
+        """Whether this is a node, also between two starts of its kubelet: the kubelet runs, its service is wanted, or a kubelet
+        has been configured here. Raises Unread."""
+        unit = self.service.value or {}
+        wanted = unit.get("ActiveState") in ("active", "activating", "reloading", "failed")
+        wanted = wanted or unit.get("UnitFileState") in ("enabled", "enabled-runtime")
+        return wanted or self.configured or self.here
 
     @property
     def here(self) -> bool:
@@ -180,10 +248,18 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     process = next(
         (found for each in processes if (found := first_process(each)).ok), first_process(processes[0])
     )
-    if not process.ok and not snapshot.stat(flavour.directory).ok:
+    if not flavour.like_k3s:  # its directory outlives it
+        own = first_process(
+            snapshot.daemons("containerd"), lambda item: flag(item, "-c", "--config") == flavour.config
+        )
+        process = own if own.ok else process
+        if not process.ok:
+            return None
+    elif not process.ok and not snapshot.stat(flavour.directory).ok:
         return None
-    settings = dict(_settings(snapshot, (flavour.settings, f"{flavour.settings}.d/*.yaml")))
-    agent = flavour.unit.replace("-server", "").replace(".service", "-agent.service")
+    patterns = (flavour.settings, f"{flavour.settings}.d/*.yaml") if flavour.settings else ()
+    settings = dict(_settings(snapshot, patterns))
+    agent = flavour.agent or flavour.unit.replace("-server", "").replace(".service", "-agent.service")
     units = [snapshot.unit(name) for name in (flavour.unit, agent)]
     # RKE2's archive has both units, of which one runs
     active = (found for found in units if (found.value or {}).get("ActiveState") == "active")
@@ -193,18 +269,34 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
         *(process.value.argv if process.value else ()),
         *exec_start((unit.value or {}).get("ExecStart", "")),
     )
+    generated = snapshot.file(flavour.generated)
+    version = snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out))
+    if not flavour.like_k3s and version.absent:  # by the form of its file, as its generation writes it
+        version = generated.map(
+            lambda content: (2, 1) if config_version(toml(content.text())) >= 3 else (1, 7)
+        )
+    parts = {
+        path: snapshot.file(path)
+        for pattern in flavour.imports
+        for path in snapshot.glob(pattern).value or ()
+    }
+    if not flavour.like_k3s:
+        parts[CONFIG] = snapshot.file(CONFIG)
+    drop_ins = _kubelet_files(snapshot, "", flavour.kubelet_directory)[0] if flavour.like_k3s else {}
     return K3s(
         flavour,
-        snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out)),
+        version,
         process,
-        flag_of(words, "--container-runtime-endpoint") or settings.get("container-runtime-endpoint", ""),
-        snapshot.file(flavour.generated),
-        {path: snapshot.file(path) for path in flavour.templates},
+        flag_of(words, "--container-runtime-endpoint", "--cri-socket")
+        or settings.get("container-runtime-endpoint", ""),
+        generated,
+        {path: snapshot.file(path) for path in flavour.templates if path},
         dump_of(snapshot.succeeded(f"{flavour.name}-containerd-config")),
         unit,
         _kubelet_arg(words, "cgroup-driver")
         or settings.get("cgroup-driver", "")
-        or _kubelet_files(snapshot, "", flavour.kubelet_directory)[0].get("cgroupDriver", ""),
+        or drop_ins.get("cgroupDriver", ""),
+        parts,
     )
 
 
@@ -235,6 +327,11 @@ def parse(snapshot: Snapshot) -> Kubernetes:
     directory = flag(process.value, "--config-dir").rstrip("/")
     config = flag(process.value, "--config") or ("" if directory else KUBELET_CONFIG)
     settings, unread = _kubelet_files(snapshot, config, directory)
+    k3s = next((found for flavour in FLAVOURS if (found := _k3s(snapshot, flavour)) is not None), None)
+    if (
+        k3s is not None and not k3s.flavour.like_k3s and not process.ok
+    ):  # its kubelet is in a program of its own
+        settings = {}
     given = flag(process.value, "--cgroup-driver")  # over its files
     return Kubernetes(
         Kubelet(
@@ -244,8 +341,8 @@ def parse(snapshot: Snapshot) -> Kubernetes:
             or settings.get("containerRuntimeEndpoint", ""),
             None if given or not process.ok else unread,
         ),
-        next(
-            (found for flavour in FLAVOURS if (found := _k3s(snapshot, flavour)) is not None),
-            None,
-        ),
+        k3s,
+        snapshot.unit("kubelet.service"),
+        any(snapshot.glob(pattern).value for pattern in KUBELET_CONFIGS),
+        any(snapshot.stat(path).ok for path in PLUGIN_SOCKETS),
     )

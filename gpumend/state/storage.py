@@ -18,10 +18,11 @@ from gpumend.state.docker import parse as parse_docker
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Inside, Request
 from gpumend.state.snapshot import Output, Snapshot
-from gpumend.text.version import Version
+from gpumend.text.version import Version, parse_version
 
 DOCKER_ROOT, CONTAINERD_ROOT = "/var/lib/docker", "/var/lib/containerd"
 MOUNTINFO = "/proc/self/mountinfo"
+ZFS = "/sys/module/zfs/version"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_PROGRAMS = ("/usr/bin/fuse-overlayfs", "/usr/local/bin/fuse-overlayfs", "/bin/fuse-overlayfs")
 FUSE_BOOT = "/etc/modules-load.d/gpumend-fuse.conf"  # modules-load.d(5)
@@ -80,7 +81,7 @@ LOOPS = {"NRestarts", "SubState", "Result"}
 SHOWN = r"^(?:Id=.*|NRestarts=[1-9].*|(?:StartLimit|Failure)Action=(?!none).+|SubState=(?:auto-restart(?:-queued)?|failed)|Result=start-limit-hit)?$"
 
 REQUEST = Request(
-    files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT),
+    files=(MOUNTINFO, "/proc/filesystems", FUSE_BOOT, ZFS),
     stats=(FUSE_DEVICE, DOCKER_ROOT, CONTAINERD_ROOT),
     globs=(
         Glob(UNITS, read=False, search=UNIT_LINES),
@@ -266,7 +267,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """docker, containerd: the host's own roots. mounts: of the host, by mount point. ftype: of the xfs below
+    """docker, containerd: the host's own roots. mounts: of the host, by mount point. zfs: the module's version. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
     containers, as far as they could be read: `units_read` says whether all could; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""
 
@@ -288,6 +289,7 @@ class Storage:
     unit_log: Reading[Output]
     dangers: Reading[Mapping[str, Mapping[str, str]]]
     cron: Reading[Mapping[str, tuple[str, ...]]]
+    zfs: Reading[Version]
 
     def lies_on(self, path: str) -> Mount | None:
         """The mount that a path of the host lies on, whether it exists or not."""
@@ -637,6 +639,8 @@ def parse(snapshot: Snapshot) -> Storage:
     # Those of which dockerd could tell, where it could not of each.
     units, listed = _units(snapshot), snapshot.docker.map(containers_of).value or ()
     known = {found.id: found for found in listed if found.privileged}
+    # sysbox runs a dockerd in a container that is not privileged
+    unprivileged = {found.id: found for found in listed if not found.privileged}
     names, idents = {found.name for found in listed}, {found.id for found in listed}
     inside = {
         ident: within
@@ -667,7 +671,7 @@ def parse(snapshot: Snapshot) -> Storage:
         inners=tuple(
             _inner(
                 ident,
-                known.get(ident),
+                known.get(ident) or unprivileged.get(ident),
                 inside.get(ident),
                 docker,
                 mounts,
@@ -682,4 +686,5 @@ def parse(snapshot: Snapshot) -> Storage:
         unit_log=snapshot.succeeded("unit-log"),
         dangers=dangers,
         cron=_cron(snapshot),
+        zfs=snapshot.text(ZFS).map(parse_version),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpumend.state.reading import Reading
@@ -22,10 +22,23 @@ PROGRAMS = (
     "nvidia-modprobe",
 )
 
+# Keys of config.toml that name a place on this host, and where the GPU Operator's own toolkit lies, which its files name.
+PROGRAM_PATHS = (
+    ("nvidia-container-cli", "root"),
+    ("nvidia-container-cli", "path"),
+    ("nvidia-container-runtime-hook", "path"),
+    ("nvidia-ctk", "path"),
+)
+OPERATOR_ROOT = "/usr/local/nvidia/toolkit"
+
 REQUEST = Request(
     files=(CONFIG, "/etc/ld.so.conf"),
     stats=("/sbin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig"),
-    globs=(Glob("/etc/apt/sources.list.d/*.list"), Glob("/etc/apt/sources.list.d/*.sources")),
+    globs=(
+        Glob(CONFIG, mentioned=True),
+        Glob("/etc/apt/sources.list.d/*.list"),
+        Glob("/etc/apt/sources.list.d/*.sources"),
+    ),
     programs=PROGRAMS,
     commands={
         "nvidia-ctk": Command(("nvidia-ctk", "--version"), timeout=10),
@@ -41,7 +54,7 @@ class Toolkit:
 
     ldconfig_wrapper: /sbin/ldconfig is a script, as on Ubuntu. ldconfig_real: /sbin/ldconfig.real exists.
     ldconfig_there: /sbin/ldconfig exists. merged_sbin: /sbin is /usr/sbin under another name.
-    sources: APT source files that name NVIDIA's repositories.
+    sources: APT source files that name NVIDIA's repositories. named: metadata of the paths that PROGRAM_PATHS' keys have.
     """
 
     version: Reading[Version]
@@ -54,6 +67,7 @@ class Toolkit:
     ldconfig_there: Reading[bool]
     merged_sbin: bool
     sources: Reading[Mapping[str, FileContent]]
+    named: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
 
     @property
     def installed(self) -> bool:
@@ -103,6 +117,16 @@ def _sources(snapshot: Snapshot) -> Reading[Mapping[str, FileContent]]:
     return Reading.of(found, "/etc/apt/sources.list.d")
 
 
+def _named(snapshot: Snapshot, config: Reading[Mapping[str, Any]]) -> dict[str, Reading[FileMeta]]:
+    found: dict[str, Reading[FileMeta]] = {}
+    for section, key in PROGRAM_PATHS:
+        table = (config.value or {}).get(section)
+        path = table.get(key) if isinstance(table, dict) else None
+        if isinstance(path, str) and path.startswith("/"):
+            found[path] = snapshot.stat(path)
+    return found
+
+
 def _config(content: Reading[FileContent], dangling: str | None) -> Reading[Mapping[str, Any]]:
     """config.toml as the programs read it: a link to nowhere is no file, and a byte order mark is skipped (run with 1.20)."""
     if dangling is not None:
@@ -123,4 +147,5 @@ def parse(snapshot: Snapshot) -> Toolkit:
         ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
         merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
         sources=_sources(snapshot),
+        named=_named(snapshot, _config(content, snapshot.dangling(CONFIG))),
     )

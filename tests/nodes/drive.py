@@ -78,9 +78,11 @@ class Ran:
         return found
 
     def codes(self, node: Node, *statuses: str) -> list[str]:
-        """Codes of a host's findings that are left, those of these statuses where any are named."""
+        """Codes of a host's findings that are left, those of these statuses where any are named; else all but notes."""
         findings = self.host(node)["findings"]
-        return [f["code"] for f in findings if not statuses or f["status"] in statuses]
+        return [
+            f["code"] for f in findings if (f["status"] in statuses if statuses else f["status"] != "note")
+        ]
 
     def finding(self, node: Node, code: str) -> dict[str, Any]:
         """The one finding of that code on a host."""

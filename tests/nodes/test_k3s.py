@@ -17,7 +17,7 @@ from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
 from tests.nodes.lab import Lab, Node
 
-K3S, RKE2 = FLAVOURS
+K3S, RKE2 = FLAVOURS[:2]
 V3, V2 = "config-v3.toml.tmpl", "config.toml.tmpl"
 WITH_BASE = '{{ template "base" . }}\n'
 WANTED: Mapping[str, Any] = {"grit": {"role": "both"}}

@@ -557,7 +557,7 @@ REFRESH = "nvidia-cdi-refresh.service"
 
 
 def healthy(
-    docker: str = "28.5.2", toolkit: str = "1.18.1", mode: str = "cdi", layout: str = "ubuntu"
+    docker: str = "28.5.2", toolkit: str = "1.20.0", mode: str = "cdi", layout: str = "ubuntu"
 ) -> Host:
     """The H100 with toolkit and Docker set up as the default wanted state has it: an audit finds nothing.
 

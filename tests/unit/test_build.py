@@ -93,7 +93,9 @@ def test_answers_have_the_keys_of_a_real_run() -> None:
 def test_nothing_is_found_on_a_healthy_host(host: Host) -> None:
     """No false positive, over the generations of Docker and toolkit: the ground of every other table."""
     judged = verdict(host)
-    assert [(found.code, found.summary) for found in judged.findings] == []
+    # GM221: that a release has a known advisory is a note
+    assert [(found.code, found.summary) for found in judged.findings if found.code != "GM221"] == []
+    assert {str(found.status) for found in judged.findings} <= {"note"}
     # GM601 to GM604: no CUDA is wanted, no cuda-compat is there; GM5xx but GM509: nothing but Docker uses containerd;
-    # GM011 and GM012: nobody else keeps the toolkit
-    assert judged.ok > 35 and judged.skipped == 5 + sum(code.startswith("GM5") for code in RULES)
+    # GM011 and GM012: nobody else keeps the toolkit; GM223 is WSL2's, GM424 of a rootless Docker alone
+    assert judged.ok > 35 and judged.skipped == 7 + sum(code.startswith("GM5") for code in RULES)

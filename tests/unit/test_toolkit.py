@@ -415,7 +415,7 @@ def test_the_captured_configurations_are_readable() -> None:
     text = fixture("toolkit/config-probes.txt")
     old = re.findall(r"(?ms)^\[features\]\n.*?^mode = \"auto\"\n", text)[0]
     assert tomllib.loads(old)["features"] == {"gds": True, "mofed": True}
-    assert {found.code for found in verdict(configured(old), AUTO).findings} == set()
+    assert {found.code for found in verdict(configured(old), AUTO).findings} <= {"GM221"}
 
 
 # --- GM209: no-cgroups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from functools import cache
 from importlib.resources import files
@@ -10,8 +11,22 @@ from typing import Any
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The table of this name: `cuda_driver_matrix`, `compat_branches` or `gpu_chips`."""
+    """The table of this name: `cuda_driver_matrix`, `compat_branches`, `gpu_chips` or `security_floors`."""
     found: dict[str, Any] = json.loads(
         files("gpumend.rules.data").joinpath(f"{name}.json").read_text("utf-8")
     )
     return found
+
+
+KEPT = 90  # days for which a table of versions is taken as it is
+
+
+def old(today: datetime.date) -> str:
+    """One line for a run's summary where the table of versions is older than KEPT days; else empty."""
+    as_of = datetime.date.fromisoformat(load("security_floors")["as_of"])
+    days = (today - as_of).days
+    if days <= KEPT:
+        return ""
+    return (
+        f"What is known of vulnerable versions is of {as_of}, {days} days old: a newer gpumend may know more."
+    )

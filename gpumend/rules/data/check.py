@@ -99,6 +99,31 @@ def branches(table: dict[str, Any]) -> Iterator[str]:
             yield f"brands: {row.get('id')}: no name or no source"
 
 
+def floors(table: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with security_floors.json, one line each."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(table.get("as_of"))):
+        yield "as_of: no date"
+    seen: dict[tuple[str, str], tuple[int, ...]] = {}
+    for row in table["floors"]:
+        name = f"floors: {row.get('component')} {row.get('branch')}".rstrip()
+        if not re.fullmatch(r"\d+(\.\d+)+", str(row.get("minimum"))):
+            yield f"{name}: minimum is no version"
+            continue
+        if not str(row.get("source", "")).strip() or not re.fullmatch(r"\d{4}-\d{2}", str(row.get("date"))):
+            yield f"{name}: no source or no date"
+        number, key = _numbers(row["minimum"]), (row["component"], row["branch"])
+        if row["branch"] and not f"{row['minimum']}.".startswith(f"{row['branch']}."):
+            yield f"{name}: {row['minimum']} is of another branch"
+        if key in seen and number >= seen[key]:
+            yield f"{name}: not in order, newest first"
+        seen[key] = number
+    for row in table["broken_toolkits"]:
+        if not re.fullmatch(r"\d+\.\d+\.\d+", str(row.get("version"))) or not row.get("source"):
+            yield f"broken_toolkits: {row.get('version')}: no version or no source"
+        elif _numbers(str(row.get("fixed"))) <= _numbers(row["version"]):
+            yield f"broken_toolkits: {row['version']}: fixed in {row['fixed']}"
+
+
 def chips(table: dict[str, Any]) -> Iterator[str]:
     """What is wrong with gpu_chips.json, one line each."""
     before = 0
@@ -117,8 +142,9 @@ def chips(table: dict[str, Any]) -> Iterator[str]:
 def problems() -> list[str]:
     """Everything that is wrong with the tables; empty where they are whole."""
     found = [f"cuda_driver_matrix.json: {line}" for line in matrix(load("cuda_driver_matrix"))]
+    found += [f"compat_branches.json: {line}" for line in branches(load("compat_branches"))]
     found += [f"gpu_chips.json: {line}" for line in chips(load("gpu_chips"))]
-    return found + [f"compat_branches.json: {line}" for line in branches(load("compat_branches"))]
+    return found + [f"security_floors.json: {line}" for line in floors(load("security_floors"))]
 
 
 def main() -> int:

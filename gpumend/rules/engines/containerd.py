@@ -16,6 +16,7 @@ from gpumend.rules.engines.containerd_config import (
     RUNC,
     Keys,
     Layout,
+    by_hand,
     change,
     containerd_version,
     cri,
@@ -212,6 +213,8 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
         ),
         cause=f"{k3s.flavour.name} registers it by itself where nvidia-container-runtime is in /usr/bin when it starts, and "
         "its template has the base (GM510)."
+        if k3s and k3s.flavour.like_k3s
+        else f"{k3s.flavour.name} does not register it by itself."
         if k3s
         else f"It is not registered in {containerd.path}, the file that this containerd reads."
         if known is None
@@ -220,6 +223,8 @@ def nvidia_runtime(context: Context) -> Iterator[Finding]:
         else "Without nvidia-container-runtime nothing injects the GPU.",
         remedy="Mend registers it and restarts containerd: containers keep running."
         if made
+        else by_hand(k3s, f"the runtime's table, with BinaryName {program.path},")
+        if k3s and not k3s.flavour.like_k3s
         else f"`systemctl restart {k3s.unit.source.split()[-1]}` when it suits: pods keep running."
         if k3s
         else "Put that right first.",
@@ -267,6 +272,8 @@ def cdi_off(context: Context) -> Iterator[Finding]:
         else "nvidia-cdi-refresh writes to /var/run/cdi, `nvidia-ctk cdi generate` guides to /etc/cdi.",
         remedy="Mend sets it and restarts containerd: containers keep running."
         if made
+        else by_hand(k3s, "`enable_cdi = true`")
+        if k3s and not k3s.flavour.like_k3s
         else f"A {k3s.flavour.name} with containerd 2, or a template of your own without the base."
         if k3s
         else "Put that right first.",
@@ -324,6 +331,8 @@ def cgroup_driver(context: Context) -> Iterator[Finding]:
         else "The runtime has the default, cgroupfs.",
         remedy="Mend sets SystemdCgroup and restarts containerd: containers keep running."
         if made
+        else by_hand(k3s, f"`SystemdCgroup = {str(driver == 'systemd').lower()}`")
+        if k3s and not k3s.flavour.like_k3s
         else f"A newer {k3s.flavour.name}, which gives nvidia the same as runc; or a template of your own without the base."
         if k3s
         else "Put that right first.",

@@ -22,6 +22,7 @@ from gpumend.state.containerd import (
     CONFIG,
     CONVERTS_EACH,
     MERGES_KEYS,
+    OTHER_CONFIGS,
     V2_PLUGIN,
     V3_PLUGIN,
     ConfigError,
@@ -35,6 +36,7 @@ from gpumend.state.containerd import (
 )
 from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
+from gpumend.state.snapshot import NOT_ASKED
 from gpumend.text.edits import Edit, apply_lines
 from gpumend.text.version import Version, show
 
@@ -60,6 +62,34 @@ def embedded(context: Context) -> K3s | None:
     return k3s if k3s is not None and k3s.embedded else None
 
 
+def managed_by(k3s: K3s) -> str:
+    """Why the configuration of a distribution's own containerd is not changed."""
+    return f"{k3s.flavour.name} writes this containerd's configuration: {source_of(k3s)} is what counts"
+
+
+def source_of(k3s: K3s) -> str:
+    """Where a person changes the configuration of a distribution's own containerd."""
+    if k3s.flavour.like_k3s:
+        return "its template"
+    return k3s.flavour.template or f"a file in {k3s.flavour.directory}/containerd.d"
+
+
+def by_hand(k3s: K3s, table: str) -> str:
+    """What a person does where a distribution does not register the runtime by itself."""
+    restart = (
+        "`microk8s stop; microk8s start`"
+        if k3s.flavour.template
+        else f"`systemctl restart {k3s.unit.source.split()[-1]}`"
+    )
+    return f"Put {table} into {source_of(k3s)}, then {restart}: it is read at the start only."
+
+
+def not_read(context: Context) -> str:
+    """The file that the containerd of its own names and that the probe does not read; empty where it was read."""
+    containerd = context.state.containerd
+    return containerd.path if containerd.content.detail == NOT_ASKED else ""
+
+
 def wanted_runtimes(context: Context) -> tuple[str, ...]:
     """The runtimes that containerd's CRI has to have on this host."""
     if context.wanted.containerd_runtimes is not None:
@@ -71,6 +101,8 @@ def wanted_runtimes(context: Context) -> tuple[str, ...]:
 def has_containerd(context: Context) -> bool:
     """Whether there is a GPU and a containerd of its own that somebody uses beside Docker."""
     if not has_gpu(context) or not context.state.containerd.installed or embedded(context) is not None:
+        return False
+    if not_read(context):  # GM515
         return False
     return bool(wanted_runtimes(context)) or uses_grit(context)
 
@@ -202,7 +234,9 @@ def hold_back(context: Context) -> str:
     if not context.wanted.manage_containerd:
         return "containerd.manage is false"
     if (k3s := embedded(context)) is not None:
-        return f"{k3s.flavour.name} writes this containerd's configuration: its template is what counts"
+        return managed_by(k3s)
+    if manager := OTHER_CONFIGS.get(containerd.path):
+        return f"{manager} writes {containerd.path}"
     if why := unreadable_why(context):
         return f"{why} (GM501)"
     found = layout(context)

@@ -30,6 +30,9 @@ DRIVERS: tuple[tuple[Version, str], ...] = (
     ((555,), "CRIU's CUDA plugin needs 555 (--action)"),
     ((570,), "process trees and NVML users, PyTorch among them, need 570"),
 )
+# cuda-checkpoint by driver (field-2026.md F): 801 on arm64 with 580; IPC memory from 610.
+ARM64_SINCE: Version = (595,)
+IPC_SINCE: Version = (610,)
 # Options of criu(8) that a configuration file may have, as 4.2 takes them with `criu check --config` (measured), and
 # those that take a value. Others of criu(8) are looked at by criu itself.
 FLAGS = frozenset(
@@ -161,7 +164,7 @@ def version(context: Context) -> Iterator[Finding]:
             summary="CRIU is not installed",
             evidence=(Evidence("PATH", "no criu"),),
             cause="runc calls criu for every checkpoint and restore.",
-            remedy="Install CRIU 4.1 or newer: the distribution's where it is that new, else criu's own packages.",
+            remedy="Install CRIU 4.1 or newer with its CUDA plugin: Debian's packages have no plugin, RPM hosts' have one.",
             refused="CRIU is not installed by mend",
         )
         return
@@ -218,11 +221,16 @@ def plugin(context: Context) -> Iterator[Finding]:
         return  # GM531
     rows: list[tuple[str, Evidence, str]] = []
     if not criu.plugins.need():
+        debian = context.state.packages.manager == "apt" and "criu" in (
+            context.state.packages.installed.value or {}
+        )
         rows.append(
             (
                 "CRIU's cuda_plugin.so is not there",
-                Evidence("/usr/lib/criu", "no cuda_plugin.so"),
-                "It is built with CRIU, and packaged apart by some distributions.",
+                Evidence("/usr/lib/criu, /usr/lib64/criu", "no cuda_plugin.so"),
+                "Debian's criu has none (4.1.1 and 4.2.1 were looked into): build CRIU with it, or take another's package."
+                if debian
+                else "It is built with CRIU, and packaged apart by some distributions.",
             )
         )
     k3s = embedded(context)
@@ -240,7 +248,8 @@ def plugin(context: Context) -> Iterator[Finding]:
             (
                 "cuda-checkpoint is not in root's PATH",
                 Evidence("PATH", "no cuda-checkpoint"),
-                "The plugin turns itself off without it, silently.",
+                "The plugin turns itself off without it, silently."
+                + (f" {criu.plugins.need()[0]} alone does nothing." if criu.plugins.need() else ""),
             )
         )
     else:
@@ -333,6 +342,18 @@ def driver(context: Context) -> Iterator[Finding]:
             risk=Risk.REBOOT,
             refused="the driver is not changed by mend",
         )
+    if loaded is not None and context.state.host.machine == "aarch64" and (570,) <= loaded < ARM64_SINCE:
+        yield Finding(
+            code="GM535",
+            status=Status.FAIL,
+            summary=f"driver {show(loaded)}: on arm64 cuda-checkpoint needs {show(ARM64_SINCE)}",
+            evidence=(Evidence("/proc/driver/nvidia/version", show(loaded)), Evidence("uname -m", "aarch64")),
+            cause="Older ones answer CUDA error 801, not supported (580).",
+            remedy="Upgrade the driver.",
+            risk=Risk.REBOOT,
+            refused="the driver is not changed by mend",
+            symptoms=("CUDA_ERROR_NOT_SUPPORTED (801)",),
+        )
     details = context.state.gpus.details.value
     if details and any(gpu.mig for gpu in details.gpus):
         yield Finding(
@@ -340,7 +361,8 @@ def driver(context: Context) -> Iterator[Finding]:
             status=Status.FAIL,
             summary="MIG is on: GPU processes cannot be checkpointed",
             evidence=(Evidence("nvidia-smi -q", "MIG Mode: Enabled"),),
-            cause="cuda-checkpoint does not support MIG.",
+            cause="cuda-checkpoint does not support MIG: it fails with `out of memory`, whatever is free.",
+            symptoms=("cuda-checkpoint: out of memory",),
             remedy="`nvidia-smi -mig 0` on an idle GPU.",
             refused="MIG is the owner's decision",
         )
@@ -353,6 +375,36 @@ def driver(context: Context) -> Iterator[Finding]:
             cause="cuda-checkpoint does not support NVIDIA's multi-process service.",
             remedy="`echo quit | nvidia-cuda-mps-control` when no process uses it.",
             refused="MPS is the owner's decision",
+        )
+
+
+@rule(
+    "GM518",
+    "what this driver's checkpoints leave out",
+    "cuda-checkpoint README by driver: IPC from 610; persistence cured `operation not permitted` (field-2026.md F)",
+    applies=managed,
+)
+def limits(context: Context) -> Iterator[Finding]:
+    loaded, persistenced = context.state.driver.loaded.get(), context.state.driver.persistenced.value
+    if loaded is not None and (570,) <= loaded < IPC_SINCE:
+        yield Finding(
+            code="GM518",
+            status=Status.NOTE,
+            summary=f"driver {show(loaded)}: processes that share GPU memory (CUDA IPC, NCCL within a node) cannot be checkpointed "
+            f"before {show(IPC_SINCE)}",
+            evidence=(Evidence("/proc/driver/nvidia/version", show(loaded)),),
+            remedy="Upgrade the driver where such pods are to be checkpointed.",
+            refused="the driver is not changed by mend",
+        )
+    if persistenced not in (None, "active"):
+        yield Finding(
+            code="GM518",
+            status=Status.NOTE,
+            summary="persistence is off: cuda-checkpoint may answer `operation not permitted` while the driver starts anew",
+            evidence=(Evidence("systemctl show nvidia-persistenced", str(persistenced)),),
+            remedy="`systemctl enable --now nvidia-persistenced`.",
+            refused="the driver's services are not changed for this",
+            symptoms=("operation not permitted",),
         )
 
 
@@ -398,7 +450,8 @@ def watches(context: Context) -> Iterator[Finding]:
             ),
         ),
         cause="inotify handles on overlay are of a kind (fhandle type f8) that CRIU before 4.3 cannot find again by itself.",
-        remedy=f"`force-irmap` and `irmap-scan-path /` in {RUNC_CONF}, or the native snapshotter for grit. "
+        remedy=f"`force-irmap` and `irmap-scan-path /` in {RUNC_CONF}, or the native snapshotter for grit; CRIU 4.3 may not be "
+        "installable yet. "
         + (
             'Or mount_options = ["index=on", "nfs_export=on"] for overlayfs; it counts for new containers.'
             if (containerd_version(context).value or (0,)) >= EXPORTS_SINCE
@@ -466,6 +519,56 @@ def memory(context: Context) -> Iterator[Finding]:
         remedy="More memory, or checkpoints of pods that hold less of the GPU.",
         refused="memory is not ours to add",
         symptoms=("Out of memory: Killed process",),
+    )
+
+
+# containerd 2.2.7 and 2.3.4 (2026-08-12): a restore through CreateContainer has to be switched on; 2.4 has it no more.
+SWITCHED_SINCE: tuple[tuple[Version, Version], ...] = (((2, 2), (2, 2, 7)), ((2, 3), (2, 3, 4)))
+REMOVED_SINCE: Version = (2, 4)
+
+
+def restores(context: Context) -> bool:
+    """Whether containers are to be restored here through containerd's CRI."""
+    return managed(context) and context.wanted.grit_role in ("restore", "both")
+
+
+@rule(
+    "GM517",
+    "containerd can still restore through CreateContainer",
+    "containerd 2.2.7, 2.3.4 release notes (2026-08-12): enable_experimental_restore_via_create, enable_criu; removed in 2.4",
+    applies=restores,
+)
+def restore_switch(context: Context) -> Iterator[Finding]:
+    version = containerd_version(context).get()
+    if version is None:
+        return
+    try:
+        settings = cri(context)
+    except ConfigError:
+        return  # GM501, GM511
+    removed = version >= REMOVED_SINCE
+    off = any(version[:2] == branch and version >= since for branch, since in SWITCHED_SINCE)
+    if not removed and (not off or (settings.restores and settings.criu is not False)):
+        return
+    yield Finding(
+        code="GM517",
+        status=Status.FAIL,
+        summary=f"containerd {show(version)} has no restore through CreateContainer any more"
+        if removed
+        else f"containerd {show(version)} restores nothing: enable_experimental_restore_via_create is not true",
+        evidence=(
+            Evidence("containerd --version", show(version)),
+            Evidence(
+                "containerd config dump", f"enable_experimental_restore_via_create = {settings.restores}"
+            ),
+        ),
+        cause="GRIT's interceptor restores in CreateContainer; without it the pod starts afresh, silently."
+        if removed
+        else "From 2.2.7 and 2.3.4 on it is off where it is not named.",
+        remedy="Stay on containerd 2.3 on nodes that restore."
+        if removed
+        else "`enable_experimental_restore_via_create = true` and `enable_criu = true` in the CRI's table, then a restart.",
+        refused="an experimental feature is the owner's decision",
     )
 
 

@@ -21,6 +21,7 @@ from gpumend.rules.engines.docker_config import (
     change,
     conflicts,
     evidence,
+    gpus_by_cdi,
     spec_directories,
     stores,
     up,
@@ -461,9 +462,10 @@ def cuda_requirement(context: Context) -> Iterator[Finding]:
     legacy_runtime = toolkit.mode() == "legacy" or (
         toolkit.mode() == "auto" and (toolkit.version.get() or (1, 17)) < (1, 18)
     )
+    by_cdi = gpus_by_cdi(context)
     for container in context.state.docker.containers.get() or ():
         expression = container.env.get("NVIDIA_REQUIRE_CUDA", "")
-        checked = container.uses_gpus_flag() or (container.uses_runtime() and legacy_runtime)
+        checked = (container.uses_gpus_flag() and not by_cdi) or (container.uses_runtime() and legacy_runtime)
         disabled = container.env.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("1", "t", "true")
         if not expression or not checked or disabled:
             continue

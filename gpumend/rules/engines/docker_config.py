@@ -48,7 +48,7 @@ MERGED = {"runtimes"}
 def wanted_paths(context: Context) -> tuple[str, ...]:
     """The engine paths that are judged on this host. `auto`: what this Docker has, but --gpus, which excludes mode cdi."""
     docker = context.state.docker
-    if not docker.installed:
+    if not docker.installed or docker.rootless_only:
         return ()
     if context.wanted.docker_paths is not None:
         return context.wanted.docker_paths
@@ -93,11 +93,32 @@ def hold_back(context: Context, *keys: str) -> str:
         for flag in docker.flags:
             if FLAG_KEYS.get(flag, flag) == key and key not in MERGED:
                 return f"dockerd is started with --{flag}: the key {key} in the file as well would keep it from starting"
+    if docker.info.absent and undefined_default(context):
+        return f"default-runtime {undefined_default(context)!r} keeps dockerd from starting (GM419)"
     if docker.info.absent:
         return "dockerd does not run (GM407): nothing could be proven"
     if not docker.info.ok:
         return f"dockerd does not answer (GM407): {docker.info.detail}"
     return ""
+
+
+def gpus_by_cdi(context: Context) -> bool:
+    """Whether --gpus is served by CDI here: from 29.2 on, where nvidia-cdi-hook is there and a spec resolves."""
+    hook = context.state.toolkit.programs["nvidia-cdi-hook"].ok
+    since = (context.state.docker.version.value or (0,)) >= GPUS_BY_CDI
+    return since and hook and bool(context.state.cdi.resolve(spec_directories(context)).gpus())
+
+
+def undefined_default(context: Context) -> str:
+    """The default runtime that neither daemon.json nor a flag defines: dockerd does not start then; empty where all is well.
+    Raises Unread."""
+    docker = context.state.docker
+    name = docker.flags.get("default-runtime") or docker.value("default-runtime")
+    if not isinstance(name, str) or name in ("", "runc") or "." in name:  # io.containerd.runc.v2: a shim's
+        return ""
+    added = [word.partition("=")[0] for word in docker.flags.get("add-runtime", "").split(",")]
+    runtimes = docker.value("runtimes")
+    return "" if name in added or (isinstance(runtimes, dict) and name in runtimes) else name
 
 
 def stores(context: Context) -> tuple[bool, bool] | None:

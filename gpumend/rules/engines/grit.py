@@ -370,6 +370,8 @@ def _template_change(context: Context) -> tuple[Change | None, str]:
     assert k3s is not None
     if not context.wanted.manage_containerd:
         return None, "containerd.manage is false"
+    if not k3s.flavour.like_k3s:
+        return None, containerd_config.managed_by(k3s)
     text = template_text(k3s)
     if text is not None and not TEMPLATE_BASE.search(text):
         return None, "the template has no base (GM510)"

@@ -34,6 +34,8 @@ SYMPTOM = "Failed to initialize NVML: Unknown Error"
 def is_legacy(context: Context) -> bool:
     """Whether nvidia-container-runtime leaves devices to the hook."""
     toolkit = context.state.toolkit
+    if context.state.host.tegra and toolkit.mode() == "auto":  # csv, which edits config.json
+        return False
     version = toolkit.version.value or (1, 17)
     return toolkit.mode() == "legacy" or (toolkit.mode() == "auto" and version < (1, 18))
 
@@ -59,6 +61,7 @@ def by_hook(context: Context) -> tuple[Container, ...]:
     if docker.cgroup_driver() != "systemd":
         return ()
     flag = (docker.version.value or (0,)) < GPUS_BY_CDI
+    flag = flag and not context.state.host.tegra  # there the hook refuses it (GM205)
     return tuple(
         found
         for found in docker.containers.get() or ()

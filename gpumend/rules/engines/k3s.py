@@ -17,7 +17,8 @@ BASE = re.compile(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
 
 
 def has_k3s(context: Context) -> bool:
-    return has_gpu(context) and context.state.kubernetes.k3s is not None
+    k3s = context.state.kubernetes.k3s
+    return has_gpu(context) and k3s is not None and k3s.flavour.like_k3s
 
 
 def template_text(k3s: K3s) -> str | None:

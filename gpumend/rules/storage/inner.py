@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 from gpumend.rules.change import InnerStorage
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
-from gpumend.rules.rule import Context, rule
-from gpumend.rules.storage.overlay import DOCUMENTED, OVERLAY_DRIVERS, rootful, takes_overlay
+from gpumend.rules.rule import Context, has_gpu, rule
+from gpumend.rules.storage.overlay import DOCUMENTED, OVERLAY_DRIVERS, is_fuse, rootful, takes_overlay
 from gpumend.state.reading import Unread
 from gpumend.state.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, Inner, vfs_bytes
 
 DEAD = re.compile(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
 )
-REFUSED_MOUNT = re.compile(r"failed to mount .*invalid argument")
+REFUSED_MOUNT = re.compile(
+    r"failed to mount .*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Remedy:
 
 def gigabytes(number: int) -> str:
     return f"{number / 1e9:.1f} GB"
+
+
+def has_inner(context: Context) -> bool:
+    """As `rootful`, or a dockerd runs in a pod of containerd's or CRI-O's, on a host that may have no Docker (ARC, GitLab and
+    Jenkins runners)."""
+    return rootful(context) or (
+        has_gpu(context) and any(found.daemon for found in context.state.storage.inners)
+    )
 
 
 def inners(context: Context) -> tuple[Inner, ...]:
@@ -59,7 +69,21 @@ def broken(context: Context, inner: Inner) -> str:
         and takes_overlay(context, inner.root.fstype) is False
     ):
         return f"its driver {inner.driver} mounts overlay, and its root lies on {inner.root.fstype}"
+    said = next((row for row in reversed(inner.log) if REFUSED_MOUNT.search(row)), "")
+    if said and inner.driver in (*OVERLAY_DRIVERS, ""):  # whatever the table has of the file system
+        return f"its overlay cannot be mounted: {_words(said)}"
     return ""
+
+
+def named(inner: Inner) -> str:
+    """A container's name, and what it is where that is told: sysbox gives a container's Docker a root of its own on the host."""
+    runtime = inner.container.runtime if inner.container else ""
+    return f"{inner.name} ({runtime})" if runtime.startswith("sysbox") else inner.name
+
+
+def fell_back(inner: Inner) -> bool:
+    """Whether its daemon has vfs since overlay could not be mounted: Docker up to 28 then tries the next (moby#42171)."""
+    return inner.driver == "vfs" and not inner.named_driver() and any(map(REFUSED_MOUNT.search, inner.log))
 
 
 def _words(row: str) -> str:
@@ -129,6 +153,8 @@ def _store(inner: Inner, driver: str) -> str:
 
 def _fuse(context: Context, inner: Inner) -> Remedy:
     storage = context.state.storage
+    if is_fuse(inner.root.fstype):  # tried: its own upper layer cannot lie on FUSE
+        return Remedy("", refused=f"fuse-overlayfs does not work on {inner.root.fstype}")
     if held := _store(inner, "fuse-overlayfs"):
         return Remedy("", refused=held)
     if inner.fuse_program.value is False:
@@ -234,8 +260,10 @@ def change(context: Context, inner: Inner) -> tuple[Change | None, str, str]:
         return (
             None,
             found.refused,
-            f"Give it a volume on ext4 or xfs: `-v DIRECTORY:{DOCKER_ROOT}`, one directory a container.",
+            f"Give it a volume on ext4 or xfs: {_where(inner)}.",
         )
+    if inner.container is None and inner.unit is None:
+        return None, "its pod is the cluster's to change", f"Give it a volume: {_where(inner)}."
     by_hand = f"Add `{line_to_add(inner, found)}` ({found.why}), and start it anew."
     if inner.name not in context.wanted.dind_containers:
         return None, "it is not named in dind.containers", by_hand
@@ -274,7 +302,7 @@ def evidence_of(inner: Inner) -> tuple[Evidence, ...]:
     "GM701",
     "a Docker inside a container can run containers",
     "incident report 000; linux fs/overlayfs (upperdir); captures/dind; moby daemon/image_store_choice.go",
-    applies=rootful,
+    applies=has_inner,
 )
 def inner_overlay(context: Context) -> Iterator[Finding]:
     known = {inner.name for inner in context.state.storage.inners}
@@ -292,17 +320,20 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
             except Unread as error:
                 unread = error
                 continue
+            if fits and fell_back(inner):
+                yield _fallback(inner)
             if fits:
                 continue
         yield Finding(
             code="GM701",
             status=Status.FAIL if why else Status.WARN,
-            summary=f"{inner.name}: {why}"
+            summary=f"{named(inner)}: {why}"
             if why
             else f"{inner.name}: its storage driver is {inner.driver or 'not known'}, wanted is {context.wanted.dind_driver}",
             evidence=evidence_of(inner),
-            cause="The kernel takes no overlay as another overlay's upper layer, and a container's own root is one. Up to 28 "
-            "Docker tries the next driver where none is named; the containerd image store of 29 and newer does not."
+            cause="The kernel takes no overlay's upper layer on another overlay, which a container's own root is, nor on FUSE, "
+            "network and virtual machines' file systems. Up to 28 Docker tries the next driver where none is named; the "
+            "containerd image store of 29 and newer does not."
             if why
             else "",
             remedy=by_hand,
@@ -323,6 +354,26 @@ def inner_overlay(context: Context) -> Iterator[Finding]:
             )
     if unread:
         raise unread
+
+
+def _fallback(inner: Inner) -> Finding:
+    return Finding(
+        code="GM701",
+        status=Status.WARN,
+        summary=f"{inner.name}: its Docker fell back to vfs, which copies the whole image for each layer",
+        evidence=evidence_of(inner),
+        cause="Overlay cannot be mounted where its root lies, and no driver is named: Docker took the next that started.",
+        remedy=f"Give it a volume on ext4 or xfs: {_where(inner)}.",
+        refused="a container is not started anew by mend while it works",
+        symptoms=("no space left on device", "failed to mount overlay: invalid argument"),
+    )
+
+
+def _where(inner: Inner) -> str:
+    """How a volume is given to what runs an inner daemon. One that no Docker of this host knows is a pod's."""
+    if inner.container is None and inner.unit is None:
+        return f"an emptyDir, or a volume of a StorageClass, on {DOCKER_ROOT} in the pod's template"
+    return f"`-v DIRECTORY:{DOCKER_ROOT}`, one directory a container"
 
 
 def _heard(context: Context, inner: Inner) -> None:

@@ -7,6 +7,7 @@ by the transaction, before it changes anything (gpumend/payload/change/inner.py)
 from __future__ import annotations
 
 from gpumend.rules.rule import Context, has_gpu
+from gpumend.text.version import Version
 
 # Whether the kernel takes a file system as overlay's upper layer, and where that is known from.
 # tests/fixtures/dind/overlay_mount_experiment.json, kernel 6.18.
@@ -19,9 +20,14 @@ UPPER: dict[str, tuple[bool, str]] = {
     "fuse.fuse-overlayfs": (False, "linux Documentation/filesystems/overlayfs.rst: upper needs trusted xattr and d_type"),
     "nfs": (False, "linux Documentation/filesystems/overlayfs.rst: NFS is not a valid upper"),
     "nfs4": (False, "linux Documentation/filesystems/overlayfs.rst: NFS is not a valid upper"),
+    "9p": (False, "k3s-io/k3s#66, unraid/ci-runner-farm#7: no d_type or trusted xattr of 9p that overlay takes"),
+    "virtiofs": (False, "linux fs/fuse: RENAME_WHITEOUT and trusted xattr are the server's; rwlove/home-ops#12492"),
+    "cifs": (False, "linux Documentation/filesystems/overlayfs.rst: a remote file system with its own revalidation"),
+    "smb3": (False, "linux Documentation/filesystems/overlayfs.rst: a remote file system with its own revalidation"),
     "vfat": (False, "linux Documentation/filesystems/overlayfs.rst: no xattr"),
 }  # fmt: skip
 DOCUMENTED = ("ext4", "xfs")  # docs.docker.com/engine/storage/drivers/overlayfs-driver: backing file systems
+ZFS_SINCE: Version = (2, 2)
 OVERLAY_DRIVERS = ("overlay2", "overlayfs", "overlay")
 
 
@@ -36,4 +42,14 @@ def takes_overlay(context: Context, fstype: str) -> bool | None:
     """Whether overlay's upper layer may lie on this file system; None where that is not known."""
     if fstype == "xfs":
         return context.state.storage.ftype.value
-    return UPPER[fstype][0] if fstype in UPPER else None
+    if fstype == "zfs":  # RENAME_WHITEOUT came with OpenZFS 2.2 (openzfs/zfs#8648, PR#14070)
+        version = context.state.storage.zfs.value
+        return None if version is None else version >= ZFS_SINCE
+    if fstype in UPPER:
+        return UPPER[fstype][0]
+    return False if is_fuse(fstype) else None
+
+
+def is_fuse(fstype: str) -> bool:
+    """Whether a program serves this file system: `fuse`, `fuse.shfs` (Unraid), `fuseblk` (ntfs-3g)."""
+    return fstype.startswith(("fuse.", "fuseblk")) or fstype == "fuse"

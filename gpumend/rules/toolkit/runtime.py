@@ -147,6 +147,8 @@ def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, 
 def mode(context: Context) -> Iterator[Finding]:
     wanted = context.wanted
     current = context.state.toolkit.mode()
+    if context.state.host.tegra and current in ("auto", "csv"):
+        return  # what serves there; and nobody could follow the advice to have another
     if wanted.mode == "keep" or not is_known(context, current) or meets(context, current):  # not known: GM207
         return
     context.state.toolkit.version.get()
@@ -189,7 +191,9 @@ def _remedy(target: str, refused: str, has_users: bool) -> str:
 )
 def gpus_flag(context: Context) -> Iterator[Finding]:
     current = context.state.toolkit.mode()
-    if current in ("auto", "legacy") or not is_known(context, current) or not hook_refuses(context):
+    csv = context.state.host.tegra and current == "auto"  # nct internal/info/auto.go; jetson-containers#1577
+    works = current in ("auto", "legacy") and not csv
+    if works or not is_known(context, current) or not hook_refuses(context):
         return
     users, hidden = gpus_flag_users(context) or (), hidden_users(context)
     if not users and not hidden and "gpus" not in (context.wanted.docker_paths or ()):
@@ -202,17 +206,23 @@ def gpus_flag(context: Context) -> Iterator[Finding]:
     yield Finding(
         code="GM205",
         status=Status.WAIVED if accepted else Status.FAIL if due else Status.NOTE,
-        summary=f"`--gpus` is refused in mode {current!r}" + (f": {names}" if names else ""),
+        summary=f"`--gpus` is refused in mode {current!r}"
+        + (", which is csv on Tegra" if csv else "")
+        + (f": {names}" if names else ""),
         evidence=(
             config_evidence(context, "mode", current),
             *(Evidence("docker inspect", f"{found.label()}: --gpus") for found in users),
             *hidden,
         ),
         cause="Docker before 29.2 serves --gpus through nvidia-container-runtime-hook, which works in legacy mode only.",
-        remedy="Recreate them with `runtime: nvidia` and NVIDIA_VISIBLE_DEVICES, or with `devices: [nvidia.com/gpu=...]`; "
+        remedy="Recreate them with `--runtime nvidia` and NVIDIA_VISIBLE_DEVICES, which csv serves."
+        if csv
+        else "Recreate them with `runtime: nvidia` and NVIDIA_VISIBLE_DEVICES, or with `devices: [nvidia.com/gpu=...]`; "
         'or want `runtime.mode = "auto"`, which from toolkit 1.18 on is CDI too; or upgrade Docker to 29.2.',
         refused="accepted: allow_breaking_gpus_flag is set"
         if accepted
+        else "a container is not recreated by mend"
+        if csv
         else "which of the three is a decision of the host's owner",
         symptoms=("invoking the NVIDIA Container Runtime Hook directly",),
     )

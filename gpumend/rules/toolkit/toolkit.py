@@ -229,6 +229,8 @@ def no_cgroups(context: Context) -> Iterator[Finding]:
     toolkit, docker = context.state.toolkit, context.state.docker
     if toolkit.value("nvidia-container-cli", "no-cgroups") is not True or not docker.installed:
         return
+    if docker.rootless_only:  # there it is right for --gpus: nct#85, nct#1487
+        return
     traces = context.state.manager
     if traces.user_namespace or (traces.user_namespace is None and traces.lxc):
         return  # root in a user namespace may not set device rules: `true` is right here (lnc#154, nct#290)
