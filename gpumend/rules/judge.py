@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import pkgutil
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from gpumend import rules
 from gpumend.rules import managers
 from gpumend.rules.driver import drift
 from gpumend.rules.finding import Component, Evidence, Finding, Status
@@ -21,8 +18,10 @@ from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
 
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
-for _found in pkgutil.walk_packages(rules.__path__, "gpumend.rules."):
-    import_module(_found.name)
+_HERE = Path(__file__).parent
+for _found in sorted(_HERE.rglob("*.py")):
+    if _found.stem != "__init__":
+        import_module(".".join(("gpumend.rules", *_found.relative_to(_HERE).with_suffix("").parts)))
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,11 @@ def _waive(findings: Iterable[Finding], context: Context) -> list[Finding]:
 
 def _faulty(code: str, title: str, error: Exception) -> Finding:
     """A rule's own fault. Where it happened is told, and not the error's text, which may hold a host's secrets."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} at {'/'.join(Path(at.filename).parts[-2:])}:{at.lineno}"
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f"{'/'.join(Path(at.tb_frame.f_code.co_filename).parts[-2:])}:{at.tb_lineno}" if at else "?"
+    where = f"{type(error).__name__} at {place}"
     return Finding(
         code=code,
         status=Status.UNKNOWN,
