@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from gpumend.payload.probe import PACKED
+from gpumend.payload.probe.look import PACKED
 from gpumend.state.reading import Reading, Status
 
 FORMAT = 1

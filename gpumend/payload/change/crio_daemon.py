@@ -16,7 +16,8 @@ from gpumend.payload.change.services import (
     active,
     wait_for,
 )
-from gpumend.payload.probe import genuine, run, which
+from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.processes import genuine
 
 CRIO_SOCKET = "/var/run/crio/crio.sock"
 

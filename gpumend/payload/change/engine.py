@@ -3,7 +3,7 @@
 import http.client
 import json
 
-from gpumend.payload.probe import UnixConnection
+from gpumend.payload.probe.docker import UnixConnection
 
 SOCKET = "/run/docker.sock"
 

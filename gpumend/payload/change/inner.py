@@ -14,7 +14,10 @@ import tempfile
 import time
 
 from gpumend.payload.change.engine import Absent, docker_call
-from gpumend.payload.probe import UnixConnection, docker_get, inner, open_inside, processes, run
+from gpumend.payload.probe.docker import UnixConnection, docker_get
+from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.files import open_inside
+from gpumend.payload.probe.processes import inner, processes
 
 RETURN_TIMEOUT = 20  # seconds for a unit's `docker run` to make its container: it copies the image under vfs
 # Restarts by systemd, and seconds, after which a daemon that still gives no answer is not waited for.

@@ -15,7 +15,8 @@ import struct
 import sys
 import time
 
-from gpumend.payload.probe import elf_section, run, which
+from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.files import elf_section
 
 PACKAGE_TIMEOUT = (
     900  # seconds; a download and dpkg: killed in between it would leave a half-installed package

@@ -11,7 +11,9 @@ from gpumend.payload.change.engine import docker_call, docker_info, running_cont
 from gpumend.payload.change.files import Failed
 from gpumend.payload.change.inner import main_start, runs_now
 from gpumend.payload.change.trial import can_ask_cri, cri_info
-from gpumend.payload.probe import UnixConnection, genuine, run
+from gpumend.payload.probe.docker import UnixConnection
+from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.processes import genuine
 
 LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
 COMMAND_TIMEOUT = 60

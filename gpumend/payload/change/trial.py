@@ -8,7 +8,7 @@ import json
 import os
 import random
 
-from gpumend.payload.probe import run, which
+from gpumend.payload.probe.execution import run, which
 
 TRIAL_TIMEOUT = 120  # seconds; the first cuInit after boot takes tens of them on hosts with eight GPUs
 CONTAINERD_CRI = "unix:///run/containerd/containerd.sock"
