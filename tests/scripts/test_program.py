@@ -20,7 +20,32 @@ def top_level(text: str) -> list[str]:
             found.append(node.name)
         elif isinstance(node, ast.Assign):
             found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append(node.target.id)
     return found
+
+
+def imports(name: str) -> list[str]:
+    """The other parts that a part imports from, as the list has them."""
+    text = files("gpumend.payload").joinpath(f"{name.replace('.', '/')}.py").read_text()
+    modules = [node.module or "" for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    return [
+        module.removeprefix("gpumend.payload.") for module in modules if module.startswith("gpumend.payload.")
+    ]
+
+
+def test_a_part_stands_below_those_that_it_imports() -> None:
+    """So there is no circle, and a name that is needed at once is there."""
+    order = (*PROBE, *CHANGE)
+    for number, name in enumerate(order):
+        assert set(imports(name)) <= set(order[:number]), name
+
+
+def test_every_part_is_in_the_list() -> None:
+    for directory, listed in (("probe", PROBE), ("change", CHANGE)):
+        names = {path.name.removesuffix(".py") for path in files(f"gpumend.payload.{directory}").iterdir()}
+        there = {f"{directory}.{name}" for name in names - {"__pycache__", "__init__"}}
+        assert there == {name for name in listed if not name.endswith(".__init__")}
 
 
 def test_no_part_takes_another_parts_name() -> None:
