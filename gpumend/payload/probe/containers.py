@@ -5,22 +5,23 @@ import http.client
 import json
 import os
 import time
+from typing import Iterable, List, Optional
 
 from gpumend.payload.probe.docker import ask_all, container, docker
-from gpumend.payload.probe.execution import at_once, execute
-from gpumend.payload.probe.files import failure, listing, meta, open_inside, read_file, search, spaces
+from gpumend.payload.probe.execution import Job, at_once, execute
+from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
 from gpumend.payload.probe.processes import age, inner, start_ticks
 
 LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
 STARTING = 10  # seconds after its start in which a dockerd that does not answer is waited for
 
 
-def inside(pid, spec, timeout, daemon):
+def inside(pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
     """What a container holds, read through /proc/PID/root without starting anything: its mounts, files and metadata of
     paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket. Only `ended` where the process
     ended meanwhile, as in a container in a loop: what was missing then says nothing about its image."""
     start = start_ticks(pid)
-    found = {"pid": pid, "mountinfo": read_file("/proc/%d/mountinfo" % pid), "files": {}, "stats": {}}
+    found: Json = {"pid": pid, "mountinfo": read_file("/proc/%d/mountinfo" % pid), "files": {}, "stats": {}}
     for section in ("files", "stats"):
         for path in spec.get(section, ()):
             try:
@@ -58,7 +59,7 @@ def inside(pid, spec, timeout, daemon):
     return found
 
 
-def late(daemons, answer, timeout, path="/run/docker.sock"):
+def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/docker.sock") -> List[Json]:
     """The containers that dockerds run in and that Docker did not list yet: they began while we looked. Where it does not
     tell of them any more, its list is not whole, and says so."""
     known = {found["id"] for found in answer["docker"].get("containers", ())}
@@ -74,7 +75,7 @@ def late(daemons, answer, timeout, path="/run/docker.sock"):
     return [container(raw) for raw in answers if raw is not None]
 
 
-def look_further(request, answer, daemons, timeout):
+def look_further(request: Json, answer: Json, daemons: List[Json], timeout: float) -> None:
     """What only the answers so far say where to look for: the daemon's directory, and containers that may run a dockerd."""
     running = {}
     begun = late(daemons, answer, timeout)
@@ -88,7 +89,7 @@ def look_further(request, answer, daemons, timeout):
             running[process["container"] or str(process["pid"])] = (process["pid"], True)
     answer["inside"], answer["listings"] = {}, {}
     spec = request.get("inside") or {}
-    jobs = [
+    jobs: List[Job] = [
         (answer["inside"], name, inside, (pid, spec, timeout, daemon))
         for name, (pid, daemon) in running.items()
         if spec
@@ -130,7 +131,7 @@ def look_further(request, answer, daemons, timeout):
     at_once(jobs)
 
 
-def unsure(impostors):
+def unsure(impostors: Iterable[Json]) -> Optional[str]:
     """Why it is not known whether the host's dockerd runs, or None: a process is root's alone and executes a dockerd, but
     one that others could have put there. It is not asked."""
     for found in impostors:
@@ -145,7 +146,7 @@ def unsure(impostors):
     return None
 
 
-def unsettled(answer):
+def unsettled(answer: Json) -> bool:
     """Whether a dockerd in a container ended while it was looked at, or has just begun and does not answer yet, or may have
     begun after we looked for one: a look a moment later tells what becomes of it."""
     return any(found.get("ended") or found.get("starts") for found in answer["inside"].values())

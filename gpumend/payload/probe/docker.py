@@ -8,8 +8,9 @@ import socket
 import struct
 import threading
 import time
+from typing import Any, List, Optional, Tuple
 
-from gpumend.payload.probe.files import MAX_FILE_BYTES, failure, matches
+from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches
 from gpumend.payload.probe.processes import allowed_env
 
 DOCKER_CONNECTIONS = 4  # dockerd inspects side by side
@@ -31,11 +32,11 @@ COMPOSE_LABELS = (
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path, timeout):
+    def __init__(self, path: str, timeout: float) -> None:
         http.client.HTTPConnection.__init__(self, "localhost", timeout=timeout)
         self.unix_path = path
 
-    def connect(self):
+    def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.unix_path)
@@ -45,7 +46,7 @@ class Gone(ValueError):
     """dockerd knows no such thing (any more): HTTP 404."""
 
 
-def docker_get(connection, url):
+def docker_get(connection: http.client.HTTPConnection, url: str) -> Any:
     """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong, Gone for HTTP 404."""
     connection.request("GET", url)
     response = connection.getresponse()
@@ -58,7 +59,7 @@ def docker_get(connection, url):
     return json.loads(body.decode("utf-8"))
 
 
-def container(raw):
+def container(raw: Json) -> Json:
     """What of a container's inspection matters for GPUs and may leave the host."""
     config, host = raw.get("Config") or {}, raw.get("HostConfig") or {}
     labels = config.get("Labels") or {}
@@ -89,7 +90,7 @@ def container(raw):
     }
 
 
-def image(entry, config):
+def image(entry: Json, config: Json) -> Json:
     """An image's names and those of its environment values that may leave the host."""
     names = entry.get("RepoTags") or entry.get("RepoDigests") or []
     return {
@@ -99,7 +100,7 @@ def image(entry, config):
     }
 
 
-def stored_config(root, driver, ident):
+def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
     """An image's configuration as Docker stores it (moby image/fs.go), which spares dockerd 500 inspections of half a
     millisecond: {} where it names nothing of NVIDIA's or CUDA's, None where it is not there, as in the containerd store."""
     path = "%s/image/%s/imagedb/content/sha256/%s" % (root, driver, ident.partition(":")[2])
@@ -113,13 +114,15 @@ def stored_config(root, driver, ident):
     return json.loads(data.decode("utf-8")) if b"NVIDIA_" in data or b"CUDA_VERSION" in data else {}
 
 
-def ask_all(path, urls, deadline, refused=None):
+def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[str]] = None) -> List[Any]:
     """Answers to many questions, in their order, over a few connections; None where dockerd knows no such thing any more,
     or gives an error of its own for it, which `refused` (a list) then has. Raises what one of the connections raised;
     socket.timeout where the time was over before the last answer."""
-    found, failed, todo = [None] * len(urls), [], list(enumerate(urls))
+    found: List[Any] = [None] * len(urls)
+    failed: List[Exception] = []
+    todo = list(enumerate(urls))
 
-    def work():
+    def work() -> None:
         connection = UnixConnection(path, max(0.1, deadline - time.monotonic()))
         try:
             while not failed:
@@ -151,7 +154,9 @@ def ask_all(path, urls, deadline, refused=None):
     return found
 
 
-def images_of(path, info, listed, deadline, own, refused):
+def images_of(
+    path: str, info: Json, listed: List[Json], deadline: float, own: bool, refused: List[str]
+) -> Tuple[List[Json], List[Json]]:
     """The images whose environment is NVIDIA's or names a CUDA version, and the size of every image, with the sizes of
     its layers from the lowest up for the HISTORIES largest: they are for a prediction only. own: it is the host's Docker,
     whose store can be read. refused: what dockerd could not tell of one, as text."""
@@ -178,7 +183,7 @@ def images_of(path, info, listed, deadline, own, refused):
     return ours, sizes
 
 
-def log_of(connection, ident, keep):
+def log_of(connection: http.client.HTTPConnection, ident: str, keep: str) -> List[str]:
     """Of a container's last log lines those that a pattern finds, the newest last. The rest stays on the host."""
     try:
         connection.request("GET", "/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
@@ -200,7 +205,7 @@ def log_of(connection, ident, keep):
     return [line[-500:] for line in matches(keep, (text + body[at:]).decode("utf-8", "replace"))][-20:]
 
 
-def docker_info_of(info):
+def docker_info_of(info: Json) -> Json:
     """What of Docker's account of itself matters, without the list of each runtime's features: 3 KB a runtime."""
     found = {key: info[key] for key in DOCKER_INFO_KEYS if key in info}
     if info.get("Runtimes"):
@@ -211,7 +216,7 @@ def docker_info_of(info):
     return found
 
 
-def docker(path, running, timeout, keep="", own=False):
+def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool = False) -> Json:
     """Docker's own account of itself and of all its containers, over its socket.
 
     Stopped ones count: they break at their next start, and a restart policy may start them any time.
@@ -227,7 +232,9 @@ def docker(path, running, timeout, keep="", own=False):
     try:
         info = docker_get(connection, "/info")
         version = docker_get(connection, "/version")
-        containers, lost, unseen = [], [], []
+        containers: List[Json] = []
+        lost: List[str] = []
+        unseen: List[str] = []
         listed = [entry["Id"] for entry in docker_get(connection, "/containers/json?all=1")]
         for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline, lost):
             if raw is None:

@@ -8,15 +8,18 @@ import stat
 import subprocess
 import threading
 import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe.files import failure, matches, meta
+from gpumend.payload.probe.files import Json, failure, matches, meta
+
+Job = Tuple[Json, str, Callable[..., Any], Tuple[Any, ...]]  # where, key, function, arguments
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 ACCOUNTS = ("/etc/group", "/etc/passwd")
 MAX_OUTPUT_BYTES = 1 << 20
 
 
-def idle_group(gid):
+def idle_group(gid: int) -> bool:
     """Whether nobody but root is in a group, so that what it may write is root's alone: gid 0, or a group of /etc/group
     without members that is no user's own in /etc/passwd. Debian's /usr/local was root:staff 2775 up to Debian 9, and is
     where a host was upgraded from it (Debian Policy 9.1.2). A group that only a directory service knows is not idle.
@@ -35,7 +38,7 @@ def idle_group(gid):
     return bool(here) and not own and not any(row[3].strip() for row in here)
 
 
-def has_acl(path):
+def has_acl(path: str) -> bool:
     """Whether a path has a POSIX ACL. Where it has, the group's bits of its mode are the ACL's mask, the most that any user
     or group that it names may do (acl(5), CORRESPONDENCE): without the group's `w`, no entry of it lets anybody write.
     """
@@ -45,7 +48,7 @@ def has_acl(path):
         return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
-def other_hand(path, found, shown=None):
+def other_hand(path: str, found: os.stat_result, shown: Optional[str] = None) -> Optional[str]:
     """Who besides root can change a file or directory with that lstat, as text, or None where nobody can. `shown`: its
     name in the text."""
     shown = shown or path
@@ -64,7 +67,7 @@ def other_hand(path, found, shown=None):
     return None if idle_group(found.st_gid) else "%s is writable by group %d" % (shown, found.st_gid)
 
 
-def resolved(path, gone=False):
+def resolved(path: str, gone: bool = False) -> Tuple[Optional[str], Optional[str]]:
     """(Where a path leads, None), or (None, who besides root could have chosen that, or why it cannot be told): no
     component of it, nor of what a link on it leads to, can be changed by anybody else. gone: its end may be missing."""
     if not path.startswith("/"):
@@ -93,15 +96,15 @@ def resolved(path, gone=False):
         except OSError as error:
             if gone and error.errno == errno.ENOENT:
                 return at, None
-            return None, "%s: %s" % (here, os.strerror(error.errno))
+            return None, "%s: %s" % (here, error.strerror)
     return (None, why) if why else (at, None)
 
 
-def distrust(path):
+def distrust(path: str) -> Optional[str]:
     """Why root does not execute what lies at a path, as text, or None where it does: it is a regular file that nobody else
     can change, put there by nobody else, and so is its interpreter where it begins with `#!` (execve(2); one level)."""
     real, why = resolved(path)
-    if why:
+    if real is None:
         return why
     if not stat.S_ISREG(os.lstat(real).st_mode):
         return "%s is no regular file" % real
@@ -111,10 +114,12 @@ def distrust(path):
     if not words:
         return None
     real, why = resolved(os.fsdecode(words[0]))
-    return why or (None if stat.S_ISREG(os.lstat(real).st_mode) else "%s is no regular file" % real)
+    if real is None:
+        return why
+    return None if stat.S_ISREG(os.lstat(real).st_mode) else "%s is no regular file" % real
 
 
-def executable(name):
+def executable(name: str) -> Tuple[Optional[str], Optional[Json]]:
     """(The path of the program that a name stands for, None), or (None, why it is not executed, as a tagged answer). The one
     place that decides what root executes: nothing that another user could have put there or turned elsewhere. Whoever is
     not root has nothing to lose by it."""
@@ -126,13 +131,13 @@ def executable(name):
     try:
         why = distrust(found["path"])
     except OSError as error:
-        why = "%s: %s" % (found["path"], os.strerror(error.errno))
+        why = "%s: %s" % (found["path"], error.strerror)
     if why:
         return None, {"status": "failed", "error": "not executed: " + why}
     return found["path"], None
 
 
-def surroundings():
+def surroundings() -> Dict[str, str]:
     """The environment of what is executed. As root: of PATH what root alone writes to, for the shells and package managers
     that call others by name; and root's own HOME, where `sudo` kept a user's (docker runs plugins that it finds there)."""
     path, home = PATH, os.environ.get("HOME", "/root")
@@ -141,7 +146,7 @@ def surroundings():
     return {"PATH": path, "LC_ALL": "C", "LANG": "C", "HOME": home}
 
 
-def run(argv, timeout):
+def run(argv: List[str], timeout: float) -> Json:
     """Run a command with no input and the C locale, as far as root may (`executable`). `cut`: it printed more than is kept.
 
     Ends after `timeout` seconds whatever the child does: a process in uninterruptible sleep (a broken GPU does
@@ -163,9 +168,9 @@ def run(argv, timeout):
         )
     except OSError as error:
         return failure(error)
-    chunks = {child.stdout: [], child.stderr: []}
-    sizes = {child.stdout: 0, child.stderr: 0}
-    open_pipes = [child.stdout, child.stderr]
+    chunks: Dict[Any, List[bytes]] = {child.stdout: [], child.stderr: []}
+    sizes: Dict[Any, int] = {child.stdout: 0, child.stderr: 0}
+    open_pipes: List[Any] = [child.stdout, child.stderr]
     deadline = time.monotonic() + timeout
     while open_pipes:
         left = deadline - time.monotonic()
@@ -182,7 +187,7 @@ def run(argv, timeout):
                 sizes[pipe] += len(data)
     while child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    item = {
+    item: Json = {
         "out": b"".join(chunks[child.stdout]).decode("utf-8", "replace"),
         "err": b"".join(chunks[child.stderr]).decode("utf-8", "replace")[-8192:],
     }
@@ -199,7 +204,7 @@ def run(argv, timeout):
     return item
 
 
-def program(name):
+def program(name: str) -> Json:
     """A program as root's own PATH would find it: its metadata, and `path`. A directory of it that could not be looked into
     (an NFS server that is gone) leaves open whether it is there."""
     unread = None
@@ -212,12 +217,12 @@ def program(name):
     return unread or {"status": "absent"}
 
 
-def which(name):
+def which(name: str) -> Optional[str]:
     """Where a program is, as root's own PATH would find it, or None."""
     return program(name).get("path")
 
 
-def obstacle(command, root):
+def obstacle(command: Json, root: str) -> Optional[Json]:
     """Why a command is not run, or None: a path that it needs does not exist (the guard that keeps an audit from writing),
     its program does not, or whether they do is not known; or a path that spares it exists."""
     absent = {"status": "absent", "error": "%s is not here" % command["argv"][0]}
@@ -235,7 +240,7 @@ def obstacle(command, root):
     return {"status": unread[0]["status"], "error": unread[0]["error"]} if unread else None
 
 
-def execute(command, root, timeout):
+def execute(command: Json, root: str, timeout: float) -> Json:
     """One command of a request: its output, or why it was not run. Half an output is no answer."""
     found = obstacle(command, root)
     if found:
@@ -248,11 +253,11 @@ def execute(command, root, timeout):
     return found
 
 
-def at_once(jobs):
+def at_once(jobs: Iterable[Job]) -> None:
     """Each job's answer under its key: (where, key, function, arguments). They run side by side, since they only wait:
     for nvidia-smi half a second. One that fails in a way nobody thought of is `failed` by itself."""
 
-    def work(where, key, function, arguments):
+    def work(where: Json, key: str, function: Callable[..., Any], arguments: Tuple[Any, ...]) -> None:
         try:
             where[key] = function(*arguments)
         except Exception as error:

@@ -9,12 +9,15 @@ import os
 import re
 import stat
 import struct
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+Json = Dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 
 
-def failure(error):
+def failure(error: OSError) -> Json:
     """The tag of an OSError: what a rule may conclude from it differs (absent is knowledge, denied is not)."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return {"status": "absent", "error": os.strerror(error.errno)}
@@ -23,7 +26,7 @@ def failure(error):
     return {"status": "failed", "error": os.strerror(error.errno) if error.errno else str(error)}
 
 
-def kind_of(mode):
+def kind_of(mode: int) -> str:
     """One word for a file's type."""
     for test, word in (
         (stat.S_ISREG, "file"),
@@ -39,9 +42,9 @@ def kind_of(mode):
     return "other"
 
 
-def meta(path):
+def meta(path: str) -> Json:
     """What `stat` says of a path, links followed, and where its link (if it is one) leads."""
-    item = {}
+    item: Json = {}
     try:
         own = os.lstat(path)
         if stat.S_ISLNK(own.st_mode):
@@ -66,7 +69,7 @@ def meta(path):
     return item
 
 
-def opened(path, limit):
+def opened(path: str, limit: int) -> Tuple[Json, Optional[bytes]]:
     """Metadata of a path, and the bytes of a regular file (None for all else: a directory, FIFO or device is reported
     by kind and not opened). A file over `limit` is `failed`: half a file is no answer."""
     item = meta(path)
@@ -84,7 +87,7 @@ def opened(path, limit):
     return item, data
 
 
-def read_file(path, limit=MAX_FILE_BYTES):
+def read_file(path: str, limit: int = MAX_FILE_BYTES) -> Json:
     """Metadata, bytes, their hash and the SELinux label of a regular file."""
     item, data = opened(path, limit)
     if data is None:
@@ -98,12 +101,12 @@ def read_file(path, limit=MAX_FILE_BYTES):
     return item
 
 
-def matches(pattern, text):
+def matches(pattern: str, text: str) -> List[str]:
     """What a pattern finds in a text: of each match its last group, or all of it where it has none."""
     return [found.group(found.lastindex or 0) for found in re.finditer(pattern, text)]
 
 
-def search(path, pattern, limit=0, begins=""):
+def search(path: str, pattern: str, limit: int = 0, begins: str = "") -> Json:
     """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host.
     A file that is larger than `limit`, or does not begin with `begins`, has nothing to find."""
     item, data = opened(path, MAX_SEARCHED_BYTES) if not limit else (meta(path), None)
@@ -117,12 +120,12 @@ def search(path, pattern, limit=0, begins=""):
     return item
 
 
-def search_key(pattern):
+def search_key(pattern: str) -> str:
     """A short name for a pattern: several subsystems may look for different things in one file."""
     return hashlib.sha256(pattern.encode("utf-8")).hexdigest()[:8]
 
 
-def elf_section(path, name):
+def elf_section(path: str, name: str) -> Json:
     """The bytes of one section of an ELF file (elf(5)), by name: its headers are read and nothing else.
 
     `absent` where the file is no ELF file or has no such section.
@@ -157,7 +160,7 @@ def elf_section(path, name):
     return {"status": "absent", "error": "no section " + name}
 
 
-def mentioned(data):
+def mentioned(data: bytes) -> Set[str]:
     """Absolute paths named in a file's text, as a superset of what any parser would find there."""
     found = set()
     for raw in re.findall(rb"/[A-Za-z0-9_./+:@%~=-]+", data):
@@ -169,7 +172,7 @@ def mentioned(data):
     return found
 
 
-def mount_points(text):
+def mount_points(text: str) -> Iterator[Tuple[str, str]]:
     """(mount point, type) of each mount, from mountinfo of proc(5); its octal escapes undone."""
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
@@ -178,7 +181,7 @@ def mount_points(text):
             yield re.sub(r"\\([0-7]{3})", lambda m: chr(int(m.group(1), 8)), fields[4]), right.split()[0]
 
 
-def spaces(types):
+def spaces(types: Sequence[str]) -> Json:
     """Size, free bytes and free inodes of each mounted file system of these types: local ones, that cannot hang."""
     with open("/proc/self/mountinfo") as handle:
         points = dict(mount_points(handle.read()))
@@ -197,7 +200,7 @@ def spaces(types):
     return found
 
 
-def expand(pattern):
+def expand(pattern: str) -> Tuple[List[str], Optional[OSError]]:
     """(The paths that match, as glob(3) has them; the error of a first directory that could not be looked into, or None.)
     glob.glob passes over such a directory, as if nothing in it matched."""
     paths, unread, parts = ["/"], None, pattern.strip("/").split("/")
@@ -227,7 +230,7 @@ def expand(pattern):
     return there, unread
 
 
-def listing(path):
+def listing(path: str) -> Json:
     """The names in a directory, each with how many names it has in turn (None where it is no directory)."""
     found = {}
     try:
@@ -243,7 +246,7 @@ def listing(path):
     return {"status": "ok", "names": found}
 
 
-def open_inside(pid, path):
+def open_inside(pid: int, path: str) -> int:
     """A handle (O_PATH) on a path of a process's own root. The kernel follows no link on the way: a container could lead
     one out to the host's files, which are not its to show. Links are followed here, within that root. Raises OSError."""
     parts, links = path.strip("/").split("/"), 0

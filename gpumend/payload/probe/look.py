@@ -7,12 +7,13 @@ import os
 import sys
 import time
 import zlib
+from typing import List
 
 from gpumend.payload.cuda import ask_cuda
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
 from gpumend.payload.probe.docker import docker
-from gpumend.payload.probe.execution import at_once, execute, program, resolved, run
-from gpumend.payload.probe.files import elf_section, expand, failure, mentioned, meta, read_file, search
+from gpumend.payload.probe.execution import Job, at_once, execute, program, resolved, run
+from gpumend.payload.probe.files import Json, elf_section, expand, failure, mentioned, meta, read_file, search
 from gpumend.payload.probe.processes import inner, processes
 from gpumend.payload.probe.systemd import units
 
@@ -21,7 +22,7 @@ PACKED = "gpumend:zlib:"
 AGAIN = (0.5, 1, 1, 2, 2)  # seconds before each further look at a host that is not settled
 
 
-def system(root):
+def system(root: str) -> Json:
     """Who asks, on what, and when: the frame of every other fact."""
     name = os.uname()
     limits = {}
@@ -46,7 +47,7 @@ def system(root):
     }
 
 
-def probe(request):
+def probe(request: Json) -> Json:
     """Execute a request; the answer has an item for each thing asked for, whatever happens to the others. A host whose
     containers come and go just then is looked at again, a few times."""
     for pause in AGAIN:
@@ -57,13 +58,13 @@ def probe(request):
     return look(request)
 
 
-def look(request):
+def look(request: Json) -> Json:
     """What the host has at one moment."""
     began = time.monotonic()
     root = request.get("root", "")
     commands = request.get("commands", {})
     timeout = request.get("timeout", 10)
-    answer = {
+    answer: Json = {
         "gpumend": FORMAT,
         "system": system(root),
         "files": {},
@@ -74,7 +75,7 @@ def look(request):
     files = answer["files"]
     for spec in request.get("globs", ()):
         directory = root + os.path.dirname(spec["pattern"])
-        listed = {"status": "ok", "paths": []}
+        listed: Json = {"status": "ok", "paths": []}
         try:
             if not glob.has_magic(directory):
                 os.listdir(directory)
@@ -117,7 +118,7 @@ def look(request):
     ]
     # A dockerd inside a container is no reason to knock: docker.socket would start the host's own, which is stopped.
     rootful = any(p["uid"] == 0 and not inner(p) for p in daemons)
-    jobs = [
+    jobs: List[Job] = [
         (answer["commands"], name, execute, (command, root, timeout))
         for name, command in commands.items()
         if not command.get("without_docker") and not command.get("asks_cuda")
@@ -144,7 +145,7 @@ def look(request):
     return answer
 
 
-def main(request):
+def main(request: Json) -> None:
     """Print the answer as one line of ASCII JSON: one stray byte would make pyinfra drop the rest unseen. `packed`: as
     base64 of zlib, a third of the bytes that a controller of a thousand hosts has to decrypt and hold."""
     text = json.dumps(probe(request), ensure_ascii=True, separators=(",", ":"))

@@ -2,9 +2,12 @@
 
 import os
 import re
+from typing import Dict, Iterable, List, Optional, Sequence, Union
 
 from gpumend.payload.probe.execution import distrust, other_hand, resolved, which
-from gpumend.payload.probe.files import failure
+from gpumend.payload.probe.files import Json, failure
+
+Pid = Union[int, str]
 
 # Environment names that may leave the host. Everything else stays: proxies carry passwords, units carry tokens.
 ENV_NAMES = re.compile(
@@ -28,7 +31,7 @@ SYSTEM_UNIT = re.compile(
 CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
-def without_secrets(words):
+def without_secrets(words: Iterable[str]) -> List[str]:
     """A command line without what its flags for tokens and passwords say (k3s has --token, --datastore-endpoint)."""
     result, hide = [], False
     for word in words:
@@ -39,7 +42,7 @@ def without_secrets(words):
     return result
 
 
-def allowed_env(pairs):
+def allowed_env(pairs: Optional[Iterable[str]]) -> Dict[str, str]:
     """Only the environment names that may leave the host (`ENV_NAMES`), as a dict."""
     result = {}
     for pair in pairs or ():
@@ -49,7 +52,7 @@ def allowed_env(pairs):
     return result
 
 
-def user_ids(pid):
+def user_ids(pid: Pid) -> List[int]:
     """A process's real, effective, saved and file system user id, as the host numbers them (proc(5) status)."""
     with open("/proc/%s/status" % pid) as handle:
         for line in handle:
@@ -58,13 +61,13 @@ def user_ids(pid):
     raise ValueError("no Uid")
 
 
-def system_unit(pid):
+def system_unit(pid: Pid) -> bool:
     """Whether a process is in the cgroup of a unit of the system's own manager."""
     with open("/proc/%s/cgroup" % pid) as handle:
         return bool(SYSTEM_UNIT.search(handle.read()))
 
 
-def called(name, path, pid):
+def called(name: str, path: str, pid: Optional[int]) -> bool:
     """Whether the program at a path, which a process executes, is the one of that name. nixpkgs' wrapped ones are
     `.NAME-wrapped`; a link of that name in root's PATH may lead to it (Docker 18.09: dockerd, dockerd-ce)."""
     base = os.path.basename(path)
@@ -80,7 +83,7 @@ def called(name, path, pid):
     return os.path.samestat(os.stat(link), os.stat("/proc/%s/exe" % pid))
 
 
-def impostor(name, entry):
+def impostor(name: str, entry: Json) -> Optional[str]:
     """Why a process is not what its command line calls it, as text, or None where it is. The one place that says so.
 
     Whoever starts a program says what its argv[0] is, and a setuid one runs as root, whoever started it: neither tells
@@ -110,19 +113,20 @@ def impostor(name, entry):
     return "it is in a mount namespace of its own, and no system unit's"
 
 
-def genuine(pid, name):
+def genuine(pid: Pid, name: str) -> bool:
     """Whether a process is the program that it calls itself, whoever's it is. Raises OSError where it has ended."""
-    entry = {"pid": int(pid), "uids": user_ids(pid), "exe": os.readlink("/proc/%s/exe" % pid)}
+    entry: Json = {"pid": int(pid), "uids": user_ids(pid), "exe": os.readlink("/proc/%s/exe" % pid)}
     return impostor(name, dict(entry, uid=entry["uids"][1], **whereabouts(pid))) is None
 
 
-def processes(names):
+def processes(names: Sequence[str]) -> Json:
     """Every running process whose program is called one of `names`: who, since when, how started. `impostors`: those that
     only call themselves so, of which nothing else is believed.
 
     `start` is in seconds since the epoch (btime + starttime ticks, proc(5)), comparable with a file's ctime.
     """
-    result, impostors = [], []
+    result: List[Json] = []
+    impostors: List[Json] = []
     try:
         with open("/proc/stat") as handle:
             boot = next(int(line.split()[1]) for line in handle if line.startswith("btime "))
@@ -169,7 +173,7 @@ def processes(names):
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
         except OSError as error:
-            why = "it cannot be looked at: %s" % os.strerror(error.errno)
+            why = "it cannot be looked at: %s" % error.strerror
         if why is None:
             result.append(entry)
         elif len(impostors) < IMPOSTORS:
@@ -178,7 +182,7 @@ def processes(names):
     return {"status": "ok", "processes": result, "impostors": impostors}
 
 
-def whereabouts(pid):
+def whereabouts(pid: Pid) -> Json:
     """Where a process runs, as far as that is not where we do: `nested` in a pid namespace of its own, `container` its id.
 
     NSpid of proc(5) has one number for each namespace from ours inwards (Linux 4.1 and newer; without it: not known to
@@ -201,12 +205,12 @@ def whereabouts(pid):
     return found
 
 
-def inner(process):
+def inner(process: Json) -> bool:
     """Whether a process is a container's own. Its daemon is not this host's, whatever its name."""
     return bool(process.get("nested") or process.get("container"))
 
 
-def start_ticks(pid):
+def start_ticks(pid: int) -> Optional[int]:
     """When a process started, in clock ticks since boot (proc(5) stat), or None where it has ended: then its number may
     be another's, and its /proc/PID/root is empty."""
     try:
@@ -217,7 +221,7 @@ def start_ticks(pid):
         return None
 
 
-def age(start):
+def age(start: int) -> float:
     """Seconds since `start`, in clock ticks since boot."""
     with open("/proc/uptime") as handle:
         return float(handle.read().split()[0]) - start / float(os.sysconf("SC_CLK_TCK"))

@@ -2,12 +2,14 @@
 
 import os
 import re
+from typing import Dict, List, Sequence
 
 from gpumend.payload.probe.execution import execute
+from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.processes import without_secrets
 
 
-def unit_properties(text, wanted):
+def unit_properties(text: str, wanted: List[str]) -> Dict[str, str]:
     """The properties that `systemctl show` prints of one unit. It prints a line break of an ExecStart as it is: a line that
     begins none of the `wanted` properties goes on with the one before."""
     found, last = {}, None
@@ -20,13 +22,13 @@ def unit_properties(text, wanted):
     return {key: " ".join(without_secrets(value.split(" "))) for key, value in found.items()}
 
 
-def units(names, properties, timeout):
+def units(names: Sequence[str], properties: Sequence[str], timeout: float) -> Json:
     """State of systemd units by name. One `systemctl show` for all; `absent` on a host without systemd."""
     if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
         return {"status": "absent", "error": "this host was not booted by systemd"}
     wanted = ["Id"] + [name for name in properties if name != "Id"]
 
-    def show(some):
+    def show(some: List[str]) -> Json:
         item = execute({"argv": ["systemctl", "show", "--property=" + ",".join(wanted)] + some}, "", timeout)
         if item["status"] == "ok" and item["rc"]:
             item["status"] = "failed"
