@@ -6,8 +6,18 @@ import re
 from functools import cache
 from importlib.resources import files
 
-PROBE = ("cuda", "probe")
-# Each after those whose names it needs at once.
+# Each after those whose names it needs at once. The first is only what the program says of itself, which heads its text.
+PROBE = (
+    "probe.__init__",
+    "probe.files",
+    "probe.execution",
+    "probe.processes",
+    "probe.docker",
+    "probe.systemd",
+    "cuda",
+    "probe.containers",
+    "probe.look",
+)
 CHANGE = (
     "change.files",
     "change.journal",

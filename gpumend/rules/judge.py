@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 
+from gpumend import rules
 from gpumend.rules import managers
 from gpumend.rules.driver import drift
 from gpumend.rules.finding import Component, Evidence, Finding, Status
@@ -18,10 +19,8 @@ from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
 
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
-_HERE = Path(__file__).parent
-for _found in sorted(_HERE.rglob("*.py")):
-    if _found.stem != "__init__":
-        import_module(".".join(("gpumend.rules", *_found.relative_to(_HERE).with_suffix("").parts)))
+for _found in pkgutil.walk_packages(rules.__path__, f"{rules.__name__}."):
+    import_module(_found.name)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _faulty(code: str, title: str, error: Exception) -> Finding:
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    place = f"{'/'.join(Path(at.tb_frame.f_code.co_filename).parts[-2:])}:{at.tb_lineno}" if at else "?"
+    place = f"{'/'.join(at.tb_frame.f_code.co_filename.split('/')[-2:])}:{at.tb_lineno}" if at else "?"
     where = f"{type(error).__name__} at {place}"
     return Finding(
         code=code,

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpumend.state.reading import Reading, Status
 
-# As the probe says it (PACKED of gpumend/payload/probe.py), which costs a reader http.client and more to import.
+# As the probe says it (PACKED of gpumend/payload/probe/look.py), which costs a reader http.client and more to import.
 PACKED = "gpumend:zlib:"
 FORMAT = 1
 NOT_ASKED = "not in the probe's answer"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload import probe
 from gpumend.payload.change import packaging
 from gpumend.payload.change.packaging import (
     TOOLKIT,
@@ -25,6 +24,7 @@ from gpumend.payload.change.packaging import (
     one_version,
     upstream,
 )
+from gpumend.payload.probe import execution
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cuda"
 CAPTURES = FIXTURES.parent / "toolkit"
@@ -295,7 +295,7 @@ def answers(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[s
             program = programs / name
             program.write_text(STANDIN.format(name=name, directory=programs, cases="\n".join(cases)))
             program.chmod(0o755)
-        monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
+        monkeypatch.setattr(execution, "PATH", f"{programs}:{execution.PATH}")
         return programs / "log"
 
     return say
@@ -390,7 +390,7 @@ def test_a_dpkg_that_fails_is_not_taken_for_a_package_that_is_not_there(
     (programs / "status").mkdir()
     (programs / "dpkg-query").write_text(f'#!/bin/sh\nexec /usr/bin/dpkg-query --admindir={programs} "$@"\n')
     (programs / "dpkg-query").chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
+    monkeypatch.setattr(execution, "PATH", f"{programs}:{execution.PATH}")
     with pytest.raises(Unfit, match=r"dpkg-query dpkg: .*status"):
         packaging.status_of("apt", "dpkg")
 

@@ -1,4 +1,4 @@
-"""gpumend/payload/probe.py as hosts run it: a plain program over stdin, `python3 -I -S -B -`, on a tree made for the test."""
+"""gpumend/payload/probe/ as hosts run it: a plain program over stdin, `python3 -I -S -B -`, on a tree made for the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload import probe
+from gpumend.payload.probe import containers, docker, execution, files, look, processes
 from gpumend.payload.source import probe_source
 from gpumend.state.host_state import request
 from gpumend.state.snapshot import unpacked
@@ -135,7 +135,7 @@ def test_file_names_that_are_no_text_are_no_trouble(root: Path) -> None:
 def test_the_whole_request_is_answered_here() -> None:
     """The real request on this machine: an item for each thing that was asked for."""
     answer: Answer = json.loads(unpacked(output(program=asked(**request()))))
-    assert answer["gpumend"] == probe.FORMAT
+    assert answer["gpumend"] == look.FORMAT
     for section in ("files", "stats", "programs", "commands"):
         assert set(request()[section]) <= set(answer[section])
     assert {spec["pattern"] for spec in request()["globs"]} == set(answer["globs"])
@@ -179,7 +179,7 @@ def test_it_opens_no_file_for_writing(root: Path) -> None:
             ARGV, input=HOOK + program, capture_output=True, text=True, check=True, cwd="/"
         )
         assert found.stderr == ""
-        assert json.loads(unpacked(found.stdout))["gpumend"] == probe.FORMAT
+        assert json.loads(unpacked(found.stdout))["gpumend"] == look.FORMAT
 
 
 def test_the_audit_hook_would_tell(root: Path) -> None:
@@ -227,12 +227,12 @@ def test_any_bytes_come_through(root: Path, content: bytes) -> None:
 
 
 def test_a_file_of_the_limit_and_one_byte_more(root: Path) -> None:
-    (root / "etc/full").write_bytes(b"x" * probe.MAX_FILE_BYTES)
-    (root / "etc/big").write_bytes(b"x" * (probe.MAX_FILE_BYTES + 1))
-    files = run(root=str(root), files=["/etc/full", "/etc/big"])["files"]
-    assert files["/etc/full"]["status"] == "ok" and len(data(files["/etc/full"])) == probe.MAX_FILE_BYTES
-    assert files["/etc/big"]["status"] == "failed" and "data" not in files["/etc/big"]
-    assert "larger than" in files["/etc/big"]["error"]
+    (root / "etc/full").write_bytes(b"x" * files.MAX_FILE_BYTES)
+    (root / "etc/big").write_bytes(b"x" * (files.MAX_FILE_BYTES + 1))
+    found = run(root=str(root), files=["/etc/full", "/etc/big"])["files"]
+    assert found["/etc/full"]["status"] == "ok" and len(data(found["/etc/full"])) == files.MAX_FILE_BYTES
+    assert found["/etc/big"]["status"] == "failed" and "data" not in found["/etc/big"]
+    assert "larger than" in found["/etc/big"]["error"]
 
 
 def test_what_is_no_regular_file_is_named_and_not_opened(root: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_search_passes_over_what_is_too_large_or_begins_otherwise(root: Path) 
     ],
 )
 def test_mentioned(text: str, paths: set[str]) -> None:
-    assert paths <= probe.mentioned(text.encode())
+    assert paths <= files.mentioned(text.encode())
 
 
 # --- commands
@@ -398,7 +398,7 @@ def test_an_absent_program() -> None:
 
 
 def test_a_file_that_cannot_be_run_is_no_program() -> None:
-    assert probe.which("/etc/passwd") is None
+    assert execution.which("/etc/passwd") is None
 
 
 def test_a_command_is_not_run_where_what_it_needs_is_missing(root: Path) -> None:
@@ -438,10 +438,10 @@ def test_xfs_info_is_asked_about_a_mount_point(
     """Of a directory below one it says `cannot open`: xfsprogs 7.2 on a file system of its own mkfs."""
     (programs / "xfs_info").write_text('#!/bin/sh\necho "$# $1"\n')
     (programs / "xfs_info").chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
+    monkeypatch.setattr(execution, "PATH", f"{programs}:{execution.PATH}")
     argv = request()["commands"]["xfs-info"]["argv"]
     assert argv[-1] == "/var/lib/docker"
-    said = probe.execute({"argv": [*argv[:-1], str(root / "etc")]}, "", 5)["out"]
+    said = execution.execute({"argv": [*argv[:-1], str(root / "etc")]}, "", 5)["out"]
     count, _, point = said.rstrip("\n").partition(" ")
     assert count == "1" and os.path.ismount(point) and str(root).startswith(point)
 
@@ -463,7 +463,7 @@ def test_a_command_is_spared_where_one_of_its_paths_is_there(root: Path) -> None
 def test_a_command_for_want_of_dockerds_answer(docker: str, expected: str) -> None:
     asked = {"commands": {"dockerd": {"argv": ["sh", "-c", "echo ran"], "without_docker": True}}}
     answer: dict[str, Any] = {"docker": {"status": docker}, "commands": {}, "files": {}, "stats": {}}
-    probe.look_further(asked, answer, [], 5)
+    containers.look_further(asked, answer, [], 5)
     assert answer["commands"]["dockerd"]["status"] == expected
 
 
@@ -519,7 +519,7 @@ def test_endless_output_is_cut() -> None:
     # Half a list of packages or libraries is no list.
     assert found["status"] == "failed" and "1048576 bytes" in found["error"]
     assert (
-        probe.MAX_OUTPUT_BYTES <= len(found["out"]) <= probe.MAX_OUTPUT_BYTES + 65536
+        execution.MAX_OUTPUT_BYTES <= len(found["out"]) <= execution.MAX_OUTPUT_BYTES + 65536
         and len(found["err"]) <= 8192
     )
 
@@ -581,7 +581,7 @@ def test_a_daemon_in_a_container_is_told_from_the_hosts(daemon: Callable[[str], 
         while time.monotonic() < deadline and not named(name):
             os.sched_yield()
         (entry,) = run(processes=["gpumend-inner-daemon"])["processes"]["processes"]
-        assert entry["nested"] is True and probe.inner(entry)
+        assert entry["nested"] is True and processes.inner(entry)
     finally:
         inner.kill()
         inner.wait()
@@ -589,7 +589,7 @@ def test_a_daemon_in_a_container_is_told_from_the_hosts(daemon: Callable[[str], 
 
 def test_an_own_daemon_is_no_containers(dockerd: subprocess.Popen[bytes]) -> None:
     (entry,) = run(processes=["gpumend-test-daemon"])["processes"]["processes"]
-    assert entry["pid"] == dockerd.pid and not probe.inner(entry)
+    assert entry["pid"] == dockerd.pid and not processes.inner(entry)
 
 
 def named(name: str) -> list[int]:
@@ -623,7 +623,7 @@ def named(name: str) -> list[int]:
     ],
 )  # fmt: skip
 def test_allowed_env(pairs: list[str] | None, expected: dict[str, str]) -> None:
-    assert probe.allowed_env(pairs) == expected
+    assert processes.allowed_env(pairs) == expected
 
 
 INSPECTED = {
@@ -655,7 +655,7 @@ INSPECTED = {
 
 
 def test_a_container_shows_no_secret() -> None:
-    found = probe.container(INSPECTED)
+    found = docker.container(INSPECTED)
     assert "hunter2" not in json.dumps(found)
     assert found["env"] == {"NVIDIA_VISIBLE_DEVICES": "all"}
     assert found["labels"] == {"com.docker.compose.project": "shop"}
@@ -667,14 +667,14 @@ def test_a_container_shows_no_secret() -> None:
 
 @pytest.mark.parametrize("raw", [{}, {"Config": None, "HostConfig": None, "State": None, "Mounts": None}])
 def test_a_container_without_anything(raw: dict[str, Any]) -> None:
-    assert probe.container(raw)["running"] is False
+    assert docker.container(raw)["running"] is False
 
 
 @pytest.mark.parametrize(
     "key", ["HttpProxy", "HttpsProxy", "NoProxy", "RegistryConfig", "Labels", "ID", "Name", "Plugins"]
 )
 def test_dockers_info_leaves_secrets_out(key: str) -> None:
-    assert key not in probe.DOCKER_INFO_KEYS
+    assert key not in docker.DOCKER_INFO_KEYS
 
 
 # --- Docker's socket
@@ -682,7 +682,10 @@ def test_dockers_info_leaves_secrets_out(key: str) -> None:
 
 def test_docker_is_not_asked_while_no_dockerd_runs(root: Path) -> None:
     """docker.socket would start a stopped daemon. The path is not even connected to."""
-    assert probe.docker(str(root / "none.sock"), False, 1) == {"status": "absent", "error": "no dockerd runs"}
+    assert docker.docker(str(root / "none.sock"), False, 1) == {
+        "status": "absent",
+        "error": "no dockerd runs",
+    }
 
 
 def test_a_dockerd_that_dies_while_it_is_asked(root: Path) -> None:
@@ -701,10 +704,10 @@ def test_a_dockerd_that_dies_while_it_is_asked(root: Path) -> None:
 
         thread = threading.Thread(target=die)
         thread.start()
-        found = probe.inside(child.pid, spec, 5, True)
+        found = containers.inside(child.pid, spec, 5, True)
         thread.join()
     assert found["ended"] and found["docker"]["status"] == "failed" and not {"files", "stats"} & set(found)
-    again = probe.inside(child.pid, spec, 5, False)
+    again = containers.inside(child.pid, spec, 5, False)
     assert again == {"pid": child.pid, "ended": True}
 
 
@@ -712,15 +715,17 @@ def test_a_dockerd_that_has_just_begun_is_looked_at_again(root: Path) -> None:
     """It will answer or die within seconds. One that has not answered for long is told as it is."""
     spec = {"files": [], "stats": [], "socket": str(root / "none.sock")}
     with subprocess.Popen(["sleep", "60"]) as child:
-        found = probe.inside(child.pid, spec, 1, True)
+        found = containers.inside(child.pid, spec, 1, True)
         child.kill()
     assert found["docker"]["status"] == "absent" and found["starts"] is True
-    old = probe.inside(1, spec, 1, True)  # as old as the machine: older than STARTING wherever tests run
+    old = containers.inside(1, spec, 1, True)  # as old as the machine: older than STARTING wherever tests run
     assert old["starts"] is False
-    assert probe.unsettled({"inside": {"a": old, "b": found}}) and not probe.unsettled({"inside": {"a": old}})
+    assert containers.unsettled({"inside": {"a": old, "b": found}}) and not containers.unsettled(
+        {"inside": {"a": old}}
+    )
     young = {"pid": 9, "starts": True}
-    assert probe.unsettled({"inside": {"a": young}}), "no dockerd was seen in it yet"
-    assert probe.unsettled({"inside": {"a": {"pid": 9, "ended": True}}}) and not probe.unsettled(
+    assert containers.unsettled({"inside": {"a": young}}), "no dockerd was seen in it yet"
+    assert containers.unsettled({"inside": {"a": {"pid": 9, "ended": True}}}) and not containers.unsettled(
         {"inside": {}}
     )
 
@@ -732,13 +737,13 @@ def test_a_dockerd_that_closes_and_lives_on_is_not_known(root: Path) -> None:
         server.listen()
         thread = threading.Thread(target=lambda: server.accept()[0].close())
         thread.start()
-        found = probe.inside(os.getpid(), {"files": [], "stats": [], "socket": str(path)}, 5, True)
+        found = containers.inside(os.getpid(), {"files": [], "stats": [], "socket": str(path)}, 5, True)
         thread.join()
     assert "ended" not in found and found["docker"]["status"] == "failed"
 
 
 def test_docker_without_socket(root: Path) -> None:
-    assert probe.docker(str(root / "none.sock"), True, 1)["status"] == "failed"
+    assert docker.docker(str(root / "none.sock"), True, 1)["status"] == "failed"
 
 
 def test_docker_that_does_not_answer(root: Path) -> None:
@@ -746,7 +751,7 @@ def test_docker_that_does_not_answer(root: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("d.sock")
         listener.listen(1)
-        assert probe.docker("d.sock", True, 0.3)["status"] == "timeout"
+        assert docker.docker("d.sock", True, 0.3)["status"] == "timeout"
     os.chdir("/")
 
 
@@ -773,12 +778,12 @@ class CannedSocket:
 
 
 def test_docker_get() -> None:
-    assert probe.docker_get(Canned(200, b'{"a": 1}'), "/info") == {"a": 1}
+    assert docker.docker_get(Canned(200, b'{"a": 1}'), "/info") == {"a": 1}
     with pytest.raises(ValueError, match="GET /info: HTTP 500 broken") as raised:
-        probe.docker_get(Canned(500, b"broken"), "/info")
-    assert not isinstance(raised.value, probe.Gone)
-    with pytest.raises(probe.Gone):
-        probe.docker_get(Canned(404, b"no such container"), "/info")
+        docker.docker_get(Canned(500, b"broken"), "/info")
+    assert not isinstance(raised.value, docker.Gone)
+    with pytest.raises(docker.Gone):
+        docker.docker_get(Canned(404, b"no such container"), "/info")
 
 
 # --- units
@@ -807,7 +812,7 @@ def test_units_without_systemd() -> None:
     ],
 )
 def test_kind_of(mode: int, word: str) -> None:
-    assert probe.kind_of(mode) == word
+    assert files.kind_of(mode) == word
 
 
 @pytest.mark.parametrize(
@@ -823,7 +828,7 @@ def test_kind_of(mode: int, word: str) -> None:
     ],
 )
 def test_failure(number: int, status: str) -> None:
-    found = probe.failure(OSError(number, "x"))
+    found = files.failure(OSError(number, "x"))
     assert found["status"] == status and found["error"]
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload import probe
 from gpumend.payload.change import services
+from gpumend.payload.probe import containers, docker, execution, files, processes
 from tests.scripts.test_probe import ARGV, a_glob, as_nobody, asked, output, run
 from tests.scripts.test_probe import root as root
 
@@ -62,7 +62,7 @@ def test_a_directory_behind_a_star_that_is_not_there_is_knowledge(closed: Path) 
     ["/etc/*", "/etc/*.d/*.conf", "/etc/.*", "/etc/os-release", "/sys/class/*/*/uevent", "/dev/char/1:[0-9]", "/no/*/x", "/etc/passwd/*"],
 )  # fmt: skip
 def test_patterns_mean_what_they_mean_to_glob(pattern: str) -> None:
-    before, found, after = glob.glob(pattern), probe.expand(pattern), glob.glob(pattern)  # noqa: PTH207
+    before, found, after = glob.glob(pattern), files.expand(pattern), glob.glob(pattern)  # noqa: PTH207
     assert found[1] is None and set(before) & set(after) <= set(found[0]) <= set(before) | set(after)
 
 
@@ -74,13 +74,13 @@ def test_a_directory_of_path_that_may_not_be_entered(tmp_path: Path, monkeypatch
     loop, there = tmp_path / "loop", tmp_path / "there"
     loop.symlink_to(loop)
     there.mkdir()
-    monkeypatch.setattr(probe, "PATH", f"{loop}:{there}")
-    assert probe.program("nvidia-ctk")["status"] == "failed"
-    assert probe.execute({"argv": ["nvidia-ctk"]}, "", 5)["status"] == "failed"
+    monkeypatch.setattr(execution, "PATH", f"{loop}:{there}")
+    assert execution.program("nvidia-ctk")["status"] == "failed"
+    assert execution.execute({"argv": ["nvidia-ctk"]}, "", 5)["status"] == "failed"
     shutil.copy("/bin/true", there / "nvidia-ctk")
-    assert probe.program("nvidia-ctk")["path"] == str(there / "nvidia-ctk")
-    monkeypatch.setattr(probe, "PATH", f"{tmp_path}/none:{there}")
-    assert probe.program("no-such-program") == {"status": "absent"}
+    assert execution.program("nvidia-ctk")["path"] == str(there / "nvidia-ctk")
+    monkeypatch.setattr(execution, "PATH", f"{tmp_path}/none:{there}")
+    assert execution.program("no-such-program") == {"status": "absent"}
 
 
 def test_whether_there_is_what_a_command_needs_may_not_be_known(closed: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_directory_that_goes_while_its_parent_is_listed(
         return real(path)
 
     monkeypatch.setattr(os, "listdir", goes)
-    found = probe.listing(str(tmp_path))
+    found = files.listing(str(tmp_path))
     assert found["status"] == "ok" and {"overlay2": 1, "vfs": 1}.items() <= found["names"].items()
-    assert probe.listing(str(tmp_path / "none"))["status"] == "absent"
+    assert files.listing(str(tmp_path / "none"))["status"] == "absent"
 
 
 # --- processes
@@ -145,14 +145,14 @@ def test_a_containers_process_that_ends_while_it_is_looked_at_is_not_the_hosts(
     """A dockerd in a container with --pid=host that ends before its cgroup is read would pass for the host's own, and
     Docker's socket would be asked, which starts a dockerd that was stopped."""
     with ending(monkeypatch, daemon("gpumend-stat"), "stat", "") as name:
-        assert probe.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
+        assert processes.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
 
 
 def test_a_process_that_ends_before_its_environment_is_read_is_not_one_without(
     monkeypatch: pytest.MonkeyPatch, daemon: Callable[[str], str]
 ) -> None:
     with ending(monkeypatch, daemon("gpumend-link"), "readlink", "/exe", DOCKER_DRIVER="vfs") as name:
-        assert probe.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
+        assert processes.processes([name]) == {"status": "ok", "processes": [], "impostors": []}
 
 
 def wait_for_name(pid: int, word: str) -> None:
@@ -226,7 +226,7 @@ def test_a_log_that_dockerd_cannot_give_leaves_open_what_its_daemon_said(root: P
     path = root / "etc/d.sock"
     log = f"/containers/{'a' * 64}/logs?stdout=1&stderr=1&tail=200"
     server = Dockerd(path, table(**{log: None}))
-    found = probe.docker(str(path), True, 5, keep=r"(?m)^.*$")
+    found = docker.docker(str(path), True, 5, keep=r"(?m)^.*$")
     server.server.close()
     assert found["status"] == "ok" and [entry["name"] for entry in found["containers"]] == ["edge"]
     assert "500" in found["unread"]["containers"][0]
@@ -239,10 +239,10 @@ def test_a_container_that_began_and_of_which_dockerd_no_longer_tells(root: Path)
         "docker": {"status": "ok", "containers": [], "unread": {"containers": [], "images": []}}
     }
     path = root / "etc/d.sock"
-    assert probe.late([daemon], answer, 1, str(path)) == []
+    assert containers.late([daemon], answer, 1, str(path)) == []
     assert answer["docker"]["unread"]["containers"] == ["[Errno 2] No such file or directory"]
     server = Dockerd(path, {})
-    assert probe.late([daemon], answer, 5, str(path)) == []
+    assert containers.late([daemon], answer, 5, str(path)) == []
     server.server.close()
     assert "HTTP 500" in answer["docker"]["unread"]["containers"][1]
 
@@ -281,7 +281,7 @@ def test_links_inside_of_a_container_are_followed_within_it(container: tuple[int
     """/bin is a link in most images, /etc/docker in some: what lies behind one is not `not there`, nor the host's."""
     pid, _ = container
     paths = ["/etc/docker/daemon.json", "/up/passwd", "/loop/x", "/etc/none"]
-    found = probe.inside(pid, {"files": paths, "stats": ["/bin/fuse-overlayfs", "/up"]}, 5, False)
+    found = containers.inside(pid, {"files": paths, "stats": ["/bin/fuse-overlayfs", "/up"]}, 5, False)
     assert base64.b64decode(found["files"]["/etc/docker/daemon.json"]["data"]) == b"{}"
     assert base64.b64decode(found["files"]["/up/passwd"]["data"]) == b"of the container"
     assert found["files"]["/loop/x"]["status"] == "failed"
@@ -295,12 +295,12 @@ def test_following_links_leaves_no_handle_open(container: tuple[int, Path]) -> N
     before = len(list(Path("/proc/self/fd").iterdir()))
     for path in ("/etc/docker/daemon.json", "/up/../..", "/loop", "/etc/passwd/x", "/none"):
         with contextlib.suppress(OSError):
-            os.close(probe.open_inside(pid, path))
+            os.close(files.open_inside(pid, path))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     with pytest.raises(OSError) as error:
-        probe.open_inside(pid, "/loop")
+        files.open_inside(pid, "/loop")
     assert error.value.errno == errno.ELOOP
-    handle = probe.open_inside(pid, "/up/passwd")
+    handle = files.open_inside(pid, "/up/passwd")
     assert stat.S_ISREG(os.fstat(handle).st_mode)
     os.close(handle)
 
@@ -310,7 +310,7 @@ def test_nothing_of_this_needs_a_second(root: Path) -> None:
     for number in range(1000):
         (root / f"etc/{number}/x").mkdir(parents=True)
     began = time.monotonic()
-    paths, unread = probe.expand(f"{root}/etc/*/x")
+    paths, unread = files.expand(f"{root}/etc/*/x")
     assert len(paths) == 1000 and unread is None and time.monotonic() - began < 2
     assert output(program=asked()) != ""
 
@@ -333,5 +333,5 @@ def test_plugins_that_containerd_does_not_tell_of_are_not_loaded(
     program = programs / "ctr"
     program.write_text(f"#!/bin/sh\n{ctr}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(execution, "PATH", f"{programs}:/usr/bin:/bin")
     assert services.cri_broken() == expected

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from importlib.resources import files
+from pathlib import Path
 
 from gpumend.payload.source import CHANGE, PROBE
 from gpumend.payload.source import change_source as program_source
@@ -20,7 +21,33 @@ def top_level(text: str) -> list[str]:
             found.append(node.name)
         elif isinstance(node, ast.Assign):
             found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append(node.target.id)
     return found
+
+
+def imports(name: str) -> list[str]:
+    """The other parts that a part imports from, as the list has them."""
+    text = files("gpumend.payload").joinpath(f"{name.replace('.', '/')}.py").read_text()
+    modules = [node.module or "" for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    return [
+        module.removeprefix("gpumend.payload.") for module in modules if module.startswith("gpumend.payload.")
+    ]
+
+
+def test_a_part_stands_below_those_that_it_imports() -> None:
+    """So there is no circle, and a name that is needed at once is there."""
+    order = (*PROBE, *CHANGE)
+    for number, name in enumerate(order):
+        assert set(imports(name)) <= set(order[:number]), name
+
+
+def test_every_part_is_in_the_list() -> None:
+    """Once; `source` is the list itself, and of a package's own modules only a docstring may go along."""
+    directory = Path(__file__).resolve().parents[2] / "gpumend/payload"
+    there = [".".join(path.relative_to(directory).with_suffix("").parts) for path in directory.rglob("*.py")]
+    parts = [name for name in there if name != "source" and name.rpartition(".")[2] != "__init__"]
+    assert sorted(parts) == sorted(name for name in (*PROBE, *CHANGE) if not name.endswith(".__init__"))
 
 
 def test_no_part_takes_another_parts_name() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload import probe
 from gpumend.payload.change.services import reload_or_start
+from gpumend.payload.probe import execution
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_a_daemon_is_restarted_only_where_systemd_says_that_it_is_down(
         f"#!/bin/sh\n[ -z '{said}' ] && echo 'Failed to connect to bus' >&2\necho '{said}'\nexit {rc}\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(probe, "PATH", f"{programs}:{probe.PATH}")
+    monkeypatch.setattr(execution, "PATH", f"{programs}:{execution.PATH}")
     assert reload_or_start("docker.service") == expected

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload import probe
+from gpumend.payload.probe import execution, look, processes
 from tests.scripts.test_probe import NOBODY, asked, output, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is root that has something to lose")
@@ -128,8 +128,8 @@ def test_a_group_without_members(
     path.parent.chmod(mode)
     (programs / "group").write_text(group)
     (programs / "passwd").write_text(passwd)
-    monkeypatch.setattr(probe, "ACCOUNTS", (str(programs / "group"), str(programs / "passwd")))
-    assert probe.run([str(path)], 5)["status"] == expected
+    monkeypatch.setattr(execution, "ACCOUNTS", (str(programs / "group"), str(programs / "passwd")))
+    assert execution.run([str(path)], 5)["status"] == expected
 
 
 def test_an_interpreter_is_a_program_too(programs: Path) -> None:
@@ -149,12 +149,12 @@ def test_a_name_is_looked_up_and_judged(programs: Path, monkeypatch: pytest.Monk
     """Also by what changes a host: operations have the same `run`."""
     mark = programs / "mark"
     chown(script(programs / "bin/gpumend-tool", f"touch {mark}"))
-    monkeypatch.setattr(probe, "PATH", f"{programs}/bin:{probe.PATH}")
-    found = probe.run(["gpumend-tool"], 5)
+    monkeypatch.setattr(execution, "PATH", f"{programs}/bin:{execution.PATH}")
+    found = execution.run(["gpumend-tool"], 5)
     assert found == {"status": "failed", "error": f"not executed: {programs}/bin/gpumend-tool belongs to uid {OTHER}"}  # fmt: skip
-    assert probe.which("gpumend-tool") == f"{programs}/bin/gpumend-tool", "it is there all the same"
+    assert execution.which("gpumend-tool") == f"{programs}/bin/gpumend-tool", "it is there all the same"
     assert not mark.exists()
-    assert probe.run(["gpumend-no-such-tool"], 5)["status"] == "absent"
+    assert execution.run(["gpumend-no-such-tool"], 5)["status"] == "absent"
 
 
 def test_what_a_program_calls_is_looked_up_where_root_alone_writes(
@@ -162,9 +162,9 @@ def test_what_a_program_calls_is_looked_up_where_root_alone_writes(
 ) -> None:
     """`sh -c CHECK` and package managers call others by name; HOME is not a user's, whom sudo may have kept there."""
     chown(script(programs / "theirs/true").parent)
-    monkeypatch.setattr(probe, "PATH", f"{programs}/theirs:{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(execution, "PATH", f"{programs}/theirs:{programs}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(programs / "theirs"))
-    found = probe.run(["sh", "-c", "echo $PATH $HOME"], 5)
+    found = execution.run(["sh", "-c", "echo $PATH $HOME"], 5)
     assert found["out"] == f"{programs}:/usr/bin:/bin /root\n"
 
 
@@ -301,9 +301,9 @@ def test_a_link_to_the_program_of_another_name(
     daemon_file.rename(programs / "sbin/other-name")
     daemon_file.symlink_to("other-name")
     with running(str(daemon_file), "60"):
-        assert probe.processes([NAME])["processes"] == [], "nobody calls it so but itself"
-        monkeypatch.setattr(probe, "PATH", f"{programs}/sbin:{probe.PATH}")
-        found = probe.processes([NAME])
+        assert processes.processes([NAME])["processes"] == [], "nobody calls it so but itself"
+        monkeypatch.setattr(execution, "PATH", f"{programs}/sbin:{execution.PATH}")
+        found = processes.processes([NAME])
     assert len(found["processes"]) == 1 and found["impostors"] == []
 
 
@@ -341,7 +341,7 @@ def test_a_mount_name_space_of_nobody(daemon_file: Path) -> None:
     """What lies at /usr/bin/dockerd in it may be anything. A unit may have one (snap, PrivateTmp=)."""
     with running("unshare", "--mount", str(daemon_file), "60") as child:
         own, impostors = seen()
-        if probe.system_unit(child.pid):
+        if processes.system_unit(child.pid):
             pytest.skip("these tests run in a unit")
     assert own == [] and "mount namespace" in impostors[0]["why"]
 
@@ -361,7 +361,7 @@ def test_a_mount_name_space_of_nobody(daemon_file: Path) -> None:
     ],
 )
 def test_the_cgroup_of_a_system_unit(line: str, expected: bool) -> None:
-    assert bool(probe.SYSTEM_UNIT.search(f"12:pids:/x\n{line}\n")) is expected
+    assert bool(processes.SYSTEM_UNIT.search(f"12:pids:/x\n{line}\n")) is expected
 
 
 def test_a_containers_own_is_judged_by_its_name_and_stays_a_containers(daemon_file: Path) -> None:
@@ -369,7 +369,7 @@ def test_a_containers_own_is_judged_by_its_name_and_stays_a_containers(daemon_fi
     chown(daemon_file.parent)  # of its own root anything may be
     with running(*unshare, str(daemon_file), "60"):
         (own,), impostors = seen()
-        assert impostors == [] and probe.inner(own)
+        assert impostors == [] and processes.inner(own)
     with running(*unshare, "bash", "-c", f"exec -a {NAME} sleep 60"):
         own, (impostor,) = seen()
     assert own == [] and impostor["nested"] is True
@@ -377,10 +377,10 @@ def test_a_containers_own_is_judged_by_its_name_and_stays_a_containers(daemon_fi
 
 def test_a_crowd_of_impostors_does_not_fill_the_answer() -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(probe.IMPOSTORS + 5):
+        for _ in range(processes.IMPOSTORS + 5):
             stack.enter_context(running("bash", "-c", f"exec -a {NAME} sleep 60 " + "0 " * 1000))
         found = output(program=asked(processes=[NAME]))
-    assert len(json.loads(found)["processes"]["impostors"]) == probe.IMPOSTORS
+    assert len(json.loads(found)["processes"]["impostors"]) == processes.IMPOSTORS
     assert len(found) < 20_000
 
 
@@ -392,7 +392,7 @@ def a_dockerd(monkeypatch: pytest.MonkeyPatch, *argv: str) -> Iterator[dict[str,
     """What the probe's look makes of a process that calls itself dockerd, as if it was the only one. `asked`: whether one
     was said to run when Docker's socket was to be asked."""
     with running(*argv, name="dockerd", stdin=subprocess.PIPE) as child:
-        real = probe.processes
+        real = processes.processes
 
         def one(names: list[str]) -> dict[str, Any]:
             found = real(names)
@@ -401,9 +401,9 @@ def a_dockerd(monkeypatch: pytest.MonkeyPatch, *argv: str) -> Iterator[dict[str,
             return found
 
         up: list[bool] = []
-        monkeypatch.setattr(probe, "processes", one)
-        monkeypatch.setattr(probe, "docker", lambda path, running, *more: up.append(running) or dict(ABSENT))
-        yield {**probe.look({"processes": ["dockerd"]}), "asked": up}
+        monkeypatch.setattr(look, "processes", one)
+        monkeypatch.setattr(look, "docker", lambda path, running, *more: up.append(running) or dict(ABSENT))
+        yield {**look.look({"processes": ["dockerd"]}), "asked": up}
 
 
 ABSENT = {"status": "absent", "error": "no dockerd runs"}

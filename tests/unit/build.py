@@ -1,7 +1,7 @@
 """Hosts as tables: a builder of the probe's answers.
 
 A `Host` is what lies on a machine: files by path, programs, what commands print, what dockerd says. `answer()` makes
-of it exactly what `gpumend/payload/probe.py` would print there (test_build.py holds the two side by side), so a test says what
+of it exactly what `gpumend/payload/probe` would print there (test_build.py holds the two side by side), so a test says what
 differs from a healthy host and nothing else:
 
     verdict(healthy().but(files={CONFIG: config(mode="banana")}))
@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gpumend.payload.probe import matches, mentioned, search_key
+from gpumend.payload.probe.files import matches, mentioned, search_key
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.wanted import parse as parse_wanted

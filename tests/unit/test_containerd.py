@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.probe import without_secrets
+from gpumend.payload.probe.processes import without_secrets
 from gpumend.plan.plan import plan
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.evidence import where

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change.inner import Unmet, with_options
-from gpumend.payload.probe import matches
+from gpumend.payload.probe.files import matches
 from gpumend.plan.plan import plan
 from gpumend.rules.finding import Component
 from gpumend.rules.storage.inner import DEAD, REFUSED_MOUNT

@@ -5,6 +5,7 @@ It adds CRI-O to the daemons that a transaction can tell, and to those that can 
 
 import os
 import re
+from typing import Dict, Optional
 
 from gpumend.payload.change.services import (
     ENGINES,
@@ -16,12 +17,14 @@ from gpumend.payload.change.services import (
     active,
     wait_for,
 )
-from gpumend.payload.probe import genuine, run, which
+from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.processes import genuine
 
 CRIO_SOCKET = "/var/run/crio/crio.sock"
 
 
-def monitors():
+def monitors() -> Dict[str, str]:
     """CRI-O's containers by their conmon: `pid:start` -> a name. conmon is in a cgroup of its own, so that a restart of
     CRI-O leaves it alone. The start (proc(5), field 22) tells a pid from its successor."""
     found = {}
@@ -50,19 +53,19 @@ class Crio(Monitored):
     name = "CRI-O"
 
     @staticmethod
-    def running():
+    def running() -> Dict[str, str]:
         return monitors()
 
     @staticmethod
-    def answers():
+    def answers() -> bool:
         return active("crio.service") and accepts(CRIO_SOCKET)
 
 
-def crio_gate(policy):
+def crio_gate(policy: str) -> str:
     return "restarts is `never`" if policy == "never" else ""
 
 
-def told_runtimes(text):
+def told_runtimes(text: str) -> Dict[str, str]:
     """Each runtime's program in CRI-O's account of its configuration, by name."""
     # a table's name, and its runtime_path before the next table
     table = (
@@ -71,7 +74,7 @@ def told_runtimes(text):
     return dict(re.findall(table, text))
 
 
-def crio_runtimes():
+def crio_runtimes() -> Optional[Json]:
     """The runtimes of the running CRI-O and their programs, by its own account, as tables; None where it gives none.
     `crio-status` is a program of its own before 1.29."""
     for argv in (["crio", "status", "config"], ["crio-status", "config"]):
@@ -82,7 +85,7 @@ def crio_runtimes():
     return None
 
 
-def can_ask_crio():
+def can_ask_crio() -> bool:
     """Whether CRI-O tells its configuration: a moment after its start, or never where it is too old."""
     return wait_for(lambda: crio_runtimes() is not None, 5)
 

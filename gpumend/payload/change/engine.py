@@ -2,8 +2,10 @@
 
 import http.client
 import json
+from typing import Any, Dict, Optional
 
-from gpumend.payload.probe import UnixConnection
+from gpumend.payload.probe.docker import UnixConnection
+from gpumend.payload.probe.files import Json
 
 SOCKET = "/run/docker.sock"
 
@@ -12,7 +14,7 @@ class Absent(ValueError):
     """Docker knows nothing of that name."""
 
 
-def docker_call(url, method="GET", timeout=10):
+def docker_call(url: str, method: str = "GET", timeout: float = 10) -> Any:
     """Docker's answer as JSON (None for an empty one). Raises OSError or ValueError, Absent where it is a 404."""
     connection = UnixConnection(SOCKET, timeout)
     try:
@@ -29,14 +31,15 @@ def docker_call(url, method="GET", timeout=10):
     return json.loads(body.decode("utf-8")) if body else None
 
 
-def docker_info():
+def docker_info() -> Optional[Json]:
     """`docker info`, or None while dockerd does not answer."""
     try:
-        return docker_call("/info")
+        info: Optional[Json] = docker_call("/info")
+        return info
     except (OSError, ValueError):
         return None
 
 
-def running_containers():
+def running_containers() -> Dict[str, str]:
     """Ids and names of running containers. Raises OSError or ValueError where dockerd does not answer."""
     return {entry["Id"]: entry["Names"][0].lstrip("/") for entry in docker_call("/containers/json")}

@@ -21,7 +21,7 @@ from gpumend.payload.change.files import (
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.services import COMMAND_TIMEOUT
 from gpumend.payload.change.step import Step, absolute, command, last_error, nearest_directory, writable
-from gpumend.payload.probe import run, which
+from gpumend.payload.probe.execution import run, which
 
 
 def check_spec(data: bytes) -> None:

@@ -9,12 +9,13 @@ import os
 import re
 import stat
 import tempfile
+from typing import List, Optional, Sequence
 
 
 class Refused(Exception):
     """Nothing was changed, and this is why. `status` is what the answer says."""
 
-    def __init__(self, detail, status="refused"):
+    def __init__(self, detail: str, status: str = "refused") -> None:
         Exception.__init__(self, detail)
         self.status = status
 
@@ -23,11 +24,11 @@ class Failed(Exception):
     """Something was changed and must be put back."""
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sync_directory(path):
+def sync_directory(path: str) -> None:
     """Make a rename in this directory durable. Some file systems have no fsync for directories: they need none."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -39,7 +40,7 @@ def sync_directory(path):
         os.close(handle)
 
 
-def stage(target, data, like=None, mode=0o644):
+def stage(target: str, data: bytes, like: Optional[str] = None, mode: int = 0o644) -> str:
     """A new file beside `target` with these bytes, synced, of `like`'s mode, owner and extended attributes.
 
     Its name starts with a dot and ends in neither .json nor .yaml nor .toml: no engine that watches the directory takes
@@ -66,7 +67,7 @@ def stage(target, data, like=None, mode=0o644):
     return path
 
 
-def replace(target, data, like=None, mode=0o644):
+def replace(target: str, data: bytes, like: Optional[str] = None, mode: int = 0o644) -> None:
     """The file at `target` has these bytes, or (on any error) the old ones; never a mix."""
     path = stage(target, data, like, mode)
     try:
@@ -77,16 +78,16 @@ def replace(target, data, like=None, mode=0o644):
     sync_directory(os.path.dirname(target))
 
 
-def missing_directories(path):
+def missing_directories(path: str) -> List[str]:
     """The directories that have to be made before this one is there, outermost first."""
-    missing = []
+    missing: List[str] = []
     while not os.path.isdir(path):
         missing.insert(0, path)
         path = os.path.dirname(path)
     return missing
 
 
-def make_directories(path, mode=0o755):
+def make_directories(path: str, mode: int = 0o755) -> List[str]:
     """The directory exists. Returns those that were made, outermost first, so that they can be taken away again."""
     made = missing_directories(path)
     for directory in made:
@@ -96,30 +97,30 @@ def make_directories(path, mode=0o755):
     return made
 
 
-def current(path):
+def current(path: str) -> Optional[bytes]:
     """The bytes of a regular file, or None where there is nothing. Raises Refused for anything else."""
     try:
         found = os.stat(path)
     except OSError as error:
         if error.errno == errno.ENOENT and not os.path.islink(path):
             return None
-        raise Refused("%s: %s" % (path, os.strerror(error.errno)))
+        raise Refused("%s: %s" % (path, error.strerror))
     if not stat.S_ISREG(found.st_mode):
         raise Refused("%s is not a regular file" % path)
     try:
         with open(path, "rb") as handle:
             return handle.read()
     except OSError as error:  # a read that fails names no file
-        raise Refused("%s: %s" % (path, os.strerror(error.errno)))
+        raise Refused("%s: %s" % (path, error.strerror))
 
 
-def kept_name(path):
+def kept_name(path: str) -> str:
     """Where a file's old inode waits, beside it, until its transaction has ended."""
     directory, name = os.path.split(path)
     return os.path.join(directory, "." + name + ".gpumend-old")
 
 
-def keep(path):
+def keep(path: str) -> None:
     """The old inode under a second name: putting it back then needs no space and brings its times back, too.
     A file system without hard links has the backup alone; a full one raises OSError, before anything is changed."""
     forget(path)
@@ -130,7 +131,7 @@ def keep(path):
             raise
 
 
-def forget(path):
+def forget(path: str) -> None:
     try:
         os.unlink(kept_name(path))
     except OSError as error:
@@ -138,7 +139,7 @@ def forget(path):
             raise
 
 
-def remove_empty(directories):
+def remove_empty(directories: Sequence[str]) -> None:
     """Directories that were made are gone again, innermost first, as far as nobody has put anything into them."""
     for directory in reversed(directories):
         try:
@@ -148,7 +149,7 @@ def remove_empty(directories):
                 break
 
 
-def reason_of(error):
+def reason_of(error: BaseException) -> str:
     """What went wrong, for the report: an error of the system names its file, one of ours its class."""
     if isinstance(error, (Failed, Refused)):
         return str(error)
@@ -158,7 +159,7 @@ def reason_of(error):
     return "internal error: %s: %s" % (type(error).__name__, error)
 
 
-def clean(target):
+def clean(target: str) -> None:
     """What a killed transaction left beside a target is gone. Where the disk is read-only by now it stays: no engine reads
     it, and the next transaction that writes there takes it away."""
     for path in leftovers(target) + [kept_name(target)]:
@@ -169,7 +170,7 @@ def clean(target):
                 raise
 
 
-def leftovers(target):
+def leftovers(target: str) -> List[str]:
     """Files that a killed transaction staged beside a target."""
     directory, name = os.path.split(target)
     try:

@@ -12,9 +12,13 @@ import shutil
 import stat
 import tempfile
 import time
+from typing import Any, Iterable, Optional
 
 from gpumend.payload.change.engine import Absent, docker_call
-from gpumend.payload.probe import UnixConnection, docker_get, inner, open_inside, processes, run
+from gpumend.payload.probe.docker import UnixConnection, docker_get
+from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.files import Json, open_inside
+from gpumend.payload.probe.processes import inner, processes
 
 RETURN_TIMEOUT = 20  # seconds for a unit's `docker run` to make its container: it copies the image under vfs
 # Restarts by systemd, and seconds, after which a daemon that still gives no answer is not waited for.
@@ -32,7 +36,7 @@ class Unmet(Exception):
     """It cannot be done, or it did not come true. The text says what."""
 
 
-def try_overlay(directory):
+def try_overlay(directory: str) -> None:
     """An overlay whose upper layer lies in this very directory can be mounted and written to. Raises Unmet with the kernel's
     word. The mount lives in a namespace of its own and ends with it; what was made for it is gone afterwards."""
     trial = tempfile.mkdtemp(prefix=TRIAL_NAME, dir=directory)
@@ -51,13 +55,13 @@ def try_overlay(directory):
         shutil.rmtree(trial, ignore_errors=True)
 
 
-def forget_trials(directory):
+def forget_trials(directory: str) -> None:
     """What a trial left in a directory when it was killed is gone."""
     for path in glob.glob(os.path.join(glob.escape(directory), TRIAL_NAME + "*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def fuse_ready():
+def fuse_ready() -> None:
     """/dev/fuse is there: the module is loaded, and where no udev makes its node, the node is made. Raises Unmet."""
     with open("/proc/filesystems") as handle:
         known = "\tfuse\n" in handle.read()
@@ -73,7 +77,7 @@ def fuse_ready():
         os.chmod(FUSE, 0o666)
 
 
-def with_options(text, options):
+def with_options(text: str, options: Iterable[str]) -> str:
     """The drop-in that has a unit's `docker run` with these options: its ExecStart anew, every other word as it was.
 
     An option `-e NAME=VALUE` replaces a value that the command names already: of two the later one counts. Raises Unmet
@@ -99,7 +103,7 @@ def with_options(text, options):
     return "[Service]\nExecStart=\nExecStart=%s\n" % (head + " ".join([sign] + added) + tail)
 
 
-def drop_in(unit, container, options):
+def drop_in(unit: str, container: str, options: Iterable[str]) -> bytes:
     """The drop-in's bytes for a unit file. It may hold what the unit holds, so it is made here and leaves the host never."""
     try:
         with open(unit, "rb") as handle:
@@ -113,7 +117,7 @@ def drop_in(unit, container, options):
     return ("# gpumend: %s\n%s" % (container, body)).encode("utf-8")
 
 
-def runs_now(container):
+def runs_now(container: str) -> bool:
     """Whether a container runs. One that is not there does not; raises Unmet where dockerd does not answer."""
     try:
         return any("/" + container in entry["Names"] for entry in docker_call("/containers/json"))
@@ -121,13 +125,13 @@ def runs_now(container):
         raise Unmet(str(error))
 
 
-def main_start(unit):
+def main_start(unit: str) -> float:
     """When systemd started a unit's main process, in seconds of CLOCK_MONOTONIC; 0 where it never did."""
     found = run(["systemctl", "show", "--value", "-p", "ExecMainStartTimestampMonotonic", unit], 20)
     return int(found.get("out", "").strip() or 0) / 1e6
 
 
-def own_container(unit, container):
+def own_container(unit: str, container: str) -> Optional[Json]:
     """What Docker says of the container of this name, or None while the unit's `docker run` has not made it.
 
     A `docker run` that is killed, as by a restart of its unit, does not take its request back: dockerd goes on to make the
@@ -139,8 +143,8 @@ def own_container(unit, container):
     if not began:  # it is between two starts
         return None
     try:
-        found = docker_call("/containers/%s/json" % container)
-        made = re.match(r"(\d+-\d+-\d+T\d+:\d+:\d+)(\.\d{1,9})?", found["Created"])
+        found: Json = docker_call("/containers/%s/json" % container)
+        made: Any = re.match(r"(\d+-\d+-\d+T\d+:\d+:\d+)(\.\d{1,9})?", found["Created"])
         wall = calendar.timegm(time.strptime(made.group(1), "%Y-%m-%dT%H:%M:%S")) + float(made.group(2) or 0)
         if wall - time.time() + time.monotonic() >= began:
             return found
@@ -153,7 +157,7 @@ def own_container(unit, container):
     return None
 
 
-def runs_again(unit, container):
+def runs_again(unit: str, container: str) -> None:
     """The unit's own `docker run` has made its container after a restart: no other of that name can be under way. One that
     does not come in time is not waited for any longer: it may be what the unit was like before."""
     deadline = time.monotonic() + RETURN_TIMEOUT
@@ -166,13 +170,15 @@ def runs_again(unit, container):
         time.sleep(0.1)
 
 
-def inner_driver(unit, container):
+def inner_driver(unit: str, container: str) -> str:
     """The storage driver of the dockerd in a unit's container, by its own word; an empty text while it does not answer."""
     try:
         found = own_container(unit, container)
     except (OSError, ValueError):
         return ""
-    for process in processes(["dockerd"]).get("processes", ()) if found else ():
+    if not found:
+        return ""
+    for process in processes(["dockerd"]).get("processes", ()):
         if not inner(process) or process["container"] != found["Id"][:12]:
             continue
         try:
@@ -190,13 +196,13 @@ def inner_driver(unit, container):
     return ""
 
 
-def restarts(unit):
+def restarts(unit: str) -> int:
     """How often systemd has restarted a unit by itself since it was last told to (NRestarts, systemd 235 and newer)."""
     found = run(["systemctl", "show", "--value", "-p", "NRestarts", unit], 20)
     return int(found.get("out", "").strip() or 0)
 
 
-def prove_inner(entry):
+def prove_inner(entry: Json) -> str:
     """The inner daemon answers and has one of the drivers that the remedy gives it. Raises Unmet with what it has. A unit
     that systemd has restarted time and again since is not waited for to the end."""
     began = time.monotonic()

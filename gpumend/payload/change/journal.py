@@ -266,7 +266,9 @@ def restore(journal: Journal, entry: Entry) -> None:
     elif entry["before"] is None:
         os.unlink(path)
         sync_directory(os.path.dirname(path))
-    elif os.path.isfile(kept) and not os.path.islink(kept) and sha256(current(kept)) == entry["before"]:
+    elif (
+        os.path.isfile(kept) and not os.path.islink(kept) and sha256(current(kept) or b"") == entry["before"]
+    ):
         os.rename(kept, path)
         sync_directory(os.path.dirname(path))
     else:

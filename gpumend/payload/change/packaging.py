@@ -14,8 +14,12 @@ import re
 import struct
 import sys
 import time
+from typing import Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from gpumend.payload.probe import elf_section, run, which
+from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.files import Json, elf_section
+
+PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its new version
 
 PACKAGE_TIMEOUT = (
     900  # seconds; a download and dpkg: killed in between it would leave a half-installed package
@@ -58,16 +62,16 @@ class Unfit(Exception):
     """It cannot be done here, or did not come out right; the text is for the report."""
 
 
-def last_line(found):
+def last_line(found: Json) -> str:
     """The line of a command's output that says why it failed."""
-    lines = (
+    lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
-    return (errors or lines or [found["status"]])[-1][:400]
+    return str((errors or lines or [found["status"]])[-1])[:400]
 
 
-def apt_changes(text):
+def apt_changes(text: str) -> List[PackageChange]:
     """What `apt-get -s` would do, in its order: (`install` | `upgrade` | `remove`, name, version or None)."""
     changes = []
     for line in text.splitlines():
@@ -88,14 +92,15 @@ DNF_SECTIONS = (
 )
 
 
-def dnf_changes(text):
+def dnf_changes(text: str) -> List[PackageChange]:
     """What `dnf --assumeno` would do: its table's sections, a package a row (measured with dnf 4.14 and dnf5 5.4).
     Below a row is what that replaces: dnf 4 tells of obsoleted packages alone, dnf5 of a package's old version, too, and
     counts both.
 
     Raises Unfit where the rows that were understood are not as many as dnf's own summary says.
     """
-    changes, section, name, expected, replaced = [], None, "", 0, 0
+    changes: List[PackageChange] = []
+    section, name, expected, replaced = None, "", 0, 0
     for line in text.splitlines():
         count = re.match(
             r"\s*(?:Install|Upgrad|Remov|Downgrad|Reinstall|Replac)\w*:?\s+(\d+) [Pp]ackages?$", line
@@ -126,7 +131,7 @@ def dnf_changes(text):
     return changes
 
 
-def objection(changes, action, names):
+def objection(changes: Iterable[PackageChange], action: str, names: Sequence[str]) -> str:
     """Why these changes are not made, where these packages are to be installed (or brought to an older version:
     `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be."""
     for what, other, _ in changes:
@@ -146,7 +151,7 @@ def objection(changes, action, names):
     return ""
 
 
-def lock_holder(paths=APT_LOCKS):
+def lock_holder(paths: Iterable[str] = APT_LOCKS) -> str:
     """Who holds apt's or dpkg's lock (`process 123 (apt-get)`), or an empty text. Asks the kernel and takes no lock."""
     for path in paths:
         try:
@@ -169,7 +174,7 @@ def lock_holder(paths=APT_LOCKS):
     return ""
 
 
-def wait_for_lock(manager, seconds):
+def wait_for_lock(manager: str, seconds: float) -> str:
     """The package manager is free. Returns what to tell where it was waited for; raises Unfit where that took too long.
     dnf waits by itself."""
     holder = lock_holder() if manager == "apt" else ""
@@ -184,18 +189,18 @@ def wait_for_lock(manager, seconds):
     return "waited %d s for apt's lock, which %s held" % (round(time.monotonic() - began), first)
 
 
-def apt(wait, *words):
+def apt(wait: int, *words: str) -> List[str]:
     """apt-get's argv. It waits for its lock by itself, too: somebody may have been faster."""
     options = ["-o", "DPkg::Lock::Timeout=%d" % max(wait, 1), "-o", "Dpkg::Options::=--force-confold"]
     return APT_ENV + ["apt-get", "-q", "-y", "--no-install-recommends"] + options + list(words)
 
 
-def name_of(target):
+def name_of(target: str) -> str:
     """apt takes `NAME-` for one that is to go."""
     return target.partition("=")[0].rstrip("-")
 
 
-def word(manager, target):
+def word(manager: str, target: str) -> str:
     """A target as the manager takes it. A version without a revision stands for each of its revisions."""
     name, _, version = target.partition("=")
     if not version:
@@ -205,7 +210,7 @@ def word(manager, target):
     return "%s-%s" % (name, version)
 
 
-def arguments(manager, action, targets):
+def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
     """What follows `apt-get` or `dnf`. dnf's install takes a package down to a version that is named, too."""
     words = [word(manager, target) for target in targets]
     if action in ("downgrade", "restore"):
@@ -213,7 +218,7 @@ def arguments(manager, action, targets):
     return ["remove" if action == "purge" and manager == "dnf" else action] + words
 
 
-def simulate(manager, action, targets, wait):
+def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> List[PackageChange]:
     """What the manager would do. Raises Unfit where it would not do it, or more than it may."""
     names = [name_of(target) for target in targets]
     called = "%s %s" % (action, " ".join(targets))
@@ -249,7 +254,7 @@ def simulate(manager, action, targets, wait):
     return changes
 
 
-def way_back(manager, changes):
+def way_back(manager: str, changes: Iterable[PackageChange]) -> None:
     """Each package that would get another version can be had in its present one, too. Raises Unfit: what cannot be put
     back is not changed."""
     for what, name, _ in changes:
@@ -260,7 +265,7 @@ def way_back(manager, changes):
             )
 
 
-def offered(manager, name, version):
+def offered(manager: str, name: str, version: Optional[str]) -> bool:
     """Whether a repository of this host has that version of a package."""
     if manager == "apt":
         rows = [row.split("|") for row in run(["apt-cache", "madison", name], 60).get("out", "").splitlines()]
@@ -269,12 +274,12 @@ def offered(manager, name, version):
     return found.get("rc") == 0 and bool(found.get("out", "").strip())
 
 
-def upstream(version):
+def upstream(version: str) -> str:
     """A package's version without epoch and revision: `1:1.17.8-1` -> `1.17.8`."""
     return version.rpartition(":")[2].rpartition("-")[0] or version.rpartition(":")[2]
 
 
-def one_version(versions):
+def one_version(versions: Mapping[str, Optional[str]]) -> str:
     """The one upstream version of these packages (name -> version, None for one that is not there), as far as they are
     there. Raises Unfit where they differ, and for a version that is never right."""
     found = sorted(set(upstream(version) for version in versions.values() if version))
@@ -286,7 +291,7 @@ def one_version(versions):
     return found[0]
 
 
-def status_of(manager, name):
+def status_of(manager: str, name: str) -> Tuple[str, Optional[str]]:
     """(dpkg's letter of a package's state, version), `i` where all is well; (`n`, None) for one that is not known. Raises
     Unfit where the database does not say: what passed for not there would be taken away again by a rollback."""
     if manager == "apt":
@@ -303,13 +308,15 @@ def status_of(manager, name):
     return "n", None
 
 
-def installed(manager, name):
+def installed(manager: str, name: str) -> Optional[str]:
     """A package's installed version, or None."""
     letter, version = status_of(manager, name)
     return version if letter == "i" else None
 
 
-def perform(manager, action, targets, changes, wait):
+def perform(
+    manager: str, action: str, targets: Sequence[str], changes: Iterable[PackageChange], wait: int
+) -> None:
     """Do what was simulated, in the versions that it showed. Raises Unfit with the manager's own words where it fails."""
     exact = dict((name, version) for what, name, version in changes if what != "remove" and version)
     if action in ("install", "downgrade"):
@@ -327,19 +334,19 @@ def perform(manager, action, targets, changes, wait):
         raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
 
 
-def package_entries(manager, changes):
+def package_entries(manager: str, changes: Iterable[PackageChange]) -> List[Json]:
     """For the journal: what each package is now that these changes are about to make another."""
     found = []
     for _, name, version in changes:
         letter, _ = status_of(manager, name)
-        entry = {"manager": manager, "name": name, "before": installed(manager, name), "after": version}
+        entry: Json = {"manager": manager, "name": name, "before": installed(manager, name), "after": version}
         entry["purge"] = letter == "n"
         entry["leaves"] = [LEFT_BEHIND] if name == TOOLKIT[1] and not os.path.exists(LEFT_BEHIND) else []
         found.append(entry)
     return found
 
 
-def take_back(found, wait):
+def take_back(found: Sequence[Json], wait: int) -> None:
     """The packages of these entries are as they were before their transaction: what it installed is gone, what it removed
     is back, what it gave another version has its old one. Raises Unfit where not."""
     for manager in sorted(set(entry["manager"] for entry in found)):
@@ -369,7 +376,7 @@ def take_back(found, wait):
                     os.unlink(path)
 
 
-def prove_toolkit(manager, version):
+def prove_toolkit(manager: str, version: Optional[str]) -> str:
     """The toolkit's packages are of one version, of `version` where one is given, and its programs answer with it. Returns
     what was seen; raises Unfit otherwise."""
     have = one_version(dict((name, installed(manager, name)) for name in TOOLKIT))
@@ -387,11 +394,11 @@ def prove_toolkit(manager, version):
     return "nvidia-ctk answers as %s" % have
 
 
-def numbers(text):
+def numbers(text: str) -> Tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def check_note(directory, section, driver):
+def check_note(directory: str, section: str, driver: str) -> None:
     """The compat library in a directory says itself that it is for the loaded driver (its ELF note), and is newer.
 
     Raises Unfit. The rule is nvidia-container-toolkit's: branch in the list, and compat newer than the host's driver.
@@ -422,7 +429,7 @@ def check_note(directory, section, driver):
         raise Unfit("%s is not newer than the loaded driver %s" % (path, with_loaded))
 
 
-def loaded_driver():
+def loaded_driver() -> Optional[str]:
     """The loaded module's version, now; or None."""
     try:
         with open("/proc/driver/nvidia/version") as handle:
@@ -432,10 +439,10 @@ def loaded_driver():
     return match.group(1) if match else None
 
 
-def cu_init(directory=""):
+def cu_init(directory: str = "") -> Tuple[int, int]:
     """(cuInit's answer, CUDA version served as cuDriverGetVersion gives it) in a process of its own, with a directory
     first on its library path or with none. -1 where there is no libcuda. Raises Unfit where it does not answer."""
-    python = sys.executable or which("python3")
+    python = sys.executable or which("python3") or "python3"
     path = ["env", "LD_LIBRARY_PATH=" + directory] if directory else ["env", "-u", "LD_LIBRARY_PATH"]
     found = run(path + [python, "-I", "-S", "-B", "-c", CU_INIT], CUDA_TIMEOUT)
     match = re.match(r"(-?\d+) (-?\d+) (.*)", found.get("out", ""))
@@ -444,13 +451,13 @@ def cu_init(directory=""):
     return int(match.group(1)), int(match.group(3)) if match.group(2) == "0" else 0
 
 
-def shown(answer):
+def shown(answer: Tuple[int, int]) -> str:
     """(0, 13000) -> `cuInit 0, CUDA 13.0`."""
     rc, version = answer
     return "no libcuda" if rc == -1 else "cuInit %d, CUDA %d.%d" % (rc, version // 1000, version % 1000 // 10)
 
 
-def prove_cuda(kind, directory, version, before):
+def prove_cuda(kind: str, directory: str, version: Union[int, str], before: Tuple[int, int]) -> str:
     """CUDA works as it should now: `with` the directory on the path, or as the whole `host` has it, cuInit is 0 and at
     least `version` is served; `plain`: cuInit is 0 without it. Returns what was seen; raises Unfit otherwise."""
     plain = cu_init()

@@ -20,21 +20,24 @@ import json
 import os
 import signal
 import sys
+from typing import Callable, Dict
 
 from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
 from gpumend.payload.change.undo import recover, rollback
+from gpumend.payload.probe.files import Json
 
 LOCK = "/run/gpumend.lock"
 
 
-def apply(wanted):
-    return Transaction(wanted).apply()
+def apply(wanted: Json) -> Json:
+    answer: Json = Transaction(wanted).apply()
+    return answer
 
 
-def containers(wanted):
+def containers(wanted: Json) -> Json:
     """A container on each engine path runs the proving command; where one fails, the whole run is undone."""
     good, failures, untried = try_all(wanted["containers"])
     if not failures:
@@ -47,10 +50,15 @@ def containers(wanted):
     return {"status": status, "detail": "; ".join(failures), "files": back.get("files", [])}
 
 
-VERBS = {"apply": apply, "recover": recover, "rollback": rollback, "containers": containers}
+VERBS: Dict[str, Callable[[Json], Json]] = {
+    "apply": apply,
+    "recover": recover,
+    "rollback": rollback,
+    "containers": containers,
+}
 
 
-def locked(wanted):
+def locked(wanted: Json) -> Json:
     """Run the verb alone on this host. The lock is the kernel's: it ends with the process, however that ends."""
     if os.geteuid() != 0:
         raise Refused("root is needed to change this host, this is uid %d" % os.geteuid())
@@ -68,7 +76,7 @@ def locked(wanted):
         os.close(handle)  # which unlocks it
 
 
-def try_lock(handle):
+def try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -78,7 +86,7 @@ def try_lock(handle):
     return True
 
 
-def transact(wanted):
+def transact(wanted: Json) -> Json:
     """The answer of one transaction, whatever happens."""
     try:
         return locked(wanted)
@@ -90,7 +98,7 @@ def transact(wanted):
         return {"status": "broken", "detail": reason_of(error)}
 
 
-def main_transaction(wanted, probe_again):
+def main_transaction(wanted: Json, probe_again: Callable[[], Json]) -> None:
     """Run it, look at the host again, and print both. Signals of a vanished connection do not end it."""
     for name in ("SIGHUP", "SIGPIPE"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)

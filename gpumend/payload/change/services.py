@@ -6,12 +6,16 @@ Whether a restart may be made now, the restart itself, what ran under the daemon
 import os
 import re
 import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
 
 from gpumend.payload.change.engine import docker_call, docker_info, running_containers
 from gpumend.payload.change.files import Failed
 from gpumend.payload.change.inner import main_start, runs_now
 from gpumend.payload.change.trial import can_ask_cri, cri_info
-from gpumend.payload.probe import UnixConnection, genuine, run
+from gpumend.payload.probe.docker import UnixConnection
+from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.processes import genuine
 
 LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
 COMMAND_TIMEOUT = 60
@@ -22,23 +26,23 @@ PROOF_TIMEOUT = 45
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
-def active(unit):
+def active(unit: str) -> bool:
     """Whether systemd calls a unit active."""
     found = run(["systemctl", "is-active", unit], 20)
-    return found["status"] == "ok" and found["rc"] == 0
+    return bool(found["status"] == "ok" and found["rc"] == 0)
 
 
-def main_process(unit):
+def main_process(unit: str) -> str:
     """A unit's main process as systemd knows it: another text after every start, and while there is none."""
     names = ["-p", "MainPID", "-p", "ExecMainStartTimestampMonotonic"]
-    return run(["systemctl", "show"] + names + [unit], 20).get("out", "")
+    return str(run(["systemctl", "show"] + names + [unit], 20).get("out", ""))
 
 
-def systemd():
+def systemd() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
-def wait_for(test, seconds):
+def wait_for(test: Callable[[], bool], seconds: float) -> bool:
     """Ask until the test is true or the time is over; the time is the only thing that ends it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -49,7 +53,7 @@ def wait_for(test, seconds):
         time.sleep(0.1)
 
 
-def gate(policy, unit="docker.service"):
+def gate(policy: str, unit: str = "docker.service") -> str:
     """Why a daemon may not be restarted now, by its own word; an empty text where it may."""
     if unit in GATES:
         return GATES[unit](policy)
@@ -67,7 +71,7 @@ def gate(policy, unit="docker.service"):
     return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
 
 
-def containerd_gate(policy):
+def containerd_gate(policy: str) -> str:
     """containerd's containers are children of shims, which a restart leaves alone with KillMode=process only."""
     if policy == "never":
         return "restarts is `never`"
@@ -76,10 +80,10 @@ def containerd_gate(policy):
     return "" if mode == "process" else "KillMode=%s: it would stop every container" % (mode or "unknown")
 
 
-GATES = {"containerd.service": containerd_gate}
+GATES: Dict[str, Callable[[str], str]] = {"containerd.service": containerd_gate}
 
 
-def inner_gate(policy, entry):
+def inner_gate(policy: str, entry: Json) -> str:
     """Why an inner daemon's container may not be started anew now; an empty text where it may. Raises Unmet."""
     if policy == "allow":
         return ""
@@ -95,13 +99,13 @@ class Service:
     reloads = True
     name = "dockerd"
 
-    def __init__(self, unit, journal):
+    def __init__(self, unit: str, journal: Any) -> None:
         self.unit = unit
         self.journal = journal
         self.told = time.time()
         self.main = ""  # what systemd says of the unit's process after a restart
 
-    def tell(self, action):
+    def tell(self, action: str) -> None:
         """Reload or restart the unit; raises Failed where it does not come back."""
         if action == "restart":
             try:
@@ -127,7 +131,7 @@ class Service:
                 % (self.name, PROOF_TIMEOUT, action, self.last_words())
             )
 
-    def outlives(self, seconds):
+    def outlives(self, seconds: float) -> None:
         """The process that a restart started is still the unit's own, and answers, that many seconds after its start: a
         daemon may answer and die of its new file yet. Raises Failed."""
         end = main_start(self.unit) + seconds
@@ -140,15 +144,15 @@ class Service:
         raise Failed("%s did not live %d s after its restart%s" % (self.name, seconds, self.last_words()))
 
     @staticmethod
-    def running():
+    def running() -> Dict[str, str]:
         """What runs under the daemon, by id, with names for the report. Raises OSError or ValueError."""
         return running_containers()
 
     @staticmethod
-    def answers():
+    def answers() -> bool:
         return docker_info() is not None
 
-    def last_words(self):
+    def last_words(self) -> str:
         """What the daemon itself said last since it was told, an error where there is one, for the report; masked there."""
         since = "--since=@%d" % self.told
         # systemd's own words about the unit come by another transport.
@@ -168,7 +172,7 @@ class Service:
         lines = [line for line in said if re.search(r"(?i)unable|failed|fatal|error|unknown", line)] or said
         return " (%s: %s)" % (self.unit, lines[-1][:300]) if lines else ""
 
-    def start_again(self):
+    def start_again(self) -> List[str]:
         """Containers that ran before a restart run again. Returns the names of those that do not."""
         before = self.journal.record["running"]
         try:
@@ -191,7 +195,7 @@ class Monitored(Service):
 
     reloads = False
 
-    def start_again(self):
+    def start_again(self) -> List[str]:
         """A process that is gone cannot be started again: its name is all that can be told."""
         now = self.running()
         return sorted(name for ident, name in self.journal.record["running"].items() if ident not in now)
@@ -202,7 +206,7 @@ class Containerd(Monitored):
 
     name = "containerd"
 
-    def tell(self, action):
+    def tell(self, action: str) -> None:
         before = cri_broken()
         Service.tell(self, action)
         # Where it told before (there is a ctr, and it knows the address), it has to tell now.
@@ -213,22 +217,22 @@ class Containerd(Monitored):
             raise Failed("containerd's plugin %s does not load%s" % (broken, self.last_words()))
 
     @staticmethod
-    def running():
+    def running() -> Dict[str, str]:
         return shims()
 
     @staticmethod
-    def answers():
+    def answers() -> bool:
         return active("containerd.service") and accepts(CONTAINERD_SOCKET)
 
 
-SERVICES = {"containerd.service": Containerd}
+SERVICES: Dict[str, Type[Service]] = {"containerd.service": Containerd}
 
 
-def service_of(unit, journal):
+def service_of(unit: str, journal: Any) -> Service:
     return SERVICES.get(unit, Service)(unit, journal)
 
 
-def accepts(path):
+def accepts(path: str) -> bool:
     """Whether somebody listens at a socket; also true where there is none, for containerd may have another address."""
     if not os.path.exists(path):
         return True
@@ -242,7 +246,7 @@ def accepts(path):
         connection.close()
 
 
-def shims():
+def shims() -> Dict[str, str]:
     """containerd's shims: `pid:start` -> a name. The start (proc(5), field 22) tells a pid from its successor."""
     found = {}
     for pid in os.listdir("/proc"):
@@ -263,7 +267,7 @@ def shims():
     return found
 
 
-def cri_broken():
+def cri_broken() -> Optional[str]:
     """The plugin of CRI that containerd says it could not load, or an empty text; None where it does not tell."""
     found = run(["ctr", "plugins", "ls"], 20)
     if found["status"] != "ok" or found["rc"] != 0:
@@ -276,11 +280,14 @@ def cri_broken():
 
 
 # Whether an engine can be asked, and what it says of itself (None while it does not answer); crio_daemon.py adds its own.
-ENGINES = {"docker": (lambda: True, docker_info), "crictl": (can_ask_cri, cri_info)}
+ENGINES: Dict[str, Tuple[Callable[[], bool], Callable[[], Optional[Json]]]] = {
+    "docker": (lambda: True, docker_info),
+    "crictl": (can_ask_cri, cri_info),
+}
 SAYS = {"docker": "docker info", "crictl": "crictl info"}
 
 
-def prove(proofs, told):
+def prove(proofs: Iterable[Json], told: str) -> None:
     """The proofs that can be true by now come true in time; raises Failed with the one that does not."""
     for proof in proofs:
         if proof["needs"] == "restart" and told != "restart":
@@ -291,12 +298,12 @@ def prove(proofs, told):
         if not can_ask():
             continue
 
-        def shown():
-            found = asked()
+        def shown() -> bool:
+            found: Any = asked()
             for key in proof["path"]:
                 found = found.get(key) if isinstance(found, dict) else None
             if proof.get("value"):
-                return found == proof["value"]
+                return bool(found == proof["value"])
             return bool(found) or isinstance(found, dict)
 
         if not wait_for(shown, PROOF_TIMEOUT):
@@ -304,7 +311,7 @@ def prove(proofs, told):
             raise Failed("`%s` shows no %s" % (SAYS[engine], " ".join(words)))
 
 
-def reload_or_start(unit):
+def reload_or_start(unit: str) -> str:
     """A reload that killed the daemon (dockerd of old versions exits on some files) takes a start to undo. One of which
     systemd does not tell (a bus that is not there, a time limit) is not restarted for that: it may run containers."""
     found = run(["systemctl", "is-active", unit], 20)

@@ -7,8 +7,10 @@ Nothing is pulled: an engine that has no such image is not tried, unless its pat
 import json
 import os
 import random
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe import run, which
+from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.files import Json
 
 TRIAL_TIMEOUT = 120  # seconds; the first cuInit after boot takes tens of them on hosts with eight GPUs
 CONTAINERD_CRI = "unix:///run/containerd/containerd.sock"
@@ -18,31 +20,31 @@ class Untried(Exception):
     """There was nothing to start a container with. The text says what was missing."""
 
 
-def last_words(found):
+def last_words(found: Json) -> str:
     """The end of what a command said, on one line; never empty."""
     lines = (found.get("err", "") + found.get("out", "")).strip().splitlines()
     said = " / ".join(lines[-3:])[:500] or found.get("error", "")
     return said or "exit status %s" % found.get("rc")
 
 
-def worked(found):
-    return found["status"] == "ok" and found["rc"] == 0
+def worked(found: Json) -> bool:
+    return bool(found["status"] == "ok" and found["rc"] == 0)
 
 
-def client(name):
+def client(name: str) -> str:
     path = which(name)
     if path is None:
         raise Untried("there is no %s on this host" % name)
     return path
 
 
-def try_docker(entry):
+def try_docker(entry: Json) -> str:
     """Docker, by the argv that the plan made. Returns why it failed, or an empty text; raises Untried."""
     found = run([client("docker")] + entry["argv"], TRIAL_TIMEOUT)
     return "" if worked(found) else last_words(found)
 
 
-def try_podman(entry):
+def try_podman(entry: Json) -> str:
     """podman as root, without a network. Returns why it failed, or an empty text; raises Untried."""
     podman, command = client("podman"), entry["command"]
     there = run([podman, "image", "exists", entry["image"]], 30)
@@ -55,13 +57,13 @@ def try_podman(entry):
     return "" if worked(found) else last_words(found)
 
 
-def full_names(image):
+def full_names(image: str) -> List[str]:
     """What containerd may call an image that a person calls `image`: containerd keeps whole references."""
     tagged = image if ":" in image.rpartition("/")[2] or "@" in image else image + ":latest"
     return [tagged, "docker.io/library/" + tagged, "docker.io/" + tagged, "localhost/" + tagged]
 
 
-def image_in_containerd(ctr, image):
+def image_in_containerd(ctr: str, image: str) -> Tuple[str, str]:
     """(namespace, reference) of an image in containerd: the kubelet's namespace first. Raises Untried."""
     listed = run([ctr, "namespaces", "ls", "-q"], 30).get("out", "").split()
     for space in sorted(listed, key=lambda name: (name != "k8s.io", name != "default", name)):
@@ -72,7 +74,7 @@ def image_in_containerd(ctr, image):
     raise Untried("containerd has no image %s" % image)
 
 
-def try_containerd(entry):
+def try_containerd(entry: Json) -> str:
     """containerd through ctr. Returns why it failed, or an empty text; raises Untried. Nothing is left of the container,
     also where it did not end in time. An entrypoint of the image stays before the command: ctr cannot set it."""
     ctr = client("ctr")
@@ -88,12 +90,18 @@ def try_containerd(entry):
     return last_words(found)
 
 
-TRIALS = {"docker": try_docker, "podman": try_podman, "containerd": try_containerd}
+TRIALS: Dict[str, Callable[[Json], str]] = {
+    "docker": try_docker,
+    "podman": try_podman,
+    "containerd": try_containerd,
+}
 
 
-def try_all(entries):
+def try_all(entries: Iterable[Json]) -> Tuple[List[str], List[str], List[str]]:
     """(paths on which a container did what it should, why others did not, what was not tried)."""
-    good, failures, untried = [], [], []
+    good: List[str] = []
+    failures: List[str] = []
+    untried: List[str] = []
     for entry in entries:
         try:
             why = TRIALS[entry["engine"]](entry)
@@ -108,12 +116,12 @@ def try_all(entries):
     return good, failures, untried
 
 
-def can_ask_cri():
+def can_ask_cri() -> bool:
     """Whether there is a crictl, and a containerd to ask with it."""
     return which("crictl") is not None and os.path.exists(CONTAINERD_CRI.partition("://")[2])
 
 
-def cri_info():
+def cri_info() -> Optional[Json]:
     """What containerd's CRI says of itself, or None while it does not answer."""
     found = run(["crictl", "--runtime-endpoint", CONTAINERD_CRI, "info"], 20)
     try:

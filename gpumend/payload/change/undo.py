@@ -20,7 +20,7 @@ from gpumend.payload.change.services import (
     service_of,
     systemd,
 )
-from gpumend.payload.probe import run
+from gpumend.payload.probe.execution import run
 
 Answer = Dict[str, Any]
 

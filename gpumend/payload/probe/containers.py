@@ -1,0 +1,152 @@
+"""What only the answers so far say where to look for: inside containers, and for dockerds that run in them."""
+
+import base64
+import http.client
+import json
+import os
+import time
+from typing import Iterable, List, Optional
+
+from gpumend.payload.probe.docker import ask_all, container, docker
+from gpumend.payload.probe.execution import Job, at_once, execute
+from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
+from gpumend.payload.probe.processes import age, inner, start_ticks
+
+LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
+STARTING = 10  # seconds after its start in which a dockerd that does not answer is waited for
+
+
+def inside(pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
+    """What a container holds, read through /proc/PID/root without starting anything: its mounts, files and metadata of
+    paths, and, where a dockerd runs in it (`daemon`), what that says over its own socket. Only `ended` where the process
+    ended meanwhile, as in a container in a loop: what was missing then says nothing about its image."""
+    start = start_ticks(pid)
+    found: Json = {"pid": pid, "mountinfo": read_file("/proc/%d/mountinfo" % pid), "files": {}, "stats": {}}
+    for section in ("files", "stats"):
+        for path in spec.get(section, ()):
+            try:
+                handle = open_inside(pid, path)
+            except OSError as error:
+                found[section][path] = failure(error)
+                continue
+            try:
+                item = (read_file if section == "files" else meta)("/proc/self/fd/%d" % handle)
+                item.pop("link", None)
+                item.pop("real", None)
+                if item.get("kind") == "dir":
+                    at = os.fstatvfs(handle)
+                    item["free"] = at.f_bavail * at.f_frsize
+                found[section][path] = item
+            except OSError as error:
+                found[section][path] = failure(error)
+            finally:
+                os.close(handle)
+    if daemon:
+        try:
+            handle = open_inside(pid, spec["socket"])
+        except OSError as error:
+            found["docker"] = failure(error)
+        else:
+            try:
+                found["docker"] = docker("/proc/self/fd/%d" % handle, True, timeout)
+            finally:
+                os.close(handle)
+    if start is None or start_ticks(pid) != start:
+        gone = {"status": "failed", "error": "it ended while it was looked at"}
+        return {"pid": pid, "ended": True, "docker": gone} if daemon else {"pid": pid, "ended": True}
+    if not daemon or found["docker"]["status"] != "ok":
+        found["starts"] = age(start) < (STARTING if daemon else LOOKING)
+    return found
+
+
+def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/docker.sock") -> List[Json]:
+    """The containers that dockerds run in and that Docker did not list yet: they began while we looked. Where it does not
+    tell of them any more, its list is not whole, and says so."""
+    known = {found["id"] for found in answer["docker"].get("containers", ())}
+    names = {process["container"] for process in daemons if inner(process)} - known - {None}
+    if not names or answer["docker"]["status"] != "ok":
+        return []
+    urls = ["/containers/%s/json" % name for name in sorted(names)]  # another engine's are 404
+    answers, lost = [], answer["docker"]["unread"]["containers"]
+    try:
+        answers = ask_all(path, urls, time.monotonic() + timeout, lost)
+    except (OSError, http.client.HTTPException) as error:
+        lost.append(str(error) or type(error).__name__)
+    return [container(raw) for raw in answers if raw is not None]
+
+
+def look_further(request: Json, answer: Json, daemons: List[Json], timeout: float) -> None:
+    """What only the answers so far say where to look for: the daemon's directory, and containers that may run a dockerd."""
+    running = {}
+    begun = late(daemons, answer, timeout)
+    if begun:
+        answer["docker"]["containers"].extend(begun)
+    for found in answer["docker"].get("containers", ()):
+        if found["privileged"] and found.get("pid"):
+            running[found["id"]] = (found["pid"], False)
+    for process in daemons:
+        if inner(process) and process["uid"] == 0:
+            running[process["container"] or str(process["pid"])] = (process["pid"], True)
+    answer["inside"], answer["listings"] = {}, {}
+    spec = request.get("inside") or {}
+    jobs: List[Job] = [
+        (answer["inside"], name, inside, (pid, spec, timeout, daemon))
+        for name, (pid, daemon) in running.items()
+        if spec
+    ]
+    directories = list(request.get("listings", ()))
+    directories.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
+    for process in daemons:
+        if process["uid"] == 0 and not inner(
+            process
+        ):  # a user's own would have root list what the user may not
+            words = process["argv"] + [""]
+            for at, word in enumerate(words[:-1]):
+                name, sign, value = word.partition("=")
+                if name in ("--data-root", "--graph", "-g"):
+                    directories.append(value if sign else words[at + 1])
+    try:
+        config = answer["files"].get("/etc/docker/daemon.json", {}).get("data")
+        directories.append(
+            json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None
+        )
+    except (ValueError, AttributeError):
+        pass  # GM401 tells
+    for path in directories:
+        if isinstance(path, str) and path.startswith("/"):
+            jobs.append((answer["listings"], path, listing, (path,)))
+    beside = request.get("beside_compose") or {}
+    for found in answer["docker"].get("containers", ()):
+        directory = found["labels"].get("com.docker.compose.project.working_dir", "")
+        if found["privileged"] and directory.startswith("/"):
+            for name in beside.get("names", ()):
+                path = os.path.join(directory, name)
+                answer["stats"][path] = search(path, beside["search"])
+    for name, command in request.get("commands", {}).items():
+        if command.get("without_docker"):
+            answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
+            if answer["docker"]["status"] != "ok":
+                jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
+    jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
+    at_once(jobs)
+
+
+def unsure(impostors: Iterable[Json]) -> Optional[str]:
+    """Why it is not known whether the host's dockerd runs, or None: a process is root's alone and executes a dockerd, but
+    one that others could have put there. It is not asked."""
+    for found in impostors:
+        exe = os.path.basename(found["exe"] or "").partition(" (deleted)")[0]
+        if (
+            found["name"] == "dockerd"
+            and set(found["uids"]) == {0}
+            and exe in ("", "dockerd")
+            and not inner(found)
+        ):
+            return "dockerd %d is not asked: %s" % (found["pid"], found["why"])
+    return None
+
+
+def unsettled(answer: Json) -> bool:
+    """Whether a dockerd in a container ended while it was looked at, or has just begun and does not answer yet, or may have
+    begun after we looked for one: a look a moment later tells what becomes of it."""
+    return any(found.get("ended") or found.get("starts") for found in answer["inside"].values())

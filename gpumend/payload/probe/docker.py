@@ -1,0 +1,268 @@
+"""What Docker says of itself, its containers and its images, over its unix socket."""
+
+import errno
+import hashlib
+import http.client
+import json
+import socket
+import struct
+import threading
+import time
+from typing import Any, List, Optional, Tuple
+
+from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches
+from gpumend.payload.probe.processes import allowed_env
+
+DOCKER_CONNECTIONS = 4  # dockerd inspects side by side
+HISTORIES = 50  # images whose layers are asked for
+# Keys of `GET /info` that may leave the host: HttpProxy/HttpsProxy (passwords) and RegistryConfig must not.
+DOCKER_INFO_KEYS = (
+    "ServerVersion", "OperatingSystem", "Driver", "DriverStatus", "CgroupDriver", "CgroupVersion", "Runtimes",
+    "DefaultRuntime", "SecurityOptions", "LiveRestoreEnabled", "CDISpecDirs", "DiscoveredDevices",
+    "DockerRootDir", "ContainersRunning", "Containers", "Images", "KernelVersion", "Warnings", "Swarm",
+)  # fmt: skip
+COMPOSE_LABELS = (
+    "com.docker.compose.project",
+    "com.docker.compose.service",
+    "com.docker.compose.project.working_dir",
+    "com.docker.compose.project.config_files",
+)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        http.client.HTTPConnection.__init__(self, "localhost", timeout=timeout)
+        self.unix_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_path)
+
+
+class Gone(ValueError):
+    """dockerd knows no such thing (any more): HTTP 404."""
+
+
+def docker_get(connection: http.client.HTTPConnection, url: str) -> Any:
+    """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong, Gone for HTTP 404."""
+    connection.request("GET", url)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        kind = Gone if response.status == 404 else ValueError
+        raise kind(
+            "GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace").strip())
+        )
+    return json.loads(body.decode("utf-8"))
+
+
+def container(raw: Json) -> Json:
+    """What of a container's inspection matters for GPUs and may leave the host."""
+    config, host = raw.get("Config") or {}, raw.get("HostConfig") or {}
+    labels = config.get("Labels") or {}
+    return {
+        "id": raw.get("Id", "")[:12],
+        "name": raw.get("Name", "").lstrip("/"),
+        "image": config.get("Image"),
+        "pid": (raw.get("State") or {}).get("Pid"),
+        "running": bool((raw.get("State") or {}).get("Running")),
+        "started": (raw.get("State") or {}).get("StartedAt"),
+        "runtime": host.get("Runtime"),
+        "device_requests": [
+            {key: request.get(key) for key in ("Driver", "Count", "DeviceIDs", "Capabilities")}
+            for request in host.get("DeviceRequests") or ()
+        ],
+        "devices": [device.get("PathOnHost") for device in host.get("Devices") or ()],
+        "privileged": bool(host.get("Privileged")),
+        "restart": (host.get("RestartPolicy") or {}).get("Name"),
+        "restarts": raw.get("RestartCount") or 0,
+        "exit": (raw.get("State") or {}).get("ExitCode") or 0,
+        "restarting": bool((raw.get("State") or {}).get("Restarting")),
+        "error": ((raw.get("State") or {}).get("Error") or "")[:2000],
+        "env": allowed_env(config.get("Env")),
+        "mounts": [
+            {"source": mount.get("Source"), "target": mount.get("Destination"), "type": mount.get("Type")}
+            for mount in raw.get("Mounts") or ()
+        ],
+        "labels": {key: labels[key] for key in COMPOSE_LABELS if key in labels},
+    }
+
+
+def image(entry: Json, config: Json) -> Json:
+    """An image's names and those of its environment values that may leave the host."""
+    names = entry.get("RepoTags") or entry.get("RepoDigests") or []
+    return {
+        "id": entry["Id"].partition(":")[2][:12],
+        "names": [name for name in names if not name.startswith("<none>")],
+        "env": allowed_env((config.get("config") or config.get("Config") or {}).get("Env")),
+    }
+
+
+def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
+    """An image's configuration as Docker stores it (moby image/fs.go), which spares dockerd 500 inspections of half a
+    millisecond: {} where it names nothing of NVIDIA's or CUDA's, None where it is not there, as in the containerd store."""
+    path = "%s/image/%s/imagedb/content/sha256/%s" % (root, driver, ident.partition(":")[2])
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_FILE_BYTES)
+    except (OSError, ValueError):
+        return None
+    if "sha256:" + hashlib.sha256(data).hexdigest() != ident:
+        return None
+    return json.loads(data.decode("utf-8")) if b"NVIDIA_" in data or b"CUDA_VERSION" in data else {}
+
+
+def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[str]] = None) -> List[Any]:
+    """Answers to many questions, in their order, over a few connections; None where dockerd knows no such thing any more,
+    or gives an error of its own for it, which `refused` (a list) then has. Raises what one of the connections raised;
+    socket.timeout where the time was over before the last answer."""
+    found: List[Any] = [None] * len(urls)
+    failed: List[Exception] = []
+    todo = list(enumerate(urls))
+
+    def work() -> None:
+        connection = UnixConnection(path, max(0.1, deadline - time.monotonic()))
+        try:
+            while not failed:
+                try:
+                    number, url = todo.pop()
+                except IndexError:
+                    return
+                if time.monotonic() > deadline:
+                    raise socket.timeout("%d of %d answers in time" % (len(urls) - len(todo) - 1, len(urls)))
+                try:
+                    found[number] = docker_get(connection, url)
+                except Gone:
+                    pass  # it was removed between the list and the look
+                except ValueError as error:
+                    if refused is not None:
+                        refused.append(str(error))
+        except Exception as error:  # of a thread: told by the one that waits for it
+            failed.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(min(DOCKER_CONNECTIONS, len(urls)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return found
+
+
+def images_of(
+    path: str, info: Json, listed: List[Json], deadline: float, own: bool, refused: List[str]
+) -> Tuple[List[Json], List[Json]]:
+    """The images whose environment is NVIDIA's or names a CUDA version, and the size of every image, with the sizes of
+    its layers from the lowest up for the HISTORIES largest: they are for a prediction only. own: it is the host's Docker,
+    whose store can be read. refused: what dockerd could not tell of one, as text."""
+    root, driver = info.get("DockerRootDir", ""), info.get("Driver", "")
+    configs = [stored_config(root, driver, entry["Id"]) if own and root else None for entry in listed]
+    asked = [number for number, config in enumerate(configs) if config is None]
+    answers = ask_all(path, ["/images/%s/json" % listed[number]["Id"] for number in asked], deadline, refused)
+    for number, config in zip(asked, answers):  # noqa: B905  (strict= is Python 3.10)
+        configs[number] = config
+    there = [(entry, config) for entry, config in zip(listed, configs) if config is not None]  # noqa: B905
+    found = [image(entry, config) for entry, config in there]
+    large = sorted((entry for entry, _ in there), key=lambda entry: -(entry.get("Size") or 0))[:HISTORIES]
+    steps = ask_all(path, ["/images/%s/history" % entry["Id"] for entry in large], deadline)
+    layers = {
+        entry["Id"]: [step.get("Size") or 0 for step in reversed(history) if step.get("Size")]
+        for entry, history in zip(large, steps)  # noqa: B905
+        if history is not None
+    }
+    sizes = [
+        dict(id=item["id"], names=item["names"], size=entry.get("Size") or 0, layers=layers.get(entry["Id"]))
+        for item, (entry, _) in zip(found, there)  # noqa: B905
+    ]
+    ours = [i for i in found if "CUDA_VERSION" in i["env"] or any(n.startswith("NVIDIA_") for n in i["env"])]
+    return ours, sizes
+
+
+def log_of(connection: http.client.HTTPConnection, ident: str, keep: str) -> List[str]:
+    """Of a container's last log lines those that a pattern finds, the newest last. The rest stays on the host."""
+    try:
+        connection.request("GET", "/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
+        response = connection.getresponse()
+        body = response.read()
+    except http.client.HTTPException as error:
+        raise ValueError("GET logs: %s" % error)
+    # Removed; or a log driver that cannot be read back (docs.docker.com, dual logging).
+    if response.status in (404, 409, 501):
+        return []
+    if response.status != 200:
+        raise ValueError("GET logs of %s: HTTP %d" % (ident[:12], response.status))
+    text, at = b"", 0
+    # Without a terminal each chunk has a header of 8 bytes (Engine API, ContainerAttach, stream format).
+    while body[at : at + 1] in (b"\1", b"\2") and body[at + 1 : at + 4] == b"\0\0\0":
+        (size,) = struct.unpack_from(">I", body, at + 4)
+        text += body[at + 8 : at + 8 + size]
+        at += 8 + size
+    return [line[-500:] for line in matches(keep, (text + body[at:]).decode("utf-8", "replace"))][-20:]
+
+
+def docker_info_of(info: Json) -> Json:
+    """What of Docker's account of itself matters, without the list of each runtime's features: 3 KB a runtime."""
+    found = {key: info[key] for key in DOCKER_INFO_KEYS if key in info}
+    if info.get("Runtimes"):
+        found["Runtimes"] = {
+            name: {key: runtime[key] for key in runtime if key != "status"}
+            for name, runtime in info["Runtimes"].items()
+        }
+    return found
+
+
+def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool = False) -> Json:
+    """Docker's own account of itself and of all its containers, over its socket.
+
+    Stopped ones count: they break at their next start, and a restart policy may start them any time.
+
+    keep: what of the log of privileged containers may leave the host; an empty text reads no log. own: it is the host's.
+    `unread` of the answer: containers and images that dockerd lists and cannot tell of (HTTP 500).
+    `running` (is a dockerd alive?) guards the connect: docker.socket would otherwise start a stopped daemon.
+    """
+    if not running:
+        return {"status": "absent", "error": "no dockerd runs"}
+    deadline = time.monotonic() + timeout
+    connection = UnixConnection(path, timeout)
+    try:
+        info = docker_get(connection, "/info")
+        version = docker_get(connection, "/version")
+        containers: List[Json] = []
+        lost: List[str] = []
+        unseen: List[str] = []
+        listed = [entry["Id"] for entry in docker_get(connection, "/containers/json?all=1")]
+        for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline, lost):
+            if raw is None:
+                continue
+            found = container(raw)
+            containers.append(found)
+            if found["privileged"] and keep:
+                try:
+                    found["log"] = log_of(connection, raw["Id"], keep)
+                except ValueError as error:
+                    lost.append(str(error))
+        images, sizes = images_of(path, info, docker_get(connection, "/images/json"), deadline, own, unseen)
+        return {
+            "status": "ok",
+            "images": images,
+            "sizes": sizes,
+            "info": docker_info_of(info),
+            "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
+            "containers": containers,
+            "unread": {"containers": lost[:3], "images": unseen[:3]},
+        }
+    except socket.timeout as error:
+        said = str(error) if "answers" in str(error) else "no answer"
+        return {"status": "timeout", "error": "dockerd gave %s within %g s" % (said, timeout)}
+    except OSError as error:
+        return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
+    except (ValueError, http.client.HTTPException) as error:
+        return {"status": "failed", "error": str(error)}
+    finally:
+        connection.close()
