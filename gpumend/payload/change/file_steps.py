@@ -93,7 +93,7 @@ class StagedFile(FileStep):
 
     def __init__(self, wanted: Dict[str, Any]) -> None:
         FileStep.__init__(self, wanted)
-        self.mode = 0o644
+        self.mode: int = wanted.get("mode", 0o644)
         self.staged = ""  # the path, until it is renamed; empty also where the file has these bytes already
 
     def new_bytes(self) -> bytes:
