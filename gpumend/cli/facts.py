@@ -10,13 +10,15 @@ from pathlib import Path
 
 import click
 
-from gpumend.cli import start
+from gpumend.cli import report_options, start
 
 
 @click.command("facts")
 @start.options
 def command(call: start.Call) -> None:
     """What is known of the hosts, as JSON on standard output (or in --report FILE), host by host."""
+    if report_options.has_output():
+        sys.exit(call.run("facts", "--dry"))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "facts.json"
         status = replace(call, report=str(file)).run("facts", "--dry")

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import click
 
-from gpumend.cli import targets
+from gpumend.cli import report_options, targets
 from gpumend.places import PROJECT
-from gpumend.reports import json_file
 from gpumend.schemas.wanted import WantedError, check, not_json
 
 QUIET = (0, 3)  # as wanted, and drift: the report says it all
@@ -43,18 +42,18 @@ class Call:
             found = targets.read(self.targets, self.limit, self.hosts)
         except targets.NoHostError as error:
             click.echo(f"{OURS}{error}", err=True)
-            if self.report:
+            if self.report or report_options.has_output():
                 # only here: it brings all the rules, and an answer that needs no host comes at once
                 from gpumend.reports import refused
 
                 told = refused.document(deploy, str(error), mend="--dry" not in flags)
-                json_file.write(told, self.report)
+                report_options.write(told, self.report)
             return 2
         click.echo(f"{OURS}{found.said}", err=True)
         arguments = [found.inventory, str(PROJECT / "deploys" / f"{deploy}.py"), *flags]
         for item in found.limit:
             arguments += ["--limit", item]
-        for item in (*self.data, *data):
+        for item in (*self.data, *data, *report_options.data()):
             arguments += ["--data", item]
         if self.report:
             arguments += ["--data", f"report={self.report}"]
@@ -151,6 +150,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
                 metavar="KEY=VALUE",
                 help="Host data, as pyinfra takes it.",
             ),
+            *report_options.OPTIONS,
             click.option("-v", "--verbose", is_flag=True, help="Show all that pyinfra says."),
         )
     ):

@@ -8,11 +8,10 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpumend.deploy import session
-from gpumend.reports.document import VERSION, Exit, worst
+from gpumend.reports.document import Exit, envelope, worst
 from gpumend.run import record as run
 from gpumend.state.reading import Reading
 from gpumend.state.snapshot import FileContent
-from gpumend.text.mask import mask_all
 
 if TYPE_CHECKING:
     from pyinfra.api.state import State
@@ -49,5 +48,4 @@ def finish(state: State) -> Exit:
     for name, record in sorted(this.records.items()):
         hosts[name] = as_json(record.now.context.state) if record.now else {"error": record.error}
     status = worst(Exit.OK if record.now else Exit.UNREAD for record in this.records.values())
-    told = {"gpumend": VERSION, "run": this.id, "kind": "facts", "exit": int(status), "hosts": hosts}
-    return session.write(state, dict(mask_all(told)), status)
+    return session.write(state, envelope(this, "facts", status, hosts), status)

@@ -34,6 +34,7 @@ from gpumend.places import PROJECT
 from gpumend.reports import refused, terminal
 from gpumend.reports.document import Exit, document
 from gpumend.reports.names import nobody, some
+from gpumend.reports.outputs import OutputError
 from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import HOSTS_KEY
 from gpumend.run import record as run
@@ -140,9 +141,12 @@ class Connections(BaseStateCallback):
 def checked(state: State) -> None:
     """Ends the run with exit status 2 and a report where it could not be right whatever the hosts say; else each host's
     connection is kept apart from the others'."""
-    target = session.target_of(state)
     try:
-        session.writable(target)
+        for output in session.outputs_of(state):
+            session.writable(output.path)
+    except OutputError as error:
+        click.echo(f"gpumend: --data output: {error}", err=True)
+        raise SystemExit(int(Exit.USAGE)) from None
     except OSError as error:
         click.echo(f"gpumend: the report could not be written: {error}", err=True)
         raise SystemExit(int(Exit.USAGE)) from None
@@ -283,9 +287,9 @@ def asked(state: State) -> None:
     session.unreached(state, this)
     told = document(this, executed=False)
     if session.target_of(state) != "-":
-        session.show(this, told, executed=False)
+        session.show(state, told, executed=False)
     else:
-        click.echo(terminal.render(told, mended=False), err=True, nl=False)
+        click.echo(terminal.render(told), err=True, nl=False)
         this.shown = True
     click.echo(f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True)
     try:

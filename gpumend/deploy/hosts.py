@@ -129,9 +129,7 @@ def parse(path: Path) -> Hosts:
         name: (list(group["hosts"]), _data(group, base)) for name, group in raw.get("groups", {}).items()
     }
     _sudo(hosts, groups, defaults)
-    found = Hosts(hosts, defaults, groups)
-    _one_name_each(path, text, found)
-    return found
+    return Hosts(hosts, defaults, groups)
 
 
 def _twice(text: str, error: Exception) -> str:
@@ -203,24 +201,25 @@ def _unknown(where: list[str | int], names: list[str]) -> str:
     return f"unknown key{meant(names[0] if names else '', allowed)}; allowed: {', '.join(sorted(allowed))}"
 
 
-def _one_name_each(path: Path, text: str, found: Hosts) -> None:
-    """Raises HostsError where one machine has two names: it would be mended twice at once."""
+def twins(path: Path, found: Hosts) -> list[str]:
+    """A line for each host of the file that is the machine of another: a mend's second part there waits for the first, and
+    finds nothing left to do."""
     seen: dict[tuple[Any, ...], str] = {}
+    lines = []
     for name, data in found.hosts:
         layers = [data, *(group for members, group in found.groups.values() if name in members), found.data]
-        if name.startswith("@"):
-            continue
-
-        def of(key: str, layers: list[dict[str, Any]] = layers) -> Any:
-            return next((layer[key] for layer in layers if key in layer), None)
-
-        machine = (str(data["ssh_hostname"]).lower(), of("ssh_port") or 22, of("ssh_config_file"))
-        if machine in seen:
-            raise HostsError(
-                f"{path}:{line_of(text, ['hosts', name, 'address'])}: hosts.{name}: the machine of hosts.{seen[machine]}: "
-                f"address {data['ssh_hostname']}, port {machine[1]}"
+        port, config = (
+            next((layer[key] for layer in layers if key in layer), None)
+            for key in ("ssh_port", "ssh_config_file")
+        )
+        machine = (str(data["ssh_hostname"]).lower(), port or 22, config)
+        if machine in seen and not name.startswith("@"):
+            number = line_of(path.read_text("utf-8"), ["hosts", name, "address"])
+            lines.append(
+                f"{path}:{number}: hosts.{name}: the machine of hosts.{seen[machine]}: address {machine[0]}, port {machine[1]}"
             )
-        seen[machine] = name
+        seen.setdefault(machine, name)
+    return lines
 
 
 def _data(entry: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -274,6 +273,8 @@ def load() -> Hosts:
         path = given.get("file")
         source = find() if "file" not in given else HostsFile(Path(path) if path else None)
         found = of(source)
+        for line in twins(source.path, found) if source.path else ():
+            click.echo(f"gpumend: {line}", err=True)
         directory = source.group_data
         if directory is not None:
             found = with_group_data(found, directory)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gpumend.deploy import session
-from gpumend.reports import parity
-from gpumend.reports.document import VERSION, Exit, worst
+from gpumend.reports import parity, terminal
+from gpumend.reports.document import Exit, envelope, worst
 from gpumend.rules.parity import Level
 from gpumend.run import record as run
 from gpumend.text.mask import mask, mask_all
@@ -47,7 +47,8 @@ def finish(state: State) -> Exit:
         )
         statuses.append(Exit.UNREAD)
     if session.target_of(state) != "-":
-        click.echo("\n".join(parity.render(told)).lstrip("\n"))
+        text = "\n".join(parity.render(told)).lstrip("\n")
+        click.echo(text, color=terminal.colored())
     status = worst(statuses)
-    document = {"gpumend": VERSION, "run": this.id, "kind": "parity", "exit": int(status), "parity": told}
-    return session.write(state, document, status)
+    hosts = {record.name: {"error": record.error} for record in sorted(records, key=lambda item: item.name)}
+    return session.write(state, envelope(this, "parity", status, hosts, parity=told), status)

@@ -16,7 +16,7 @@ from pyinfra.api.state import BaseStateCallback
 from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
-from gpumend.reports import json_file, terminal
+from gpumend.reports import outputs, terminal
 from gpumend.reports.document import Exit, document, worst
 from gpumend.run import record as run
 from gpumend.run.concern import CONCERNS
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
     from pyinfra.api.state import State
 
-REPORT_KEY = "report"
+REPORT_KEY = "report"  # a file for the JSON
+OUTPUT_KEY = "output"  # FORMAT=PATH, or a list of them
+DETAILS_KEY = "details"
+QUIET_KEY = "quiet"
+TERMINAL = outputs.Output("text", outputs.STDOUT)  # what is shown anyway
 
 
 class Enter:
@@ -85,7 +89,7 @@ class Reporter(BaseStateCallback):
 
 
 def finish(state: State) -> Exit:
-    """Print the report, write its JSON where it is asked for, and return the exit status."""
+    """Print the report, write it where and how it is asked for, and return the exit status."""
     this = run.current(state.inventory)
     unreached(state, this)
     for found in state.inventory:
@@ -94,16 +98,22 @@ def finish(state: State) -> Exit:
     executed = state.is_executing
     told = document(this, executed)
     if target_of(state) != "-" and (executed or not this.shown):
-        show(this, told, executed)
+        show(state, told, executed)
     return write(state, told, Exit(told["exit"]))
 
 
-def show(this: run.Run, told: dict[str, Any], executed: bool) -> None:
-    """The report on standard output, and a line of what the run was not about."""
-    click.echo(terminal.render(told, mended=executed, diffs=not this.shown), nl=False)
+def show(state: State, told: dict[str, Any], executed: bool) -> None:
+    """The report on standard output, and a line of what the run was not about; with `--data quiet=true` the run's one line."""
+    this = run.current(state.inventory)
+    given = state.inventory.get_override_data()
+    if given.get(QUIET_KEY):
+        text = terminal.summary(told) + "\n"
+    else:
+        text = terminal.render(told, diffs=not this.shown, details=bool(given.get(DETAILS_KEY)))
+    click.echo(text, nl=False, color=terminal.colored())
     this.shown = True
     rest = {name: record.now.rest for name, record in this.records.items() if record.now and record.now.rest}
-    if rest:
+    if rest and not given.get(QUIET_KEY):
         codes = sorted({finding.code for findings in rest.values() for finding in findings})
         about = ", ".join(dict.fromkeys(concern.name for concern in this.concern))
         click.echo(
@@ -113,19 +123,21 @@ def show(this: run.Run, told: dict[str, Any], executed: bool) -> None:
 
 
 def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
-    """The JSON is where `--data report=FILE` wants it; a file that cannot be written is told, and is at least exit 1."""
-    target = target_of(state)
-    if target:
+    """The report is where `--data report=FILE` and `--data output=FORMAT=PATH` want it; a file that cannot be written is
+    told, the others are written all the same, and it is at least exit 1."""
+    for output in outputs_of(state):
+        if output == TERMINAL:
+            continue
         try:
-            json_file.write(told, target)
+            outputs.write(told, output)
         except OSError as error:
             click.echo(f"gpumend: the report could not be written: {error}", err=True)
-            return worst((Exit.UNREAD, status))
+            status = worst((Exit.UNREAD, status))
     return status
 
 
 def writable(target: str) -> None:
-    """A report can be written where `--data report=` wants it. Raises OSError, and leaves nothing there."""
+    """A report can be written there. Raises OSError, and leaves nothing there."""
     if not target or target == "-":
         return
     path = Path(target)
@@ -143,10 +155,18 @@ def unreached(state: State, this: run.Run) -> None:
             record.error = "could not be reached"
 
 
+def outputs_of(state: State) -> tuple[outputs.Output, ...]:
+    """What `--data report=FILE` (JSON) and `--data output=FORMAT=PATH` (or a JSON list of them) ask for. Raises OutputError."""
+    given = state.inventory.get_override_data()
+    report, output = given.get(REPORT_KEY, ""), given.get(OUTPUT_KEY, ())
+    texts = [str(item) for item in (output if isinstance(output, list) else [output] if output else [])]
+    return outputs.parse_all(([f"json={report}"] if report != "" else []) + texts)
+
+
 def target_of(state: State) -> str:
-    """Where `--data report=FILE` wants the JSON, or an empty text."""
-    found = state.inventory.get_override_data().get(REPORT_KEY, "")
-    return str(found)
+    """`-` where standard output belongs to a report in another format than the terminal's, else an empty text."""
+    taken = any(found.path == outputs.STDOUT and found != TERMINAL for found in outputs_of(state))
+    return outputs.STDOUT if taken else ""
 
 
 def reporter(state: State, finish: Callable[[State], Exit]) -> Reporter:
@@ -178,6 +198,12 @@ def begin(
     told = reporter(state, finish)
     this = run.current(state.inventory)
     this.wanted = wanted or this.wanted
+    try:
+        outputs_of(state)
+    except outputs.OutputError as error:
+        told.usage_error = str(error)
+        click.echo(f"gpumend: --data output: {error}", err=True)
+        raise SystemExit(int(Exit.USAGE)) from None
     about = CONCERNS[concern] if concern else None
     if about not in this.concerns:
         this.concerns.append(about)
@@ -220,4 +246,4 @@ def progress(state: State, shown: bool) -> None:
         )
     if shown and asks and answered == total and not this.shown and target_of(state) != "-":
         unreached(state, this)
-        show(this, document(this, executed=False), executed=False)
+        show(state, document(this, executed=False), executed=False)

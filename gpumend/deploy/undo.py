@@ -10,7 +10,7 @@ from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
 from gpumend.deploy import session
-from gpumend.reports.document import STATUS_EXIT, VERSION, Exit, worst
+from gpumend.reports.document import STATUS_EXIT, Exit, envelope, worst
 from gpumend.run import record as run
 from gpumend.run.remote.rollback import NO_RUN
 from gpumend.text.mask import mask_all
@@ -18,6 +18,7 @@ from gpumend.text.mask import mask_all
 if TYPE_CHECKING:
     from pyinfra.api.state import State
 
+WORDS = {"changed": "undone"}
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
 
@@ -47,17 +48,21 @@ def finish(state: State) -> Exit:
             continue
         there = outcome.status != "refused" or NO_RUN not in outcome.detail
         undone += there
-        rows.append((found.name, "undone" if outcome.status == "changed" else outcome.status, outcome.detail))
+        word = WORDS.get(outcome.status, outcome.status) if there else "no such run"
+        rows.append((found.name, word, outcome.detail))
         statuses.append(STATUS_EXIT.get(outcome.status, Exit.OK) if there else Exit.OK)
     status = worst((*statuses, *(() if undone else (Exit.UNREAD,))))
     width = max((len(name) for name, _, _ in rows), default=0)
-    for name, word, detail in mask_all([list(row) for row in rows]):
-        click.echo(f"{name.ljust(width)}  {word:<10}  {detail}".rstrip())
-    told = {
-        "gpumend": VERSION,
-        "run": this.id,
-        "kind": "rollback",
-        "exit": int(status),
-        "hosts": {name: {"status": word, "detail": detail} for name, word, detail in rows},
+    for name, word, detail in (
+        mask_all([list(row) for row in rows]) if session.target_of(state) != "-" else ()
+    ):
+        click.echo(f"{name.ljust(width)}  {word:<11}  {' '.join(detail.split())}".rstrip())
+    hosts = {
+        name: {
+            "status": word,
+            "error": detail if word == "no answer" else "",
+            "detail": "" if word == "no answer" else detail,
+        }
+        for name, word, detail in rows
     }
-    return session.write(state, dict(mask_all(told)), status)
+    return session.write(state, envelope(this, "rollback", status, hosts), status)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from enum import IntEnum
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from gpumend.plan.transaction import Transaction
 from gpumend.reports import parity
 from gpumend.reports.diff import diff
-from gpumend.rules.finding import Finding, Status
+from gpumend.rules.finding import Finding
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
+from gpumend.rules.wanted import Wanted
 from gpumend.run.audit_program import AUDIT_ONLY
 from gpumend.run.record import Assessment, Record, Run
 from gpumend.text.mask import mask_all
 from gpumend.text.version import show
 
-VERSION = 1
+VERSION = 2  # of the format: gpumend/schemas/report.schema.json; CHANGELOG.md has what changed
 
 
 class Exit(IntEnum):
@@ -39,7 +45,7 @@ STATUS_EXIT = {
     "lost": Exit.BROKEN,
     "put_back": Exit.PUT_BACK,
     "refused": Exit.PUT_BACK,
-    "moved": Exit.PUT_BACK,
+    "conflict": Exit.PUT_BACK,
 }
 
 
@@ -51,7 +57,7 @@ def worst(statuses: Iterable[Exit]) -> Exit:
 def exit_of(record: Record) -> Exit:
     """One host's exit status."""
     found = [STATUS_EXIT.get(outcome.status, Exit.OK) for _, outcome in record.done]
-    if any(outcome.lost for _, outcome in record.done):
+    if any(outcome.not_restarted for _, outcome in record.done):
         found.append(Exit.DRIFT)  # a container that did not come back is somebody's to look at
     if record.proof is not None:
         found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
@@ -81,6 +87,13 @@ def word_of(record: Record) -> str:
     if any(outcome.detail.startswith(AUDIT_ONLY) for _, outcome in record.done):
         return "refused: audit-only sudo"  # nothing was attempted, so nothing was put back
     status = exit_of(record)
+    if status is Exit.PUT_BACK:
+        ended = {outcome.status for _, outcome in record.done if not outcome.good}
+        if record.proof is not None and not record.proof.good:
+            ended.add(record.proof.status)
+        for alone in ("refused", "conflict"):  # nothing was attempted, so nothing failed
+            if ended == {alone}:
+                return alone
     if status is Exit.OK and any(outcome.status == "changed" for _, outcome in record.done):
         return "mended"
     return WORDS[status]
@@ -114,6 +127,26 @@ def _transaction(transaction: Transaction) -> dict[str, Any]:
     }
 
 
+@cache
+def tool_version() -> str:
+    """The version of gpumend that is installed; empty where it runs from files alone."""
+    try:
+        return metadata.version("gpumend")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def digest(wanted: Wanted) -> str:
+    """SHA-256 of what is wanted of a host beyond the defaults: equal for two hosts, or two runs, of which the same is wanted."""
+    usual, values = Wanted(), asdict(wanted)
+    said = {
+        item.name: values[item.name]
+        for item in fields(wanted)
+        if getattr(wanted, item.name) != getattr(usual, item.name)
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def _facts(assessment: Assessment) -> dict[str, Any]:
     """The few facts that tell one host from another at a glance; null where not known."""
     state = assessment.context.state
@@ -137,10 +170,11 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         "status": word_of(record),
         "exit": int(exit_of(record)),
         "error": record.error,
+        "wanted": digest(now.context.wanted) if now else None,
         "facts": _facts(now) if now else {},
         "findings": [_finding(finding) for finding in now.verdict.findings] if now else [],
-        "ok": now.verdict.ok if now else 0,
-        "skipped": now.verdict.skipped if now else 0,
+        "passed": list(now.verdict.passed) if now else [],
+        "skipped": list(now.verdict.inapplicable) if now else [],
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
         "blocked": {str(component): why for component, why in now.plan.blocked.items()} if now else {},
     }
@@ -151,8 +185,8 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
                 **_transaction(transaction),
                 "status": outcome.status,
                 "detail": outcome.detail,
-                "told": outcome.told,
-                "lost": list(outcome.lost),
+                "notified": outcome.notified,
+                "not_restarted": list(outcome.not_restarted),
             }
             for transaction, outcome in record.done
         ]
@@ -164,37 +198,37 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
     return document
 
 
+def envelope(run: Run, kind: str, status: Exit, hosts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What every document has, around what its kind adds; masked."""
+    told = {
+        "gpumend": VERSION,
+        "version": tool_version(),
+        "run": run.id,
+        "kind": kind,
+        "started": _iso(run.started),
+        "seconds": round(time.time() - run.started, 3),
+        "exit": int(status),
+        "hosts": dict(hosts),
+        **more,
+    }
+    return dict(mask_all(told))
+
+
 def document(run: Run, executed: bool) -> dict[str, Any]:
     """The whole run, masked. executed: whether it was a mend; an audit otherwise."""
     records = sorted(run.records.values(), key=lambda record: record.name)
-    finished = time.time()
     compared = not run.concern or any(concern.name == "grit" for concern in run.concern)
     pools = parity.section(parity.pools(records)) if compared else []
     beyond = [Exit.DRIFT] if Level.BLOCKER in parity.classes(pools) else []
     beyond += [Exit.UNREAD] if Level.UNKNOWN in parity.classes(pools) else []
-    return dict(
-        mask_all(
-            {
-                "gpumend": VERSION,
-                "run": run.id,
-                "kind": "mend" if executed else "audit",
-                "started": _iso(run.started),
-                "seconds": round(finished - run.started, 3),
-                "exit": int(worst((*map(exit_of, records), *beyond))),
-                "hosts": {record.name: _host(record, executed) for record in records},
-                **({"parity": pools} if pools else {}),
-            }
-        )
+    return envelope(
+        run,
+        "mend" if executed else "audit",
+        worst((*map(exit_of, records), *beyond)),
+        {record.name: _host(record, executed) for record in records},
+        **({"parity": pools} if pools else {}),
     )
 
 
 def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
-
-
-def counts(findings: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """How many findings of each status; `warn` and `fail` are drift."""
-    found = {str(status): 0 for status in Status}
-    for finding in findings:
-        found[finding["status"]] += 1
-    return found

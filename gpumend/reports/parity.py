@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpumend.reports.fleet import hosts_text, one_line
 from gpumend.rules.parity import Level, compare
 from gpumend.run.record import Record
 from gpumend.state.host_state import HostState
@@ -66,7 +67,7 @@ def render(sections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         said = ", ".join(f"{count} {level}" for count, level in zip(counts, Level, strict=True) if count)
         yield ""
         yield (
-            click.style(f"parity of {found['pool']}", bold=True)
+            click.style(f"parity of {one_line(found['pool'])}", bold=True)
             + f": {len(found['hosts'])} host{'s' * (len(found['hosts']) != 1)}: {said or alike}"
         )
         for item in found["differences"]:
@@ -81,8 +82,8 @@ def render(sections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
                     if item["class"] != Level.UNKNOWN and set(hosts) <= set(item["differ"])
                     else ""
                 )
-                yield f"           - {', '.join(hosts)}{mark}: {value}"
+                yield f"           - {hosts_text(hosts)}{mark}: {one_line(value)}"
             for detail in item["details"]:
-                yield f"             {detail}"
+                yield f"             {one_line(detail)}"
             if item["error"]:
                 yield f"           leads to: {item['error']}"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import pkgutil
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from gpumend import rules
 from gpumend.rules import managers
 from gpumend.rules.driver import drift
 from gpumend.rules.finding import Component, Evidence, Finding, Status
@@ -21,17 +18,28 @@ from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
 
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
-for _found in pkgutil.walk_packages(rules.__path__, "gpumend.rules."):
-    import_module(_found.name)
+_HERE = Path(__file__).parent
+for _found in sorted(_HERE.rglob("*.py")):
+    if _found.stem != "__init__":
+        import_module(".".join(("gpumend.rules", *_found.relative_to(_HERE).with_suffix("").parts)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All findings on one host, and how many rules were fine or did not apply."""
+    """All findings on one host; passed: the codes of the rules that found nothing; inapplicable: of those that do
+    not apply to it."""
 
     findings: tuple[Finding, ...]
-    ok: int
-    skipped: int
+    passed: tuple[str, ...]
+    inapplicable: tuple[str, ...]
+
+    @property
+    def ok(self) -> int:
+        return len(self.passed)
+
+    @property
+    def skipped(self) -> int:
+        return len(self.inapplicable)
 
     def with_status(self, *statuses: Status) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.status in statuses)
@@ -85,8 +93,11 @@ def _waive(findings: Iterable[Finding], context: Context) -> list[Finding]:
 
 def _faulty(code: str, title: str, error: Exception) -> Finding:
     """A rule's own fault. Where it happened is told, and not the error's text, which may hold a host's secrets."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} at {'/'.join(Path(at.filename).parts[-2:])}:{at.lineno}"
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f"{'/'.join(Path(at.tb_frame.f_code.co_filename).parts[-2:])}:{at.tb_lineno}" if at else "?"
+    where = f"{type(error).__name__} at {place}"
     return Finding(
         code=code,
         status=Status.UNKNOWN,
@@ -119,12 +130,13 @@ def judge(
     context = Context(state, wanted, name, today)
     findings: list[Finding] = []
     faulty: list[str] = []
-    ok = skipped = 0
+    passed: list[str] = []
+    skipped: list[str] = []
     for code, rule in sorted(RULES.items()):
         found: list[Finding] = []
         try:
             if not rule.applies(context):
-                skipped += 1
+                skipped.append(code)
                 continue
             for finding in rule.check(context):
                 found.append(finding)
@@ -136,7 +148,9 @@ def judge(
             faulty.append(code)
             found = [_faulty(code, rule.title, error)]
         findings.extend(found)
-        ok += not found
+        if not found:
+            passed.append(code)
     if faulty:
         findings = _without_changes(findings, faulty)
-    return Verdict(tuple(_waive(managers.hold(drift.hold(findings, context), context), context)), ok, skipped)
+    judged = tuple(_waive(managers.hold(drift.hold(findings, context), context), context))
+    return Verdict(judged, tuple(passed), tuple(skipped))

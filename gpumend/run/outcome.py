@@ -10,17 +10,22 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a transaction ended, in the words of gpumend/payload/change/program.py. lost: containers that did not come back."""
+    """How a transaction ended, in the report's words. notified: how the service was told of it, `reload` or `restart`.
+    not_restarted: containers that did not come back."""
 
     status: str
     detail: str = ""
     files: tuple[str, ...] = ()
-    told: str = ""
-    lost: tuple[str, ...] = field(default_factory=tuple)
+    notified: str = ""
+    not_restarted: tuple[str, ...] = field(default_factory=tuple)
 
     @property
     def good(self) -> bool:
         return self.status in ("unchanged", "changed", "pending")
+
+
+# Words of programs (gpumend/payload/change/program.py) that the report has better ones for; it takes either.
+STATUS = {"moved": "conflict"}
 
 
 def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
@@ -29,11 +34,11 @@ def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
         raw = json.loads(text)
         result = raw["result"]
         outcome = Outcome(
-            status=str(result["status"]),
+            status=STATUS.get(str(result["status"]), str(result["status"])),
             detail=str(result.get("detail") or ""),
             files=tuple(map(str, result.get("files", ()))),
-            told=str(result.get("told") or ""),
-            lost=tuple(map(str, result.get("lost", ()))),
+            notified=str(result.get("notified") or result.get("told") or ""),
+            not_restarted=tuple(map(str, result.get("not_restarted") or result.get("lost", ()))),
         )
         return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

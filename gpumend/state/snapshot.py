@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from gpumend.payload.probe import PACKED
 from gpumend.state.reading import Reading, Status
 
+# As the probe says it (PACKED of gpumend/payload/probe.py), which costs a reader http.client and more to import.
+PACKED = "gpumend:zlib:"
 FORMAT = 1
 NOT_ASKED = "not in the probe's answer"
 MAX_ANSWER_BYTES = 1 << 26  # of one host; 1 MB of zlib can be 1 GB of text

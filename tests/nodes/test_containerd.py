@@ -113,7 +113,7 @@ def test_report_001_is_found_mended_and_stays(boot: Boot, lab: Lab, suite: str) 
     pids = {node.name: node.main_pid("containerd") for node in (bad, good)}
     before = {node.name: node.read(CONFIG).decode() for node in (bad, good)}
     done = mend(lab, *targets)
-    assert done.change(bad, Component.GRIT)["told"] == "", done.said
+    assert done.change(bad, Component.GRIT)["notified"] == "", done.said
     for node in (bad, good):
         assert done.statuses(node)[Component.CONTAINERD] == "changed", done.said
         assert alive(node, *jobs[node.name]), "the container and its shim outlive the restart"

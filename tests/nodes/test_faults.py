@@ -670,7 +670,7 @@ def test_restart_that_is_allowed_brings_containers_back(lab: Lab, boot: Boot) ->
     pid = node.main_pid("docker")
     ran = mend(lab, Target(node, wanted={"restarts": "allow"}))
     assert ran.rc == 0, ran.said
-    assert ran.change(node, Component.DOCKER)["told"] == "restart"
+    assert ran.change(node, Component.DOCKER)["notified"] == "restart"
     assert node.main_pid("docker") != pid
     assert running(node) == ["other", "trainer"]
 
@@ -798,7 +798,7 @@ def test_rollback_reloads_where_that_suffices(boot: Boot, lab: Lab) -> None:
     old, pid = node.read(DAEMON_JSON), node.main_pid("docker")
     mended = mend(lab, node)
     assert mended.rc == 0, mended.said
-    assert mended.change(node, Component.DOCKER)["told"] == "reload"
+    assert mended.change(node, Component.DOCKER)["notified"] == "reload"
     assert result_of(carry_out(node, rollback_data(mended.report["run"], "idle")))["status"] == "changed"
     assert node.read(DAEMON_JSON) == old
     assert node.main_pid("docker") == pid

@@ -55,7 +55,7 @@ def test_report_002_is_found_mended_proven_and_stays(
     assert done.rc == 0, done.said
     assert done.codes(node) == []
     assert within_budget(done, node)
-    assert done.change(node, Component.DOCKER)["told"] == told
+    assert done.change(node, Component.DOCKER)["notified"] == told
     assert (node.main_pid("docker.service") != pid) == (told == "restart")
     for path in paths:
         assert sees_gpu(node, path), path

@@ -73,7 +73,7 @@ def everything(answer: Item, wanted: dict[str, Any]) -> None:
     run = Run("20261123T000000Z-0000", 0.0, {"gpu1": Record("gpu1", before=found, now=found)})
     told = document(run, executed=False)
     printed(told)
-    shown = terminal.render(told, mended=False)
+    shown = terminal.render(told)
     assert not set(click.unstyle(shown)) & UNPRINTABLE
     for transaction in found.plan.transactions:
         sent_whole(as_data(transaction, run.id, "idle", "ops@controller"))
@@ -154,7 +154,7 @@ def test_an_answer_that_unpacks_to_too_much_is_refused() -> None:
 RESULTS = st.fixed_dictionaries(
     {},
     optional={
-        "result": VALUES | st.fixed_dictionaries({"status": VALUES}, optional={"detail": VALUES, "files": VALUES, "told": VALUES, "lost": VALUES}),
+        "result": VALUES | st.fixed_dictionaries({"status": VALUES}, optional={"detail": VALUES, "files": VALUES, "told": VALUES, "lost": VALUES, "notified": VALUES, "not_restarted": VALUES}),
         "snapshot": VALUES | st.just({"gpumend": 1}),
     },
 )  # fmt: skip
@@ -167,7 +167,17 @@ def test_any_answer_of_a_transaction_is_one_or_an_error(answer: Any) -> None:
         parse(snapshot)
     except AnswerError:
         return
-    printed(mask_all([outcome.status, outcome.detail, outcome.told, list(outcome.files), list(outcome.lost)]))
+    printed(
+        mask_all(
+            [
+                outcome.status,
+                outcome.detail,
+                outcome.notified,
+                list(outcome.files),
+                list(outcome.not_restarted),
+            ]
+        )
+    )
 
 
 # --- what a generator would be long in finding: one thing of each sort, wrong in each way, on each host

@@ -12,7 +12,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from gpumend.deploy.hosts import addressed, line_of, parse, with_group_data
+from gpumend.deploy.hosts import addressed, line_of, parse, twins, with_group_data
 from gpumend.deploy.hosts_file import HostsError, find
 from gpumend.run.audit_program import AUDIT, SUDO
 from gpumend.run.programs import audit_identity, probe_program
@@ -167,9 +167,6 @@ BAD = [
     pytest.param("[hosts.a]\n[groups.'my group']\nhosts = ['a']\n", r"hosts\.toml:2: groups\.'my group': a group's name .*no space", id="group-name"),
     pytest.param("[hosts.a]\n[hosts.b]\n[hosts.a]\n", r"hosts\.toml:3: hosts\.a: named twice, first in line 1", id="host-twice"),
     pytest.param("[hosts.a]\n[groups.g]\nhosts = ['a', 'a']\n", r"hosts\.toml:3: groups\.g\.hosts: a: named twice", id="host-twice-in-a-group"),
-    pytest.param(
-        "[hosts.a]\naddress = '192.0.2.1'\n[hosts.b]\naddress = '192.0.2.1'\n", r"hosts\.toml:4: hosts\.b: the machine of hosts\.a: address 192\.0\.2\.1, port 22", id="machine-twice"
-    ),
     pytest.param("[hosts.a]\n\nport = 'x'\n", r"hosts\.toml:3: hosts\.a\.port: 'x' is not of type", id="type"),
     pytest.param("[hosts.a]\nkey = 'x/id'\n", r"hosts\.toml:2: hosts\.a\.key: there is no such file: 'x/id'", id="key"),
     pytest.param("[hosts.a]\nsudo = 'yes'\n", r"hosts\.toml:2: hosts\.a\.sudo: 'yes' is not one of", id="sudo"),
@@ -201,6 +198,14 @@ def test_names_of_groups_may_have_hyphens_and_machines_share_an_address_on_other
     )
     found = parse(written(tmp_path, text))
     assert list(found.groups) == ["my-group"] and len(found.hosts) == 2
+    assert twins(tmp_path / "hosts.toml", found) == []
+
+
+def test_a_machine_with_two_names_is_told_with_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "[hosts.a]\naddress = '192.0.2.1'\n[hosts.b]\naddress = '192.0.2.1'\n")
+    assert twins(path, parse(path)) == [
+        f"{path}:4: hosts.b: the machine of hosts.a: address 192.0.2.1, port 22"
+    ]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload import probe
+from gpumend.state import snapshot
 from gpumend.state.snapshot import MAX_FILE_BYTES, AnswerError, Snapshot
 from tests.unit.build import Host, container, file, healthy, state, verdict
 from tests.unit.fuzz import put, seeds
+
+
+def test_a_packed_answer_is_marked_as_the_probe_marks_it() -> None:
+    assert snapshot.PACKED == probe.PACKED
 
 
 def test_a_deep_answer_is_no_answer() -> None:

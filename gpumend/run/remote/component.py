@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
     from pyinfra.api.state import State
 
-ATTEMPTS = 2  # the second when the host moved between plan and change: it is planned anew on what is there
+ATTEMPTS = 2  # the second when the host changed between plan and change: it is planned anew on what is there
 
 
 def component(which: Component) -> Iterator[FunctionCommand]:
@@ -58,11 +58,11 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
             break
         sent = transaction
         outcome = _attempt(host, record, transaction)
-        if outcome.status != "moved":
+        if outcome.status != "conflict":
             break
         transaction = record.now.plan.get(which)
     else:
-        record.done.append((sent, outcome))  # moved twice: somebody else is at work there
+        record.done.append((sent, outcome))  # changed twice meanwhile: somebody else is at work there
     record.outcomes[which] = outcome
     log = logger.info if outcome.good else logger.error
     detail = f": {mask(outcome.detail)}" if outcome.detail else ""
@@ -97,7 +97,7 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
     ]
     if left and outcome.status in ("changed", "unchanged"):
         outcome = _take_back(host, record, transaction, left)
-    if outcome.status != "moved":
+    if outcome.status != "conflict":
         record.done.append((transaction, outcome))
     return outcome
 

@@ -1,0 +1,51 @@
+"""For GitHub Actions: workflow commands that show findings as annotations, equal ones of many hosts as one.
+
+GitHub shows ten of each kind a step: the gravest come first. Escapes: actions/toolkit packages/core/src/command.ts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpumend.reports import fleet
+from gpumend.reports.format import report_format
+
+COMMANDS = {"fail": "error", "warn": "warning", "unknown": "error", "note": "notice", "waived": "notice"}
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _command(command: str, title: str, text: str) -> str:
+    return f"::{command} title={_property(fleet.one_line(title))}::{_data(fleet.one_line(text))}"
+
+
+@report_format("github")
+def render(document: dict[str, Any]) -> str:
+    rows = [
+        _command("error", "gpumend: no answer", f"{fleet.counted(names)}: {error}")
+        for error, names in fleet.errors(document).items()
+    ]
+    for name, host in fleet.in_order(document):
+        rows += [
+            _command("error", f"{change['component']} {change['status']}", f"{name}: {change['detail']}")
+            for change in host.get("changes", ())
+            if change["status"] not in ("changed", "unchanged", "pending")
+        ]
+    for group in fleet.groups(document):
+        mend = f"; {group.mend}" if group.mend else ""
+        title = (
+            f"{group.codes[0] if len(group.codes) == 1 else f'{len(group.codes)} findings'} {group.status}"
+        )
+        rows.append(
+            _command(
+                COMMANDS[group.status], title, f"{fleet.counted(group.hosts)}: {fleet.said(group)}{mend}"
+            )
+        )
+    rows.append(_command("notice", f"gpumend {document['kind']}", fleet.totals(document)))
+    return "\n".join(rows) + "\n"
