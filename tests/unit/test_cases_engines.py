@@ -791,7 +791,7 @@ def test_old_data_is_a_line_of_the_summary_and_nothing_else(days: int, told: boo
         "exit": 0,
         "hosts": {},
     }
-    assert ("vulnerable versions" in render(document, mended=False)) is told
+    assert ("vulnerable versions" in render(document)) is told
 
 
 @pytest.mark.parametrize(
