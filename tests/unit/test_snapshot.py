@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload import probe
+from gpumend.payload.probe import look
 from gpumend.state import snapshot
 from gpumend.state.snapshot import MAX_FILE_BYTES, AnswerError, Snapshot
 from tests.unit.build import Host, container, file, healthy, state, verdict
@@ -14,7 +14,7 @@ from tests.unit.fuzz import put, seeds
 
 
 def test_a_packed_answer_is_marked_as_the_probe_marks_it() -> None:
-    assert snapshot.PACKED == probe.PACKED
+    assert snapshot.PACKED == look.PACKED
 
 
 def test_a_deep_answer_is_no_answer() -> None:
