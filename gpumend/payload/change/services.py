@@ -66,9 +66,73 @@ def gate(policy: str, unit: str = "docker.service") -> str:
         running = running_containers()
     except (OSError, ValueError) as error:
         return "whether containers run is not known: %s" % error
-    if info.get("LiveRestoreEnabled") or not running:
-        return ""
-    return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
+    if running and not (info.get("LiveRestoreEnabled") and outlive_restart(unit)):
+        return "it would stop %d running: %s" % (len(running), ", ".join(sorted(running.values())))
+    busy = clients_at_work()
+    if busy:
+        return "it would break off %s" % ", ".join(busy)
+    if (info.get("Swarm") or {}).get("ControlAvailable"):
+        return "this Docker is a swarm's manager"
+    return ""
+
+
+def outlive_restart(unit: str) -> bool:
+    """Whether containers outlive their daemon's restart with live-restore: their shims are not among what systemd then
+    kills, which is the whole cgroup of the unit but with KillMode=process (systemd.kill(5))."""
+    found = run(["systemctl", "show", "--value", "-p", "KillMode", unit], 20)
+    if found.get("out", "").strip() in ("process", "none"):
+        return True
+    for ident in shims():
+        try:
+            with open("/proc/%s/cgroup" % ident.partition(":")[0]) as handle:
+                if "/%s" % unit in handle.read():
+                    return False
+        except OSError:
+            continue  # it ended
+    return True
+
+
+# What docker's own clients do that ends with the daemon's connection, and leaves half a thing behind.
+CLIENTS = ("docker", "docker-compose", "docker-buildx", "com.docker.cli")
+WORK = (
+    "build",
+    "buildx",
+    "commit",
+    "compose",
+    "cp",
+    "exec",
+    "export",
+    "import",
+    "load",
+    "pull",
+    "push",
+    "run",
+    "save",
+)
+
+
+def clients_at_work() -> List[str]:
+    """Docker's clients that are in the middle of something, as `docker pull (pid 12)`. Whoever may start one may hold a
+    restart back by it, and no more."""
+    found = []
+    for pid in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as handle:
+                argv = handle.read().decode("utf-8", "replace").split("\0")
+        except OSError:
+            continue  # it ended
+        name = os.path.basename(argv[0])
+        verb = next((word for word in argv[1:] if word in WORK), "")
+        if name in CLIENTS and verb:
+            found.append("%s %s (pid %s)" % (name, verb, pid))
+    return found
+
+
+def stopped(unit: str) -> bool:
+    """Whether a unit was stopped, and did not fail: stopped stays stopped, and so does what is masked."""
+    argv = ["systemctl", "show", "-p", "ActiveState", "-p", "Result", "-p", "LoadState", unit]
+    said = set(run(argv, 20).get("out", "").split())
+    return "LoadState=masked" in said or {"ActiveState=inactive", "Result=success"} <= said
 
 
 def containerd_gate(policy: str) -> str:
@@ -104,6 +168,7 @@ class Service:
         self.journal = journal
         self.told = time.time()
         self.main = ""  # what systemd says of the unit's process after a restart
+        self.again: List[str] = []  # names of containers that a restart stopped, and that were started again
 
     def tell(self, action: str) -> None:
         """Reload or restart the unit; raises Failed where it does not come back."""
@@ -184,6 +249,7 @@ class Service:
             if ident not in now:
                 try:
                     docker_call("/containers/%s/start" % ident, "POST", timeout=60)
+                    self.again.append(name)
                 except (OSError, ValueError):
                     lost.append(name)
         return lost

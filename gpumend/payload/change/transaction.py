@@ -162,6 +162,8 @@ class Transaction:
         prove(self.wanted["proofs"], self.told)
         if self.told == "restart":
             self.lost = service.start_again()
+            if service.again:
+                self.notes.append("stopped and started again: %s" % ", ".join(service.again))
             service.outlives(self.wanted.get("watch", 0))
         return waiting
 
@@ -216,8 +218,10 @@ class Transaction:
         touched = any(text.split(" ", 1)[0] not in ("stage", "keep") for text in journal.record["log"])
         for step in self.steps:
             step.unstage()
-        # Allowed, since it was restarted with that permission a moment ago.
-        problems, _ = undo(journal, "allow")
+        # A daemon that has new work since its restart is not restarted for it: the next start has the old files. Inner ones
+        # run what we have started a moment ago.
+        problems, held = undo(journal, self.wanted["restarts"], "allow")
+        reason = "; then: ".join(filter(None, (reason, held)))
         if problems:
             return {"status": "broken", "detail": "%s; then: %s" % (reason, "; ".join(problems))}
         if not touched:

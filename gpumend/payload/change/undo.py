@@ -18,6 +18,7 @@ from gpumend.payload.change.services import (
     inner_gate,
     reload_or_start,
     service_of,
+    stopped,
     systemd,
 )
 from gpumend.payload.probe.execution import run
@@ -38,8 +39,9 @@ def restart_inner(journal: Journal, entry: Entry) -> None:
         remove_empty(file["made"])
 
 
-def undo(journal: Journal, restarts: str) -> Tuple[List[str], str]:
-    """Undo one journal's steps, newest first, and have its daemon work with what there is then.
+def undo(journal: Journal, restarts: str, inner: str = "") -> Tuple[List[str], str]:
+    """Undo one journal's steps, newest first, and have its daemon work with what there is then. inner: what of restarts
+    counts for Dockers in containers, where it is not the same.
 
     Returns what could not be done, and why a restart that it takes has to wait (an empty text where none does). A
     journal that cannot be written does not stop it; one that cannot say that all is back is taken away.
@@ -49,7 +51,7 @@ def undo(journal: Journal, restarts: str) -> Tuple[List[str], str]:
     for argv in journal.record["settle"]:
         # daemon-reload, ldconfig: what makes files count is what makes their absence count
         run(argv, COMMAND_TIMEOUT)
-    more, held = undo_inner(journal, restarts)
+    more, held = undo_inner(journal, inner or restarts)
     problems.extend(more)
     if not problems:
         more, waits = undo_service(journal, restarts)
@@ -98,6 +100,8 @@ def undo_service(journal: Journal, restarts: str) -> Tuple[List[str], str]:
     if not (served and service and systemd()):
         return [], ""
     unit = service[0]
+    if stopped(unit):
+        return [], ""  # somebody did that since: its next start has the old files
     teller = service_of(unit, journal)
     held = gate(restarts, unit) if served == "restart" and teller.answers() else ""
     try:
@@ -125,14 +129,14 @@ def newest_first(found: Iterable[Journal]) -> List[Journal]:
     return sorted(found, key=lambda journal: (journal.number, journal.record["started"]), reverse=True)
 
 
-def undo_all(found: Iterable[Journal], restarts: str, detail: str) -> Answer:
+def undo_all(found: Iterable[Journal], restarts: str, detail: str, inner: str = "") -> Answer:
     """The answer of a verb that undoes journals, which are told newest first."""
     problems: List[str] = []
     waits: List[str] = []
     paths: List[str] = []
     done = 0
     for journal in found:
-        failed, held = undo(journal, restarts)
+        failed, held = undo(journal, restarts, inner)
         problems.extend(failed)
         waits.extend([held] if held else [])
         paths.extend(journal.paths())
@@ -166,4 +170,5 @@ def rollback(wanted: Dict[str, Any]) -> Answer:
         if os.path.isfile(path) and wanted.get("component", "") in ("", name):
             found.append(Journal.load(path))
     left = [journal for journal in newest_first(found) if journal.record["state"] != "put_back"]
-    return undo_all(left, wanted["restarts"], "put back as before run %s" % wanted["run"])
+    detail = "put back as before run %s" % wanted["run"]
+    return undo_all(left, wanted["restarts"], detail, wanted.get("inner", ""))

@@ -106,16 +106,22 @@ def _take_back(host: Host, record: run.Record, transaction: Transaction, left: l
     """What was to be put right is still wrong: the change is undone. The second and last exec of a component."""
     reason = f"{', '.join(left)} is still found after the change"
     this = run.current(host.inventory)
+    assert record.now is not None
+    restarts = record.now.context.wanted.restarts
     try:
-        outcome, snapshot = send(host, rollback_data(this.id, "allow", str(transaction.component)))
+        # What runs in a container whose daemon we have started a moment ago is ours to stop; the host's daemon may have new work.
+        outcome, snapshot = send(host, rollback_data(this.id, restarts, str(transaction.component), "allow"))
         assessment.take(host, record, snapshot)
     except (RemoteError, AnswerError) as error:
         return Outcome("broken", f"{reason}; it could not be undone: {error}")
     if outcome.status == "broken":
         return Outcome("broken", f"{reason}; then: {outcome.detail}")
-    return Outcome("put_back", reason, outcome.files)
+    waits = f"; then: {outcome.detail}" if outcome.status == "pending" else ""
+    return Outcome("put_back", reason + waits, outcome.files)
 
 
-def rollback_data(run_id: str, restarts: str, component: str = "") -> dict[str, Any]:
-    """The program's JSON that undoes a run, or one component of it."""
-    return {"verb": "rollback", "run": run_id, "who": who(), "restarts": restarts, "component": component}
+def rollback_data(run_id: str, restarts: str, component: str = "", inner: str = "") -> dict[str, Any]:
+    """The program's JSON that undoes a run, or one component of it. inner: what of `restarts` counts for Dockers in
+    containers, where it is not the same."""
+    named = {"verb": "rollback", "run": run_id, "who": who(), "component": component}
+    return {**named, "restarts": restarts, "inner": inner}
