@@ -45,22 +45,22 @@ def test_a_container_that_began_during_the_proof_outlives_the_put_back(boot: Boo
     node.run(["docker", "rm", "-f", "late"])
 
 
+IMPORT = """
+mkfifo /root/endless
+setsid sh -c 'echo $$ >/root/pid; exec 3<>/root/endless; exec docker import /root/endless endless:1' >/dev/null 2>&1 </dev/null &
+"""
+
+
 @contextmanager
 def importing(node: Node) -> Iterator[None]:
     """`docker import` is in the middle of its work, and stays there."""
-    fifo = "/root/endless"
-    node.sh("rm -f $1; mkfifo $1", fifo)
-    node.sh(
-        "setsid sh -c 'exec 3<>$0; exec docker import $0 endless:1' \"$1\" >/dev/null 2>&1 </dev/null &", fifo
-    )
-    wait_for(
-        "docker import is at work",
-        lambda: node.run(["pgrep", "-f", "docker import"], check=False).returncode == 0,
-    )
+    node.sh(IMPORT)
+    at_work = "tr '\\0' ' ' <\"/proc/$(cat /root/pid)/cmdline\" | grep -q '^docker import'"
+    wait_for("docker import is at work", lambda: node.sh(at_work, check=False).returncode == 0)
     try:
         yield
     finally:
-        node.sh("for p in $(pgrep -f 'docker import'); do kill $p; done; rm -f $1", fifo)
+        node.sh('kill "$(cat /root/pid)"; rm -f /root/endless /root/pid')
 
 
 def test_a_client_at_work_is_waited_for(boot: Boot) -> None:
