@@ -8,15 +8,26 @@ from typing import Any
 MASK = "********"
 # Texts come from hosts, and a run waits for each: no pattern may take more time than in proportion to the text. (Two that began
 # with a repetition took 11 s for 20 KB.)
-# user:password@ in a URL (RFC 3986 userinfo)
-URL = re.compile(r"://[^/@\s\"']+@")
-WORDS = r"(?:password|passwd|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key|\bauth\b)"
+# user:password@ in a URL (RFC 3986 userinfo), up to the last @ before the path: people write passwords with an @ as they are
+URL = re.compile(r"://[^/\s\"']+@")
+WORDS = (
+    r"(?:password|passwd|passphrase|passcode|pwd\b|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|account[_-]?key|\bauth\b)"
+)
 SECRET_KEY = re.compile(WORDS, re.IGNORECASE)
 # a key that names a secret, and its value: JSON, TOML, YAML, env and flag spelling
 NAMED = re.compile(
     rf"(?i)(?P<key>(?<![\w.-])(?=[\w.-]*?{WORDS})[\w.-]++[\"']?\s*+[:=]\s*)"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]]+)"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|[^\s,}\]]+)"
 )
+# A key that begins its line, as in YAML, INI and unit files: its value goes to the line's end, spaces and all.
+LINE = re.compile(
+    rf"(?im)^(?P<key>[ \t+-]*(?=[\w.-]*?{WORDS})[\w.-]++[ \t]*+[:=][ \t]*)(?P<value>[^\s\"'\[{{][^\n]*)$"
+)
+HEADER = re.compile(
+    r"(?i)\b(?P<key>(?:proxy-)?authorization[\"']?[ \t]*[:=][ \t]*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\n]+)"
+)
+PRIVATE = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[^-]*")
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
@@ -44,7 +55,11 @@ def mask(text: str) -> str:
     text = printable(text)
     if "://" in text:
         text = URL.sub(f"://{MASK}@", text)
+    if "-----BEGIN " in text:
+        text = PRIVATE.sub(rf"\1{MASK}", text)
+    text = HEADER.sub(_named, text)
     text = BEARER.sub(lambda match: f"{match.group(1)} {MASK}", text)
+    text = LINE.sub(_named, text)
     return NAMED.sub(_named, text) if ":" in text or "=" in text else text
 
 

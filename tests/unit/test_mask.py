@@ -22,6 +22,15 @@ SECRETS = [
     ("{'token':'hunter2'}", "hunter2"),
     ('"a"token = hunter2', "hunter2"),
     ("1http://user:hunter2@proxy", "hunter2"),
+    ("http://user:Tr0ub4dor@42-Horse@proxy:3128/x", "42-Horse"),
+    ("passphrase = correct horse", "horse"),
+    ("  password: correct horse battery", "battery"),
+    ("+db_pwd=hunter2", "hunter2"),
+    ("AccountKey=hunter2;EndpointSuffix=x", "hunter2"),
+    ("Authorization: token hunter2 more", "hunter2"),
+    ("Proxy-Authorization: AWS4-HMAC-SHA256 Credential=hunter2", "hunter2"),
+    ('"tokens": ["first", "hunter2"]', "hunter2"),
+    ("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----", "hunter2"),
 ]
 
 
