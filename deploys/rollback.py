@@ -1,4 +1,4 @@
-"""Undo a run on every host that has it: `--data run=RUN`. The run's name is in the last lines of its report."""
+"""Undo a run on every host that has it: `--data run=RUN`, or `run=last`. A run's name is in the last lines of its report."""
 
 from gpumend.deploy import undo
 

@@ -9,7 +9,7 @@ from pyinfra.api.operation import operation
 
 from gpumend.rules.finding import Component
 from gpumend.run.remote.component import component
-from gpumend.run.remote.rollback import undo
+from gpumend.run.remote.rollback import acknowledge, undo
 
 
 @operation()
@@ -25,3 +25,9 @@ def undone(named: str) -> Generator[FunctionCommand, None, None]:
     Daemons are restarted as the host's wanted state allows. Raises nothing: what could not be undone is in the report.
     """
     yield FunctionCommand(undo, (named,), {})
+
+
+@operation()
+def acknowledged(named: str) -> Generator[FunctionCommand, None, None]:
+    """Somebody has taken note of how this run ended: GM007 is settled. Raises nothing: the report has how it went."""
+    yield FunctionCommand(acknowledge, (named,), {})

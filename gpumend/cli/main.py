@@ -10,8 +10,9 @@ import click
 VERBS = {
     "audit": "What is wrong on the hosts, and what mend would change. Changes nothing.",
     "mend": "Put right what can be put right, prove it, and put back what cannot be proven.",
-    "explain": "What a finding means, how it is known, and what to do by hand.",
+    "explain": "What a finding or an error text means, how it is known, and what to do by hand.",
     "rollback": "Undo a run: its files are as they were before it.",
+    "runs": "What gpumend did on the hosts; `runs ack RUN`: somebody has taken note of a run that ended broken.",
     "facts": "What is known of the hosts, as JSON.",
     "parity": "In what nodes differ that have to restore each other's checkpoints.",
 }

@@ -23,7 +23,9 @@ def _outputs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     try:
         found = outputs.parse_all(value) if value else ()
         if ctx.info_name:
-            kind = ctx.info_name if ctx.info_name in ("mend", "rollback", "facts", "parity") else "audit"
+            kind = (
+                ctx.info_name if ctx.info_name in ("mend", "rollback", "runs", "facts", "parity") else "audit"
+            )
             outputs.fits(found, kind)
     except outputs.OutputError as error:
         raise click.BadParameter(str(error)) from None

@@ -28,7 +28,7 @@ from pyinfra.context import state as context_state
 from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from gpumend import schemas
-from gpumend.deploy import facts_report, parity_report, session, undo
+from gpumend.deploy import facts_report, parity_report, runs_report, session, undo
 from gpumend.deploy.hosts import DESCRIPTORS_A_HOST, Hosts, call, check_group_data
 from gpumend.places import PROJECT
 from gpumend.reports import refused, terminal
@@ -54,6 +54,8 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "facts": facts_report.finish,
     "parity": parity_report.finish,
     "rollback": undo.finish,
+    "acknowledge": undo.acknowledged,
+    "runs": runs_report.finish,
     "audit_rule": None,
 }
 # `--data KEY`: what our own deploys read

@@ -8,7 +8,7 @@ from typing import Any
 
 Render = Callable[[dict[str, Any]], str]
 JUDGED = ("audit", "mend")
-EVERY = (*JUDGED, "rollback", "facts", "parity")
+EVERY = (*JUDGED, "rollback", "acknowledge", "runs", "facts", "parity")
 
 
 @dataclass(frozen=True)

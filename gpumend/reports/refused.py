@@ -9,7 +9,7 @@ from gpumend.reports.document import Exit, envelope
 from gpumend.run.record import Run, new_id
 
 # Deploys that are not an audit or a mend, and their kind of report.
-KINDS = ("facts", "parity", "rollback")
+KINDS = ("facts", "parity", "rollback", "acknowledge", "runs")
 
 
 def document(deploy: str, why: str, run: Run | None = None, mend: bool = False) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Assessment:
 @dataclass
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
-    was asked for. undone: how a rollback went."""
+    was asked for. undone: how a rollback went, or taking note of a run."""
 
     name: str
     before: Assessment | None = None

@@ -35,12 +35,36 @@ class Journal:
         return "of a newer gpumend" if self.files is None else ", ".join(self.files) or "no file"
 
 
+# The state of a run is that of its transactions that asks for most.
+STATES = ("working", "broken", "done", "put_back")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All of one run on this host. state: a Journal's, or what a newer gpumend calls it."""
+
+    name: str
+    state: str
+    journals: tuple[Journal, ...]
+    acknowledged: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Runs:
     """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`)."""
 
     journals: Reading[tuple[Journal, ...]]
     acknowledged: frozenset[str] = frozenset()
+
+    def listed(self) -> tuple[Run, ...]:
+        """The runs, the newest first. Raises Unread."""
+        found: dict[str, list[Journal]] = {}
+        for journal in self.journals.get() or ():
+            found.setdefault(journal.run, []).append(journal)
+        return tuple(
+            Run(name, _worst({each.state for each in journals}), tuple(journals), name in self.acknowledged)
+            for name, journals in sorted(found.items(), reverse=True)
+        )
 
     def interrupted(self) -> tuple[Journal, ...]:
         """Transactions that never ended: killed, or the host went down. Raises Unread."""
@@ -58,6 +82,10 @@ class Runs:
             and journal.run not in self.acknowledged
             and not any(component == journal.component and run > journal.run for component, run in good)
         )
+
+
+def _worst(states: set[str]) -> str:
+    return next((state for state in STATES if state in states), min(states))
 
 
 def _paths(raw: dict[str, Any]) -> tuple[str, ...] | None:

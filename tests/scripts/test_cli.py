@@ -179,11 +179,34 @@ def test_explain_without_a_code_lists_every_page() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["explain", "GM999"], ["explain", "../README"], ["rollback", "x"], ["nonsense"]],
+    [
+        ["explain", "GM999"],
+        ["explain", "../README"],
+        ["rollback", "x"],
+        ["runs", "ack"],
+        ["runs", "ack", "last"],
+        ["nonsense"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     assert run(*GPUMEND, *arguments).returncode == 2
+
+
+def test_a_run_that_no_host_has_is_not_acknowledged() -> None:
+    done = run(*GPUMEND, "runs", "ack", "20200101T000000Z-0000")
+    assert done.returncode == 1
+    assert "there is no run" in done.stdout
+
+
+def test_the_runs_of_this_machine_are_listed(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run(*GPUMEND, "runs", "--report", str(report))
+    assert done.returncode == (0 if os.geteuid() == 0 else 1), done.stderr
+    assert done.stdout.startswith("@local")
+    found = json.loads(report.read_text())
+    jsonschema.Draft202012Validator(schemas.load("report")).validate(found)
+    assert found["kind"] == "runs"
 
 
 def test_rollback_of_a_run_that_no_host_has() -> None:

@@ -333,7 +333,7 @@ def test_an_answer_that_needs_no_host_imports_nothing_that_talks_to_hosts(hosts:
         "    print('exit', end.code, *sorted({'pyinfra', 'paramiko', 'gevent', 'gpumend.rules.judge'} & set(sys.modules)))\n"
     )
     for words, status in (
-        (["explain", "GM201"], 0), (["--help"], 0), (["mend", "--no-such-option"], 2), (["audit", "gpu9"], 2),
+        (["explain", "GM201"], 0), (["explain", "AMD CDI spec not found"], 0), (["--help"], 0), (["mend", "--no-such-option"], 2), (["audit", "gpu9"], 2),
         (["audit", "--data", "foo"], 2), (["mend"], 2),
     ):  # fmt: skip
         done = run(hosts.parent, sys.executable, "-c", program, *words)

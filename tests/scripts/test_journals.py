@@ -147,6 +147,34 @@ def test_an_old_run_leaves_what_somebody_changed_since(laid_out: LayOut) -> None
     assert left == {"etc/edited.toml"}
 
 
+# --- somebody takes note of a run
+
+
+def acknowledge(host: Host, named: str) -> dict[str, Any]:
+    return host.answer({"verb": "acknowledge", "run": named, "who": "ops@desk"})
+
+
+def test_a_run_is_acknowledged_once(laid_out: LayOut) -> None:
+    host = laid_out(trees.changed(trees.BEFORE, captured("files")["complete"]))
+    assert acknowledge(host, trees.RUN)["status"] == "changed"
+    note = host.root / "var/lib/gpumend/runs" / trees.RUN / "acknowledged"
+    assert (note.read_text(), note.stat().st_mode & 0o7777) == ("ops@desk\n", 0o600)
+    again = host.answer({"verb": "acknowledge", "run": trees.RUN, "who": "other@desk"})
+    assert again["status"] == "unchanged"
+    assert note.read_text() == "ops@desk\n"
+    assert sorted(path.name for path in note.parent.iterdir() if path.is_file()) == ["acknowledged"]
+    assert host.rollback()["status"] == "changed", "it is undone all the same"
+
+
+@pytest.mark.parametrize("named", ["20200101T000000Z-0000", "..", ".", "../runs", "x/y", ""])
+def test_a_run_that_is_not_there_is_not_acknowledged(named: str, laid_out: LayOut) -> None:
+    host = laid_out(trees.changed(trees.BEFORE, captured("files")["complete"]))
+    before = {**trees.entries(host.root), "gpumend.lock": None}
+    answer = acknowledge(host, named)
+    assert (answer["status"], "there is no run" in answer["detail"]) == ("refused", True)
+    assert {**trees.entries(host.root), "gpumend.lock": None} == before
+
+
 # --- runs of today's
 
 

@@ -12,12 +12,16 @@ import pytest
 
 from gpumend import schemas
 from gpumend.deploy.facts_report import as_json
+from gpumend.deploy.runs_report import host_runs
 from gpumend.reports import parity
 from gpumend.reports.document import Exit, digest, envelope, exit_of, word_of
 from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.record import Record
+from gpumend.state.reading import Reading
+from gpumend.state.reading import Status as ReadStatus
+from gpumend.state.runs import Journal, Runs
 from gpumend.text.mask import mask_all
 from tests.unit.build import healthy
 from tests.unit.farm import audit, farm, mend, mended, no_cdi, record, run, sick
@@ -64,6 +68,24 @@ def rolled_back() -> dict[str, Any]:
     return envelope(run(()), "rollback", Exit.BROKEN, hosts)
 
 
+def acknowledged() -> dict[str, Any]:
+    words = ("acknowledged", "unchanged", "no such run", "refused", "broken", "lost")
+    hosts = {word: {"status": word, "error": "", "detail": "x"} for word in words}
+    return envelope(run(()), "acknowledge", Exit.BROKEN, hosts)
+
+
+def runs_listed() -> dict[str, Any]:
+    journals = (
+        Journal("/var/lib/gpumend/runs/20261101T000000Z-aaaa/cdi/journal.json", "20261101T000000Z-aaaa", "cdi", "done", ("/etc/cdi/nvidia.yaml",)),
+        Journal("/var/lib/gpumend/runs/20261101T000000Z-aaaa/new/journal.json", "20261101T000000Z-aaaa", "new", "odd", None),
+    )  # fmt: skip
+    hosts = {"gpu1": host_runs(Runs(Reading.of(journals, "/var/lib/gpumend/runs")))}
+    hosts["gpu2"] = host_runs(Runs(Reading.of((), "/var/lib/gpumend/runs")))
+    hosts["gpu3"] = host_runs(Runs(Reading(ReadStatus.DENIED, None, "/var/lib/gpumend/runs", "uid 1000")))
+    hosts["down"] = {"error": "no route to host", "runs": []}
+    return envelope(run(()), "runs", Exit.UNREAD, hosts)
+
+
 @cache
 def audited() -> dict[str, Any]:
     return audit([*farm(), record("sick", sick(0)), record("down", None)])
@@ -73,6 +95,8 @@ DOCUMENTS = {
     "audit": audited,
     "mend": mended_farm,
     "rollback": rolled_back,
+    "acknowledge": acknowledged,
+    "runs": runs_listed,
     "facts": facts,
     "parity": compared,
 }

@@ -26,7 +26,7 @@ from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
-from gpumend.payload.change.undo import recover, rollback
+from gpumend.payload.change.undo import acknowledge, recover, rollback
 from gpumend.payload.probe.files import Json
 
 LOCK = "/run/gpumend.lock"
@@ -54,6 +54,7 @@ VERBS: Dict[str, Callable[[Json], Json]] = {
     "apply": apply,
     "recover": recover,
     "rollback": rollback,
+    "acknowledge": acknowledge,
     "containers": containers,
 }
 

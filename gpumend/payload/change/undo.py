@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any, Dict, Iterable, List, Tuple
 
-from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empty
+from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empty, replace
 from gpumend.payload.change.inner import Unmet, runs_again
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.kinds import step_kind
@@ -158,12 +158,27 @@ def recover(wanted: Dict[str, Any]) -> Answer:
     return undo_all(interrupted, wanted["restarts"], "put back as before the interrupted run")
 
 
+def directory_of(run_id: str) -> str:
+    """Where a run's journals lie. Raises Refused where there is no such run."""
+    directory = os.path.join(ROOT, "runs", run_id)
+    if not re.match(r"\w[\w.-]*$", run_id) or not os.path.isdir(directory):
+        raise Refused("there is no run %s on this host" % run_id)
+    return directory
+
+
+def acknowledge(wanted: Dict[str, Any]) -> Answer:
+    """Somebody has taken note of how a run ended: its directory says so, and who."""
+    path = os.path.join(directory_of(wanted["run"]), "acknowledged")
+    if os.path.lexists(path):
+        return {"status": "unchanged", "detail": "run %s was acknowledged before" % wanted["run"]}
+    replace(path, ("%s\n" % wanted["who"]).encode("utf-8", "backslashreplace"), mode=0o600)
+    return {"status": "changed", "files": [path], "detail": "run %s is acknowledged" % wanted["run"]}
+
+
 def rollback(wanted: Dict[str, Any]) -> Answer:
     """All transactions of one run (or of one component of it) are undone, newest first. Files that somebody changed
     since are left and named."""
-    directory = os.path.join(ROOT, "runs", wanted["run"])
-    if not re.match(r"[\w.-]+$", wanted["run"]) or not os.path.isdir(directory):
-        raise Refused("there is no run %s on this host" % wanted["run"])
+    directory = directory_of(wanted["run"])
     found = []
     for name in os.listdir(directory):
         path = os.path.join(directory, name, "journal.json")
