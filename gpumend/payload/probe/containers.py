@@ -30,12 +30,13 @@ def inside(pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
                 found[section][path] = failure(error)
                 continue
             try:
-                item = (read_file if section == "files" else meta)("/proc/self/fd/%d" % handle)
+                at = "/proc/self/fd/%d" % handle
+                item = read_file(at, inside=handle) if section == "files" else meta(at)
                 item.pop("link", None)
                 item.pop("real", None)
                 if item.get("kind") == "dir":
-                    at = os.fstatvfs(handle)
-                    item["free"] = at.f_bavail * at.f_frsize
+                    space = os.fstatvfs(handle)
+                    item["free"] = space.f_bavail * space.f_frsize
                 found[section][path] = item
             except OSError as error:
                 found[section][path] = failure(error)

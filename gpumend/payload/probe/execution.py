@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe.files import Json, failure, matches, meta
+from gpumend.payload.probe.files import MAX_SEARCHED_BYTES, Json, failure, matches, meta, open_file
 
 Job = Tuple[Json, str, Callable[..., Any], Tuple[Any, ...]]  # where, key, function, arguments
 
@@ -29,8 +29,9 @@ def idle_group(gid: int) -> bool:
     rows = []
     for path in ACCOUNTS:
         try:
-            with open(path, encoding="utf-8", errors="replace") as handle:
-                rows.append([line.rstrip("\n").split(":") for line in handle])
+            with open_file(path) as handle:
+                text = handle.read(MAX_SEARCHED_BYTES).decode("utf-8", "replace")
+            rows.append([line.split(":") for line in text.split("\n")])
         except OSError:
             return False
     here = [row for row in rows[0] if len(row) > 3 and row[2] == str(gid)]
@@ -108,7 +109,7 @@ def distrust(path: str) -> Optional[str]:
         return why
     if not stat.S_ISREG(os.lstat(real).st_mode):
         return "%s is no regular file" % real
-    with open(real, "rb") as handle:
+    with open_file(real) as handle:
         head = handle.read(256)  # BINPRM_BUF_SIZE, linux include/uapi/linux/binfmts.h
     words = head[2:].split(b"\n")[0].split() if head[:2] == b"#!" else []
     if not words:
