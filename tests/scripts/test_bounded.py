@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from gpumend.payload.probe import docker
-from tests.scripts.test_probe import a_glob, data, output, run
+from gpumend.payload.source import probe_source
+from tests.scripts.test_probe import a_glob, alive, data, output, run
 from tests.scripts.test_probe import asked as asked
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="it is root that has something to lose")
@@ -290,3 +291,81 @@ def test_what_calls_itself_docker_neither_hangs_nor_floods(
         found = docker.docker(path, True, 2)
     assert time.monotonic() - began < 8
     assert found["status"] == status and found["error"], found
+
+
+# --- the whole
+
+
+HANG = """
+import threading
+real = %(name)s
+def %(name)s(*arguments):
+    if %(when)s:
+        threading.Event().wait()
+    return real(*arguments)
+"""
+
+
+def hung(name: str, when: str = "True", **request: Any) -> tuple[dict[str, Any], float]:
+    """(The answer of a probe in which a function never returns, its seconds): as a read of a dead file system does."""
+    source = probe_source() + HANG % {"name": name, "when": when} + "HANGS = READS = 0.5\nBEYOND = 2\n"
+    began = time.monotonic()
+    found = output(program=f"{source}\nmain(json.loads({json.dumps(request)!r}))\n", timeout=30)
+    return json.loads(found), time.monotonic() - began
+
+
+def test_a_read_that_hangs_keeps_nothing_but_what_it_was_for(programs: Path) -> None:
+    for name in ("a", "b", "c/x"):
+        (programs / name).parent.mkdir(exist_ok=True)
+        (programs / name).write_text("x")
+    paths = [str(programs / name) for name in ("a", "b", "c/x")]
+    globs = [a_glob(f"{programs}/*/x"), a_glob(f"{programs}/b"), a_glob(f"{programs}/none")]
+    answer, _ = hung(
+        "opened", f"arguments[0] == {paths[1]!r}", globs=globs, files=paths, stats=["/"], programs=["sh"], timeout=1
+    )  # fmt: skip
+    assert [answer["globs"][spec["pattern"]]["status"] for spec in globs] == ["ok", "timeout", "timeout"]
+    assert answer["files"][paths[2]]["status"] == "ok"
+    assert answer["files"][paths[0]]["status"] == answer["files"][paths[1]]["status"] == "timeout"
+    assert answer["stats"]["/"]["status"] == answer["programs"]["sh"]["status"] == "timeout"
+    assert answer["processes"]["status"] == "ok", "the rest is there"
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("tree", "files"),
+        ("processes", "processes"),
+        ("docker", "docker"),
+        ("units", "units"),
+        ("spaces", "spaces"),
+    ],
+)
+def test_whatever_hangs_there_is_an_answer(name: str, section: str) -> None:
+    answer, seconds = hung(name, files=["/etc/passwd"], timeout=0.2)
+    assert seconds < 15
+    found = answer[section]["/etc/passwd"] if section == "files" else answer[section]
+    assert found["status"] == "timeout" and "no answer within" in found["error"]
+
+
+def test_a_file_system_that_gives_no_numbers() -> None:
+    source = probe_source() + HANG % {"name": "room", "when": "arguments[0] == '/etc'"} + "HANGS = 0.5\n"
+    answer = json.loads(output(program=f"{source}\nmain({{}})\n"))
+    assert answer["system"]["filesystems"]["/etc"]["status"] == "timeout"
+    assert "free" in answer["system"]["filesystems"]["/"] and answer["system"]["uid"] == os.geteuid()
+
+
+def test_a_command_that_is_left_behind_is_ended(programs: Path) -> None:
+    """Its thread never came to that: the select of its output is what hangs here."""
+    source = (
+        probe_source()
+        + "\nimport threading\nselect.select = lambda *_: threading.Event().wait()\nHANGS = 0.5\n"
+    )
+    commands = {"x": {"argv": ["sh", "-c", f"echo $$ >{programs}/pid; exec sleep 600"], "timeout": 0.5}}
+    request = {"commands": commands, "timeout": 0.5}
+    answer = json.loads(output(program=f"{source}\nmain(json.loads({json.dumps(request)!r}))\n"))
+    assert answer["commands"]["x"]["status"] == "timeout"
+    pid = int((programs / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not alive(pid)
