@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.probe import docker
+from gpumend.payload.probe import docker, files, processes
 from gpumend.payload.source import probe_source
 from tests.scripts.test_probe import a_glob, alive, data, output, run
 from tests.scripts.test_probe import asked as asked
@@ -321,12 +322,12 @@ def test_a_read_that_hangs_keeps_nothing_but_what_it_was_for(programs: Path) -> 
     paths = [str(programs / name) for name in ("a", "b", "c/x")]
     globs = [a_glob(f"{programs}/*/x"), a_glob(f"{programs}/b"), a_glob(f"{programs}/none")]
     answer, _ = hung(
-        "opened", f"arguments[0] == {paths[1]!r}", globs=globs, files=paths, stats=["/"], programs=["sh"], timeout=1
+        "opened", f"arguments[0] == {paths[1]!r}", globs=globs, files=paths[2:], stats=["/"], programs=["sh"], timeout=1
     )  # fmt: skip
     assert [answer["globs"][spec["pattern"]]["status"] for spec in globs] == ["ok", "timeout", "timeout"]
     assert answer["files"][paths[2]]["status"] == "ok"
-    assert answer["files"][paths[0]]["status"] == answer["files"][paths[1]]["status"] == "timeout"
-    assert answer["stats"]["/"]["status"] == answer["programs"]["sh"]["status"] == "timeout"
+    assert answer["stats"]["/"]["status"] == "timeout" and answer["programs"]["sh"]["status"] == "ok"
+    assert paths[1] not in answer["files"] and answer["globs"][globs[1]["pattern"]]["paths"] == []
     assert answer["processes"]["status"] == "ok", "the rest is there"
 
 
@@ -369,3 +370,74 @@ def test_a_command_that_is_left_behind_is_ended(programs: Path) -> None:
     while alive(pid) and time.monotonic() < deadline:
         os.sched_yield()
     assert not alive(pid)
+
+
+# --- mounts and numbers
+
+
+def test_below_a_dead_mount_nothing_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look below an NFS server that is gone, or a user's FUSE, never returns."""
+    for name in ("ann", "ben", "ben\\040x"):
+        (tmp_path / "home" / name.replace("\\040", " ") / "bin").mkdir(parents=True)
+    row = "1 1 0:1 / {}/home/{} rw - {} server:/x rw\n"
+    text = "".join(
+        row.format(tmp_path, *pair)
+        for pair in (("ann", "nfs4"), ("ben\\040x", "fuse.sshfs"), ("ben", "ext4"))
+    )
+    gone = {str(tmp_path / "home/ann"): "nfs4"}
+
+    def statvfs(path: str) -> None:
+        assert path != str(tmp_path / "home/ben"), "that is a local one"
+        if path in gone:
+            threading.Event().wait()
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert files.dead_mounts(text, 0.3) == gone
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: real(path) if path not in gone else pytest.fail(path))
+    for end in ("bin", "b*", "bin/*"):
+        paths, unread = files.expand(f"{tmp_path}/home/*/{end}", gone)
+        assert not [path for path in paths if "ann" in path]
+        assert str(unread) == f"not looked into: {tmp_path}/home/ann (nfs4) does not answer"
+    assert (
+        files.expand(f"{tmp_path}/home/*", gone)[0] != []
+        and files.expand(f"{tmp_path}/home/*", {})[1] is None
+    )
+
+
+@AS_ROOT
+def test_users_files_do_not_fill_the_answer(home: Path) -> None:
+    for number in range(12):
+        owned(home / f"conf.d/{number:02}.conf", "x" * 1000000)
+    pattern = str(home / "conf.d/*")
+    (home.parent.parent / "roots").write_text("x" * 1000000)
+    answer = run(globs=[a_glob(pattern)], files=[str(home.parent.parent / "roots")])
+    statuses = [answer["files"][path]["status"] for path in answer["globs"][pattern]["paths"]]
+    assert statuses == ["ok"] * 6 + ["failed"] * 6
+    assert answer["files"][str(home.parent.parent / "roots")]["status"] == "ok"
+
+
+@AS_ROOT
+def test_others_processes_do_not_fill_the_answer(
+    daemon: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = daemon("gpumend-crowd")
+    lines = [name, "600", "0" * 50000]
+    argv = ["setpriv", f"--reuid={ANN}", f"--regid={ANN}", "--clear-groups", *lines]
+    with contextlib.ExitStack() as stack:
+        for command in (argv, argv, argv, lines):
+            child = stack.enter_context(
+                subprocess.Popen(command, env={"PATH": "/bin:/usr/bin:" + "x" * 50000})
+            )
+            stack.callback(child.kill)
+            deadline = time.monotonic() + 10
+            while not Path(f"/proc/{child.pid}/cmdline").read_text().startswith(name):
+                assert time.monotonic() < deadline
+        found = processes.processes(["gpumend-crowd"])
+        monkeypatch.setattr(processes, "MAX_OTHERS", 20000)
+        few = processes.processes(["gpumend-crowd"])
+    theirs = [entry for entry in found["processes"] if entry["uid"] == ANN]
+    (own,) = [entry for entry in found["processes"] if entry["uid"] == 0]
+    assert len(theirs) == 3 and all(len(str(entry)) < 10000 and entry["cut"] for entry in theirs)
+    assert own["argv"] == lines and "cut" not in own
+    assert few["left_out"] == 1 and len(few["processes"]) == 3

@@ -9,11 +9,17 @@ import os
 import re
 import stat
 import struct
+import threading
+import time
 from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 Json = Dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
+MAX_DIRECTORIES = 50000  # looked into for one pattern, and its matches: users can make any number
+NETWORK = re.compile(
+    r"nfs|cifs$|smb|fuse|ceph$|9p$|lustre$|gpfs$|beegfs|afs$|glusterfs|virtiofs$|panfs$|wekafs$"
+)
 ANYBODY = -1  # no uid: whoever may write to a directory of root's
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 
@@ -292,17 +298,54 @@ def spaces(types: Sequence[str]) -> Json:
     return found
 
 
-def expand(pattern: str) -> Tuple[List[str], Optional[OSError]]:
+def dead_mounts(text: str, wait: float) -> Dict[str, str]:
+    """The type of each mounted file system of a network or a user's (FUSE) that does not answer within some seconds, by
+    its mount point; from mountinfo of proc(5). A look below one never returns. One thread is left behind for each."""
+    points = {path: kind for path, kind in mount_points(text) if NETWORK.match(kind)}
+    answered = set()
+
+    def ask(path: str) -> None:
+        try:
+            os.statvfs(path)
+        except OSError:
+            pass  # it answers
+        answered.add(path)
+
+    threads = [threading.Thread(target=ask, args=(path,), daemon=True) for path in points]
+    end = time.monotonic() + wait
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    return {path: kind for path, kind in points.items() if path not in answered}
+
+
+def lost(path: str, dead: Dict[str, str]) -> Optional[OSError]:
+    """Why a path is not looked at: it lies below one of the `dead_mounts`. Or None."""
+    for point, kind in dead.items():
+        if path == point or path.startswith(point.rstrip("/") + "/"):
+            return OSError("not looked into: %s (%s) does not answer" % (point, kind))
+    return None
+
+
+def expand(pattern: str, dead: Optional[Dict[str, str]] = None) -> Tuple[List[str], Optional[OSError]]:
     """(The paths that match, as glob(3) has them; the error of a first directory that could not be looked into, or None.)
-    glob.glob passes over such a directory, as if nothing in it matched."""
-    paths, unread, parts = ["/"], None, pattern.strip("/").split("/")
+    glob.glob passes over such a directory, as if nothing in it matched. dead: mounts that are not looked into."""
+    paths, unread, parts, looked = ["/"], None, pattern.strip("/").split("/"), 0
     for part in parts:
         if not glob.has_magic(part):
             paths = [os.path.join(path, part) for path in paths]
             continue
         directories, paths = paths, []
         for directory in directories:
+            looked += 1
+            if looked > MAX_DIRECTORIES:
+                unread = unread or OSError("more than %d directories" % MAX_DIRECTORIES)
+                break
             try:
+                why = lost(directory, dead or {})
+                if why:
+                    raise why
                 names = fnmatch.filter(os.listdir(directory), part)
             except OSError as error:
                 unread = unread or (None if failure(error)["status"] == "absent" else error)
@@ -310,15 +353,19 @@ def expand(pattern: str) -> Tuple[List[str], Optional[OSError]]:
             paths.extend(
                 os.path.join(directory, name) for name in names if part[0] == "." or not name.startswith(".")
             )
-    if glob.has_magic(parts[-1]):
-        return paths, unread
     there = []
     for path in paths:
         try:
-            os.lstat(path)
+            why = lost(path, dead or {})
+            if why:
+                raise why
+            if not glob.has_magic(parts[-1]):
+                os.lstat(path)
             there.append(path)
         except OSError as error:
             unread = unread or (None if failure(error)["status"] == "absent" else error)
+    if len(there) > MAX_DIRECTORIES:
+        return there[:MAX_DIRECTORIES], unread or OSError("more than %d paths" % MAX_DIRECTORIES)
     return there, unread
 
 

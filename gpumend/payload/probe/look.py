@@ -9,18 +9,30 @@ import sys
 import threading
 import time
 import zlib
-from typing import List, Optional
+from typing import Any, Callable, List, Optional
 
 from gpumend.payload.cuda import ask_cuda
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
 from gpumend.payload.probe.docker import docker
 from gpumend.payload.probe.execution import Job, at_once, end_children, execute, program, resolved, run
-from gpumend.payload.probe.files import Json, elf_section, expand, failure, mentioned, meta, read_file, search
+from gpumend.payload.probe.files import (
+    Json,
+    dead_mounts,
+    elf_section,
+    expand,
+    failure,
+    lost,
+    mentioned,
+    meta,
+    read_file,
+    search,
+)
 from gpumend.payload.probe.processes import inner, processes
 from gpumend.payload.probe.systemd import units
 
 FORMAT = 1
 PACKED = "gpumend:zlib:"
+MAX_USERS_BYTES = 8 << 20  # of what is kept of users' files, all together
 HANGS = 5  # seconds after which what takes milliseconds is not waited for
 READS = 20  # seconds for all files: a second where homes lie on a network
 BEYOND = 60  # seconds for a look and all its repetitions beyond what its commands may take
@@ -76,16 +88,43 @@ def patience(request: Json) -> float:
     return max(seconds)
 
 
+def users_own(spec: Json) -> bool:
+    """Whether it is in users' directories that a glob looks."""
+    return bool(spec["pattern"].startswith("/home/"))
+
+
+def in_turn(request: Json) -> List[Json]:
+    """The globs as they are read, users' directories last: what takes long there keeps nothing of root's from being read."""
+    return sorted(request.get("globs", ()), key=users_own)
+
+
 def tree(request: Json, root: str, answer: Json) -> Json:
     """What files there are, and what is in them: into the answer, thing by thing. `done` of it: how many globs are."""
     files = answer["files"]
-    for spec in request.get("globs", ()):
+    with open("/proc/self/mountinfo", errors="replace") as handle:
+        dead = dead_mounts(handle.read(), HANGS)
+    users = [0]  # bytes of users' files so far
+
+    def looked(function: Callable[..., Json], path: str, *more: Any) -> Json:
+        why = lost(root + path, dead)
+        item = failure(why) if why else function(root + path, *more)
+        if item.get("uid") or "link" in item:
+            hits = [len(hit) for hits in item.get("found", {}).values() for hit in hits]
+            users[0] += len(item.get("data", "")) + sum(hits)
+            if users[0] > MAX_USERS_BYTES:
+                return {
+                    "status": "failed",
+                    "error": "files of users have more than %d bytes" % MAX_USERS_BYTES,
+                }
+        return item
+
+    def matched(spec: Json) -> None:
         directory = root + os.path.dirname(spec["pattern"])
         listed: Json = {"status": "ok", "paths": []}
         try:
-            if not glob.has_magic(directory):
+            if not glob.has_magic(directory) and not lost(directory, dead):
                 os.listdir(directory)
-            paths, unread = expand(root + spec["pattern"])
+            paths, unread = expand(root + spec["pattern"], dead)
             listed["paths"] = sorted(path[len(root) :] for path in paths)
             if unread:
                 raise unread
@@ -95,29 +134,37 @@ def tree(request: Json, root: str, answer: Json) -> Json:
         answer["globs"][spec["pattern"]] = listed
         for path in list(listed["paths"]):
             if spec["read"] and path not in files:
-                files[path] = read_file(root + path)
+                files[path] = looked(read_file, path)
             elif spec.get("search"):
-                found = search(root + path, spec["search"], spec.get("limit", 0), spec.get("begins", ""))
+                found = looked(search, path, spec["search"], spec.get("limit", 0), spec.get("begins", ""))
                 if found["status"] == "ok" and not found.get("found"):
                     listed["paths"].remove(path)
                 else:
                     others = answer["stats"].get(path, {}).get("found", {})
                     answer["stats"][path] = dict(found, found=dict(others, **found.get("found", {})))
             elif not spec["read"]:
-                answer["stats"][path] = meta(root + path)
+                answer["stats"][path] = looked(meta, path)
             if spec.get("section"):
-                answer["stats"][path]["section"] = elf_section(root + path, spec["section"])
+                answer["stats"][path]["section"] = looked(elf_section, path, spec["section"])
             if spec.get("mentioned") and "data" in files.get(path, ()):
                 for name in mentioned(base64.b64decode(files[path]["data"])):
-                    answer["stats"].setdefault(name, meta(root + name))
+                    if name not in answer["stats"]:
+                        answer["stats"][name] = looked(meta, name)
         listed["paths"] = sorted(set(listed["paths"]).union(before))
         answer["done"] += 1
+
     for path in request.get("files", ()):
-        files[path] = read_file(root + path)
-    for path in request.get("stats", ()):
-        answer["stats"][path] = meta(root + path)
+        files[path] = looked(read_file, path)
     for name in request.get("programs", ()):
         answer["programs"][name] = program(name)
+    for spec in in_turn(request):
+        if not users_own(spec):
+            matched(spec)
+    for path in request.get("stats", ()):
+        answer["stats"][path] = looked(meta, path)
+    for spec in in_turn(request):
+        if users_own(spec):
+            matched(spec)
     return {"status": "ok"}
 
 
@@ -129,7 +176,7 @@ def whole(request: Json, found: Json, why: Json) -> Json:
             break
         except RuntimeError:  # it was written to just then
             time.sleep(0.01)
-    for spec in request.get("globs", ())[answer.pop("done") :]:
+    for spec in in_turn(request)[answer.pop("done") :]:
         before = answer["globs"].get(spec["pattern"], {}).get("paths", ())
         known = answer["files"] if spec["read"] else answer["stats"]
         answer["globs"][spec["pattern"]] = dict(why, paths=[path for path in before if path in known])
