@@ -111,7 +111,7 @@ def tree(request: Json, root: str, answer: Json) -> Json:
         if item.get("uid") or "link" in item:
             hits = [len(hit) for hits in item.get("found", {}).values() for hit in hits]
             users[0] += len(item.get("data", "")) + sum(hits)
-            if users[0] > MAX_USERS_BYTES:
+            if users[0] > MAX_USERS_BYTES and (hits or "data" in item):
                 return {
                     "status": "failed",
                     "error": "files of users have more than %d bytes" % MAX_USERS_BYTES,
