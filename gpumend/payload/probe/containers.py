@@ -30,12 +30,13 @@ def inside(pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
                 found[section][path] = failure(error)
                 continue
             try:
-                item = (read_file if section == "files" else meta)("/proc/self/fd/%d" % handle)
+                at = "/proc/self/fd/%d" % handle
+                item = read_file(at, inside=handle) if section == "files" else meta(at)
                 item.pop("link", None)
                 item.pop("real", None)
                 if item.get("kind") == "dir":
-                    at = os.fstatvfs(handle)
-                    item["free"] = at.f_bavail * at.f_frsize
+                    space = os.fstatvfs(handle)
+                    item["free"] = space.f_bavail * space.f_frsize
                 found[section][path] = item
             except OSError as error:
                 found[section][path] = failure(error)
@@ -75,7 +76,9 @@ def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/do
     return [container(raw) for raw in answers if raw is not None]
 
 
-def look_further(request: Json, answer: Json, daemons: List[Json], timeout: float) -> None:
+def look_further(
+    request: Json, answer: Json, daemons: List[Json], timeout: float, end: Optional[float] = None
+) -> None:
     """What only the answers so far say where to look for: the daemon's directory, and containers that may run a dockerd."""
     running = {}
     begun = late(daemons, answer, timeout)
@@ -121,14 +124,14 @@ def look_further(request: Json, answer: Json, daemons: List[Json], timeout: floa
         if found["privileged"] and directory.startswith("/"):
             for name in beside.get("names", ()):
                 path = os.path.join(directory, name)
-                answer["stats"][path] = search(path, beside["search"])
+                jobs.append((answer["stats"], path, search, (path, beside["search"])))
     for name, command in request.get("commands", {}).items():
         if command.get("without_docker"):
             answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
             if answer["docker"]["status"] != "ok":
                 jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
     jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
-    at_once(jobs)
+    at_once(jobs, end)
 
 
 def unsure(impostors: Iterable[Json]) -> Optional[str]:

@@ -10,10 +10,13 @@ import threading
 import time
 from typing import Any, List, Optional, Tuple
 
-from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches
+from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches, open_file
 from gpumend.payload.probe.processes import allowed_env
 
 DOCKER_CONNECTIONS = 4  # dockerd inspects side by side
+MAX_ANSWER = 16 << 20  # bytes of one answer: 10,000 images are 5 MB
+MAX_ANSWERS = 64 << 20  # of all: 2,000 containers are 30 MB
+MAX_ANSWERS_INSIDE = 8 << 20  # of a dockerd in a container, which may be anything
 HISTORIES = 50  # images whose layers are asked for
 # Keys of `GET /info` that may leave the host: HttpProxy/HttpsProxy (passwords) and RegistryConfig must not.
 DOCKER_INFO_KEYS = (
@@ -29,17 +32,104 @@ COMPOSE_LABELS = (
 )
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+class Excess(OSError):
+    """More was sent than anybody may send."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+
+class Budget:
+    """How many bytes all answers together may have; connections of one look share it."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, size: int) -> None:
+        """Raises Excess where it is used up."""
+        self.left -= size
+        if self.left < 0:
+            raise Excess("it answers with more bytes than a dockerd does")
+
+
+class BoundedSocket(socket.socket):
+    """A unix socket with one deadline for all that is sent and received over it until the next `until`, however little
+    comes at a time, and with a budget of bytes for all that is received."""
+
+    deadline = 0.0
+    budget: Optional[Budget] = None
+
+    def until(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def hurry(self) -> None:
+        """No call waits beyond the deadline. Raises socket.timeout where it is over."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("timed out")
+        self.settimeout(left)
+
+    def recv_into(self, *arguments: Any) -> int:
+        """As of a socket: http.client reads through it alone (socket.SocketIO)."""
+        self.hurry()
+        size = socket.socket.recv_into(self, *arguments)
+        if self.budget:
+            self.budget.spend(size)
+        return size
+
+    def sendall(self, *arguments: Any) -> None:
+        self.hurry()
+        socket.socket.sendall(self, *arguments)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket. Each request and its answer have `timeout` seconds, and all of them end at `deadline`."""
+
+    def __init__(
+        self, path: str, timeout: float, deadline: Optional[float] = None, budget: Optional[Budget] = None
+    ) -> None:
         http.client.HTTPConnection.__init__(self, "localhost", timeout=timeout)
         self.unix_path = path
+        self.seconds, self.deadline = timeout, deadline
+        self.budget = budget or Budget(MAX_ANSWERS)
+        self.bounded: Optional[BoundedSocket] = None
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.unix_path)
+        self.sock = self.bounded = BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.bounded.budget = self.budget
+        self.wait()
+        self.bounded.hurry()
+        self.bounded.connect(self.unix_path)
+
+    def wait(self) -> None:
+        """The seconds of the next answer begin."""
+        end = time.monotonic() + self.seconds
+        if self.bounded:
+            self.bounded.until(end if self.deadline is None else min(end, self.deadline))
+
+    def putrequest(self, *arguments: Any, **named: Any) -> None:
+        self.wait()
+        http.client.HTTPConnection.putrequest(self, *arguments, **named)
+
+
+def body_of(response: http.client.HTTPResponse, limit: int = 0) -> bytes:
+    """An answer's body, read piece by piece: what its header says of its length is reserved nowhere. Raises Excess."""
+    pieces, size, limit = [], 0, limit or MAX_ANSWER
+    while True:
+        piece = response.read(65536)
+        if not piece:
+            break
+        size += len(piece)
+        if size > limit:
+            raise Excess("an answer has more than %d bytes" % limit)
+        pieces.append(piece)
+    if response.length:  # http.client tells of it only where all is read at once
+        raise http.client.IncompleteRead(b"", response.length)
+    return b"".join(pieces)
+
+
+def number(text: str) -> int:
+    """An integer of JSON. Python takes time that grows with the square of its digits."""
+    if len(text) > 32:
+        raise ValueError("an integer of %d digits" % len(text))
+    return int(text)
 
 
 class Gone(ValueError):
@@ -50,13 +140,16 @@ def docker_get(connection: http.client.HTTPConnection, url: str) -> Any:
     """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong, Gone for HTTP 404."""
     connection.request("GET", url)
     response = connection.getresponse()
-    body = response.read()
+    body = body_of(response)
     if response.status != 200:
         kind = Gone if response.status == 404 else ValueError
         raise kind(
             "GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace").strip())
         )
-    return json.loads(body.decode("utf-8"))
+    try:
+        return json.loads(body.decode("utf-8"), parse_int=number)
+    except RecursionError:
+        raise ValueError("GET %s: JSON of too many levels" % url)
 
 
 def container(raw: Json) -> Json:
@@ -106,7 +199,7 @@ def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
     millisecond: {} where it names nothing of NVIDIA's or CUDA's, None where it is not there, as in the containerd store."""
     path = "%s/image/%s/imagedb/content/sha256/%s" % (root, driver, ident.partition(":")[2])
     try:
-        with open(path, "rb") as handle:
+        with open_file(path) as handle:
             data = handle.read(MAX_FILE_BYTES)
     except (OSError, ValueError):
         return None
@@ -115,7 +208,13 @@ def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
     return json.loads(data.decode("utf-8")) if b"NVIDIA_" in data or b"CUDA_VERSION" in data else {}
 
 
-def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[str]] = None) -> List[Any]:
+def ask_all(
+    path: str,
+    urls: List[str],
+    deadline: float,
+    refused: Optional[List[str]] = None,
+    budget: Optional[Budget] = None,
+) -> List[Any]:
     """Answers to many questions, in their order, over a few connections; None where dockerd knows no such thing any more,
     or gives an error of its own for it, which `refused` (a list) then has. Raises what one of the connections raised;
     socket.timeout where the time was over before the last answer."""
@@ -124,7 +223,7 @@ def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[
     todo = list(enumerate(urls))
 
     def work() -> None:
-        connection = UnixConnection(path, max(0.1, deadline - time.monotonic()))
+        connection = UnixConnection(path, max(0.1, deadline - time.monotonic()), deadline, budget)
         try:
             while not failed:
                 try:
@@ -145,7 +244,7 @@ def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(min(DOCKER_CONNECTIONS, len(urls)))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(DOCKER_CONNECTIONS, len(urls)))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -156,7 +255,7 @@ def ask_all(path: str, urls: List[str], deadline: float, refused: Optional[List[
 
 
 def images_of(
-    path: str, info: Json, listed: List[Json], deadline: float, own: bool, refused: List[str]
+    path: str, info: Json, listed: List[Json], deadline: float, own: bool, refused: List[str], budget: Budget
 ) -> Tuple[List[Json], List[Json]]:
     """The images whose environment is NVIDIA's or names a CUDA version, and the size of every image, with the sizes of
     its layers from the lowest up for the HISTORIES largest: they are for a prediction only. own: it is the host's Docker,
@@ -164,13 +263,14 @@ def images_of(
     root, driver = info.get("DockerRootDir", ""), info.get("Driver", "")
     configs = [stored_config(root, driver, entry["Id"]) if own and root else None for entry in listed]
     asked = [number for number, config in enumerate(configs) if config is None]
-    answers = ask_all(path, ["/images/%s/json" % listed[number]["Id"] for number in asked], deadline, refused)
+    urls = ["/images/%s/json" % listed[number]["Id"] for number in asked]
+    answers = ask_all(path, urls, deadline, refused, budget)
     for number, config in zip(asked, answers):  # noqa: B905  (strict= is Python 3.10)
         configs[number] = config
     there = [(entry, config) for entry, config in zip(listed, configs) if config is not None]  # noqa: B905
     found = [image(entry, config) for entry, config in there]
     large = sorted((entry for entry, _ in there), key=lambda entry: -(entry.get("Size") or 0))[:HISTORIES]
-    steps = ask_all(path, ["/images/%s/history" % entry["Id"] for entry in large], deadline)
+    steps = ask_all(path, ["/images/%s/history" % entry["Id"] for entry in large], deadline, None, budget)
     layers = {
         entry["Id"]: [step.get("Size") or 0 for step in reversed(history) if step.get("Size")]
         for entry, history in zip(large, steps)  # noqa: B905
@@ -189,7 +289,7 @@ def log_of(connection: http.client.HTTPConnection, ident: str, keep: str) -> Lis
     try:
         connection.request("GET", "/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
         response = connection.getresponse()
-        body = response.read()
+        body = body_of(response)
     except http.client.HTTPException as error:
         raise ValueError("GET logs: %s" % error)
     # Removed; or a log driver that cannot be read back (docs.docker.com, dual logging).
@@ -229,7 +329,8 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
     if not running:
         return {"status": "absent", "error": "no dockerd runs"}
     deadline = time.monotonic() + timeout
-    connection = UnixConnection(path, timeout)
+    budget = Budget(MAX_ANSWERS if own else MAX_ANSWERS_INSIDE)
+    connection = UnixConnection(path, timeout, deadline, budget)
     try:
         info = docker_get(connection, "/info")
         version = docker_get(connection, "/version")
@@ -237,7 +338,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
         lost: List[str] = []
         unseen: List[str] = []
         listed = [entry["Id"] for entry in docker_get(connection, "/containers/json?all=1")]
-        for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline, lost):
+        for raw in ask_all(path, ["/containers/%s/json" % ident for ident in listed], deadline, lost, budget):
             if raw is None:
                 continue
             found = container(raw)
@@ -247,7 +348,8 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
                     found["log"] = log_of(connection, raw["Id"], keep)
                 except ValueError as error:
                     lost.append(str(error))
-        images, sizes = images_of(path, info, docker_get(connection, "/images/json"), deadline, own, unseen)
+        entries = docker_get(connection, "/images/json")
+        images, sizes = images_of(path, info, entries, deadline, own, unseen, budget)
         return {
             "status": "ok",
             "images": images,
@@ -264,5 +366,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
         return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
     except (ValueError, http.client.HTTPException) as error:
         return {"status": "failed", "error": str(error)}
+    except (AttributeError, LookupError, TypeError) as error:
+        return {"status": "failed", "error": "its answer is no dockerd's: %s" % error}
     finally:
         connection.close()

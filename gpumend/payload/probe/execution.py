@@ -8,15 +8,16 @@ import stat
 import subprocess
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
-from gpumend.payload.probe.files import Json, failure, matches, meta
+from gpumend.payload.probe.files import MAX_SEARCHED_BYTES, Json, failure, matches, meta, open_file
 
 Job = Tuple[Json, str, Callable[..., Any], Tuple[Any, ...]]  # where, key, function, arguments
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 ACCOUNTS = ("/etc/group", "/etc/passwd")
 MAX_OUTPUT_BYTES = 1 << 20
+CHILDREN: Set[Any] = set()  # processes that `run` waits for
 
 
 def idle_group(gid: int) -> bool:
@@ -29,8 +30,9 @@ def idle_group(gid: int) -> bool:
     rows = []
     for path in ACCOUNTS:
         try:
-            with open(path, encoding="utf-8", errors="replace") as handle:
-                rows.append([line.rstrip("\n").split(":") for line in handle])
+            with open_file(path) as handle:
+                text = handle.read(MAX_SEARCHED_BYTES).decode("utf-8", "replace")
+            rows.append([line.split(":") for line in text.split("\n")])
         except OSError:
             return False
     here = [row for row in rows[0] if len(row) > 3 and row[2] == str(gid)]
@@ -108,7 +110,7 @@ def distrust(path: str) -> Optional[str]:
         return why
     if not stat.S_ISREG(os.lstat(real).st_mode):
         return "%s is no regular file" % real
-    with open(real, "rb") as handle:
+    with open_file(real) as handle:
         head = handle.read(256)  # BINPRM_BUF_SIZE, linux include/uapi/linux/binfmts.h
     words = head[2:].split(b"\n")[0].split() if head[:2] == b"#!" else []
     if not words:
@@ -168,6 +170,7 @@ def run(argv: List[str], timeout: float) -> Json:
         )
     except OSError as error:
         return failure(error)
+    CHILDREN.add(child)
     chunks: Dict[Any, List[bytes]] = {child.stdout: [], child.stderr: []}
     sizes: Dict[Any, int] = {child.stdout: 0, child.stderr: 0}
     open_pipes: List[Any] = [child.stdout, child.stderr]
@@ -199,6 +202,7 @@ def run(argv: List[str], timeout: float) -> Json:
         item.update(status="timeout", error="no answer within %g s" % timeout)
     else:
         item.update(status="ok", rc=child.returncode)
+    CHILDREN.discard(child)
     if sizes[child.stdout] > sum(map(len, chunks[child.stdout])):
         item["cut"] = True
     return item
@@ -253,9 +257,10 @@ def execute(command: Json, root: str, timeout: float) -> Json:
     return found
 
 
-def at_once(jobs: Iterable[Job]) -> None:
+def at_once(jobs: Iterable[Job], end: Optional[float] = None) -> None:
     """Each job's answer under its key: (where, key, function, arguments). They run side by side, since they only wait:
-    for nvidia-smi half a second. One that fails in a way nobody thought of is `failed` by itself."""
+    for nvidia-smi half a second. One that fails in a way nobody thought of is `failed` by itself; one that has no answer
+    at `end` (of time.monotonic) is `timeout`, and left behind: a read of a dead file system cannot be ended."""
 
     def work(where: Json, key: str, function: Callable[..., Any], arguments: Tuple[Any, ...]) -> None:
         try:
@@ -263,8 +268,23 @@ def at_once(jobs: Iterable[Job]) -> None:
         except Exception as error:
             where[key] = {"status": "failed", "error": "%s: %s" % (type(error).__name__, error)}
 
-    threads = [threading.Thread(target=work, args=job) for job in jobs]
-    for thread in threads:
+    began = time.monotonic()
+    threads = [(job, threading.Thread(target=work, args=job, daemon=True)) for job in jobs]
+    for _, thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    for (where, key, _, _), thread in threads:
+        thread.join(None if end is None else max(0, end - time.monotonic()))
+        if thread.is_alive():
+            where[key] = {
+                "status": "timeout",
+                "error": "no answer within %.3g s" % (time.monotonic() - began),
+            }
+
+
+def end_children() -> None:
+    """What `run` has started and still waits for is killed: a thread that was left behind would leave it behind."""
+    for child in list(CHILDREN):
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except OSError:
+            pass

@@ -9,11 +9,18 @@ import os
 import re
 import stat
 import struct
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+import threading
+import time
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 Json = Dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
+MAX_DIRECTORIES = 50000  # looked into for one pattern, and its matches: users can make any number
+NETWORK = re.compile(
+    r"nfs|cifs$|smb|fuse|ceph$|9p$|lustre$|gpfs$|beegfs|afs$|glusterfs|virtiofs$|panfs$|wekafs$"
+)
+ANYBODY = -1  # no uid: whoever may write to a directory of root's
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 
 
@@ -69,15 +76,111 @@ def meta(path: str) -> Json:
     return item
 
 
-def opened(path: str, limit: int) -> Tuple[Json, Optional[bytes]]:
+def chooser(directory: os.stat_result, found: os.stat_result) -> Optional[int]:
+    """Who besides root could have put an entry with that lstat into its directory: a uid, ANYBODY, or None for nobody."""
+    if directory.st_uid:
+        return directory.st_uid
+    if found.st_uid:
+        return found.st_uid
+    if (
+        directory.st_mode & stat.S_ISVTX
+    ):  # nobody moves what is root's (inode(7)), but a name more of a file of root's is
+        shared = directory.st_mode & (
+            stat.S_IWOTH | stat.S_IWGRP
+        )  # anybody's to make: fs.protected_hardlinks, proc(5)
+        return ANYBODY if shared and stat.S_ISREG(found.st_mode) and found.st_nlink > 1 else None
+    shared = directory.st_mode & stat.S_IWOTH or (directory.st_mode & stat.S_IWGRP and directory.st_gid)
+    return ANYBODY if shared else None
+
+
+def walked(path: str) -> int:
+    """A handle (O_PATH) on what a path leads to, as root. Raises OSError.
+
+    A user who could have turned the path elsewhere (a directory or a link on it is his, or he may write there) gets out of
+    it only what he could have read by himself: from there on each directory is his or may be entered by all, the file is
+    his or may be read by all, and nothing lies in /proc or /sys, where the mode of a file does not tell who may read it.
+    Each component is opened by itself and no link is followed by the kernel, so that what is judged is what is read.
+    """
+    parts, links = path.split("/"), 0
+    hand: Optional[int] = None
+    through = ""
+    handles = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+    names = ["/"]
+    kernels = {os.stat(at).st_dev for at in ("/proc", "/sys") if os.path.isdir(at)}
+    try:
+        while parts:
+            part = parts.pop(0)
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if len(handles) > 1:
+                    os.close(handles.pop())
+                    names.pop()
+                continue
+            directory = os.fstat(handles[-1])
+            handles.append(os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handles[-1]))
+            names.append(os.path.join(names[-1], part))
+            found = os.fstat(handles[-1])
+            if hand is None:
+                hand = chooser(directory, found)
+                through = names[-1] if directory.st_uid == 0 and found.st_uid else names[-2]
+            if stat.S_ISLNK(found.st_mode):
+                target, links = os.readlink("", dir_fd=handles[-1]), links + 1
+                if links > 40:  # path_resolution(7)
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                os.close(handles.pop())
+                names.pop()
+                while target.startswith("/") and len(handles) > 1:
+                    os.close(handles.pop())
+                    names.pop()
+                parts = target.split("/") + parts
+            elif hand is not None:
+                needed = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
+                if found.st_dev in kernels or not (found.st_uid == hand or found.st_mode & needed):
+                    whose = "others may write to" if hand == ANYBODY else "belongs to uid %d" % hand
+                    raise OSError("not read: %s leads through %s, which %s" % (path, through, whose))
+        return handles.pop()
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def open_file(path: str, inside: Optional[int] = None) -> IO[bytes]:
+    """A file, opened for reading: the one place where the probe opens one of a host. It is a regular file, and opening it
+    neither waited for anything nor did anything. inside: a handle (O_PATH) on it, from `open_inside`. Raises OSError."""
+    kernels_own = path.startswith(("/proc/", "/sys/")) and ".." not in path.split("/")
+    if inside is not None:
+        handle = os.dup(inside)
+    elif os.geteuid() != 0 or kernels_own:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    else:
+        handle = walked(path)
+    try:
+        kind = kind_of(os.fstat(handle).st_mode)
+        if kind != "file":
+            raise OSError("not read: %s is no regular file, its kind is %s" % (path, kind))
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        file = os.open("/proc/self/fd/%d" % handle, flags)
+        os.set_blocking(file, True)  # what may have waited is the open: a lease (fcntl(2))
+        return os.fdopen(file, "rb")
+    finally:
+        os.close(handle)
+
+
+def opened(path: str, limit: int, inside: Optional[int] = None) -> Tuple[Json, Optional[bytes]]:
     """Metadata of a path, and the bytes of a regular file (None for all else: a directory, FIFO or device is reported
     by kind and not opened). A file over `limit` is `failed`: half a file is no answer."""
     item = meta(path)
     if item["status"] != "ok" or item["kind"] != "file":
         return item, None
     try:
-        with open(path, "rb") as handle:
+        with open_file(path, inside) as handle:
             data = handle.read(limit + 1)
+            try:
+                label = os.getxattr(handle.fileno(), "security.selinux")
+                item["selinux"] = label.rstrip(b"\0").decode("ascii", "replace")
+            except (OSError, AttributeError):
+                pass
     except OSError as error:
         item.update(failure(error))
         return item, None
@@ -87,17 +190,12 @@ def opened(path: str, limit: int) -> Tuple[Json, Optional[bytes]]:
     return item, data
 
 
-def read_file(path: str, limit: int = MAX_FILE_BYTES) -> Json:
+def read_file(path: str, limit: int = MAX_FILE_BYTES, inside: Optional[int] = None) -> Json:
     """Metadata, bytes, their hash and the SELinux label of a regular file."""
-    item, data = opened(path, limit)
-    if data is None:
-        return item
-    item["sha256"] = hashlib.sha256(data).hexdigest()
-    item["data"] = base64.b64encode(data).decode("ascii")
-    try:
-        item["selinux"] = os.getxattr(path, "security.selinux").rstrip(b"\0").decode("ascii", "replace")
-    except (OSError, AttributeError):
-        pass
+    item, data = opened(path, limit, inside)
+    if data is not None:
+        item["sha256"] = hashlib.sha256(data).hexdigest()
+        item["data"] = base64.b64encode(data).decode("ascii")
     return item
 
 
@@ -131,7 +229,7 @@ def elf_section(path: str, name: str) -> Json:
     `absent` where the file is no ELF file or has no such section.
     """
     try:
-        with open(path, "rb") as handle:
+        with open_file(path) as handle:
             ident = handle.read(64)
             if ident[:4] != b"\x7fELF" or len(ident) < 64:
                 return {"status": "absent", "error": "not an ELF file"}
@@ -143,7 +241,7 @@ def elf_section(path: str, name: str) -> Json:
             if size < entry.size or table == 0:
                 return {"status": "absent", "error": "no section headers"}
             handle.seek(table)
-            raw = handle.read(size * count)
+            raw = handle.read(min(size * count, MAX_SEARCHED_BYTES))
             headers = [entry.unpack_from(raw, at) for at in range(0, len(raw) - size + 1, size)]
             handle.seek(headers[names][4])
             strings = handle.read(min(headers[names][5], MAX_FILE_BYTES))
@@ -200,17 +298,54 @@ def spaces(types: Sequence[str]) -> Json:
     return found
 
 
-def expand(pattern: str) -> Tuple[List[str], Optional[OSError]]:
+def dead_mounts(text: str, wait: float) -> Dict[str, str]:
+    """The type of each mounted file system of a network or a user's (FUSE) that does not answer within some seconds, by
+    its mount point; from mountinfo of proc(5). A look below one never returns. One thread is left behind for each."""
+    points = {path: kind for path, kind in mount_points(text) if NETWORK.match(kind)}
+    answered = set()
+
+    def ask(path: str) -> None:
+        try:
+            os.statvfs(path)
+        except OSError:
+            pass  # it answers
+        answered.add(path)
+
+    threads = [threading.Thread(target=ask, args=(path,), daemon=True) for path in points]
+    end = time.monotonic() + wait
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    return {path: kind for path, kind in points.items() if path not in answered}
+
+
+def lost(path: str, dead: Dict[str, str]) -> Optional[OSError]:
+    """Why a path is not looked at: it lies below one of the `dead_mounts`. Or None."""
+    for point, kind in dead.items():
+        if path == point or path.startswith(point.rstrip("/") + "/"):
+            return OSError("not looked into: %s (%s) does not answer" % (point, kind))
+    return None
+
+
+def expand(pattern: str, dead: Optional[Dict[str, str]] = None) -> Tuple[List[str], Optional[OSError]]:
     """(The paths that match, as glob(3) has them; the error of a first directory that could not be looked into, or None.)
-    glob.glob passes over such a directory, as if nothing in it matched."""
-    paths, unread, parts = ["/"], None, pattern.strip("/").split("/")
+    glob.glob passes over such a directory, as if nothing in it matched. dead: mounts that are not looked into."""
+    paths, unread, parts, looked = ["/"], None, pattern.strip("/").split("/"), 0
     for part in parts:
         if not glob.has_magic(part):
             paths = [os.path.join(path, part) for path in paths]
             continue
         directories, paths = paths, []
         for directory in directories:
+            looked += 1
+            if looked > MAX_DIRECTORIES:
+                unread = unread or OSError("more than %d directories" % MAX_DIRECTORIES)
+                break
             try:
+                why = lost(directory, dead or {})
+                if why:
+                    raise why
                 names = fnmatch.filter(os.listdir(directory), part)
             except OSError as error:
                 unread = unread or (None if failure(error)["status"] == "absent" else error)
@@ -218,15 +353,19 @@ def expand(pattern: str) -> Tuple[List[str], Optional[OSError]]:
             paths.extend(
                 os.path.join(directory, name) for name in names if part[0] == "." or not name.startswith(".")
             )
-    if glob.has_magic(parts[-1]):
-        return paths, unread
     there = []
     for path in paths:
         try:
-            os.lstat(path)
+            why = lost(path, dead or {})
+            if why:
+                raise why
+            if not glob.has_magic(parts[-1]):
+                os.lstat(path)
             there.append(path)
         except OSError as error:
             unread = unread or (None if failure(error)["status"] == "absent" else error)
+    if len(there) > MAX_DIRECTORIES:
+        return there[:MAX_DIRECTORIES], unread or OSError("more than %d paths" % MAX_DIRECTORIES)
     return there, unread
 
 

@@ -19,6 +19,10 @@ ENV_NAMES = re.compile(
 SECRET_FLAG = re.compile(
     r"^--?[\w-]*(token|password|passwd|secret|datastore-endpoint|api-?key)[\w-]*$", re.IGNORECASE
 )
+MAX_ARGV = 1 << 18  # bytes of a command line that are read
+MAX_ENV = 1 << 20  # of an environment
+MAX_OTHERS_ARGV = 4096  # characters that are kept of one that is no process of the host's own
+MAX_OTHERS = 4 << 20  # of all those together: anybody can start thousands
 IMPOSTORS = 20  # as many are named: anybody can start thousands
 # Whose program has another name. k3s-io/k3s scripts/build: its containerd and k3s-server are links to k3s; before 1.19 k3s
 # was a link to its containerd. rancher/rke2 runs upstream's own.
@@ -121,12 +125,14 @@ def genuine(pid: Pid, name: str) -> bool:
 
 def processes(names: Sequence[str]) -> Json:
     """Every running process whose program is called one of `names`: who, since when, how started. `impostors`: those that
-    only call themselves so, of which nothing else is believed.
+    only call themselves so, of which nothing else is believed. `left_out`: how many of users and containers there are
+    besides, where they are too many.
 
     `start` is in seconds since the epoch (btime + starttime ticks, proc(5)), comparable with a file's ctime.
     """
     result: List[Json] = []
     impostors: List[Json] = []
+    others, left_out = 0, 0
     try:
         with open("/proc/stat") as handle:
             boot = next(int(line.split()[1]) for line in handle if line.startswith("btime "))
@@ -140,7 +146,8 @@ def processes(names: Sequence[str]) -> Json:
         base = "/proc/" + pid
         try:
             with open(base + "/cmdline", "rb") as handle:
-                argv = without_secrets(handle.read().decode("utf-8", "replace").split("\0")[:-1])
+                line = handle.read(MAX_ARGV)
+            argv = without_secrets(line.decode("utf-8", "replace").split("\0")[: len(line) == MAX_ARGV or -1])
             if not argv or os.path.basename(argv[0]) not in names:
                 continue
             with open(base + "/stat") as handle:
@@ -162,7 +169,7 @@ def processes(names: Sequence[str]) -> Json:
         try:
             entry["exe"] = os.readlink(base + "/exe")
             with open(base + "/environ", "rb") as handle:
-                entry["env"] = allowed_env(handle.read().decode("utf-8", "replace").split("\0"))
+                entry["env"] = allowed_env(handle.read(MAX_ENV).decode("utf-8", "replace").split("\0"))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
         except OSError as error:
@@ -174,12 +181,32 @@ def processes(names: Sequence[str]) -> Json:
             continue  # it ended while we looked
         except OSError as error:
             why = "it cannot be looked at: %s" % error.strerror
+        if why is None and (entry["uid"] or inner(entry)):
+            cut_to(entry, MAX_OTHERS_ARGV)
+            others += len(str(entry))
+            if others > MAX_OTHERS:
+                left_out += 1
+                continue
         if why is None:
             result.append(entry)
         elif len(impostors) < IMPOSTORS:
             keys = ("pid", "uid", "uids", "exe", "nested", "container")
             impostors.append(dict({key: entry.get(key) for key in keys}, name=name, why=why))
-    return {"status": "ok", "processes": result, "impostors": impostors}
+    found: Json = {"status": "ok", "processes": result, "impostors": impostors}
+    return dict(found, left_out=left_out) if left_out else found
+
+
+def cut_to(entry: Json, limit: int) -> None:
+    """Of a process's arguments and its environment as many characters are kept; `cut` tells of it."""
+    argv, left = entry["argv"], limit
+    for at, word in enumerate(argv):
+        left -= len(word) + 1
+        if left < 0:
+            entry.update(argv=argv[:at] + [word[: max(0, left + len(word))]], cut=True)
+            break
+    for name, value in entry.get("env", {}).items():
+        if len(value) > limit:
+            entry["env"][name] = value[:limit]
 
 
 def whereabouts(pid: Pid) -> Json:
