@@ -309,7 +309,7 @@ def %(name)s(*arguments):
 
 def hung(name: str, when: str = "True", **request: Any) -> tuple[dict[str, Any], float]:
     """(The answer of a probe in which a function never returns, its seconds): as a read of a dead file system does."""
-    source = probe_source() + HANG % {"name": name, "when": when} + "HANGS = READS = 0.5\nBEYOND = 2\n"
+    source = probe_source() + HANG % {"name": name, "when": when} + "HANGS = READS = 2\n"
     began = time.monotonic()
     found = output(program=f"{source}\nmain(json.loads({json.dumps(request)!r}))\n", timeout=30)
     return json.loads(found), time.monotonic() - began
