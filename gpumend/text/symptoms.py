@@ -20,6 +20,7 @@ RARE = 3.5
 PART = 0.45
 ENOUGH = 3  # words that a quoted text has
 INSIDE = 3.0  # rarity of a text that is but a part of a quoted one
+STRANGE = 2.0  # what a word that no page has weighs in the text
 PROSE = 0.35  # what a word beside the quoted text of a line weighs
 
 # What differs from one host and one container to the next
@@ -39,7 +40,7 @@ _WORD = re.compile(r"[a-z0-9_#]+(?:[.\-][a-z0-9_#]+)*")
 _COMMON = frozenset(
     re.findall(
         r"\S+",
-        "a an and are as at be but by can did does during error failed for from had has have if in into is it its no not of on "
+        "a an and are as at be but by can did does during error failed response for from had has have if in into is it its no not of on "
         "or so that the their then there this to unknown was were when where which while will with you your gpumend #",
     )
 )
@@ -65,12 +66,13 @@ def words(text: str) -> frozenset[str]:
 @dataclass(frozen=True)
 class Symptom:
     """A text that a line of a page quotes, or all that it quotes, or a line that quotes nothing. pieces: what stands between
-    its dots, normal; words: those of them; prose: the line's other words."""
+    its dots, normal; words: those of them; prose: the line's other words; whole: all of it, normal."""
 
     line: str
     pieces: tuple[str, ...]
     words: frozenset[str]
     prose: frozenset[str]
+    whole: str
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ def symptoms(line: str) -> Iterator[Symptom]:
         tuple(piece for part in re.split(r"\.\.\.|…", text) if (piece := part.strip(" :,")))
         for text in map(normal, re.findall(r"``? ?(.+?) ?``?(?=\W|$)", line))
     ]
+    whole = normal(line.replace("`", ""))
     prose = words(normal(re.sub(r"`[^`]*`", " ", line)))
     together = tuple(piece for pieces in quoted for piece in pieces)
     if not words(" ".join(together)):
-        yield Symptom(line, (), prose, frozenset())
+        yield Symptom(line, (), prose, frozenset(), whole)
         return
     for pieces in dict.fromkeys((*quoted, together)):
         found = words(" ".join(pieces))
         if pieces == together or len(found) >= ENOUGH:
-            yield Symptom(line, pieces, found, prose - found)
+            yield Symptom(line, pieces, found, prose - found, whole)
 
 
 def page(text: str) -> Page:
@@ -157,9 +160,13 @@ class Index:
         lines = list(dict.fromkeys(normal(line[-LINE:]) for line in text.splitlines()[-LINES:]))
         if 1 < len(lines) <= WHOLE:
             lines.append(" ".join(lines))
-        return [
-            (line, found, self.weight(found)) for line in lines if (found := words(line) & self.rarity.keys())
-        ]
+        texts = []
+        for line in lines:
+            every = words(line)
+            found = every & self.rarity.keys()
+            if found:
+                texts.append((line, found, self.weight(found) + STRANGE * len(every - found)))
+        return texts
 
     def _score(self, item: Symptom, text: str, found: frozenset[str], weight: float) -> float:
         """Nothing, or the weight of what both have times the part of the line that this is; more where a literal piece of
@@ -169,11 +176,15 @@ class Index:
             return 0.0
         common = self.weight(shared)
         exact = sum(self.weight(words(piece)) for piece in item.pieces if " " in piece and piece in text)
-        inside = not exact and common >= INSIDE and any(text in piece for piece in item.pieces)
+        inside = not exact and common >= INSIDE and text in item.whole
         if inside:
             exact = common
         part = 1.0 if inside else common / self.weight(item.words)
-        if not exact and (common < RARE or max(part, 0.8 * common / weight) < PART):
+        if not exact and (
+            len(found & (item.words | item.prose)) < 2
+            or common < RARE
+            or max(part, 0.8 * common / weight) < PART
+        ):
             return 0.0
         beside = self.weight(found & item.prose)
         rest = self.weight(item.prose) - beside

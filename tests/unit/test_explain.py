@@ -135,6 +135,13 @@ TEXTS: list[tuple[str, str, str]] = [
     ("nd#1034", "failed to start daemon: specified default runtime 'nvidia' does not exist", "GM419"),
     ("nd#1034", "unable to configure the Docker daemon with file /etc/docker/daemon.json: specified default runtime does not exist", "GM419"),
     ("Docker 29", "OSError: [Errno 24] Too many open files: '/app/data'", "GM420"),
+    ("pytorch", "RuntimeError: No CUDA GPUs are available", "GM117"),
+    ("a program in a container", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory", "GM104"),
+    ("nd#1190", OLD + 'unable to retrieve OCI runtime error exec: "nvidia-container-runtime": executable file not found in $PATH: : unknown.', "GM403"),
+    ("typed by hand", "nvidia-cdi-refresh.service failed", "GM206 GM310"),
+    ("typed by hand", "cuInit 999", "GM304 GM108 GM117"),
+    ("typed by hand", "GPU is lost", "GM107"),
+    ("apt", "E: Unable to locate package nvidia-container-toolkit", "GM203"),
     ("AppArmor", 'audit: type=1400 audit(1732841.123:77): apparmor="DENIED" operation="open" profile="nvidia_modprobe" '
      'name="/proc/driver/nvidia/params" pid=4211 comm="nvidia-modprobe"', "GM423"),
     ("containerd", "containerd: failed to load TOML: /etc/containerd/config.toml: (4, 2): duplicated tables", "GM501"),
@@ -190,7 +197,9 @@ def test_a_text_has_its_finding_among_the_first_three(source: str, text: str, wa
 
 @pytest.mark.parametrize(
     "text",
-    ["my printer is on fire", "../README", "", " \n ", "hello-world", "Segmentation fault (core dumped)", "error", "docker", "make: *** [all] Error 2"],
+    ["my printer is on fire", "../README", "", " \n ", "hello-world", "Segmentation fault (core dumped)", "error", "docker", "make: *** [all] Error 2",
+     "curl: (6) Could not resolve host: example.com", "gpu not working", "Error: image not found: nvidia/cuda:99",
+     'Error response from daemon: Conflict. The container name "/x" is already in use by container'],
 )  # fmt: skip
 def test_what_no_page_has_matches_nothing(text: str) -> None:
     assert INDEX.rank(text) == []
