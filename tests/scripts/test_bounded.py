@@ -359,7 +359,7 @@ def test_a_command_that_is_left_behind_is_ended(programs: Path) -> None:
     """Its thread never came to that: the select of its output is what hangs here."""
     source = (
         probe_source()
-        + "\nimport threading\nselect.select = lambda *_: threading.Event().wait()\nHANGS = 0.5\n"
+        + "\nimport threading\nselect.select = lambda *_: threading.Event().wait()\nHANGS = 2\n"
     )
     commands = {"x": {"argv": ["sh", "-c", f"echo $$ >{programs}/pid; exec sleep 600"], "timeout": 0.5}}
     request = {"commands": commands, "timeout": 0.5}
