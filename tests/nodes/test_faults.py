@@ -341,6 +341,7 @@ def test_disk_without_inodes(lab: Lab, boot: Boot, directory: str) -> None:
 
 # -- A. tools that fail ------------------------------------------------------------------------------------------
 
+REAL = "/usr/local/libexec/real"
 WRAPPED = """#!/bin/sh
 case "$*" in
 *{when}*) {do} ;;
@@ -351,13 +352,14 @@ exec {real} "$@"
 
 def wrap(node: Node, program: str, when: str, do: str) -> None:
     """The program does something else where its arguments hold `when`."""
-    node.sh('mv "$1" "$1.real"', program)
-    node.write(program, WRAPPED.format(when=when, do=do, real=f"{program}.real"), 0o755)
+    # Under its own name: a daemon is what it executes.
+    node.sh('mkdir -p "$(dirname "$2")"; mv "$1" "$2"', program, REAL + program)
+    node.write(program, WRAPPED.format(when=when, do=do, real=REAL + program), 0o755)
 
 
 def unwrap(node: Node, program: str) -> None:
     """The program is itself again."""
-    node.sh('mv "$1.real" "$1"', program)
+    node.sh('mv "$1" "$2"', REAL + program, program)
 
 
 TOOL = "tool that fails, hangs or lies"
@@ -412,7 +414,7 @@ def test_spec_that_cannot_be_generated(lab: Lab, boot: Boot, well: Beside) -> No
         ("sleep 4711", "timeout"),
         ("echo 'cdiVersion: 0.5.0'; exit 0", "has no device"),
         (
-            "exec /usr/bin/nvidia-ctk.real \"$@\" | sed 's/libcuda.so.550.163.01/libcuda.so.1.1/'",
+            f"exec {REAL}/usr/bin/nvidia-ctk \"$@\" | sed 's/libcuda.so.550.163.01/libcuda.so.1.1/'",
             "which is not there",
         ),
     ],

@@ -327,7 +327,7 @@ WRAPPER = """#!/bin/sh
 case "$*" in
 *--validate*) echo "unable to use $(cat /etc/docker/daemon.json)"; exit 1 ;;
 esac
-exec /usr/sbin/dockerd.real "$@"
+exec /usr/local/libexec/real/dockerd "$@"
 """
 
 
@@ -396,10 +396,10 @@ def test_no_secret_leaves_the_host(lab: Lab, boot: Boot) -> None:
         "facts": start(lab, target, deploy="facts", dry=True, more=loud).finish(),
         "parity": start(lab, target, deploy="parity", dry=True, more=loud).finish(),
     }
-    node.sh("mv /usr/sbin/dockerd /usr/sbin/dockerd.real")
+    node.sh("mkdir -p /usr/local/libexec/real; mv /usr/sbin/dockerd /usr/local/libexec/real/dockerd")
     node.write("/usr/sbin/dockerd", WRAPPER, 0o755)
     ran["failed mend"] = start(lab, quiet, more=loud).finish()
-    node.sh("mv /usr/sbin/dockerd.real /usr/sbin/dockerd")
+    node.sh("mv /usr/local/libexec/real/dockerd /usr/sbin/dockerd")
     ran["mend"] = start(lab, quiet, more=loud).finish()
     ran["rollback"] = start(
         lab, quiet, deploy="rollback", more=(*loud, "--data", f"run={ran['mend'].report['run']}")

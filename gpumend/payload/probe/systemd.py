@@ -8,6 +8,8 @@ from gpumend.payload.probe.execution import execute
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.processes import without_secrets
 
+NAMES_OF_UNITS = ("After", "Before", "BoundBy", "ConsistsOf", "RequiredBy", "WantedBy")
+
 
 def unit_properties(text: str, wanted: List[str]) -> Dict[str, str]:
     """The properties that `systemctl show` prints of one unit. It prints a line break of an ExecStart as it is: a line that
@@ -19,7 +21,9 @@ def unit_properties(text: str, wanted: List[str]) -> Dict[str, str]:
             last, found[key] = key, value
         elif last:
             found[last] += " " + line
-    return {key: " ".join(without_secrets(value.split(" "))) for key, value in found.items()}
+    told = {key: without_secrets(value.split(" ")) for key, value in found.items()}
+    # systemd keeps names of units in a hash table: their order says nothing, and changes with a daemon-reload.
+    return {key: " ".join(sorted(words) if key in NAMES_OF_UNITS else words) for key, words in told.items()}
 
 
 def units(names: Sequence[str], properties: Sequence[str], timeout: float) -> Json:
