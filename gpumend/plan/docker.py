@@ -7,7 +7,7 @@ from gpumend.plan.transaction import Proof, Transaction
 from gpumend.rules.engines import docker_config as docker
 from gpumend.rules.finding import Change, Component
 from gpumend.rules.rule import Context
-from gpumend.rules.storage.restarts import restart_gate
+from gpumend.rules.storage.restarts import by_hand, restart_gate
 
 
 def validator(context: Context) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
         codes,
         steps,
         service=service,
-        gate=restart_gate(context) if service == docker.RESTART else "",
+        gate=restart_gate(context) if service == docker.RESTART else by_hand(context, "reload"),
         validate=validator(context) if steps else (),
         proofs=tuple(proofs),
     )

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,11 @@ class Host:
 
     root: Path
     programs: Path
+    booted_by_systemd: bool = True
 
     def carry_out(self, wanted: dict[str, Any], number: int = 0) -> tuple[dict[str, Any] | None, str]:
         program = trees.program(change_source(), self.root, self.programs)
+        program.__dict__["systemd"] = lambda: self.booted_by_systemd
         return trees.carried_out(program, wanted, number)
 
     def answer(self, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +251,19 @@ def test_a_run_that_is_killed_before_any_step_is_put_back(case: str, laid_out: L
             host.as_before(at)
         number += 1
     assert answer["status"] == "changed" and number > 15
+
+
+def test_without_systemd_the_file_is_changed_and_the_daemon_waits_for_a_hand(laid_out: LayOut) -> None:
+    """A mend promised a restart, failed at it and was exit 4 (a real GPU machine with dockerd and no systemd)."""
+    host = replace(laid_out(trees.BEFORE), booted_by_systemd=False)
+    answer, _ = run_of("service", host)
+    assert answer is not None and answer["status"] == "pending", answer
+    assert "not booted by systemd" in answer["detail"], answer
+    after = trees.entries(host.root)
+    assert after["etc/edited.toml"][1] == "old = false\n"
+    assert "restart" not in after.get("told", ["", ""])[1]
+    assert host.rollback()["status"] == "changed"
+    host.as_before("a rollback")
 
 
 # --- a format that nobody knows yet

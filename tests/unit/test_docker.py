@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from gpumend.plan.plan import plan
+from gpumend.rules.finding import Component
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import Wanted
 from gpumend.state.docker import exec_start, flags_of
 from gpumend.state.reading import Status
 from gpumend.text.mask import mask
 from tests.unit.build import (
     DAEMON_JSON,
     NOW,
+    TODAY,
     Host,
     a_directory,
     container,
@@ -292,6 +297,26 @@ def test_gm403_needs_the_path_runtime_and_the_program() -> None:
 def test_a_dockerd_that_does_not_answer_is_unknown(code: str, status: str) -> None:
     wanted = GPUS if code == "GM406" else {}
     assert outcome(healthy("26.1.5").but(docker=unread(status)), code, wanted) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("content", "info", "words"),
+    [
+        pytest.param({"features": {"cdi": True}}, {"Runtimes": RUNC}, "kill -HUP ", id="a-reload"),
+        pytest.param(
+            {"features": {"cdi": False}}, {"CDISpecDirs": []}, "restart dockerd by hand", id="a-restart"
+        ),
+    ],
+)
+def test_without_systemd_the_audit_says_who_tells_dockerd(
+    content: dict[str, Any], info: dict[str, Any], words: str
+) -> None:
+    host = daemon("26.1.5", content, **info).but(files={"/run/systemd/system": None}, units=None)
+    context = Context(host.state(), Wanted(), "gpu1", TODAY)
+    transaction = plan(context, verdict(host).findings).get(Component.DOCKER)
+    assert (
+        transaction is not None and "not booted by systemd" in transaction.gate and words in transaction.gate
+    )
 
 
 # --- GM404, GM405: Docker's CDI

@@ -53,8 +53,13 @@ def wait_for(test: Callable[[], bool], seconds: float) -> bool:
         time.sleep(0.1)
 
 
+NO_SYSTEMD = "this host was not booted by systemd: tell what runs as %s by hand, then audit it again"
+
+
 def gate(policy: str, unit: str = "docker.service") -> str:
     """Why a daemon may not be restarted now, by its own word; an empty text where it may."""
+    if not systemd():
+        return NO_SYSTEMD % unit
     if unit in GATES:
         return GATES[unit](policy)
     if policy == "allow":

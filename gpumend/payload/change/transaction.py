@@ -29,6 +29,7 @@ from gpumend.payload.change.services import (
     inner_gate,
     prove,
     service_of,
+    systemd,
     wait_for,
 )
 from gpumend.payload.change.step import Step, command, nearest_directory, writable
@@ -68,7 +69,7 @@ class Transaction:
     def waiting(self) -> str:
         """Why the restart that this transaction calls for has to wait; an empty text where there is none to wait."""
         service = self.wanted["service"]
-        if not service or service[1] != "restart":
+        if not service or (service[1] != "restart" and systemd()):
             return ""
         return str(gate(self.wanted["restarts"], service[0]))
 
@@ -155,7 +156,7 @@ class Transaction:
             raise Failed(waiting)
         unit, action = self.wanted["service"]
         service = service_of(unit, journal)
-        if waiting and not service.reloads:
+        if waiting and not (service.reloads and systemd()):
             return waiting
         self.told = "reload" if waiting else action
         service.tell(self.told)

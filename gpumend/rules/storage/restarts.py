@@ -23,9 +23,20 @@ REBOOTS = (
 LOOP = 3  # restarts; dockerd's own back-off has doubled three times by then (moby restartmanager)
 
 
+def by_hand(context: Context, action: str) -> str:
+    """Why dockerd is told by hand, and how: where no systemd booted the host, nothing else starts it again. Else empty."""
+    if context.state.host.systemd:
+        return ""
+    process = context.state.docker.process.value
+    how = f"`kill -HUP {process.pid}`" if action == "reload" and process else f"{action} dockerd by hand"
+    return f"this host was not booted by systemd: {how}, then audit it again"
+
+
 def restart_gate(context: Context) -> str:
     """Why a restart of dockerd would have to wait on this host now, or an empty text."""
     state, policy = context.state.docker, context.wanted.restarts
+    if not context.state.host.systemd:
+        return by_hand(context, "restart")
     if policy == "allow":
         return ""
     if policy == "never":
