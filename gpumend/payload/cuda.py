@@ -155,7 +155,9 @@ def ask_cuda(
         return unasked(str(error))
     if pipes is None:
         return unasked("there is no directory that is the kernel's alone")
-    argv = [sys.executable, "-I", "-S", "-B", "-c", QUESTION, library, str(NOBODY), str(group), pipes]
+    # Not by the name that a virtual environment has for it: that may lie in a user's directory.
+    python = os.path.realpath(sys.executable)
+    argv = [python, "-I", "-S", "-B", "-c", QUESTION, library, str(NOBODY), str(group), pipes]
     found = run(argv, command.get("timeout", 60))
     if "No module named" in found.get("err", ""):  # Debian's python3-minimal has no ctypes
         return unasked("this host's Python has no ctypes")

@@ -103,7 +103,8 @@ def test_a_change_without_a_file_does_not_say_no_file() -> None:
 
 def test_the_order_is_stable_and_natural() -> None:
     records = [record(name, no_cdi(0)) for name in ("gpu10", "gpu2", "gpu1")]
-    assert text(audit(records)) == text(audit(records[::-1]))
+    one, other = audit(records), audit(records[::-1])
+    assert text({**one, "seconds": 1.0}) == text({**other, "seconds": 1.0})
     names = [name for name, _ in fleet.in_order(audit(records))]
     assert names == ["gpu1", "gpu2", "gpu10"]
 
