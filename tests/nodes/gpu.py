@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.nodes.base import CACHE
+from tests.nodes.base import CACHE, locked
 from tests.nodes.lab import LabError, Node
 
 STANDINS = Path(__file__).parent / "standins"
@@ -82,6 +82,14 @@ def built(version: str) -> Path:
     target = CACHE.parent / "standins" / f"{version}-{digest}"
     if target.exists():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f"{target.name}.lock")):  # the workers of one run begin at the same moment
+        if not target.exists():
+            _compile(version, cuda, target)
+    return target
+
+
+def _compile(version: str, cuda: str, target: Path) -> None:
     major, minor = cuda.split(".")
     defines = [
         f"-DCUDA_VERSION={int(major) * 1000 + int(minor) * 10}", f'-DCUDA_NAME="{cuda}"',
@@ -90,7 +98,7 @@ def built(version: str) -> Path:
     ]  # fmt: skip
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch.mkdir()
     for name, how in {
         "libcuda.so": ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(STANDINS / "cuda.c")],
         "libnvidia-ml.so": ["-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", str(STANDINS / "nvml.c")],
@@ -100,11 +108,7 @@ def built(version: str) -> Path:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise LabError(f"{name} stand-in does not compile:\n{done.stderr}")
-    try:
-        scratch.rename(target)
-    except OSError:  # another run was faster
-        shutil.rmtree(scratch)
-    return target
+    scratch.rename(target)
 
 
 def set_kernel_driver(node: Node, version: str) -> None:
