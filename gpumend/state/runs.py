@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ PATTERN = f"{DIRECTORY}/*/*/journal.json"
 
 ACKNOWLEDGED = f"{DIRECTORY}/*/acknowledged"
 
-REQUEST = Request(globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
+# Whoever changes a host holds this file's lock, and says in it who he is (gpumend/payload/change/program.py).
+LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
+
+REQUEST = Request(files=(LOCK, LOCKS), globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`)."""
+    """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`). at_work: the run that holds the host's
+    lock just now, or an empty text."""
 
     journals: Reading[tuple[Journal, ...]]
     acknowledged: frozenset[str] = frozenset()
+    at_work: str = ""
 
     def listed(self) -> tuple[Run, ...]:
         """The runs, the newest first. Raises Unread."""
@@ -67,8 +73,12 @@ class Runs:
         )
 
     def interrupted(self) -> tuple[Journal, ...]:
-        """Transactions that never ended: killed, or the host went down. Raises Unread."""
-        return tuple(journal for journal in self.journals.get() or () if journal.state == "working")
+        """Transactions that never ended: killed, or the host went down. One that is at work is none. Raises Unread."""
+        return tuple(
+            journal
+            for journal in self.journals.get() or ()
+            if journal.state == "working" and journal.run != self.at_work
+        )
 
     def broken(self) -> tuple[Journal, ...]:
         """Transactions that failed and could not be undone, nor acknowledged since, nor followed by one of the same
@@ -112,6 +122,14 @@ def _journal(path: str, text: str) -> Journal:
     )
 
 
+def holder(said: str, locks: str) -> str:
+    """The run that holds the lock: the one that its file names, where the process it names has a lock of that kind
+    (proc(5) locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF`). The text alone stays when its process has ended."""
+    named = re.search(r", run (\S+), pid (\d+)$", said.strip())
+    held = named and re.search(rf"(?m)^\d+: FLOCK +ADVISORY +WRITE {named.group(2)} ", locks)
+    return named.group(1) if named and held else ""
+
+
 def parse(snapshot: Snapshot) -> Runs:
     listed = snapshot.glob(PATTERN)
     if not listed.ok:
@@ -125,5 +143,7 @@ def parse(snapshot: Snapshot) -> Runs:
             return Runs(Reading(journal.status, None, path, journal.detail))
         found.append(journal.value)
     # One that is not seen leaves its run broken: told once too often, and never once too little.
+    # Where neither can be read, what is working counts as interrupted: the host itself waits for the lock.
+    at_work = holder(snapshot.text(LOCK).value or "", snapshot.text(LOCKS).value or "")
     seen = snapshot.glob(ACKNOWLEDGED).value or ()
-    return Runs(Reading.of(tuple(found), DIRECTORY), frozenset(path.split("/")[-2] for path in seen))
+    return Runs(Reading.of(tuple(found), DIRECTORY), frozenset(path.split("/")[-2] for path in seen), at_work)

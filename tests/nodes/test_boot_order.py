@@ -78,8 +78,8 @@ def test_a_container_with_a_device_comes_back(boot: Boot, lab: Lab) -> None:
     node.run(["systemctl", "restart", "nvidia-cdi-refresh.service"])
 
     done = mend(lab, node)
-    assert done.rc == 0, done.said
-    assert done.codes(node) == []
+    # It did not start at this boot, and mend starts no container: it is told of until somebody does, or the next boot.
+    assert (done.rc, done.codes(node)) == (3, ["GM416"]), done.said
     assert node.exists(scenarios.SPEC) and not node.exists("/var/run/cdi/nvidia.yaml")
     assert f"NVIDIA_CTK_CDI_OUTPUT_FILE_PATH={scenarios.SPEC}\n" in node.read(REFRESH_ENV).decode()
     node.run(["docker", "start", "plex"])

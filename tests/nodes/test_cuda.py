@@ -210,7 +210,7 @@ def test_a_compat_directory_that_somebody_put_on_everybodys_path_is_taken_off(bo
     node.run(["ldconfig"])
     assert cu_init(node).startswith("803 ")
     done = mend(lab, Target(node))
-    assert done.codes(node) == ["GM604"], done.said
+    assert "GM604" in done.codes(node, "note") and done.codes(node) == [], done.said
     assert node.read("/etc/ld.so.conf.d/000_admin.conf") == b"# ours\n/opt/lib\n"
     assert cu_init(node) == "0 0 13000" and installed(node), "what somebody installed is left to them"
 

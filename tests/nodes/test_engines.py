@@ -40,7 +40,7 @@ def test_a_container_that_did_not_start_is_told_in_dockerds_words(lab: Lab, host
     ran = audit(lab, host)
     assert ran.rc == 3, ran.said
     (found,) = told(ran, host, "GM416")
-    assert (found["status"], found["change"]) == ("fail", None)
+    assert (found["status"], found["mends"]) == ("fail", None)
     assert "unresolvable CDI devices nvidia.com/gpu=7" in found["summary"]
     assert "GM417" in found["cause"]
     assert told(ran, host, "GM417")

@@ -321,7 +321,8 @@ def test_every_scenario_is_tested() -> None:
 # -- what is left behind ------------------------------------------------------------------------------------
 
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background ignores it
 from tests.nodes.lab import Lab
 with Lab() as lab:
     node = lab.boot("trixie")

@@ -102,3 +102,30 @@ def test_a_runtime_that_only_the_running_dockerd_has_is_gone_at_its_next_start()
     (found,) = findings(host, "GM403")
     assert found.status is Status.FAIL and found.change is not None
     assert "next start" in found.summary
+
+
+@pytest.mark.parametrize(
+    ("said", "locks", "told"),
+    [
+        ("ops@desk, run {run}, pid 4711\n", "1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF\n", False),
+        ("ops@desk, run {run}, pid 4711\n", "1: FLOCK  ADVISORY  WRITE 4712 00:1a:23 0 EOF\n", True),
+        ("ops@desk, run {run}, pid 4711\n", "1: POSIX  ADVISORY  WRITE 4711 00:1a:23 0 EOF\n", True),
+        ("ops@desk, run another, pid 4711\n", "1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF\n", True),
+        ("", "", True),
+    ],
+    ids=[
+        "at work",
+        "its process has ended",
+        "another kind of lock",
+        "another run is at work",
+        "nobody holds it",
+    ],
+)
+def test_a_run_that_is_at_work_was_not_interrupted(said: str, locks: str, told: bool) -> None:
+    """Two controllers at once: the second one put back what the first was in the middle of, and failed at it."""
+    files = journal(EARLIER, "docker.daemon_config", "working") | {
+        "/run/gpumend.lock": said.format(run=EARLIER),
+        "/proc/locks": locks,
+    }
+    found = findings(healthy().but(files=files), "GM003")
+    assert [each.status for each in found] == [Status.FAIL] * told
