@@ -15,7 +15,7 @@ from gpumend.text.version import Version
 
 CDI_SINCE: Version = (25, 0)  # features.cdi: moby v25.0.0 cmd/dockerd/daemon.go
 CDI_BY_DEFAULT: Version = (28, 2)  # moby v28.2.0, commit 4cecce03f6
-GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
+GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228: --gpus takes CDI first
 VALIDATE_SINCE: Version = (23, 0)  # dockerd --validate; 20.10 answers `unknown flag`
 RELOAD, RESTART = ("docker.service", "reload"), ("docker.service", "restart")
 # dockerd's flags whose key in daemon.json has another name (moby cmd/dockerd/config.go, config_unix.go). --add-runtime

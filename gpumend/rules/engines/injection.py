@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from gpumend.rules.change import LinkCharDevices
 from gpumend.rules.engines.containerd_config import injects
+from gpumend.rules.engines.docker_config import GPUS_BY_CDI
 from gpumend.rules.engines.engine import ENGINES
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
@@ -20,7 +21,6 @@ from gpumend.state.docker import Container
 from gpumend.state.driver import CHAR_RULE as UDEV_RULE
 from gpumend.text.version import Version, show
 
-GPUS_BY_CDI: Version = (29, 2)  # moby PR #50228
 LEAVES_OUT: tuple[Version, Version] = ((1, 1, 3), (1, 1, 7))  # runc PR #3504; PR #3845
 KNOWS_MAJORS: Version = (240,)  # systemd; runc PR #3842, #3567
 # NVIDIA container toolkit, troubleshooting: "Containers losing access to GPUs"; nct#48

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from gpumend.rules.cdi.spec import resolvable_after_mend
+from gpumend.rules.engines.docker_config import GPUS_BY_CDI
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
@@ -16,7 +17,6 @@ MODES = ("auto", "legacy", "csv", "cdi")  # of every toolkit; jit-cdi besides fr
 # Toolkit 1.18.0 alone hands the runtime's mode to the spec generator, which knows none of these (nct#1376,
 # pkg/nvcdi/mode.go).
 BROKEN_IN_1180 = ("cdi", "legacy", "jit-cdi")
-GPUS_BY_CDI = (29, 2)  # moby PR #50228: --gpus takes CDI first
 JIT_SINCE = (1, 18)  # nct internal/info/auto.go v1.18.0: auto makes CDI in memory at each start
 SWARM_BY_CDI = (1, 19)  # nct#1599, PR#1600: before, only the legacy hook looks at swarm-resource
 
