@@ -31,6 +31,8 @@ def as_json(value: Any) -> Any:
         return {"path": value.path, "sha256": value.sha256, "mode": f"{value.meta.mode:04o}"}
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
+        return {name: as_json(item) for name, item in value._asdict().items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from gpumend.rules.change import Action, SetValues
 from gpumend.text.edits import Edit
@@ -51,16 +52,14 @@ class Component(StrEnum):
     STORAGE = "storage.dind"
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """source: a file (with its line, where known) or a command; text: what stands there."""
 
     source: str
     text: str
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """What would put a finding right. The plan merges the changes of one component into one transaction.
 
     service: (unit, `reload` or `restart`), what must be told about it.
@@ -93,7 +92,7 @@ class Finding:
     risk: Risk = Risk.NONE
     change: Change | None = None
     refused: str = ""
-    symptoms: Sequence[str] = field(default_factory=tuple)
+    symptoms: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.status is Status.NOTE and self.change is not None:

@@ -18,9 +18,12 @@ from gpumend.state.host_state import HostState
 from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
 
+# Programs for whoever works on the rules.
+TOOLS = {"gpumend.rules.sources", "gpumend.rules.data.check"}
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
 for _found in pkgutil.walk_packages(rules.__path__, f"{rules.__name__}."):
-    import_module(_found.name)
+    if _found.name not in TOOLS:
+        import_module(_found.name)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ its name; `allow_managed` in the wanted state lets mend go on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.rule import Context
@@ -20,8 +21,7 @@ TOOLKIT = frozenset({Component.PACKAGES, Component.APT, Component.TOOLKIT})
 DESCRIBED = frozenset(Component) - {Component.RECOVER, Component.STORAGE}
 
 
-@dataclass(frozen=True)
-class Manager:
+class Manager(NamedTuple):
     """name: in `allow_managed`. title: in sentences. here: how it is recognised. owns: what it writes, or would break on.
     source: where that is from."""
 

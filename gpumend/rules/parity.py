@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.rules.engines.criu import options
 from gpumend.rules.engines.engine import serving
@@ -35,8 +34,7 @@ class Level(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """What a node has: `key` is compared, `text` is shown, `parts` tell two sets apart."""
 
     key: str
@@ -44,8 +42,7 @@ class Value:
     parts: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """One thing that is compared. of: raises Unread where a node does not tell. error: what a mismatch leads to, in the
     words of the tool that says it; source: where that is from. needed: the only value that works: a node with another
     differs, even where all have that."""
@@ -59,8 +56,7 @@ class Subject:
     needed: str = ""
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A subject in which the nodes of a group differ, or that is not known on some. values: by host, as shown; differ:
     who differs from the majority (both halves where there is none), or from what is needed."""
 
@@ -68,7 +64,7 @@ class Difference:
     level: Level
     values: Mapping[str, str]
     differ: tuple[str, ...]
-    details: tuple[str, ...] = field(default_factory=tuple)
+    details: tuple[str, ...] = ()
 
 
 def _text(value: str) -> Value:

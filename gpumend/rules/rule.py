@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.finding import Finding
 from gpumend.rules.wanted import Wanted
 from gpumend.state.host_state import HostState
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a rule may know: the host, what is wanted of it, its inventory name, and the controller's date."""
 
     state: HostState
@@ -24,8 +23,7 @@ class Context:
 Check = Callable[[Context], Iterator[Finding]]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """code: `GM` and three digits. title: what the rule looks at. source: where it comes from.
 
     applies: whether the host and its wanted state call for it; a rule that does not apply is `skipped`, and what it

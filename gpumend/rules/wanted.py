@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.text.version import Version, parse_version
 
@@ -15,8 +15,7 @@ from gpumend.text.version import Version, parse_version
 HOSTS_KEY = "gpumend_hosts_toml"
 
 
-@dataclass(frozen=True)
-class Waiver:
+class Waiver(NamedTuple):
     """A finding that somebody answers for. until: the last day it holds."""
 
     code: str

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -69,8 +69,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(NamedTuple):
     """host: the path on the host; inside: in the container. major and minor as written; an omitted one is 0 (Go's zero
     value)."""
 
@@ -96,8 +95,7 @@ class Edits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for."""
 
     path: str
@@ -135,8 +133,7 @@ class SpecError(ValueError):
     """The loader would drop this file. The text is the engines' own wording."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpecFile:
+class SpecFile(NamedTuple):
     """A file in a spec directory: its metadata and the spec, or why no engine loads it. unread: we could not, so that what
     engines make of it is not known."""
 
@@ -152,8 +149,7 @@ class SpecFile:
         return self.path.rpartition("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Cdi:
+class Cdi(NamedTuple):
     """files: what engines would load (*.yaml, *.json), in order. ignored: other files there (`.yml`).
 
     mentioned: metadata of the paths that the specs name. refresh: nvidia-cdi-refresh.service (toolkit >= 1.18).
@@ -192,8 +188,7 @@ class Cdi:
         return Resolution(devices, conflicts)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """devices: qualified name -> the file that defines it for the engine. conflicts: name -> files."""
 
     devices: Mapping[str, SpecFile]

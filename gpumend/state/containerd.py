@@ -10,9 +10,8 @@ import copy
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.flavours import FLAVOURS
@@ -80,8 +79,7 @@ class ConfigError(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(NamedTuple):
     """One entry of the CRI plugin's `runtimes`."""
 
     name: str
@@ -101,8 +99,7 @@ class Runtime:
         return self.options.get("SystemdCgroup") is True
 
 
-@dataclass(frozen=True, slots=True)
-class Cri:
+class Cri(NamedTuple):
     """What a containerd's CRI plugin has. enabled: not among disabled_plugins. enable_cdi: None where this version has
     no such key. snapshotter: of new containers, empty where not named. overlay_options: `mount_options` of the snapshotter
     overlayfs, which are added to each of its mounts. restores: CreateContainer may restore a checkpoint, where that has to be
@@ -119,8 +116,7 @@ class Cri:
     criu: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Containerd:
+class Containerd(NamedTuple):
     """The containerd that runs as a service of its own.
 
     path: the file it reads. files: that file and its drop-ins, in the order in which they are merged. dump: what
@@ -137,8 +133,8 @@ class Containerd:
     unit: Reading[Mapping[str, str]]
     shims: Reading[tuple[Process, ...]]
     grit_shim: Reading[FileMeta]
-    programs: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
-    binaries: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
+    programs: Mapping[str, Reading[FileMeta]] = {}
+    binaries: Mapping[str, Reading[FileMeta]] = {}
 
     @property
     def installed(self) -> bool:

@@ -6,8 +6,7 @@ What a version makes of its files was measured with CRI-O 1.34.11 and 1.28.0: pk
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import ConfigError, flag, loads
@@ -46,8 +45,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What matters here of a whole configuration. runtimes: [crio.runtime.runtimes] by name. default: as named or built
     in. conmon: `[crio.runtime] conmon`, the old place of every runtime's monitor_path."""
 
@@ -84,8 +82,7 @@ def _table(above: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Crio:
+class Crio(NamedTuple):
     """files: in the order in which CRI-O takes them, the later over the earlier, key by key; a runtime's table counts
     whole. live: what the running one has, by its own word. programs: conmon and the OCI runtimes, in PATH or in the
     directory of CRI-O's own packages."""
@@ -95,8 +92,8 @@ class Crio:
     files: Mapping[str, Reading[FileContent]]
     unit: Reading[Mapping[str, str]]
     live: Reading[Mapping[str, Any]]
-    programs: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
-    libexec: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
+    programs: Mapping[str, Reading[FileMeta]] = {}
+    libexec: Mapping[str, Reading[FileMeta]] = {}
 
     @property
     def installed(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.grit import CONFIG as GRIT
 from gpumend.state.reading import Reading, first_unknown
@@ -56,8 +56,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Criu:
+class Criu(NamedTuple):
     """check: `criu check` of this host; check_runc: the same with runc.conf, its validator. confs: /etc/criu/*.conf.
     plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls.
     watchers: pid and name of processes in pods that watch a file on overlay; absent where GRIT is not. mps: NVIDIA's

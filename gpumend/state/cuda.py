@@ -10,8 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gpumend.state import packages as package_facts
 from gpumend.state.docker import whole
@@ -80,8 +79,7 @@ REQUEST = Request(
 # --- packages: the name tells, and where it does not, one tag of the version
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(NamedTuple):
     """An installed package that says something about CUDA.
 
     role: toolkit (of one CUDA release) | rolling_meta (floats to the newest) | library (of one release) | compat |
@@ -157,8 +155,7 @@ def _two_parts(version: str, distribution: bool) -> Version | None:
 # --- forward compatibility
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What a compat libcuda says of itself in its ELF note: its CUDA, the driver branches that it runs on, and the
     devices (which look like NVML's brand ids)."""
 
@@ -167,8 +164,7 @@ class Note:
     devices: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Compat:
+class Compat(NamedTuple):
     """A directory with a compat libcuda. driver: the version of the library, which is a driver version. cuda: by its note,
     else by the directory's name. package: that it came from, as its name tells."""
 
@@ -180,8 +176,7 @@ class Compat:
     package: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(NamedTuple):
     """Who gets a compat directory on the library path. scope: `host` (the dynamic linker), `service` (unit), `manager`
     (all services), `login`. source: the file that says so. ours: whether gpumend wrote it. text: the directory as written."""
 
@@ -218,8 +213,7 @@ def elf_note(data: bytes) -> Note:
 # --- toolkits and CUPTI
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(NamedTuple):
     """A toolkit's directory. version: two parts, and version_source what told it. how: `packages`, `runfile` (its
     uninstaller is there), `both`, or `unowned` (copied, or a runfile whose uninstaller is gone)."""
 
@@ -231,8 +225,7 @@ class Tree:
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cupti:
+class Cupti(NamedTuple):
     """CUPTI in one toolkit's directory. libraries: regular files by file name; dangling: names of links to nowhere.
     tree: the directory's path, or the empty text for the distribution's own."""
 
@@ -257,8 +250,7 @@ class Cupti:
         return "complete" if self.headers else "runtime_only"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """A local image that names CUDA. env: allow-listed names only."""
 
     id: str
@@ -269,8 +261,7 @@ class Image:
         return self.names[0] if self.names else self.id
 
 
-@dataclass(frozen=True, slots=True)
-class Cuda:
+class Cuda(NamedTuple):
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit, by
     its own word, or by the toolkit's files where root does not execute it (it lies where a user can change it).
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its

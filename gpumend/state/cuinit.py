@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
@@ -19,8 +19,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """number: what cuInit returned. devices: as cuDeviceGetCount has it. library: the file that was asked."""
 
     number: int
@@ -28,8 +27,7 @@ class Answer:
     library: str
 
 
-@dataclass(frozen=True, slots=True)
-class CuInit:
+class CuInit(NamedTuple):
     """answer: absent where CUDA was not asked, and the reading's detail says why. hmm_off: nvidia_uvm's uvm_disable_hmm."""
 
     answer: Reading[Answer]

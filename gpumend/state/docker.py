@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -64,8 +63,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities).
 
     restarts: how often its policy has started it again; restarting: it waits for that now; exit: its last exit status. log: of a privileged container, the
@@ -127,8 +125,7 @@ class Container:
         return f"{self.name} (compose project {self.project})" if self.project else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Docker:
+class Docker(NamedTuple):
     """A rootful dockerd, as systemd or snap runs it.
 
     version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.

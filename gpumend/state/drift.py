@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.packages import parse as parse_packages
 from gpumend.state.reading import Reading, first_unknown
@@ -36,8 +36,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Unattended:
+class Unattended(NamedTuple):
     """apt's automatic upgrades. blacklist: regular expressions of packages that they leave alone."""
 
     enabled: bool
@@ -48,8 +47,7 @@ class Unattended:
         return any(_matches(pattern, package) for pattern in self.blacklist)
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(NamedTuple):
     """reboot: whether the distribution waits for one; reboot_packages: for these. kernels: installed kernel releases;
     with_module: those of them that have an nvidia module. versionlock: dnf's locked patterns. runfile: NVIDIA's own
     uninstaller is there, so the driver came from a .run file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
@@ -70,8 +70,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
+class Library(NamedTuple):
     """A driver library: its versioned file, and every name it was found under (links lead to it)."""
 
     soname: str
@@ -80,8 +79,7 @@ class Library:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Driver:
+class Driver(NamedTuple):
     """loaded: version of the module in the kernel. module_on_disk: what modinfo would load next.
 
     libraries: user-space files found, by soname; cached: sonames in `ldconfig -p` with their paths.

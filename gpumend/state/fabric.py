@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.gpu import Gpus
 from gpumend.state.machine import Machine
@@ -24,8 +24,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fabric:
+class Fabric(NamedTuple):
     """subnet_manager: the program; umad: whether the ib_umad module is in the kernel. mode: FABRIC_MODE of the fabric
     manager's file, 0 bare metal or full passthrough, 1 shared NVSwitches, 2 vGPU. imex: its unit's ActiveState;
     imex_runs: its process is there, the unit's or a container's."""

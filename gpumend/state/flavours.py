@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Flavour:
+class Flavour(NamedTuple):
     """A Kubernetes distribution that brings its own containerd. k3s-io/k3s pkg/agent/containerd; rancher/rke2."""
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status, first_unknown
 from gpumend.state.request import Command, Glob, Request
@@ -72,8 +73,7 @@ class Gpu:
     mig: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Detail:
+class Detail(NamedTuple):
     """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
     after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told.
     fabric: (state, status) of its registration with NVSwitches, (`Completed`, `Success`); None where it has none.
@@ -94,8 +94,7 @@ class Detail:
     vgpu: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(NamedTuple):
     """driver: the version that the GPU's driver says it has (on WSL2 a Windows number). cuda: what libcuda serves,
     which an active compat library changes: decide on `driver`."""
 
@@ -104,8 +103,7 @@ class Details:
     cuda: Version | None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the loaded module says of a GPU (/proc/driver/nvidia/gpus/ADDRESS/information). uuid is of question marks where
     it was never initialised. excluded: by NVreg_ExcludedGpus."""
 
@@ -115,8 +113,7 @@ class Known:
     excluded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(NamedTuple):
     """An NVIDIA display controller on the bus. driver: what it is bound to; empty where nothing is, None where that was
     not told. device: its PCI device id; None where that was not told. virtual: an SR-IOV virtual function."""
 
@@ -125,8 +122,7 @@ class Function:
     virtual: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Gpus:
+class Gpus(NamedTuple):
     """listed: what nvidia-smi says. said: its own words, whatever its exit status. known: what the module says, and
     functions: what the bus says, by PCI address. mig_manager: its unit's ActiveState. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.

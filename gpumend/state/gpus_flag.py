@@ -3,7 +3,7 @@ runners. Only the flag itself and the file's name leave the host."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Glob, Request
@@ -60,8 +60,7 @@ GLOBS = (
 REQUEST = Request(globs=GLOBS)
 
 
-@dataclass(frozen=True, slots=True)
-class GpusFlag:
+class GpusFlag(NamedTuple):
     """found: (file, the flag as it stands there), by file. unread: the first place that could not be looked into."""
 
     found: tuple[tuple[str, str], ...]

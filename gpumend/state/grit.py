@@ -7,8 +7,7 @@ runc Options (api/types/runc/options/oci.proto), not strictly: a key that is non
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
@@ -38,8 +37,7 @@ BINARIES = ("nvidia-container-runtime", "runc", "crun")
 REQUEST = Request(files=(CONFIG,), globs=(Glob(CONFIG, mentioned=True),), programs=BINARIES)
 
 
-@dataclass(frozen=True, slots=True)
-class Grit:
+class Grit(NamedTuple):
     """options: the keys that the decoder takes, under their own names. ignored: keys that it does not know, as they
     stand. wrong: keys whose type makes it fail. binaries: metadata of the absolute paths that the file names."""
 

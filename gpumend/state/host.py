@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -47,8 +47,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
 
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).

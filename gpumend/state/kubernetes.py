@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.containerd import (
     CONFIG,
@@ -111,8 +110,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class K3s:
+class K3s(NamedTuple):
     """k3s or RKE2. endpoint: of the kubelet's runtime where it is not the embedded containerd. generated: the config
     that its containerd reads, written anew at each start; template: the one that counts. version: of its containerd."""
 
@@ -125,7 +123,7 @@ class K3s:
     dump: Reading[Mapping[str, Any]]
     unit: Reading[Mapping[str, str]]
     cgroup_driver: str
-    parts: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
+    parts: Mapping[str, Reading[FileContent]] = {}
 
     @property
     def embedded(self) -> bool:
@@ -189,8 +187,7 @@ class K3s:
         return self.flavour.name == "k0s" and path.startswith(f"{self.flavour.directory}/containerd.d/")
 
 
-@dataclass(frozen=True, slots=True)
-class Kubelet:
+class Kubelet(NamedTuple):
     """Who starts containers through CRI. cgroup_driver: `systemd` or `cgroupfs` as the kubelet is told, empty where it
     is not told. unread: the first of its files that nobody could read, where that could say otherwise."""
 
@@ -200,14 +197,13 @@ class Kubelet:
     unread: Reading[Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kubernetes:
+class Kubernetes(NamedTuple):
     """kubelet: a process of its own. k3s: a distribution with a containerd of its own, where it is here. service:
     kubelet.service; configured: the kubelet's file is there; plugin: a device plugin serves GPUs to the kubelet."""
 
     kubelet: Kubelet
     k3s: K3s | None
-    service: Reading[Mapping[str, str]] = field(default_factory=lambda: Reading.none("kubelet.service"))
+    service: Reading[Mapping[str, str]] = Reading.none("kubelet.service")
     configured: bool = False
     plugin: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
@@ -32,8 +32,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """container: what kind of one this is (`lxc`, `systemd-nspawn`); absent where it is none that says so. vm: the
     hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first."""
 

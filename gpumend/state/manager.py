@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
@@ -58,8 +57,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Traces:
+class Traces(NamedTuple):
     """uid_map: of our own user namespace, as (inside, outside, count). container: systemd's word for what manages this
     container, absent on a machine. operator: the GPU Operator's programs by path; operator_config: its config.toml.
     driver_nodes: device nodes below the driver container's root. opengl: NixOS' driver libraries by soname.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -39,8 +39,7 @@ BROKEN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """A DKMS build that failed: its log, the kernel it was for (empty: not told) and the first line with an error."""
 
     log: str
@@ -48,8 +47,7 @@ class Failed:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Modules:
+class Modules(NamedTuple):
     """added: versions in DKMS' tree; built: (version, kernel) of what it built; failed: builds that did not end well.
     signer: who signed the module on disk, empty where nobody did. unconfigured: packages that dpkg did not finish, with
     its state in words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.state.driver import PARAMS
 from gpumend.state.reading import Reading, Status
@@ -34,8 +34,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(NamedTuple):
     """majors: of character devices, by name (/proc/devices). mode: what the module makes nodes with (NVreg_DeviceFileMode).
     options: (file, value as written) of that parameter. rules: udev's lines that give NVIDIA's nodes a mode, by file.
     caps, channels: nodes of MIG's and IMEX's capabilities."""

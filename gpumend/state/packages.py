@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Request
@@ -76,16 +76,14 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """What apt has of one package. candidate: what it would install; versions: all that a repository offers, newest first."""
 
     candidate: str | None
     versions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Packages:
+class Packages(NamedTuple):
     """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
     they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
     neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
@@ -97,9 +95,9 @@ class Packages:
     held: frozenset[str] = frozenset()
     manager: str = ""
     managers: tuple[str, ...] = ()
-    offers: Reading[Mapping[str, Offer]] = field(default_factory=lambda: Reading.none("apt-cache policy"))
+    offers: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy")
     fetched: bool = False
-    halves: Reading[Mapping[str, str]] = field(default_factory=lambda: Reading.none("dpkg-query"))
+    halves: Reading[Mapping[str, str]] = Reading.none("dpkg-query")
 
     def concerned(self, names: Iterable[str]) -> frozenset[str]:
         """Of these packages the ones of GPUs and containers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -37,17 +37,16 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Podman:
+class Podman(NamedTuple):
     """files: in podman's order, the later over the earlier (containers.conf(5)). users: name and uid of those who have
     rootless containers here. user_dirs: of a user's containers.conf that sets cdi_spec_dirs, what it sets. subordinate: names
     and uids that subuid(5) gives user ids to."""
 
     version: Reading[Version]
     files: Mapping[str, Reading[FileContent]]
-    users: Mapping[str, int] = field(default_factory=dict)
-    user_dirs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    subordinate: Reading[frozenset[str]] = field(default_factory=lambda: Reading.none(SUBUID))
+    users: Mapping[str, int] = {}
+    user_dirs: Mapping[str, tuple[str, ...]] = {}
+    subordinate: Reading[frozenset[str]] = Reading.none(SUBUID)
 
     def spec_dirs(self) -> tuple[str, ...] | None:
         """engine.cdi_spec_dirs of the last file that has it, or None where none has; raises Unread."""

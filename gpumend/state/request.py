@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Glob:
+class Glob(NamedTuple):
     """Files by pattern. `read` takes their bytes; `mentioned` stats every absolute path named in them, too.
 
     search: a regular expression; only what it finds leaves the host, and only files in which it finds something are
@@ -25,8 +23,7 @@ class Glob:
     begins: str = ""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
     needs_one: paths of which one has to be there that it is run.
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
@@ -44,8 +41,7 @@ class Command:
     asks_cuda: bool = False
 
 
-@dataclass(frozen=True)
-class Inside:
+class Inside(NamedTuple):
     """What is read in each container that is privileged or runs a dockerd: files, metadata, its dockerd's socket.
     Paths are of the container's own root, and must not lead through a link."""
 
@@ -54,8 +50,7 @@ class Inside:
     socket: str = "/run/docker.sock"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """Files (bytes), stats (metadata), globs, programs (looked up in root's PATH), commands by name,
     processes by program name, systemd units and their properties.
 
@@ -69,7 +64,7 @@ class Request:
     stats: tuple[str, ...] = ()
     globs: tuple[Glob, ...] = ()
     programs: tuple[str, ...] = ()
-    commands: dict[str, Command] = field(default_factory=dict)
+    commands: dict[str, Command] = {}
     processes: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     unit_properties: tuple[str, ...] = ()
@@ -96,11 +91,11 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
     for request in requests:
         for key, seen in merged.items():
             for item in getattr(request, key):
-                entry = vars(item) if isinstance(item, Glob) else item
+                entry = item._asdict() if isinstance(item, Glob) else item
                 if entry not in seen:
                     seen.append(entry)
         if request.inside:
-            single["inside"] = vars(request.inside)
+            single["inside"] = request.inside._asdict()
         if request.beside_compose:
             names, pattern = request.beside_compose
             single["beside_compose"] = {"names": list(names), "search": pattern}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
@@ -22,8 +21,7 @@ LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
 REQUEST = Request(files=(LOCK, LOCKS), globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
 
 
-@dataclass(frozen=True, slots=True)
-class Journal:
+class Journal(NamedTuple):
     """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`.
     files: None where its format is newer than this gpumend: the host then refuses to put it back."""
 
@@ -43,8 +41,7 @@ class Journal:
 STATES = ("working", "broken", "done", "put_back")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """All of one run on this host. state: a Journal's, or what a newer gpumend calls it."""
 
     name: str
@@ -53,8 +50,7 @@ class Run:
     acknowledged: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
+class Runs(NamedTuple):
     """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`). at_work: the run that holds the host's
     lock just now, or an empty text."""
 

@@ -9,9 +9,8 @@ import json
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading, Status
 
@@ -23,8 +22,7 @@ MAX_ANSWER_BYTES = 1 << 26  # of one host; 1 MB of zlib can be 1 GB of text
 MAX_FILE_BYTES = 1 << 20  # what the probe sends of a file at most; a parser here is not given more
 
 
-@dataclass(frozen=True, slots=True)
-class FileMeta:
+class FileMeta(NamedTuple):
     """A path's metadata, links followed. `link` is its own target where it is a symbolic link.
 
     mode: permission bits; mtime, ctime: seconds since the epoch; rdev: (major, minor) of a device node.
@@ -43,8 +41,7 @@ class FileMeta:
     real: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FileContent:
+class FileContent(NamedTuple):
     """A regular file's metadata, bytes and their SHA-256 (hex)."""
 
     meta: FileMeta
@@ -64,8 +61,7 @@ class FileContent:
             raise ValueError(f"not UTF-8 at byte {error.start}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """What a command printed and its exit status."""
 
     out: str
@@ -73,8 +69,7 @@ class Output:
     rc: int
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A running process. start: seconds since the epoch. env: allow-listed names only. container: the short id of the
     container that it runs in, where that is not ours."""
 
@@ -93,8 +88,7 @@ class Process:
         return self.nested or self.container is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Impostor:
+class Impostor(NamedTuple):
     """A process that only calls itself `name`. uids: real, effective, saved, file system. why: what gives it away.
     container: as of `Process`."""
 

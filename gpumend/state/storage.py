@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.docker import Container, Docker, containers_of, daemon_json, whole
 from gpumend.state.docker import parse as parse_docker
@@ -124,8 +124,7 @@ REQUEST = Request(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A mounted file system, as mountinfo of proc(5) has it."""
 
     point: str
@@ -133,8 +132,7 @@ class Mount:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(NamedTuple):
     """A daemon's root directory. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
     drivers whose directories in it hold something."""
 
@@ -149,8 +147,7 @@ class Root:
         return self.mount.value.fstype if self.mount.value else ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSize:
+class ImageSize(NamedTuple):
     """An image: bytes in all, and of its layers from the lowest up; None where they were not read."""
 
     names: tuple[str, ...]
@@ -158,8 +155,7 @@ class ImageSize:
     layers: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class UnitFile:
+class UnitFile(NamedTuple):
     """A systemd unit that runs a container, with its drop-ins. settings: what UNIT_LINES found, by directive; owner: who
     its header says manages it; overridden: the drop-in of somebody else that has an ExecStart of its own."""
 
@@ -179,8 +175,7 @@ class UnitFile:
         return next((match.group(1) for match in reversed(found) if match), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Compose:
+class Compose(NamedTuple):
     """The compose project that a container is of. override: the file in which a site adds to it; ours: what the first line
     of that file says, where it is ours. taken: why there is no such file for us, or an empty text."""
 
@@ -192,8 +187,7 @@ class Compose:
     taken: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(NamedTuple):
     """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
 
     root: the inner daemon's root as that container sees it. info: its own `docker info`. fuse: whether the container has
@@ -255,8 +249,7 @@ class Inner:
         return self.unit.volume() if self.unit else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Why Docker has the storage that it has. rule: the number in systems.md C.2; store: the containerd image store."""
 
     rule: int
@@ -265,8 +258,7 @@ class Choice:
     store: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """docker, containerd: the host's own roots. mounts: of the host, by mount point. zfs: the module's version. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
     containers, as far as they could be read: `units_read` says whether all could; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -47,8 +46,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Toolkit:
+class Toolkit(NamedTuple):
     """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes. A missing config.toml is
     `absent`: the programs then use their built-in defaults (api/config/v1/config.go).
 
@@ -67,7 +65,7 @@ class Toolkit:
     ldconfig_there: Reading[bool]
     merged_sbin: bool
     sources: Reading[Mapping[str, FileContent]]
-    named: Mapping[str, Reading[FileMeta]] = field(default_factory=dict)
+    named: Mapping[str, Reading[FileMeta]] = {}
 
     @property
     def installed(self) -> bool:

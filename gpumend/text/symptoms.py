@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 LINES = 2000  # of a log that is piped in: its last
 LINE = 4000  # characters of one of them
@@ -63,8 +64,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word for word in found - _COMMON if len(word) > 1)
 
 
-@dataclass(frozen=True)
-class Symptom:
+class Symptom(NamedTuple):
     """A text that a line of a page quotes, or all that it quotes, or a line that quotes nothing. pieces: what stands between
     its dots, normal; words: those of them; prose: the line's other words; whole: all of it, normal."""
 
@@ -83,8 +83,7 @@ class Page:
     symptoms: tuple[Symptom, ...]
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     page: Page
     line: str
     score: float

@@ -49,7 +49,7 @@ def example() -> Iterator[str]:
 
 def test_the_rule_of_the_example_judges(example: str) -> None:
     state = healthy().state()
-    nameless = replace(state, host=replace(state.host, kernel=""))
+    nameless = replace(state, host=state.host._replace(kernel=""))
 
     def found(of: object) -> list[Finding]:
         verdict = judge(of, Wanted(), "gpu1", TODAY)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -1048,7 +1047,7 @@ def test_nvml_gives_what_nvidia_smi_gives() -> None:
     """Both captured on one H100 in one minute."""
     kept = "\n".join(match.group() for match in re.finditer(gpu.DETAIL_LINES, smi()))
     said = gpu.smi_details(kept)
-    without_addresses = replace(said, gpus=tuple(replace(one, address="") for one in said.gpus))
+    without_addresses = said._replace(gpus=tuple(one._replace(address="") for one in said.gpus))
     assert nvml.read(captured_nvml()).need() == without_addresses
 
 
@@ -1087,4 +1086,4 @@ def test_absent_nvidia_smi_is_absent_not_failed() -> None:
 
 
 def test_a_case_is_one_hosts() -> None:
-    assert replace(case("12.9", "550.54.15"), needs="ptx").needs == "ptx"
+    assert case("12.9", "550.54.15")._replace(needs="ptx").needs == "ptx"

@@ -32,7 +32,7 @@ def test_prove_engines_may_name_every_engine_that_can_be_proven() -> None:
     """An engine without containers of its own (CRI-O, k3s) cannot be named."""
     proven = load("wanted")["properties"]["prove"]["properties"]["engines"]["oneOf"]
     allowed = next(choice["items"]["enum"] for choice in proven if "items" in choice)
-    default = type(ENGINES[0]).__dataclass_fields__["trials"].default
+    default = type(ENGINES[0])._field_defaults["trials"]
     assert set(allowed) == {engine.name for engine in ENGINES if engine.trials is not default}
 
 

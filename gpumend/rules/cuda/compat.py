@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from gpumend.rules.change import Action, ActivateCompat, DeactivateCompat, ForgetCompat, RemoveCompat
 from gpumend.rules.cuda.cuda import wants_cuda
-from gpumend.rules.cuda.decision import Case, case_of, decide, driver_evidence, harm, harmful
+from gpumend.rules.cuda.decision import case_of, decide, driver_evidence, harm, harmful
 from gpumend.rules.cuda.releases import documented, dotted
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
@@ -27,7 +27,7 @@ def compat_release(context: Context) -> Version | None:
     chosen = []
     for wanted in context.wanted.cuda:
         case = case_of(context, wanted)
-        row = decide(Case(**{**vars(case), "outgrown": ()}))
+        row = decide(case._replace(outgrown=()))
         if row.action == "compat" or (row.action == "opt_in" and case.accept_note):
             chosen.append(wanted[:2])
     return max(chosen, default=None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gpumend.rules.cuda.releases import (
     documented,
@@ -34,8 +35,7 @@ CAUSE_35 = (
 )
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One wanted release on one host. driver: the loaded one (on WSL2 the Windows driver), None where there is none.
     details: what the GPUs are; read only by rows that need it. outgrown: compat directories that are active and harm.
     notes: of compat libraries that are on the host."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.cuda.decision import (
     CAUSE_35,
     HOOK_SINCE,
-    Case,
     case_of,
     decide,
     driver_evidence,
@@ -21,8 +20,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.text.version import Version, show
 
 
-@dataclass(frozen=True)
-class Namer:
+class Namer(NamedTuple):
     """A container or image that names a CUDA release, and the words that do."""
 
     label: str
@@ -98,7 +96,7 @@ def named(context: Context) -> Iterator[Finding]:
                 f"{dotted(serves) if serves else 'what it serves'}.",
             )
         else:
-            row = decide(Case(**{**vars(case), "needs": "runtime", "outgrown": (), "containers": False}))
+            row = decide(case._replace(needs="runtime", outgrown=(), containers=False))
             if row.action in ("fine", "limited"):
                 continue
             same_major = False

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime
 import json
+import pkgutil
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 
 @cache
 def load(name: str) -> dict[str, Any]:
     """The table of this name: `cuda_driver_matrix`, `compat_branches`, `gpu_chips` or `security_floors`."""
-    found: dict[str, Any] = json.loads(
-        files("gpumend.rules.data").joinpath(f"{name}.json").read_text("utf-8")
-    )
+    text = pkgutil.get_data(
+        __name__, f"{name}.json"
+    )  # importlib.resources costs as much as all the rest of this room
+    found: dict[str, Any] = json.loads(text or b"")
     return found
 
 

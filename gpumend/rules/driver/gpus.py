@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from gpumend.rules.data import load
 from gpumend.rules.driver.driver import loaded
@@ -32,8 +32,7 @@ LOST_XIDS = {
 }
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """What is wrong with the GPUs as a whole. told: in one line. addresses: of those that do not answer; empty where none
     does, or where it is not known which. words: nvidia-smi's own."""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.rules.change import SetValues
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
@@ -153,8 +152,7 @@ def injects(binary: str) -> bool:
 # --- what is where
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """The files of the running containerd. order: as they are merged. counts: the `version` by which it takes them."""
 
     version: Version

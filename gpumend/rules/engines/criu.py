@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.engines.containerd_config import containerd_version, cri, embedded, has_containerd
 from gpumend.rules.engines.grit import has_grit, managed
@@ -104,8 +104,7 @@ RESTORE_ONLY = frozenset(
 )  # "only valid on restore": with it in runc.conf every dump fails
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """A line of a CRIU configuration file that CRIU refuses."""
 
     line: int

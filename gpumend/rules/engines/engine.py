@@ -7,7 +7,7 @@ a change of it back, what its change is, and what proves it. A new engine is one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.engines import containerd_config, crio, docker_config, podman
 from gpumend.rules.engines.trial import Trial
@@ -45,8 +45,7 @@ def _no_trials(_: Context, must: bool) -> list[Trial]:
     return []
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """One engine. What is not said is not so: an engine that is only reported needs a name, a version and what it reads.
 
     name: in this table, and in `prove.engines`. program: the name that is shown with its version.

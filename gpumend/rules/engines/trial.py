@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALL = ("--env", "NVIDIA_VISIBLE_DEVICES=all", "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")
 DEVICE = ("--device", "nvidia.com/gpu=all")
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One container to start. options: of the engine's `run`. must: whether it fails where there is nothing to start it
     with; otherwise that is told, and proves nothing."""
 

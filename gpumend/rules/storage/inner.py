@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.change import InnerStorage
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
@@ -22,8 +22,7 @@ REFUSED_MOUNT = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Remedy:
+class Remedy(NamedTuple):
     """What an inner daemon's storage should be. kind: `volume`, `fuse-overlayfs`, `vfs`, or empty where nothing fits;
     then `refused` says why. options: of `docker run`. directory: on the host, for a volume. drivers: which its daemon then has.
     """

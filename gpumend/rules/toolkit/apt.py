@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.change import RemoveFiles
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -13,8 +13,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 CURRENT = "nvidia-container-toolkit.list"  # the name in NVIDIA's install guide since 1.14
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One source of one file. uri: without the last slash; key: what signed-by names, or an empty text."""
 
     path: str

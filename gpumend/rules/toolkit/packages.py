@@ -7,7 +7,7 @@ added: which ones a host trusts is its owner's decision.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.change import InstallPackages
 from gpumend.rules.engines.containerd_config import serves_pods
@@ -41,8 +41,7 @@ LINES = {
 NEXT = "then it judges anew what depends on it: the CDI spec, config.toml, Docker's runtime and its CDI."
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What is to be done about the packages. action: `install` or `downgrade`; targets: `NAME` or `NAME=VERSION`; version:
     the upstream one that comes of it, empty where the host's package manager chooses. refused: why it is not done, and
     by_hand what a person does then."""

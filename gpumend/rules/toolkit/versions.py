@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.rules.data import load
 from gpumend.rules.finding import Evidence, Finding, Status
@@ -16,8 +16,7 @@ UPSTREAM = {"docker": ("docker-ce",), "containerd": ("containerd.io",), "runc": 
 NAMES = {"toolkit": "the container toolkit", "driver": "driver", "docker": "Docker"}
 
 
-@dataclass(frozen=True)
-class Floor:
+class Floor(NamedTuple):
     """The oldest version of a branch without a known advisory; an empty branch is all of them."""
 
     component: str

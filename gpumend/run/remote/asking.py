@@ -46,7 +46,7 @@ def complete(host: Host, state: HostState) -> HostState:
     if host.name != "@local" or state.gpus.details.ok:
         return state
     found = nvml.read()
-    return replace(state, gpus=replace(state.gpus, details=found)) if found.ok else state
+    return replace(state, gpus=state.gpus._replace(details=found)) if found.ok else state
 
 
 # By inventory and host name: `host` may be pyinfra's context proxy, whose identity says nothing.

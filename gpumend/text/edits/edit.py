@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 JsonValue = Any  # None, bool, int, float, str, list or dict of these: what JSON and TOML have in common
 
@@ -12,8 +11,7 @@ class EditError(ValueError):
     """The file cannot be edited without touching what is not ours. The text says why."""
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """Set the value at `keys` in the file at `path`. The path's ending says the format: .toml or .json.
 
     Tables on the way are made where they are missing. A value of None is no value: TOML has none.

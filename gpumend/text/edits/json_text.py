@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpumend.text.edits.edit import EditError, JsonValue
 
@@ -16,8 +16,7 @@ WHITESPACE = re.compile(r"[ \t\n\r]*")
 BOM = "\ufeff"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One `"key": value` of an object: offsets of the key's opening quote, and of the value's start and end."""
 
     key: str
@@ -26,8 +25,7 @@ class Member:
     value_end: int
 
 
-@dataclass(frozen=True)
-class Object:
+class Object(NamedTuple):
     """An object's braces and members, by offset. `close` is the offset of its `}`."""
 
     open: int

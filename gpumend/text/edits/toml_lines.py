@@ -11,16 +11,14 @@ import copy
 import json
 import re
 import tomllib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.text.edits.edit import EditError, JsonValue
 
 Keys = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A table's header (`value` False) or a key with its value, on the lines `start` up to `end` (exclusive)."""
 
     keys: Keys
