@@ -31,6 +31,7 @@ CHANGE = (
     "change.file_steps",
     "change.storage_steps",
     "change.package_steps",
+    "change.unfinished",
     "change.kinds",
     "change.undo",
     "change.transaction",

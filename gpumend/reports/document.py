@@ -46,6 +46,7 @@ STATUS_EXIT = {
     "put_back": Exit.PUT_BACK,
     "refused": Exit.PUT_BACK,
     "conflict": Exit.PUT_BACK,
+    "running": Exit.UNREAD,
 }
 
 
@@ -87,6 +88,8 @@ def word_of(record: Record) -> str:
     if any(outcome.detail.startswith(AUDIT_ONLY) for _, outcome in record.done):
         return "refused: audit-only sudo"  # nothing was attempted, so nothing was put back
     status = exit_of(record)
+    if status is Exit.UNREAD and any(outcome.status == "running" for _, outcome in record.done):
+        return "still at work"
     if status is Exit.PUT_BACK:
         ended = {outcome.status for _, outcome in record.done if not outcome.good}
         if record.proof is not None and not record.proof.good:

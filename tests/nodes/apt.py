@@ -103,8 +103,9 @@ sys.stdin.readline()
 class AptLock:
     """apt's lock on a node, held by another process from entering until `release` or leaving."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, path: str = "/var/lib/dpkg/lock-frontend") -> None:
         self.node = node
+        self.path = path
 
     def __enter__(self) -> AptLock:
         argv = [
@@ -116,7 +117,7 @@ class AptLock:
             "python3",
             "-c",
             HOLD,
-            "/var/lib/dpkg/lock-frontend",
+            self.path,
         ]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -3,6 +3,8 @@ of NVIDIA's names and relations, the toolkit's stand-ins in them."""
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from gpumend.rules.finding import Component
 from gpumend.state.packages import TOOLKIT
 from tests.nodes import gpu, images, toolkit
-from tests.nodes.apt import Deb, serve
+from tests.nodes.apt import AptLock, Deb, build, serve
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
 from tests.nodes.faults import Before, fault
@@ -262,3 +264,114 @@ def test_a_rollback_days_later_leaves_nothing_of_the_packages(node: Node) -> Non
     assert result_of(carry_out(node, undo))["status"] == "changed"
     assert packages(node) == before
     assert not any(node.exists(path) for path in (CONFIG, DYNAMIC, toolkit.REFRESH_ENV))
+
+
+# --- what is not killed in the middle, and what was
+
+RUN = "20261123T000000Z-aaaa"
+JOURNAL = f"/var/lib/gpumend/runs/{RUN}/{Component.PACKAGES}/journal.json"
+RECOVER = {"verb": "recover", "journals": [JOURNAL], "run": "next", "who": "test", "restarts": "idle"}
+WAITS = "touch /run/began; while [ ! -e /run/go ]; do sleep 0.1; done"
+
+
+def state_of(node: Node, name: str) -> str:
+    """dpkg's letters of a package."""
+    return node.run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}", name], check=False).stdout.strip()
+
+
+def journal_state(node: Node) -> str:
+    return str(json.loads(node.read(JOURNAL))["state"])
+
+
+def test_at_the_limit_a_package_manager_goes_on_and_keeps_the_hosts_lock(node: Node) -> None:
+    """It was killed after 900 s, and left packages half-installed."""
+    node.sh("rm -rf /run/began /run/go /var/lib/gpumend")
+    serve(node, *toolkit.debs(NEW, postinst=WAITS))
+    data = planned(node, Component.PACKAGES, RUN, INSTALL)
+    told = result_of(carry_out(node, {**data, "answer_within": 3}))
+    assert told["status"] == "running" and "install nvidia-container-toolkit" in told["detail"], told
+    assert journal_state(node) == "working"
+    other = {**data, "run": "another", "lock_wait": 0}
+    held = result_of(carry_out(node, other))
+    assert held["status"] == "refused" and f"run {RUN}, pid" in held["detail"], held
+    node.sh("touch /run/go")
+    undo = {"verb": "rollback", "run": RUN, "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, undo))["status"] == "changed", (
+        "it waits for what goes on, which ended well"
+    )
+    assert journal_state(node) == "put_back" and versions(node) == set()
+
+
+def test_a_package_manager_outlives_the_run_and_is_waited_for(node: Node) -> None:
+    node.sh("rm -rf /run/began /run/go /var/lib/gpumend")
+    serve(node, *toolkit.debs(NEW, postinst=WAITS))
+    before = packages(node)
+    data = planned(node, Component.PACKAGES, RUN, INSTALL)
+    with fault("kill -9"):
+        sent = threading.Thread(target=carry_out, args=(node, data))
+        sent.start()
+        wait_for("the script runs", lambda: node.exists("/run/began"), 60.0)
+        node.sh("kill -9 $(sed 's/.*pid //' /run/gpumend.lock)")
+        sent.join(60)
+        answers: list[dict[str, Any]] = []
+        recovering = threading.Thread(target=lambda: answers.append(result_of(carry_out(node, RECOVER))))
+        recovering.start()
+        wait_for("recovery holds the lock", lambda: b"run next" in node.read("/run/gpumend.lock"), 60.0)
+        assert state_of(node, TOOLKIT[1]) == "iF", "it is at work still"
+        node.sh("touch /run/go")
+        recovering.join(60)
+        assert [answer["status"] for answer in answers] == ["changed"], answers
+        assert journal_state(node) == "put_back" and packages(node) == before
+
+
+OURS = "[ ! -e /run/interrupt ]; /usr/sbin/policy-rc.d docker restart || echo held by $? >/run/ours"
+FOREIGN = "#!/bin/sh\ntouch /run/foreign; systemctl restart docker\n"
+INTERRUPT = """
+_perform = perform
+def perform(*arguments):
+    try:
+        _perform(*arguments)
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_recovery_finishes_its_own_packages_and_nobody_elses(node: Node, lab: Lab) -> None:
+    """Ours behind the gate and with services held; another's, whose script restarts docker, stays as it was."""
+    node.sh("rm -rf /run/ours /run/foreign /var/lib/gpumend; touch /run/interrupt")
+    serve(node, *toolkit.debs(NEW, postinst=OURS))
+    data = planned(node, Component.PACKAGES, RUN, INSTALL)
+    with fault("kill -9"):
+        assert carry_out(node, data, INTERRUPT).returncode == 137
+        assert state_of(node, TOOLKIT[1]) == "iF" and journal_state(node) == "working"
+        node.write("/root/foreign.deb", build(Deb("foreign", scripts={"postinst": FOREIGN})))
+        node.sh("dpkg --unpack /root/foreign.deb; rm /run/interrupt")
+        node.run(["docker", "run", "-d", "--name", "trainer", images.BASE, "sleep", "600"])
+        pid = node.main_pid("docker.service")
+        try:
+            waits = result_of(carry_out(node, RECOVER))
+            assert waits["status"] == "pending" and "trainer" in waits["detail"], waits
+            assert state_of(node, TOOLKIT[1]) == "iF" and journal_state(node) == "working"
+        finally:
+            node.run(["docker", "rm", "-f", "trainer"])
+        done = result_of(carry_out(node, RECOVER))
+        assert done["status"] == "changed", done
+        assert node.read("/run/ours") == b"held by 101\n", "it was finished, and might have started nothing"
+        assert versions(node) == set() and journal_state(node) == "put_back"
+        assert state_of(node, "foreign") == "iU" and not node.exists("/run/foreign")
+        assert node.main_pid("docker.service") == pid and not node.exists("/usr/sbin/policy-rc.d")
+        found = provision(lab, node)
+        assert "dpkg --configure foreign" in found.finding(node, "GM008")["remedy"], found.said
+        assert versions(node) == set() and state_of(node, "foreign") == "iU", (
+            "nor is it finished by an installation"
+        )
+        assert not node.exists("/run/foreign") and node.main_pid("docker.service") == pid
+    node.run(["dpkg", "--purge", "foreign"])
+
+
+def test_the_lock_of_apts_lists_is_waited_for_like_dpkgs(node: Node) -> None:
+    serve(node, *toolkit.debs(NEW), update=False)
+    data = planned(node, Component.PACKAGES, RUN, INSTALL)
+    with AptLock(node, "/var/lib/apt/lists/lock"):
+        told = result_of(carry_out(node, {**data, "package_wait": 1}))
+    assert told["status"] == "refused" and "apt's lock is held by process" in told["detail"], told

@@ -28,7 +28,7 @@ from tests.unit.farm import audit, farm, mend, mended, no_cdi, record, run, sick
 from tests.unit.fuzz import seeds
 from tests.unit.test_fuzz_answers import assessed, parsed
 
-FAILED = ("conflict", "refused", "put_back", "broken", "lost")
+FAILED = ("conflict", "refused", "put_back", "broken", "running", "lost")
 
 
 def fits(document: dict[str, Any]) -> None:
@@ -153,6 +153,7 @@ REFUSED = [
     pytest.param([Outcome("put_back", "x")], "change failed, put back", id="put-back"),
     pytest.param([Outcome("refused"), Outcome("put_back")], "change failed, put back", id="both"),
     pytest.param([Outcome("refused"), Outcome("changed")], "refused", id="one-of-two"),
+    pytest.param([Outcome("changed"), Outcome("running")], "still at work", id="running"),
     pytest.param([Outcome("broken"), Outcome("refused")], "change failed, NOT put back", id="broken"),
 ]
 
@@ -163,7 +164,7 @@ def test_what_was_not_attempted_has_not_failed(outcomes: list[Outcome], word: st
     transaction = found.done[0][0]
     found.done = [(transaction, outcome) for outcome in outcomes]
     assert word_of(found) == word
-    assert exit_of(found) in (Exit.PUT_BACK, Exit.BROKEN)
+    assert exit_of(found) in (Exit.UNREAD, Exit.PUT_BACK, Exit.BROKEN)
 
 
 WORDS = [

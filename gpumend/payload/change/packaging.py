@@ -21,14 +21,20 @@ from gpumend.payload.probe.files import Json, elf_section
 
 PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its new version
 
-PACKAGE_TIMEOUT = (
-    900  # seconds; a download and dpkg: killed in between it would leave a half-installed package
-)
+LISTS_TIMEOUT = 900  # seconds; what only reads, or fetches lists: killed in between it harms nothing
 SIMULATE_TIMEOUT = 120
 CUDA_TIMEOUT = (
     120  # the first cuInit after boot initialises the GPU: tens of seconds on machines with eight of them
 )
-APT_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock")
+APT_LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/cache/apt/archives/lock",
+    "/var/lib/apt/lists/lock",  # apt itself does not wait for this one, whatever DPkg::Lock::Timeout says
+)
+# dpkg-query(1), package-status: what apt and `dpkg --configure --pending` finish, whosever it is. A trigger that has not
+# run is none of them: it sets nothing up.
+HALF = ("U", "F", "H")
 # No questions, no service restarted behind our back (needrestart's apt hook), no removal whatever apt comes to think.
 APT_ENV = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none"]
 DRIVER = re.compile(
@@ -224,6 +230,7 @@ def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> Li
     called = "%s %s" % (action, " ".join(targets))
     words = arguments(manager, action, targets)
     if manager == "apt":
+        left_alone(names)
         argv = apt(wait, "-s", *words)
         found = run(argv, SIMULATE_TIMEOUT)
         if (
@@ -231,12 +238,13 @@ def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> Li
             and found.get("rc") == 100
             and re.search(r"Unable to locate|no installation candidate|was not found", found["err"])
         ):
-            run(apt(wait, "update"), PACKAGE_TIMEOUT)  # lists that were never fetched, or are old
+            wait_for_lock(manager, wait)
+            run(apt(wait, "update"), LISTS_TIMEOUT)  # lists that were never fetched, or are old
             found = run(argv, SIMULATE_TIMEOUT)
         changes = apt_changes(found.get("out", ""))
         good = found["status"] == "ok" and found["rc"] == 0
     else:
-        found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
+        found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False"] + words, LISTS_TIMEOUT)
         changes = dnf_changes(found.get("out", ""))
         # --assumeno ends with status 1 by design; then its table is there
         good = found["status"] == "ok" and (found["rc"] == 0 or bool(changes))
@@ -252,6 +260,33 @@ def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> Li
             will_be.update((name, version) for _, name, version in changes if name in TOOLKIT)
             one_version(will_be)
     return changes
+
+
+def half_installed() -> List[str]:
+    """dpkg's packages that are half-installed. Raises Unfit where dpkg does not say."""
+    found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\n"], 20)
+    if found["status"] != "ok" or found["rc"] not in (0, 1):
+        raise Unfit("dpkg-query: %s" % last_line(found))
+    rows = [line.split("\t") for line in found["out"].splitlines()]
+    return sorted(row[1] for row in rows if len(row) == 2 and row[0][1:2] in HALF)
+
+
+def left_alone(names: Iterable[str]) -> None:
+    """No other package than these is half-installed. Raises Unfit: whatever apt is asked for, it finishes those, too
+    (apt-pkg's order list takes every package that needs to be configured), and their scripts may restart anything."""
+    others = sorted(set(half_installed()) - set(names))
+    if others:
+        told = " ".join(others)
+        raise Unfit(
+            "apt would finish %s as well, which is not ours: `dpkg --configure %s` first" % (told, told)
+        )
+
+
+def dpkg(*words: str) -> None:
+    """dpkg has done this to the packages that are named, and to no other. Raises Unfit with its own words."""
+    found = run(APT_ENV + ["dpkg", "--force-confold"] + list(words), None)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Unfit("dpkg %s: %s" % (" ".join(words), last_line(found)))
 
 
 def way_back(manager: str, changes: Iterable[PackageChange]) -> None:
@@ -270,7 +305,7 @@ def offered(manager: str, name: str, version: Optional[str]) -> bool:
     if manager == "apt":
         rows = [row.split("|") for row in run(["apt-cache", "madison", name], 60).get("out", "").splitlines()]
         return any(len(row) == 3 and row[1].strip() == version for row in rows)
-    found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], PACKAGE_TIMEOUT)
+    found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], LISTS_TIMEOUT)
     return found.get("rc") == 0 and bool(found.get("out", "").strip())
 
 
@@ -302,7 +337,13 @@ def status_of(manager: str, name: str) -> Tuple[str, Optional[str]]:
         return next(((row[0][1:2], row[1]) for row in rows if len(row) == 2), ("n", None))
     found = run(["rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}\\n", name], 20)
     if found.get("rc") == 0 and found.get("out"):
-        return "i", found["out"].splitlines()[0]
+        versions = found["out"].split()
+        if (
+            len(versions) > 1
+        ):  # an upgrade that broke off before it took the old one away (dnf(8) --duplicates)
+            told = " and ".join(versions)
+            raise Unfit("%s is there as %s: `dnf remove` the one that does not belong there" % (name, told))
+        return "i", versions[0]
     if found["status"] != "ok" or "is not installed" not in found["out"]:
         raise Unfit("rpm -q %s: %s" % (name, last_line(found)))
     return "n", None
@@ -327,9 +368,9 @@ def perform(
     words = arguments(manager, action, targets)
     if manager == "apt":
         flags = ["--no-remove"] if action in ("install", "downgrade") else []
-        found = run(apt(wait, *(flags + words)), PACKAGE_TIMEOUT)
+        found = run(apt(wait, *(flags + words)), None)
     else:
-        found = run(["dnf", "-y", "--setopt=install_weak_deps=False"] + words, PACKAGE_TIMEOUT)
+        found = run(["dnf", "-y", "--setopt=install_weak_deps=False"] + words, None)
     if found["status"] != "ok" or found["rc"] != 0:
         raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
 
@@ -363,6 +404,10 @@ def take_back(found: Sequence[Json], wait: int) -> None:
             steps.append(("purge" if purge else "remove", [entry["name"] for entry in gone]))
         if back:
             steps.append(("restore", ["%s=%s" % (entry["name"], entry["before"]) for entry in back]))
+        if manager == "apt" and gone and not back and set(half_installed()) - set(e["name"] for e in mine):
+            # apt would finish others', too
+            dpkg("--" + steps[0][0], *steps[0][1])
+            steps = []
         if manager == "apt" and gone and back:  # in one go: neither need be possible alone
             away = [entry["name"] + "-" for entry in gone]
             steps = [("restore", steps[1][1] + away)]

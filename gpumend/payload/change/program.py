@@ -10,19 +10,24 @@ ASCII JSON:
     refused     it cannot be done here (lock held, read-only or full disk, validator says no); nothing was changed
     put_back    it failed, and every file and daemon is as it was before
     broken      it failed, and not everything could be put back: `detail` says what
+    running     nobody waits for it any longer, and nothing is killed in the middle: it goes on and keeps the host's lock
 
-A lost connection does not end it: it writes to nobody, finishes, and its journal says how.
+It is done by a process in a session of its own. A lost connection does not end that one, nor does the end of the one that
+answers: it writes to nobody, finishes, and its journal says how.
 """
 
 import errno
 import fcntl
 import json
 import os
+import select
 import signal
 import sys
+import time
 from typing import Callable, Dict
 
 from gpumend.payload.change.files import Refused, reason_of
+from gpumend.payload.change.journal import ROOT
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
@@ -30,6 +35,9 @@ from gpumend.payload.change.undo import acknowledge, recover, rollback
 from gpumend.payload.probe.files import Json
 
 LOCK = "/run/gpumend.lock"
+ANSWER_WITHIN = (
+    900  # seconds; whoever sent it waits longer (gpumend/run/remote/exchange.py), a package manager may not
+)
 
 
 def apply(wanted: Json) -> Json:
@@ -99,11 +107,64 @@ def transact(wanted: Json) -> Json:
         return {"status": "broken", "detail": reason_of(error)}
 
 
+def carried_out(wanted: Json) -> Json:
+    """The answer of one transaction, by a process of its own; where that one does not end in time, that it goes on. Ends
+    this program, as by the same signal, where it was killed."""
+    answer, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(answer)
+            alone()
+            os.write(into, json.dumps(transact(wanted)).encode("ascii"))
+        finally:
+            os._exit(0)
+    os.close(into)
+    text = b""
+    end = time.monotonic() + wanted.get("answer_within", ANSWER_WITHIN)
+    while True:
+        if not select.select([answer], [], [], max(end - time.monotonic(), 0))[0]:
+            return {"status": "running", "detail": at_work(wanted, child)}
+        data = os.read(answer, 65536)
+        if not data:
+            break
+        text += data
+    _, status = os.waitpid(child, 0)
+    if not text:
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        sys.stderr.write("what changes this host ended without a word (signal %d): audit it again\n" % number)
+        sys.exit(128 + number if number else 1)
+    found: Json = json.loads(text.decode("ascii"))
+    return found
+
+
+def alone() -> None:
+    """This process is in a session of its own, and nobody waits for what it prints: sshd would for as long as it could."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for handle in (0, 1, 2):
+        os.dup2(nothing, handle)
+    os.close(nothing)
+
+
+def at_work(wanted: Json, pid: int) -> str:
+    """What a transaction is in the middle of, for the report."""
+    try:
+        with open(os.path.join(ROOT, "runs", wanted["run"], wanted["component"], "journal.json")) as handle:
+            doing = " (%s)" % json.load(handle)["log"][-1]
+    except (OSError, ValueError, LookupError):
+        doing = ""  # it waits for its lock, or undoes a run
+    return (
+        "process %d is not at its end%s and goes on: it keeps this host's lock until then, and its journal says how it ends"
+        % (pid, doing)
+    )
+
+
 def main_transaction(wanted: Json, probe_again: Callable[[], Json]) -> None:
     """Run it, look at the host again, and print both. Signals of a vanished connection do not end it."""
     for name in ("SIGHUP", "SIGPIPE"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    result = transact(wanted)
+    result = carried_out(wanted)
     text = json.dumps({"result": result, "snapshot": probe_again()}, ensure_ascii=True, separators=(",", ":"))
     try:
         sys.stdout.write(text + "\n")

@@ -21,6 +21,7 @@ from gpumend.payload.change.services import (
     stopped,
     systemd,
 )
+from gpumend.payload.change.unfinished import finish
 from gpumend.payload.probe.execution import run
 
 Answer = Dict[str, Any]
@@ -155,6 +156,9 @@ def recover(wanted: Dict[str, Any]) -> Answer:
             raise Refused("%s is no journal" % path)
     found = newest_first(Journal.load(path) for path in wanted["journals"])
     interrupted = [journal for journal in found if journal.record["state"] == "working"]
+    waits = finish(interrupted, wanted["restarts"])
+    if waits:
+        return {"status": "pending", "detail": waits}
     return undo_all(interrupted, wanted["restarts"], "put back as before the interrupted run")
 
 

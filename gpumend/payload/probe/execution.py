@@ -6,6 +6,7 @@ import select
 import signal
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
@@ -148,15 +149,18 @@ def surroundings() -> Dict[str, str]:
     return {"PATH": path, "LC_ALL": "C", "LANG": "C", "HOME": home}
 
 
-def run(argv: List[str], timeout: float) -> Json:
+def run(argv: List[str], timeout: Optional[float]) -> Json:
     """Run a command with no input and the C locale, as far as root may (`executable`). `cut`: it printed more than is kept.
 
     Ends after `timeout` seconds whatever the child does: a process in uninterruptible sleep (a broken GPU does
-    that to nvidia-smi) survives SIGKILL, so it is left behind rather than waited for.
+    that to nvidia-smi) survives SIGKILL, so it is left behind rather than waited for. None: it comes to its end, however
+    long that takes.
     """
     path, refused = executable(argv[0])
     if refused:
         return refused
+    if timeout is None:
+        return to_its_end(argv, path)
     try:
         child = subprocess.Popen(
             argv,
@@ -206,6 +210,32 @@ def run(argv: List[str], timeout: float) -> Json:
     if sizes[child.stdout] > sum(map(len, chunks[child.stdout])):
         item["cut"] = True
     return item
+
+
+def to_its_end(argv: List[str], path: Optional[str]) -> Json:
+    """What a command says that nobody ends: a package manager that is killed leaves packages half-installed. It prints
+    into files that have no name, so that it can go on where this process is killed."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            child = subprocess.Popen(
+                argv,
+                executable=path,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=surroundings(),
+                start_new_session=True,
+                close_fds=True,
+            )
+        except OSError as error:
+            return failure(error)
+        child.wait()
+        said = []
+        for handle in (out, err):
+            size = os.fstat(handle.fileno()).st_size
+            handle.seek(max(size - MAX_OUTPUT_BYTES, 0))  # why it failed stands at the end
+            said.append(handle.read().decode("utf-8", "replace"))
+    return {"status": "ok", "rc": child.returncode, "out": said[0], "err": said[1][-8192:]}
 
 
 def program(name: str) -> Json:

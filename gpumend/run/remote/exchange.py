@@ -13,7 +13,7 @@ from gpumend.state.snapshot import Snapshot
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
-TIMEOUT = 1200  # seconds; the program bounds each of its own waits, this bounds a dead connection
+TIMEOUT = 1200  # seconds; the host answers within 900, whatever it is in the middle of: this bounds a dead connection
 
 
 def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
