@@ -8,9 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Empty: the newest versions that pyproject.toml allows, instead of requirements.lock.
 LOCKED ?= yes
 STAMP := $(VENV)/.installed
+MATRICES := $(addprefix tests/nodes/test_,crash.py crash_components.py faults.py host_faults.py)
 
 
-.PHONY: demo test test-newest quick check unit nodes bench fuzz format lock clean
+.PHONY: demo test test-newest quick check unit nodes exhaustive bench fuzz format lock clean
 
 ## The main job on a throwaway broken host: audited, mended, proven, audited again.
 demo: $(STAMP)
@@ -39,6 +40,13 @@ unit: $(STAMP)
 
 nodes: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/nodes
+
+## A kill at every step and every fault of a host, on each Debian suite that nodes can be: about an hour on two cores.
+exhaustive: $(STAMP)
+	@status=0; for suite in bookworm trixie sid; do \
+	  echo "== $$suite"; \
+	  GPUMEND_SUITE=$$suite $(BIN)/python -m pytest -q -n 2 --dist loadfile $(MATRICES) || status=1; \
+	done; exit $$status
 
 ## 2,000 examples of every property; each one's count is printed.
 fuzz: $(STAMP)

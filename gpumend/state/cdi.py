@@ -232,7 +232,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: load
 
 def _decode(raw: Any, kind: str, what: str) -> Any:
     """A value as Go's decoder takes it for a field of this type; raises SpecError where it would not. None is Go's zero
-    value, a field's name counts in any case, and sigs.k8s.io/yaml makes a text of a number where a text is due."""
+    value, field names are case-insensitive, and sigs.k8s.io/yaml makes a text of a number where a text is due."""
     refused = SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
     if kind.startswith("["):
         if not isinstance(raw, list):

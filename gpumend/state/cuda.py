@@ -28,7 +28,7 @@ LIBRARY_PATH = "LD_LIBRARY_PATH"
 OURS = "gpumend-cuda-compat.conf"  # how the files that we write end
 DROPIN_GLOB = f"/etc/systemd/system/*.service.d/*-{OURS}"
 
-# Only assignments of LD_LIBRARY_PATH leave the host, and assignments of nothing, which take it back (systemd.exec(5)).
+# Only assignments of LD_LIBRARY_PATH leave the host, and assignments of nothing, which clear it (systemd.exec(5)).
 UNIT_LINES = (
     r"(?m)^[ \t]*(?:Default)?Environment[ \t]*=(?:[^\n]*\\\n)*(?:[^\n]*?[\s\"'])??(LD_LIBRARY_PATH=[^\s\"'\\]*)"
     r"|^[ \t]*(Environment[ \t]*=)[ \t]*$"
@@ -332,7 +332,7 @@ class _Noting(Snapshot):
         return self._noted(super().section(path))
 
 
-class _Folders:
+class _Directories:
     """Toolkit directories by their real path: /usr/local/cuda and cuda-13 are links to cuda-13.0."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -365,7 +365,7 @@ class _Folders:
                         yield directory, path
 
 
-def _trees(snapshot: Snapshot, directories: _Folders, packaged: set[Version]) -> tuple[Tree, ...]:
+def _trees(snapshot: Snapshot, directories: _Directories, packaged: set[Version]) -> tuple[Tree, ...]:
     nvcc = {directory for directory, _ in directories.paths(snapshot, "bin/nvcc")}
     uninstallers = {directory for directory, _ in directories.paths(snapshot, "bin/cuda-uninstaller")}
     cudart = dict(directories.paths(snapshot, "lib64/libcudart.so.*.*"))
@@ -400,7 +400,7 @@ def _trees(snapshot: Snapshot, directories: _Folders, packaged: set[Version]) ->
     return tuple(result)
 
 
-def _compats(snapshot: Snapshot, directories: _Folders, names: Iterable[str]) -> tuple[Compat, ...]:
+def _compats(snapshot: Snapshot, directories: _Directories, names: Iterable[str]) -> tuple[Compat, ...]:
     found: dict[str, Compat] = {}
     for tree, path in directories.paths(snapshot, "compat/libcuda.so.*.*", "compat_orin/libcuda.so.*.*"):
         number = re.search(r"\.so\.(\d+\.\d+(?:\.\d+)?)$", path)
@@ -462,12 +462,12 @@ def _assignments(snapshot: Snapshot, paths: Iterable[str], login: bool = False) 
             if text.startswith(LIBRARY_PATH):
                 found.append((path, text.partition("=")[2].strip().strip("\"'")))
             else:
-                found.clear()  # `Environment=` takes back what was set so far
+                found.clear()  # `Environment=` clears what was set so far
     return found
 
 
 def _activations(
-    snapshot: Snapshot, directories: _Folders, compats: Iterable[Compat]
+    snapshot: Snapshot, directories: _Directories, compats: Iterable[Compat]
 ) -> tuple[Activation, ...]:
     known = {compat.directory for compat in compats}
     found = []
@@ -489,7 +489,7 @@ def _activations(
     return tuple(found)
 
 
-def _cupti(snapshot: Snapshot, directories: _Folders) -> tuple[Cupti, ...]:
+def _cupti(snapshot: Snapshot, directories: _Directories) -> tuple[Cupti, ...]:
     headers: dict[str, list[str]] = {}
     libraries: dict[str, list[str]] = {}
     dangling: dict[str, list[str]] = {}
@@ -551,7 +551,7 @@ def parse(snapshot: Snapshot) -> Cuda:
     dangling = snapshot.dangling("/usr/local/cuda")
     nvcc, path_nvcc, docker = snapshot.succeeded("nvcc"), snapshot.program("nvcc"), snapshot.docker
     snapshot = noting = _Noting(snapshot.answer)  # from here on, one place that was not read counts for all
-    directories = _Folders(snapshot)
+    directories = _Directories(snapshot)
     owned = {
         found.cuda for found in packages.value or () if found.role in ("toolkit", "library") and found.cuda
     }

@@ -32,7 +32,7 @@ REQUEST = Request(
         Glob(DESKTOP_HOMES, read=False),
     ),
     programs=("dockerd", "docker"),
-    # 45 ms of a processor for one line
+    # 45 ms of CPU time for one line
     commands={
         "dockerd": Command(("dockerd", "--version"), timeout=10, without_docker=True),
         # Ends before dockerd writes anything (moby cmd/dockerd/daemon.go: Validate; held by tests/nodes/test_leftovers.py).

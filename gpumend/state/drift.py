@@ -92,7 +92,7 @@ def kernel_kind(release: str) -> str:
 
 def apt_settings(text: str) -> Unattended:
     """`apt-config dump`: `APT::Periodic::Unattended-Upgrade "1";`, `Unattended-Upgrade::Package-Blacklist:: "nvidia";`.
-    To apt names are the same in any case, and it prints the spelling that it read first."""
+    apt compares names without regard to case, and it prints the spelling that it read first."""
     values: dict[str, list[str]] = {}
     for key, value in re.findall(r'(?m)^(\S+?)(?:::)? "(.*)";$', text):
         values.setdefault(key.lower(), []).append(value)

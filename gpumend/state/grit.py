@@ -47,7 +47,7 @@ class Grit(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keys match in any case, as go-toml v2 matches fields."""
+        """Keys are case-insensitive, as go-toml v2 matches fields."""
         names = {name.lower(): name for name in OPTIONS}
         return {
             names[key.lower()]: value for key, value in (self.raw.get() or {}).items() if key.lower() in names

@@ -18,6 +18,8 @@ from pathlib import Path
 
 CACHE = Path("/var/cache/gpumend/nodes")
 SUITES = ("bookworm", "trixie", "sid")
+# What the matrices of kills and faults run on; `make exhaustive` runs them on each.
+SUITE = os.environ.get("GPUMEND_SUITE", "trixie")
 
 TOOLS = {  # a program the lab calls: the Debian package that brings it
     "mmdebstrap": "mmdebstrap",

@@ -12,6 +12,7 @@ import pytest
 
 from gpumend.rules.finding import Component
 from tests.nodes import images, scenarios, toolkit
+from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, planned, result_of, start
 from tests.nodes.faults import LOCK, PATHS, Before, Sight, fault, sha256
@@ -159,7 +160,7 @@ def key(seen: Sight, bench: Bench) -> str:
 @pytest.fixture
 def bench(request: pytest.FixtureRequest, boot: Boot) -> Iterator[Bench]:
     case = CASES[request.param]
-    yield Bench(boot("trixie", "healthy", case.version), case)
+    yield Bench(boot(SUITE, "healthy", case.version), case)
 
 
 @pytest.mark.parametrize("bench", CASES, indirect=True)
@@ -269,7 +270,7 @@ def test_disk_that_is_full_from_any_step_on(lab: Lab, bench: Bench) -> None:
 def test_lost_connection_does_not_end_the_transaction(lab: Lab, boot: Boot, user: str) -> None:
     """The session's sshd is killed while dockerd is being restarted, and the program is told so: it finishes, proves,
     and says so in its journal; the next run finds a host as wanted."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     docker_untold(node)
     before = Before.of(node, *PATHS).would_be(planned(node, Component.DOCKER, RUN))
     node.sh("mkfifo /run/gate")
@@ -319,7 +320,7 @@ def killed_after_restart(node: Node, data: dict[str, Any]) -> None:
 
 def test_interrupted_restart_waits_for_containers_started_since(lab: Lab, boot: Boot) -> None:
     """What puts an interrupted run back may take a restart, too: it waits like any other."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     docker_untold(node)
     data = planned(node, Component.DOCKER, RUN)
     with fault("kill -9"):
@@ -337,7 +338,7 @@ def test_interrupted_restart_waits_for_containers_started_since(lab: Lab, boot: 
 
 def test_containers_of_an_interrupted_restart_run_again(lab: Lab, boot: Boot) -> None:
     """Killed after dockerd's restart, before what it stopped was started: the next run starts it."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     docker_untold(node)
     node.run(
         ["docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400"]

@@ -10,6 +10,7 @@ import pytest
 
 from gpumend.rules.finding import Component
 from tests.nodes import dind, images, scenarios, test_containerd, test_cuda, test_dind
+from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
 from tests.nodes.crashes import kill_at_every_step
 from tests.nodes.drive import Target, carry_out, planned
@@ -104,7 +105,7 @@ CASES = {
 @pytest.fixture
 def overlay(lab: Lab) -> Iterator[Node]:
     """A node whose Docker root lies on an overlay."""
-    made = lab.boot("trixie", overlay=True)
+    made = lab.boot(SUITE, overlay=True)
     yield made
     made.stop()
 
@@ -115,7 +116,7 @@ def node(request: pytest.FixtureRequest, boot: Boot) -> Node:
     if kind == "overlay":
         found: Node = request.getfixturevalue("overlay")
         return found
-    return test_cuda.ready(boot) if kind == "cuda" else boot("trixie", None if kind == "bare" else "healthy")
+    return test_cuda.ready(boot) if kind == "cuda" else boot(SUITE, None if kind == "bare" else "healthy")
 
 
 @pytest.mark.parametrize(

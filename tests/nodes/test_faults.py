@@ -13,6 +13,7 @@ from gpumend.rules.finding import Component
 from gpumend.run.remote.component import rollback_data
 from gpumend.state.docker import DAEMON_JSON
 from tests.nodes import images, scenarios, toolkit
+from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Ran, Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.faults import PATHS, Before, Sight, fault, healed, look
@@ -50,7 +51,7 @@ def tree(node: Node) -> dict[str, Entry]:
 @pytest.fixture
 def well(shared_boot: Boot) -> Beside:
     """A healthy host that is in the same run."""
-    return Beside(shared_boot("trixie", "healthy"))
+    return Beside(shared_boot(SUITE, "healthy"))
 
 
 def unharmed(ran: Ran, well: Beside) -> None:
@@ -118,7 +119,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_only_a_person_can_mend_is_named_and_left(lab: Lab, boot: Boot, well: Beside, name: str) -> None:
     bad = BAD[name]
-    node = boot("trixie", bad.scenario)
+    node = boot(SUITE, bad.scenario)
     bad.mess(node)
     with fault("host that only a person can mend"):
         before, seen = Beside(node), Before.of(node, *PATHS)
@@ -139,7 +140,7 @@ def test_what_only_a_person_can_mend_is_named_and_left(lab: Lab, boot: Boot, wel
 
 
 def test_host_without_docker_is_mended_without_it(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "no_docker")
+    node = boot(SUITE, "no_docker")
     audited, mended = both(lab, well, node)
     assert (audited.rc, mended.rc) == (3, 0), mended.said
     assert [code for code in audited.codes(node) if code.startswith("GM4")] == []
@@ -151,7 +152,7 @@ def test_host_without_docker_is_mended_without_it(lab: Lab, boot: Boot, well: Be
 
 
 def test_sudo_that_asks_for_a_password(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     with healed("no way in", lab, node):
         before = Beside(node)
         for ran in both(lab, well, Target(node, "nosudo", sudo=True)):
@@ -162,7 +163,7 @@ def test_sudo_that_asks_for_a_password(lab: Lab, boot: Boot, well: Beside) -> No
 
 
 def test_without_root_what_was_not_read_is_unknown(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh("chmod 0600 /etc/docker/daemon.json")
     with healed("no way in", lab, node):
         before = Beside(node)
@@ -176,7 +177,7 @@ def test_without_root_what_was_not_read_is_unknown(lab: Lab, boot: Boot, well: B
 
 def test_without_root_nothing_is_changed(lab: Lab, boot: Boot, well: Beside) -> None:
     """What is seen to be wrong even so is not mended half: the host says that it takes root."""
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     with healed("no way in", lab, node):
         before = Beside(node)
         _, mended = both(lab, well, Target(node, "nosudo", sudo=False))
@@ -188,7 +189,7 @@ def test_without_root_nothing_is_changed(lab: Lab, boot: Boot, well: Beside) -> 
 
 
 def test_host_without_python(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     with healed("no way in", lab, node):
         before = Beside(node)
         node.sh("mv /usr/bin/python3 /usr/bin/python3.away")
@@ -200,7 +201,7 @@ def test_host_without_python(lab: Lab, boot: Boot, well: Beside) -> None:
 
 
 def test_host_that_is_not_there(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     with healed("host that goes away", lab, node):
         node.halt()
         for ran in both(lab, well, Target(node, connect_timeout=2)):
@@ -211,7 +212,7 @@ def test_host_that_is_not_there(lab: Lab, boot: Boot, well: Beside) -> None:
 
 
 def test_host_that_vanishes_while_it_is_read(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     with healed("host that goes away", lab, node):
         toolkit.configure(node, faults=["nvidia-ctk hangs"])
         running = start(lab, node, well.node)
@@ -227,7 +228,7 @@ def test_host_that_vanishes_while_it_is_read(lab: Lab, boot: Boot, well: Beside)
 
 
 def test_host_that_vanishes_while_it_is_mended(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     plan = planned(node, Component.DOCKER, "run")
     with healed("lost connection", lab, node, plans=[plan]):
@@ -272,7 +273,7 @@ def hold_docker(node: Node) -> None:
 
 
 def test_read_only_etc(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     with healed("EROFS", lab, node, heal=lambda: node.sh("umount /etc")):
         node.sh("mount --bind /etc /etc; mount -o remount,bind,ro /etc")
         before = Beside(node)
@@ -285,7 +286,7 @@ def test_read_only_etc(lab: Lab, boot: Boot, well: Beside) -> None:
 
 @pytest.mark.parametrize("directory", ["/etc/docker", "/var/lib/gpumend"])
 def test_full_disk(lab: Lab, boot: Boot, well: Beside, directory: str) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     with healed("full disk", lab, node, heal=lambda: node.sh('rm "$1/filler"', directory)):
         node.sh(
@@ -307,7 +308,7 @@ def test_full_disk(lab: Lab, boot: Boot, well: Beside, directory: str) -> None:
 @pytest.mark.parametrize("directory", ["/etc/nvidia-container-runtime", "/var/lib/gpumend"])
 def test_disk_without_inodes(lab: Lab, boot: Boot, directory: str) -> None:
     """There are bytes left, but one file too few: found only while at work, with every number of files to spare."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh(
         """sed -i 's/^mode = .*/mode = "auto"/' "$1"; mkdir -p "$2"; cp -a "$2" /root/kept""",
         CONFIG,
@@ -366,7 +367,7 @@ TOOL = "tool that fails, hangs or lies"
 
 
 def test_nvidia_ctk_that_fails_leaves_unknown(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh("rm /etc/cdi/nvidia.yaml")
     with healed(TOOL, lab, node, heal=lambda: toolkit.configure(node)):
         toolkit.configure(node, faults=["nvidia-ctk fails"])
@@ -379,7 +380,7 @@ def test_nvidia_ctk_that_fails_leaves_unknown(lab: Lab, boot: Boot, well: Beside
 
 
 def test_nvidia_ctk_that_hangs_does_not_hang_the_run(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh("rm /etc/cdi/nvidia.yaml")
     with healed(TOOL, lab, node, heal=lambda: toolkit.configure(node)):
         toolkit.configure(node, faults=["nvidia-ctk hangs"])
@@ -395,7 +396,7 @@ def test_nvidia_ctk_that_hangs_does_not_hang_the_run(lab: Lab, boot: Boot, well:
 
 def test_spec_that_cannot_be_generated(lab: Lab, boot: Boot, well: Beside) -> None:
     """nvidia-ctk answers, and fails at its work: what was there stays, and its words are told."""
-    node = boot("trixie", "stale_spec")
+    node = boot(SUITE, "stale_spec")
     with healed(TOOL, lab, node, heal=lambda: unwrap(node, "/usr/bin/nvidia-ctk")):
         wrap(node, "/usr/bin/nvidia-ctk", "cdi\\ generate", "echo 'no luck today' >&2; exit 1")
         before = Beside(node)
@@ -421,7 +422,7 @@ def test_spec_that_cannot_be_generated(lab: Lab, boot: Boot, well: Beside) -> No
     ids=["hangs", "writes nothing", "writes what is not true"],
 )
 def test_spec_that_is_not_fit_is_not_taken(lab: Lab, boot: Boot, made: str, words: str) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh("rm -r /etc/cdi")
     data = planned(node, Component.CDI, "run")
     with healed(TOOL, lab, node, heal=lambda: unwrap(node, "/usr/bin/nvidia-ctk")):
@@ -442,7 +443,7 @@ def test_spec_that_is_not_fit_is_not_taken(lab: Lab, boot: Boot, made: str, word
 
 
 def test_two_runs_at_once_on_one_host(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     before, seen = starts(node), Before.of(node, CONFIG, DAEMON_JSON)
     seen = seen.would_be(*(planned(node, each, "run") for each in (Component.TOOLKIT, Component.DOCKER)))
     with fault("two controllers"):
@@ -467,7 +468,7 @@ def test_two_runs_at_once_on_one_host(lab: Lab, boot: Boot) -> None:
 
 
 def test_host_that_is_locked_says_by_whom(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     node.sh("""sed -i 's/^mode = .*/mode = "auto"/' "$1" """, CONFIG)
     data = planned(node, Component.TOOLKIT, "run") | {"lock_wait": 0}
     with healed("two controllers", lab, node):
@@ -488,7 +489,7 @@ REFUSED = "dockerd that refuses the file"
 
 
 def test_validator_that_refuses(lab: Lab, boot: Boot, well: Beside) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     # dockerd runs with what it read before this directive came; it would refuse it at its next start.
     scenarios.write_daemon(node, UNTOLD)
     node.write(DAEMON_JSON, '{\n  "log-driver": "json-file",\n  "bogus": 1\n}\n')
@@ -517,7 +518,7 @@ def inode(node: Node, path: str) -> str:
 def test_dockerd_that_will_not_start_again_at_all(lab: Lab, boot: Boot, well: Beside) -> None:
     """A drop-in with a flag that dockerd does not know: it runs on, and no file of ours can bring it up again. That is
     exit 5, and the file is as it was."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     old, file = node.read(DAEMON_JSON), inode(node, DAEMON_JSON)
     flags = "/etc/systemd/system/docker.service.d/flags.conf"
@@ -540,7 +541,7 @@ def test_dockerd_that_will_not_start_again_at_all(lab: Lab, boot: Boot, well: Be
 
 def test_runtime_by_flag_and_by_file(lab: Lab, boot: Boot) -> None:
     """dockerd merges --add-runtime with the file's runtimes: no conflict, and nothing to hold back for."""
-    node = boot("trixie", "runtime_missing")
+    node = boot(SUITE, "runtime_missing")
     node.write(
         "/etc/systemd/system/docker.service.d/flags.conf",
         "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --add-runtime=other=/usr/bin/runc\n",
@@ -562,7 +563,7 @@ def list_gpumend(node: Node) -> list[str]:
 
 def test_dockerd_that_will_not_start_with_the_runtime(lab: Lab, boot: Boot) -> None:
     """A dockerd that says yes when it is asked, and then exits 1. The container that ran before runs again."""
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     node.run(SLEEP)
     wrap(
@@ -612,7 +613,7 @@ def running(node: Node) -> list[str]:
 
 @pytest.mark.parametrize("user", ["root", "ops"])
 def test_round_trips_and_a_second_run_that_changes_nothing(lab: Lab, boot: Boot, user: str) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     target = Target(node, user)
     before = Beside(node)
     found = audit(lab, target)
@@ -632,7 +633,7 @@ def test_round_trips_and_a_second_run_that_changes_nothing(lab: Lab, boot: Boot,
 
 
 def test_restart_waits_for_running_containers(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     node.run(SLEEP)
     pid = node.main_pid("docker")
@@ -654,7 +655,7 @@ def test_restart_waits_for_running_containers(lab: Lab, boot: Boot) -> None:
 
 
 def test_pending_second_run_writes_nothing(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     node.run(SLEEP)
     assert mend(lab, node).rc == 3
@@ -664,7 +665,7 @@ def test_pending_second_run_writes_nothing(lab: Lab, boot: Boot) -> None:
 
 
 def test_restart_that_is_allowed_brings_containers_back(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     node.run(SLEEP)
     node.run(["docker", "run", "-d", "--stop-signal=KILL", "--name", "other", images.BASE, "sleep", "86400"])
@@ -678,7 +679,7 @@ def test_restart_that_is_allowed_brings_containers_back(lab: Lab, boot: Boot) ->
 
 
 def test_restarts_never(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     pid = node.main_pid("docker")
     ran = mend(lab, Target(node, wanted={"restarts": "never"}))
@@ -688,7 +689,7 @@ def test_restarts_never(lab: Lab, boot: Boot) -> None:
 
 
 def test_live_restore_keeps_containers_through_the_restart(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, '{\n  "live-restore": true\n}\n')
     node.run(SLEEP)
     inner = node.run(["docker", "inspect", "-f", "{{.State.Pid}}", "trainer"]).stdout
@@ -701,7 +702,7 @@ def test_live_restore_keeps_containers_through_the_restart(lab: Lab, boot: Boot)
 
 
 def test_journals_are_for_root_only(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     node.sh("umask 0000; chmod 0644 /etc/docker/daemon.json")
     assert mend(lab, node).rc == 0
     found = node.tree("/var/lib/gpumend")
@@ -712,7 +713,7 @@ def test_journals_are_for_root_only(lab: Lab, boot: Boot) -> None:
 
 
 def test_links_planted_beside_the_target_are_not_followed(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     node.write("/root/precious", "precious\n")
     node.sh(
         """
@@ -728,7 +729,7 @@ def test_links_planted_beside_the_target_are_not_followed(lab: Lab, boot: Boot) 
 
 
 def test_mode_owner_and_attributes_stay(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     python = "import os, sys; os.setxattr(sys.argv[1], 'user.site', b'cellar')"
     for path in (DAEMON_JSON, CONFIG):
         node.sh('chmod 0640 "$1"; chown root:daemon "$1"', path)
@@ -757,7 +758,7 @@ def label(node: Node, path: str) -> str:
 
 
 def test_link_to_a_file_elsewhere_stays_a_link(lab: Lab, boot: Boot) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     for path in (DAEMON_JSON, CONFIG):
         node.sh('mkdir -p /srv/config; mv "$1" /srv/config/; ln -s "/srv/config/${1##*/}" "$1"', path)
     node.restart("docker")
@@ -773,7 +774,7 @@ def test_link_to_a_file_elsewhere_stays_a_link(lab: Lab, boot: Boot) -> None:
 
 
 def test_rollback_gives_back_what_was(boot: Boot, lab: Lab) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     before = tree(node)
     mended = mend(lab, node)
     assert mended.rc == 0
@@ -793,7 +794,7 @@ def test_rollback_gives_back_what_was(boot: Boot, lab: Lab) -> None:
 
 
 def test_rollback_reloads_where_that_suffices(boot: Boot, lab: Lab) -> None:
-    node = boot("trixie", "runtime_missing")
+    node = boot(SUITE, "runtime_missing")
     # dockerd's reload takes runtimes away only where the file still names some (moby daemon/reload_unix.go).
     other = {"runtimes": {"other": {"path": "/usr/bin/runc"}}}
     scenarios.write_daemon(node, scenarios.daemon_settings(node, **other))
@@ -811,7 +812,7 @@ def test_rollback_reloads_where_that_suffices(boot: Boot, lab: Lab) -> None:
 
 
 def test_rollback_leaves_what_somebody_changed_since(boot: Boot, lab: Lab) -> None:
-    node = boot("trixie", "report_002")
+    node = boot(SUITE, "report_002")
     old = node.read(DAEMON_JSON)
     mended = mend(lab, node)
     theirs = node.read(CONFIG) + b"# mine\n"
@@ -825,7 +826,7 @@ def test_rollback_leaves_what_somebody_changed_since(boot: Boot, lab: Lab) -> No
 
 
 def test_rollback_waits_for_running_containers(boot: Boot, lab: Lab) -> None:
-    node = boot("trixie", "healthy")
+    node = boot(SUITE, "healthy")
     scenarios.write_daemon(node, UNTOLD)
     mended = mend(lab, node)
     assert mended.rc == 0
@@ -839,7 +840,7 @@ def test_rollback_waits_for_running_containers(boot: Boot, lab: Lab) -> None:
 
 
 def test_rollback_of_a_run_that_was_not_here(boot: Boot) -> None:
-    node = boot("trixie", None)
+    node = boot(SUITE, None)
     result = result_of(carry_out(node, rollback_data("20260101T000000Z-0000", "idle")))
     assert result["status"] == "refused"
     assert "20260101T000000Z-0000" in result["detail"]

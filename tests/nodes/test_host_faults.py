@@ -19,6 +19,7 @@ from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.host_state import parse
 from gpumend.state.snapshot import Snapshot
 from tests.nodes import images, scenarios, toolkit
+from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, carry_out, mend, planned, result_of, start
 from tests.nodes.faults import PATHS, Before, fault, look, recovered, sha256
@@ -33,7 +34,7 @@ TRAINER = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", ima
 
 @pytest.fixture(scope="module")
 def healthy(shared_boot: Boot) -> Node:
-    return shared_boot("trixie", "healthy")
+    return shared_boot(SUITE, "healthy")
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class RunCommand(Step):
 
 
 def absolute(path: str) -> str:
-    """The path. Raises Refused for a relative one, and for none: where root stands by chance says nothing."""
+    """The path. Raises Refused for a relative or an empty one: where root stands by chance says nothing."""
     if not path.startswith("/"):
         raise Refused("%r is not an absolute path" % path)
     return path

@@ -51,7 +51,7 @@ def try_podman(entry: Json) -> str:
     if not worked(there):  # 1: it is not there, 125: an error (podman-image-exists(1))
         none = "podman has no image %s" % entry["image"]
         raise Untried(none if there.get("rc") == 1 else "podman image exists: %s" % last_words(there))
-    # Without a limit of processes: the controller for it may not be lent to this machine.
+    # Without a limit of processes: the controller for it may not be delegated to us.
     argv = [podman, "run", "--rm", "--pull=never", "--network=none", "--pids-limit=0"] + entry["options"]
     found = run(argv + ["--entrypoint", command[0], entry["image"]] + command[1:], TRIAL_TIMEOUT)
     return "" if worked(found) else last_words(found)
@@ -80,7 +80,7 @@ def try_containerd(entry: Json) -> str:
     ctr = client("ctr")
     space, image = image_in_containerd(ctr, entry["image"])
     ident = "gpumend-trial-%08x" % random.SystemRandom().getrandbits(32)
-    # No CPU shares: the controller for it may not be lent to this machine.
+    # No CPU shares: the controller for it may not be delegated to us.
     argv = [ctr, "-n", space, "run", "--rm", "--cpu-shares", "0"] + entry["options"]
     found = run(argv + [image, ident] + entry["command"], TRIAL_TIMEOUT)
     if worked(found):

@@ -111,12 +111,12 @@ def uses_grit(context: Context) -> bool:
 
 
 def readable(context: Context) -> bool:
-    """containerd is judged, and GM501 has no say: what its files hold can be judged."""
+    """containerd is judged, and GM501 does not apply: what its files hold can be judged."""
     return has_containerd(context) and not unreadable_why(context)
 
 
 def pods_readable(context: Context) -> bool:
-    """As `readable`, or k3s' own containerd is judged, and GM511 has no say."""
+    """As `readable`, or k3s' own containerd is judged, and GM511 does not apply."""
     k3s = embedded(context)
     if k3s is None:
         return readable(context)

@@ -57,7 +57,7 @@ def unreadable_why(context: Context) -> tuple[str, str]:
 
 
 def readable(context: Context) -> bool:
-    """CRI-O is judged, and GM551 has no say: what its files hold can be judged."""
+    """CRI-O is judged, and GM551 does not apply: what its files hold can be judged."""
     return has_crio(context) and not unreadable_why(context)[0]
 
 

@@ -600,7 +600,7 @@ def exports(context: Context) -> Iterator[Finding]:
             Evidence("containerd config dump", f'[plugins."{OVERLAY}"] mount_options = {list(given)}'),
             Evidence("containerd --version", show(version)),
         ),
-        cause="containerd before 2.4 adds index=off behind these options, and the kernel takes the two together for none.",
+        cause="containerd before 2.4 adds index=off behind these options, and the kernel rejects the combination.",
         remedy=f"Take {EXPORTS} out. What it was meant for, file watches in a dump, `force-irmap` and `irmap-scan-path /` in "
         f"{RUNC_CONF} do as well (GM536). Existing containers keep their mounts as they are.",
         refused="whose option this is, and what else it was meant for, is not ours to guess",

@@ -49,7 +49,7 @@ def has_grit(context: Context) -> bool:
 
 
 def readable(context: Context) -> bool:
-    """GRIT is judged, and GM521 has no say."""
+    """GRIT is judged, and GM521 does not apply."""
     grit = context.state.grit
     return has_grit(context) and grit.raw.known and not grit.wrong
 
@@ -65,7 +65,7 @@ def evidence(context: Context, key: str, text: str) -> Evidence:
 
 
 def change(context: Context, key: str, value: Any) -> tuple[Change | None, str]:
-    """The change that sets a key of grit.toml: under the spelling that stands there, for a key counts in any case. It is
+    """The change that sets a key of grit.toml: under the spelling that stands there: keys are case-insensitive. It is
     read at every container start (kaito-project/grit readRuntimeOptions): nothing is restarted."""
     if context.wanted.grit_role is None:
         return None, "GRIT is not in the wanted state of this host (`grit`)"
@@ -160,7 +160,7 @@ def runtime(context: Context) -> Iterator[Finding]:
     elif (
         (meta := grit.paths.get(name)) is not None and meta.value is not None and not meta.value.mode & 0o111
     ):
-        summary, why = f"BinaryName = {name!r} cannot be executed", "Its file has no right of execution."
+        summary, why = f"BinaryName = {name!r} cannot be executed", "Its file is not executable."
         found = evidence(context, "BinaryName", f"BinaryName = {name!r}")
     elif context.wanted.grit_binary and name != context.wanted.grit_binary:
         summary, why = f"BinaryName = {name!r}, wanted is {wanted!r}", ""

@@ -1,4 +1,4 @@
-"""GM509: containers that lose the GPU at `systemctl daemon-reload`, foretold from how it gets into them.
+"""GM509: containers that lose the GPU at `systemctl daemon-reload`, told beforehand by how it gets into them.
 
 With the cgroup driver systemd a reload sets a container's device rules anew from what systemd was told. Two ways lose:
 - the hook (mode legacy, Docker's --gpus before 29.2) lets the container at the devices without telling anybody; links in
@@ -156,7 +156,7 @@ def daemon_reload(context: Context) -> Iterator[Finding]:
                 Evidence("docker info, containerd config dump", "cgroup driver systemd"),
                 *(Evidence("injection", way) for way in ways),
             ),
-            cause="The hook lets a container at the devices behind systemd's back. At a daemon-reload, which every package "
+            cause="The hook gives a container its devices without telling systemd. At a daemon-reload, which every package "
             "upgrade makes, systemd sets the container's device rules anew without them. Links in /dev/char do not help.",
             remedy="Recreate these containers with CDI injection: --runtime=nvidia once GM204 is mended, or --device nvidia.com/gpu=all, "
             "instead of --gpus."

@@ -276,7 +276,7 @@ def mixed(context: Context) -> Iterator[Finding]:
         evidence=tuple(Evidence("dpkg, rpm", f"{name} {version}") for name, version in have.items()),
         cause="They are released together and made for each other. Before 1.18 their dependencies allow newer libraries, and "
         "where one is named to apt or dnf alone, the others go their own way.",
-        remedy=f"{told(context, found)} the newest that is installed is kept, none is taken back unless toolkit.version says so."
+        remedy=f"{told(context, found)} the newest that is installed is kept, none is downgraded unless toolkit.version says so."
         if change
         else found.by_hand or "Install all of them in one version.",
         change=change,

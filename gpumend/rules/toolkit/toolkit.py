@@ -64,7 +64,7 @@ def config_evidence(context: Context, key: str, value: Any) -> Evidence:
 
 
 def readable(context: Context) -> bool:
-    """The toolkit is here, and GM208 has no say: what config.toml holds can be judged."""
+    """The toolkit is here, and GM208 does not apply: what config.toml holds can be judged."""
     return has_toolkit(context) and context.state.toolkit.config.known
 
 

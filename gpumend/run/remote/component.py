@@ -95,7 +95,7 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         and finding.change.component is transaction.component
         and finding.code in transaction.codes
     ]
-    # What puts an interrupted run back is not itself taken back: another run may have begun meanwhile.
+    # The putting back of an interrupted run is not itself undone: another run may have begun meanwhile.
     undoable = transaction.component is not Component.RECOVER
     if left and undoable and outcome.status in ("changed", "unchanged"):
         outcome = _take_back(host, record, transaction, left)
