@@ -7,12 +7,12 @@ import json
 import os
 import re
 import runpy
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+import tomllib
 
 from gpumend import schemas
 from gpumend.deploy import trust

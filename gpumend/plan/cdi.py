@@ -33,11 +33,11 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
         # nothing would keep that one true
         steps.append(RemoveFile(cdi.DYNAMIC, seen(files[cdi.DYNAMIC])))
     for change in changes:
-        match change.action:
-            case RemoveFiles(paths):
-                steps.extend(RemoveFile(path, seen(files.get(path))) for path in paths)
-            case ModeOf(path) if not (path == target and generates):
-                steps.append(SetMode(path, seen(files.get(path))))
+        action = change.action
+        if isinstance(action, RemoveFiles):
+            steps.extend(RemoveFile(path, seen(files.get(path))) for path in action.paths)
+        elif isinstance(action, ModeOf) and not (action.path == target and generates):
+            steps.append(SetMode(action.path, seen(files.get(action.path))))
     info = context.state.docker.info.value or {}
     # dockerd's own watch of the directories lags a moment behind a rename: wait until it has seen the spec.
     sees = generates and bool(info.get("CDISpecDirs")) and "DiscoveredDevices" in info

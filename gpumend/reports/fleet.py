@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +29,11 @@ def hosts_text(names: Iterable[str], room: int | None = None) -> str:
 
     if room is None or len(of(len(found))) <= room:
         return of(len(found))
-    fits = range(1, len(found))
-    return of(max(bisect_right(fits, room, key=lambda count: len(of(count))), 1))
+    low, high = 1, len(found) - 1  # the most that fit; one is told in any case
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(of(middle)) <= room else (low, middle - 1)
+    return of(low)
 
 
 def counted(names: Iterable[str]) -> str:

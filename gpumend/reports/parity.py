@@ -64,7 +64,7 @@ def render(sections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for found in sections:
         counts = [sum(item["class"] == level for item in found["differences"]) for level in Level]
         alike = "equal" if len(found["hosts"]) > 1 else "nothing to compare"
-        said = ", ".join(f"{count} {level}" for count, level in zip(counts, Level, strict=True) if count)
+        said = ", ".join(f"{count} {level}" for count, level in zip(counts, Level) if count)
         yield ""
         yield (
             click.style(f"parity of {one_line(found['pool'])}", bold=True)

@@ -94,7 +94,7 @@ class Page:
                 break
             shown.remove(COLUMNS.index(name))
         left = sum(widths[number] + 2 for number in shown[:-1])
-        for row, state in zip(rows, states, strict=True):
+        for row, state in zip(rows, states):
             codes_lines = textwrap.wrap(row[-1], max(self.width - left, 15))
             cells = [row[number].ljust(widths[number]) for number in shown[:-1]]
             if state >= 0:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 from gpumend.rules.finding import Evidence
 from gpumend.state.snapshot import FileContent
+from gpumend.text.backports import tomllib
 from gpumend.text.edits import EditError
 from gpumend.text.edits.toml_lines import scan
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from gpumend.rules.change import Action, SetValues
+from gpumend.text.backports import StrEnum
 from gpumend.text.edits import Edit
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gpumend.rules.engines.criu import options
@@ -20,6 +19,7 @@ from gpumend.state.criu import DEFAULT_CONF, RUNC_CONF
 from gpumend.state.grit import ROOT
 from gpumend.state.host_state import HostState
 from gpumend.state.reading import Reading, Unread
+from gpumend.text.backports import StrEnum
 from gpumend.text.version import Version, show
 
 NO_MAPPING = "Error (criu/mount.c:3141): mnt: No mapping for N:(null) mountpoint"

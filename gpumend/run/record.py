@@ -96,7 +96,7 @@ class Run:
 
 def new_id() -> str:
     """A run's name: its start in UTC, and four random digits against a second controller."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.timezone.utc)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 

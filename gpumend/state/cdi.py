@@ -79,7 +79,7 @@ class DeviceNode(NamedTuple):
     minor: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Edits:
     nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[tuple[str, str], ...] = ()  # (host path, container path)

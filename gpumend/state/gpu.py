@@ -63,7 +63,7 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Gpu:
     """index as nvidia-smi counts; uuid `GPU-...`; mig: UUIDs of its MIG devices."""
 
@@ -184,7 +184,7 @@ def smi_details(text: str) -> Details:
         raise ValueError("no Driver Version in `nvidia-smi -q`")
     found = []
     parts = re.split(r"(?m)^GPU (\S+)$", text)[1:]
-    for where, block in zip(parts[::2], parts[1::2], strict=True):
+    for where, block in zip(parts[::2], parts[1::2]):
         rows = re.findall(
             r"(?m)^[ \t]+(Product \w+|Current|Pending|Persistence Mode|License Status|Virtualization Mode|Reset Required"
             r"|GPU Recovery Action)[ \t]*:[ \t]*(.*?)[ \t]*$",

@@ -41,7 +41,7 @@ SUBSYSTEMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HostState:
     """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Generic, TypeVar
+
+from gpumend.text.backports import StrEnum
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -29,7 +30,7 @@ class Unread(Exception):
         self.reading = reading
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reading(Generic[T]):
     """`value` is there exactly when `status` is ok. `source` is the path or command that was read."""
 

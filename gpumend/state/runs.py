@@ -97,13 +97,14 @@ def _worst(states: set[str]) -> str:
 def _paths(raw: dict[str, Any]) -> tuple[str, ...] | None:
     """The files and directories of which a journal tells, in either of its formats (gpumend/payload/change/journal.py);
     None in one that is newer."""
-    match raw.get("format", 1):
-        case 1:
-            entries = raw["files"]
-        case 2:
-            entries = [file for step in raw["steps"] for file in step.get("files", (step,))]
-        case _:
-            return None
+    number = raw.get("format", 1)
+    if number not in (1, 2):
+        return None
+    entries = (
+        raw["files"]
+        if number == 1
+        else [file for step in raw["steps"] for file in step.get("files", (step,))]
+    )
     return tuple(str(entry["path"]) for entry in entries)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from gpumend.text.backports import tomllib
 from gpumend.text.limits import check_toml
 
 

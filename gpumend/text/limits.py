@@ -12,7 +12,7 @@ import yaml
 # tomllib takes the square of a dotted key's parts (3.11 tomllib/_parser.py, Flags): 20,000 are 14 s. tomlkit stops here, too.
 MAX_KEY_PARTS = 100
 DOTTED = re.compile(
-    r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){" + str(MAX_KEY_PARTS) + "}"
+    r"(?<![\w-])(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){" + str(MAX_KEY_PARTS) + "}"
 )
 # PyYAML's C composer calls itself for each level, and the process ends by SIGSEGV at some ten thousand (measured, 6.0.3). No
 # spec has more than ten.

@@ -17,12 +17,12 @@ WORDS = (
 SECRET_KEY = re.compile(WORDS, re.IGNORECASE)
 # a key that names a secret, and its value: JSON, TOML, YAML, env and flag spelling
 NAMED = re.compile(
-    rf"(?i)(?P<key>(?<![\w.-])(?=[\w.-]*?{WORDS})[\w.-]++[\"']?\s*+[:=]\s*)"
+    rf"(?i)(?P<key>(?<![\w.-])(?=[\w.-]*?{WORDS})[\w.-]+[\"']?\s*[:=]\s*)"
     r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|[^\s,}\]]+)"
 )
 # A key that begins its line, as in YAML, INI and unit files: its value goes to the line's end, spaces and all.
 LINE = re.compile(
-    rf"(?im)^(?P<key>[ \t+-]*(?=[\w.-]*?{WORDS})[\w.-]++[ \t]*+[:=][ \t]*)(?P<value>[^\s\"'\[{{][^\n]*)$"
+    rf"(?im)^(?P<key>[ \t+-]*(?=[\w.-]*?{WORDS})[\w.-]+[ \t]*[:=][ \t]*)(?P<value>[^\s\"'\[{{][^\n]*)$"
 )
 HEADER = re.compile(
     r"(?i)\b(?P<key>(?:proxy-)?authorization[\"']?[ \t]*[:=][ \t]*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\n]+)"

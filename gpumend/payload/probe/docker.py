@@ -265,20 +265,20 @@ def images_of(
     asked = [number for number, config in enumerate(configs) if config is None]
     urls = ["/images/%s/json" % listed[number]["Id"] for number in asked]
     answers = ask_all(path, urls, deadline, refused, budget)
-    for number, config in zip(asked, answers):  # noqa: B905  (strict= is Python 3.10)
+    for number, config in zip(asked, answers):
         configs[number] = config
-    there = [(entry, config) for entry, config in zip(listed, configs) if config is not None]  # noqa: B905
+    there = [(entry, config) for entry, config in zip(listed, configs) if config is not None]
     found = [image(entry, config) for entry, config in there]
     large = sorted((entry for entry, _ in there), key=lambda entry: -(entry.get("Size") or 0))[:HISTORIES]
     steps = ask_all(path, ["/images/%s/history" % entry["Id"] for entry in large], deadline, None, budget)
     layers = {
         entry["Id"]: [step.get("Size") or 0 for step in reversed(history) if step.get("Size")]
-        for entry, history in zip(large, steps)  # noqa: B905
+        for entry, history in zip(large, steps)
         if history is not None
     }
     sizes = [
         dict(id=item["id"], names=item["names"], size=entry.get("Size") or 0, layers=layers.get(entry["Id"]))
-        for item, (entry, _) in zip(found, there)  # noqa: B905
+        for item, (entry, _) in zip(found, there)
     ]
     ours = [i for i in found if "CUDA_VERSION" in i["env"] or any(n.startswith("NVIDIA_") for n in i["env"])]
     return ours, sizes

@@ -43,7 +43,7 @@ def units(names: Sequence[str], properties: Sequence[str], timeout: float) -> Js
     blocks = item.get("out", "").split("\n\n")
     # With an empty line in an ExecStart, whose block is whose cannot be told: each unit is asked for by itself.
     together = len(blocks) == len(names) and all(re.search(r"(?m)^Id=", block) for block in blocks)
-    for block, name in zip(blocks if together else names, names):  # noqa: B905  (strict= is Python 3.10)
+    for block, name in zip(blocks if together else names, names):
         if not together and item["status"] == "ok":
             item = show([name])
             block = item.get("out", "")

@@ -37,8 +37,7 @@ def runs(document: dict[str, Any]) -> str:
     widths = [max((len(row[number]) for row in rows if row[2]), default=0) for number in range(3)]
     widths[0] = max((len(row[0]) for row in rows), default=0)
     return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() + "\n"
-        for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0))).rstrip() + "\n" for row in rows
     )
 
 

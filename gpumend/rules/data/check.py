@@ -5,7 +5,6 @@ What it can tell is form and order, not truth: a number is as good as the `sourc
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def matrix(table: dict[str, Any]) -> Iterator[str]:
     with_driver = [
         row for row in table["toolkits"] if row.get("linux") and CUDA.fullmatch(str(row["toolkit"]))
     ]
-    for newer, older in itertools.pairwise(with_driver):
+    for newer, older in zip(with_driver, with_driver[1:]):
         if _numbers(newer["linux"]) < _numbers(older["linux"]):
             yield f"toolkits: {newer['toolkit']} needs an older driver than {older['toolkit']}"
     majors = {_numbers(name)[0] for name in seen}

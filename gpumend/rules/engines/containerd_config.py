@@ -6,7 +6,6 @@ Who is served by which containerd, and the runtimes that it has to have. The rul
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from gpumend.state.containerd import (
 from gpumend.state.kubernetes import K3s
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
+from gpumend.text.backports import tomllib
 from gpumend.text.edits import Edit, apply_lines
 from gpumend.text.version import Version, show
 

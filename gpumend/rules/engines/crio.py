@@ -5,7 +5,6 @@ Judged where a CRI-O runs, or where the wanted state names it. It has CDI from 1
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from gpumend.state.containerd import ConfigError
 from gpumend.state.crio import DIRECTORY, LIBEXEC, Settings
 from gpumend.state.reading import Unread
 from gpumend.state.toolkit import CONFIG as TOOLKIT_CONFIG
+from gpumend.text.backports import tomllib
 from gpumend.text.edits import Edit, EditError, apply_lines
 from gpumend.text.version import Version
 

@@ -235,7 +235,7 @@ def line_to_add(inner: Inner, found: Remedy) -> str:
 def _pairs(found: Remedy) -> list[tuple[str, str]]:
     """A remedy's options as compose's keys and values."""
     keys = {"-v": "volumes", "-e": "environment", "--device": "devices"}
-    return [(keys[flag], value) for flag, value in zip(found.options[::2], found.options[1::2], strict=True)]
+    return [(keys[flag], value) for flag, value in zip(found.options[::2], found.options[1::2])]
 
 
 def override_mark(inner: Inner, found: Remedy) -> str:

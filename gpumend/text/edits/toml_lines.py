@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import re
-import tomllib
 from typing import Any, NamedTuple
 
+from gpumend.text.backports import tomllib
 from gpumend.text.edits.edit import EditError, JsonValue
 
 Keys = tuple[str, ...]
@@ -64,7 +64,7 @@ def scan(lines: list[str]) -> list[Item]:
     return found
 
 
-TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*+"|\'[^\']*+\'|[\[\]{}#]')
+TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"|\'[^\']*\'|[\[\]{}#]')
 # Where a string of several lines ends: up to two quotes more are its own (TOML 1.0, String).
 CLOSE = {'"""': re.compile(r'\\.|("{3,5})'), "'''": re.compile(r"('{3,5})")}
 
@@ -108,7 +108,7 @@ def _nesting(text: str, depth: int, open_: str) -> tuple[int, str, int]:
 
 def _split(line: str) -> tuple[str, str]:
     """A line's key with what stands before the value, and the rest."""
-    match = re.match(r"""(\s*(?:[A-Za-z0-9_-]++|"(?:[^"\\]|\\.)*+"|'[^']*+'|\s*\.\s*)++)(\s*=\s*)""", line)
+    match = re.match(r"""(\s*(?=\S)(?:[A-Za-z0-9_.\s-]|"(?:[^"\\]|\\.)*"|'[^']*')+?)(\s*=\s*)""", line)
     if match is None:
         raise EditError(f"{line.strip()!r} cannot be read")
     return match.group(1), line[match.end(1) :]
