@@ -14,6 +14,7 @@ VERBS = {
     "rollback": "Undo a run: its files are as they were before it.",
     "runs": "What gpumend did on the hosts; `runs ack RUN`: somebody has taken note of a run that ended broken.",
     "facts": "What is known of the hosts, as JSON.",
+    "compose": "Compose files: how their services ask for GPUs, and whether that works; `compose fix` rewrites it.",
     "parity": "In what nodes differ that have to restore each other's checkpoints.",
 }
 

@@ -39,6 +39,14 @@ def check(path: Path, allowed: frozenset[int] | None = None) -> None:
             raise UntrustedError(f"{found}: {why}")
 
 
+def links(path: Path, allowed: frozenset[int]) -> None:
+    """Raises UntrustedError where a symlink on the way to the path is not of `allowed`: whoever made it chose what is opened."""
+    for found in _way(path):
+        status = os.lstat(found)
+        if stat.S_ISLNK(status.st_mode) and status.st_uid not in allowed:
+            raise UntrustedError(f"{found} is a symlink of uid {status.st_uid}: not followed")
+
+
 def tree(directory: Path, pattern: str = "*.py") -> list[Path]:
     """The directory's files of this pattern, each checked; none where there is no directory. Raises UntrustedError."""
     if not directory.is_dir():

@@ -102,7 +102,7 @@ def word_of(record: Record) -> str:
     return WORDS[status]
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_of(finding: Finding) -> dict[str, Any]:
     return {
         "code": finding.code,
         "title": RULES[finding.code].title if finding.code in RULES else "",
@@ -175,7 +175,7 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         "error": record.error,
         "wanted": digest(now.context.wanted) if now else None,
         "facts": _facts(now) if now else {},
-        "findings": [_finding(finding) for finding in now.verdict.findings] if now else [],
+        "findings": [finding_of(finding) for finding in now.verdict.findings] if now else [],
         "passed": list(now.verdict.passed) if now else [],
         "skipped": list(now.verdict.inapplicable) if now else [],
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],

@@ -44,5 +44,6 @@ CONCERNS = {
         _concern("crio", (Component.TOOLKIT, Component.CRIO), "GM55"),
         _concern("cuda", (Component.CUDA,), "GM6"),
         _concern("storage", (Component.DOCKER_STORAGE, Component.STORAGE), "GM7"),
+        _concern("compose", (), "GM9"),
     )
 }

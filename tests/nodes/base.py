@@ -59,6 +59,8 @@ VARIANTS = {
     "bookworm+pods": ["podman", "crun", "criu"],
     "trixie+pods": ["podman", "crun"],
     "sid+pods": ["podman", "crun", "criu"],
+    "trixie+compose": ["docker-compose"],
+    "sid+compose": ["docker-compose"],
 }
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.

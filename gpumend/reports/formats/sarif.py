@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,8 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 LEVELS = {"fail": "error", "warn": "warning", "unknown": "warning", "note": "note", "waived": "warning"}
 NO_ANSWER = "no-answer"
 PLACE = re.compile(r"(/[^\s:]+)(?::(\d{1,7}))?", re.ASCII)  # a file with its line
+# of a file in a working copy: relative, as code scanning wants it
+OWN = re.compile(r"(?!/)([^\s:]+(?:\.ya?ml|[Dd]ockerfile[^\s:/]*)):(\d{1,7})", re.ASCII)
 
 
 def _base(host: str) -> str:
@@ -29,6 +32,10 @@ def _base(host: str) -> str:
 def _location(host: str, found: dict[str, Any]) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": ".", "uriBaseId": _base(host)}}
     for item in found.get("evidence", ()):
+        if own := OWN.fullmatch(item["source"]):
+            physical["artifactLocation"] = {"uri": quote(posixpath.normpath(own.group(1)))}
+            physical["region"] = {"startLine": int(own.group(2))}
+            break
         place = PLACE.fullmatch(item["source"])
         if place:
             physical["artifactLocation"]["uri"] = quote(place.group(1).lstrip("/")) or "."

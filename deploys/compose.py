@@ -1,0 +1,8 @@
+"""Compose projects: how their services ask for GPUs. One concern of gpu_host.py, by itself: its findings, its exit status."""
+
+from gpumend.deploy import session
+
+from operations import runs
+
+if session.begin(concern="compose"):
+    runs.recovered()

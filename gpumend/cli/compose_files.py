@@ -1,0 +1,61 @@
+"""Which files of a working copy are compose projects, and how they are opened: links of other users lead nowhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from gpumend.deploy import trust
+from gpumend.state.compose_files import DEFAULTS, OVERRIDES
+from gpumend.text.yaml_nodes import LARGEST
+
+PATTERN = "*compose*.y*ml"
+
+
+def opened(path: str) -> bytes:
+    """The file's bytes, one more than the largest at most. Raises OSError."""
+    try:
+        trust.links(Path(path), trust.owners())
+    except trust.UntrustedError as error:
+        raise PermissionError(13, str(error)) from None
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(22, "not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(LARGEST + 1)
+    finally:
+        os.close(handle)
+
+
+def projects(paths: Iterable[str], together: Iterable[str]) -> list[tuple[str, ...]]:
+    """The files of each project: all of -f are one; a file is one by itself; of a directory what Compose would take, else each
+    file with compose in its name. Raises click.UsageError where there is none."""
+    found = [tuple(together)] if together else []
+    for path in paths or (() if together else (".",)):
+        if Path(path).is_dir():
+            found += _of_directory(path)
+        elif Path(path).exists() or Path(path).is_symlink():
+            found.append((path,))
+        else:
+            raise click.UsageError(f"{path}: no such file or directory")
+    for name in together:
+        if not os.path.lexists(name):
+            raise click.UsageError(f"{name}: no such file")
+    return found
+
+
+def _of_directory(directory: str) -> list[tuple[str, ...]]:
+    prefix = "" if directory in (".", "./") else f"{directory.rstrip('/')}/"
+    for name in DEFAULTS:
+        if os.path.lexists(f"{prefix}{name}"):
+            more = [found for over in OVERRIDES if os.path.lexists(found := f"{prefix}{over}")]
+            return [(f"{prefix}{name}", *more[:1])]
+    names = sorted(path.name for path in Path(directory).glob(PATTERN))
+    if not names:
+        raise click.UsageError(f"{directory}: no compose file here ({', '.join(DEFAULTS)}, {PATTERN})")
+    return [(f"{prefix}{name}",) for name in names]

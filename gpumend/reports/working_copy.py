@@ -1,0 +1,38 @@
+"""The report on files of a working copy: the document of an audit, with a file's project where a host's name stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpumend.reports.document import WORDS, Exit, envelope, finding_of, worst
+from gpumend.rules.finding import Finding, Status
+from gpumend.run.record import Run
+
+EXITS = {Status.UNKNOWN: Exit.UNREAD, Status.FAIL: Exit.DRIFT, Status.WARN: Exit.DRIFT}
+
+
+def exit_of(findings: Iterable[Finding]) -> Exit:
+    return worst(EXITS.get(found.status, Exit.OK) for found in findings)
+
+
+def document(run: Run, judged: Mapping[str, Iterable[Finding]], codes: Iterable[str]) -> dict[str, Any]:
+    """judged: the findings on each project. codes: of the rules that looked at each of them."""
+    told = {name: _project(tuple(findings), codes) for name, findings in judged.items()}
+    return envelope(run, "audit", worst(Exit(found["exit"]) for found in told.values()), told)
+
+
+def _project(findings: tuple[Finding, ...], codes: Iterable[str]) -> dict[str, Any]:
+    status = exit_of(findings)
+    return {
+        "status": WORDS[status],
+        "exit": int(status),
+        "error": "",
+        "wanted": None,
+        "facts": {},
+        "findings": [finding_of(finding) for finding in findings],
+        "passed": sorted(set(codes) - {finding.code for finding in findings}),
+        "skipped": [],
+        "plan": [],
+        "blocked": {},
+    }

@@ -1,0 +1,1 @@
+"""Compose files: how services ask for GPUs, and whether that works."""

@@ -1,0 +1,136 @@
+"""`gpumend compose` as people and CI start it: files of a working copy, no host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+import yaml
+
+from gpumend import schemas
+from tests.unit.test_compose import REPORT
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = {"kind": "audit", "hosts": {"gpu1": {"error": "", "facts": {"docker": "29.1.3", "mode": "cdi"}}}}
+SECRET = "hunter2-in-no-report"
+
+
+def gpumend(cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "gpumend.cli.main", "compose", *argv),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    (tmp_path / "docker-compose.yml").write_text(
+        REPORT + f"    env_file: secrets.env\n    labels: {{x: {SECRET}}}\n"
+    )
+    (tmp_path / "secrets.env").write_text(f"NVIDIA_VISIBLE_DEVICES={SECRET}\n")
+    (tmp_path / "report.json").write_text(json.dumps(HOST))
+    return tmp_path
+
+
+def test_an_audit_names_file_and_line_and_its_exit_status_says_drift(copy: Path) -> None:
+    done = gpumend(copy, "audit", "--for", "report.json", "--compose", "2.40.3")
+    assert done.returncode == 3, done.stderr
+    assert "docker-compose.yml:12" in done.stdout
+    assert "refuses in mode 'cdi'" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_without_a_host_the_report_s_file_is_fine(copy: Path) -> None:
+    assert gpumend(copy, "audit").returncode == 0
+
+
+def test_the_reports_for_programs_are_those_of_every_audit(copy: Path) -> None:
+    outputs = [
+        f"--output={name}={name}.out" for name in ("json", "sarif", "junit", "github", "markdown", "html")
+    ]
+    done = gpumend(copy, "audit", "docker-compose.yml", "--for", "report.json", *outputs)
+    assert done.returncode == 3, done.stderr
+    document = json.loads((copy / "json.out").read_text())
+    jsonschema.Draft202012Validator(schemas.load("report")).validate(document)
+    assert [found["code"] for found in document["hosts"]["docker-compose.yml"]["findings"]] == [
+        "GM905",
+        "GM907",
+    ]
+    sarif = json.loads((copy / "sarif.out").read_text())
+    place = sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": "docker-compose.yml"}, "region": {"startLine": 12}}
+    suite = ElementTree.fromstring((copy / "junit.out").read_text()).find("testsuite")
+    assert suite is not None and suite.get("failures") == "1"
+    assert not [path for path in copy.glob("*.out") if SECRET in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("audit", "gone.yml"), "gone.yml"),
+        (("audit", "-f", "gone.yml"), "gone.yml"),
+        (("audit", "empty"), "no compose file"),
+        (("audit", "--for", "secrets.env"), "secrets.env"),
+        (("audit", "--docker", "new"), "version"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(copy: Path, argv: tuple[str, ...], said: str) -> None:
+    (copy / "empty").mkdir()
+    done = gpumend(copy, *argv)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("link", ["file", "directory"])
+def test_a_link_of_another_user_is_not_followed(copy: Path, link: str) -> None:
+    """Run by root over what a user owns: the link could lead to what the user must not see."""
+    (copy / "private").mkdir()
+    (copy / "private/shadow.yml").write_text(f"{SECRET}: 1\n{SECRET}: 2\n")
+    path = "compose.yml" if link == "file" else "theirs/shadow.yml"
+    (copy / ("compose.yml" if link == "file" else "theirs")).symlink_to(
+        "private/shadow.yml" if link == "file" else "private"
+    )
+    assert SECRET in gpumend(copy, "audit", path).stdout  # one's own is followed
+    os.chown(copy / path.partition("/")[0], 12345, 12345, follow_symlinks=False)
+    done = gpumend(copy, "audit", path)
+    assert done.returncode == 1
+    assert SECRET not in done.stdout
+    assert "symlink of uid 12345" in done.stdout
+
+
+def test_a_pipe_in_place_of_the_file_holds_nothing(copy: Path) -> None:
+    os.mkfifo(copy / "compose.yml")
+    began = time.monotonic()
+    done = gpumend(copy, "audit", "compose.yml")
+    assert done.returncode == 1
+    assert "not a regular file" in done.stdout
+    assert time.monotonic() - began < 20
+
+
+def test_the_pre_commit_hook_calls_what_there_is(copy: Path) -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    (hook,) = [each for each in hooks if each["id"] == "gpumend-compose"]
+    names = [
+        "compose.yaml",
+        "a/docker-compose.yml",
+        "docker-compose-distributed.yml",
+        "compose.override.yaml",
+    ]
+    assert [name for name in names if re.search(hook["files"], name)] == names
+    assert not [name for name in ("compose.py", "a.yml", "compose/x.yml") if re.search(hook["files"], name)]
+    program, *argv = hook["entry"].split()
+    assert program == "gpumend"
+    assert gpumend(copy, *argv[1:], "docker-compose.yml").returncode == 0
