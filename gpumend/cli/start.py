@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +20,6 @@ from gpumend.cli import report_options, targets
 from gpumend.places import PROJECT
 from gpumend.schemas.wanted import WantedError, check, not_json
 
-QUIET = (0, 3)  # as wanted, and drift: the report says it all
 OURS = "gpumend: "  # how what is ours begins on pyinfra's standard error
 
 
@@ -35,8 +37,7 @@ class Call:
     def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), ask: bool = False) -> int:
         """The exit status of a deploy of ours; 2 before anything is connected to where no host is meant.
 
-        pyinfra's own commentary is on standard error: as it comes on a terminal or with `verbose`, else only where
-        something failed.
+        pyinfra's own words are on standard error with `verbose`, or where the run ends without a report.
         """
         try:
             found = targets.read(self.targets, self.limit, self.hosts)
@@ -59,23 +60,32 @@ class Call:
             arguments += ["--data", f"report={self.report}"]
         # -P: nothing is imported from a directory because it is the current one.
         command = [sys.executable, "-P", "-m", "gpumend.deploy.process", *arguments]
-        environment = {**os.environ, "PYINFRA_PROGRESS": "off", **found.environment(ask)}
-        captured = None if self.verbose or sys.stderr.isatty() else subprocess.PIPE
-        done = subprocess.run(
+        environment = {"PYINFRA_PROGRESS": "off", **found.environment(ask=ask, verbose=self.verbose)}
+        return waited(
             command,
-            env=environment,
+            env={**os.environ, **environment},
             cwd=found.directory,
             stdin=None if ask else subprocess.DEVNULL,
-            stderr=captured,
-            text=True,
         )
-        said = done.stderr or ""
-        if done.returncode in QUIET:
-            said = "".join(row for row in said.splitlines(keepends=True) if row.startswith(OURS))
-        elif done.returncode == 2 and OURS in said:  # what is wrong, and not how far pyinfra came
-            said = "".join(row for row in said.splitlines(keepends=True) if row.strip() and "-->" not in row)
-        click.echo(said, err=True, nl=False)
-        return done.returncode
+
+
+def waited(command: list[str], **how: Any) -> int:
+    """The exit status of a program, which is told of an interrupt and ends in its own time; 1 where a signal ended it."""
+    child = subprocess.Popen(command, **how)
+
+    def passed(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):
+            child.send_signal(number)
+
+    kept = {number: signal.signal(number, passed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    if status < 0:
+        click.echo(f"{OURS}interrupted before a host was connected to", err=True)
+    return status if status >= 0 else 1
 
 
 def _report(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

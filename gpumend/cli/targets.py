@@ -31,8 +31,8 @@ class Targets:
     call: dict[str, Any]
     said: str
 
-    def environment(self, ask: bool) -> dict[str, str]:
-        return {hosts.CALL: json.dumps({**self.call, "ask": ask})}
+    def environment(self, **more: Any) -> dict[str, str]:
+        return {hosts.CALL: json.dumps({**self.call, **more})}
 
 
 def read(words: tuple[str, ...], limit: tuple[str, ...], file: str | None) -> Targets:

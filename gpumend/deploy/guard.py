@@ -28,11 +28,12 @@ from pyinfra.context import state as context_state
 from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from gpumend import schemas
-from gpumend.deploy import facts_report, parity_report, runs_report, session, undo
+from gpumend.deploy import facts_report, interrupt, parity_report, runs_report, screen, session, undo
 from gpumend.deploy.hosts import DESCRIPTORS_A_HOST, Hosts, call, check_group_data
 from gpumend.places import PROJECT
 from gpumend.reports import refused, terminal
 from gpumend.reports.document import Exit, document
+from gpumend.reports.fleet import hosts_text
 from gpumend.reports.names import nobody, some
 from gpumend.reports.outputs import OutputError
 from gpumend.rules.rule import RULES
@@ -58,6 +59,7 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "runs": runs_report.finish,
     "audit_rule": None,
 }
+ROOM = 40  # columns for the names of hosts in a line of progress
 # `--data KEY`: what our own deploys read
 DATA = (
     KEY,
@@ -103,8 +105,14 @@ def install(state: Any) -> None:
     def staged(stage: StateStage) -> None:
         if stage is StateStage.Connect:
             checked(state)
-        elif stage is StateStage.Execute and call().get("ask"):
-            asked(state)
+            interrupt.Interrupts(state, finish_of()).listen()
+            if not state.inventory.get_override_data().get(session.QUIET_KEY):
+                screen.start(lambda: how_far(state))
+        elif stage is StateStage.Execute:
+            if run.current(state.inventory).stopped:
+                raise SystemExit(int(Exit.DRIFT))  # disconnecting, the report comes with its own
+            if call().get("ask"):
+                asked(state)
         set_stage(stage)
 
     def failed(hosts: set[Host], activated_count: int | None = None) -> None:
@@ -127,8 +135,12 @@ def without_debug_log() -> None:
     """An internal error of pyinfra's is told on standard error, and leaves no pyinfra-debug.log in the current directory."""
 
     def show(self: UnexpectedInternalError, file: Any = None) -> None:
-        click.echo(f"gpumend: internal error: {type(self.exception).__name__}: {self.exception}", err=True)
-        click.echo("".join(traceback.format_exception(self.exception)), err=True, nl=False)
+        rows = "".join(traceback.format_exception(self.exception))
+        click.echo(
+            f"gpumend: internal error: {type(self.exception).__name__}: {self.exception}\n{rows}",
+            err=True,
+            nl=False,
+        )
 
     UnexpectedInternalError.show = show
 
@@ -178,7 +190,11 @@ def _contained(host: Any) -> None:
 
     def attempt() -> None:
         try:
-            connect()
+            this = run.current(host.inventory)
+            if this.stopped:
+                raise ConnectError(f"{this.stopped}: it was not connected to any more")
+            with interrupt.waits(host.name, ConnectError):
+                connect()
         except ConnectError:
             raise
         except Exception as error:
@@ -270,11 +286,35 @@ def _waivers(wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def nobody_there(state: State) -> None:
     """No host could be connected to: pyinfra ends here, before a deploy of ours begins. The report is told all the same."""
-    named = [FINISH[name] for name in deploys(sys.argv[1:]) if name in FINISH]
-    finish = named[0] if named else session.finish
+    finish = finish_of()
+    screen.stop()
     if finish is not None:
         state.is_executing = "--dry" not in sys.argv  # a mend is told as one
         raise SystemExit(int(finish(state)))
+
+
+def finish_of() -> Callable[[State], Exit] | None:
+    """What tells the report of this run; None where it has none."""
+    named = [FINISH[name] for name in deploys(sys.argv[1:]) if name in FINISH]
+    return named[0] if named else session.finish
+
+
+def how_far(state: State) -> str:
+    """One line: how many hosts are done with what the run is at, and on which it waits."""
+    this = run.current(state.inventory)
+    hosts = [host.name for host in state.inventory if state.is_host_in_limit(host)]
+    busy = [name for name, record in this.records.items() if record.busy]
+    if busy:
+        count = sum(len(record.done) for record in this.records.values())
+        return f"changing: {count} change{'s' * (count != 1)} done; at work on {hosts_text(busy, ROOM)}"
+    known = {name for name, record in this.records.items() if record.now or record.error}
+    if state.current_stage is StateStage.Connect:
+        known |= {host.name for host in state.inventory if host.connected}
+    left = [name for name in hosts if name not in known]
+    what = "connecting" if state.current_stage is StateStage.Connect else "reading"
+    if not left:
+        return ""
+    return f"{what}: {len(hosts) - len(left)} of {len(hosts)} hosts; waiting for {hosts_text(left, ROOM)}"
 
 
 def asked(state: State) -> None:
@@ -288,16 +328,21 @@ def asked(state: State) -> None:
         return
     session.unreached(state, this)
     told = document(this, executed=False)
-    if session.target_of(state) != "-":
-        session.show(state, told, executed=False)
-    else:
-        click.echo(terminal.render(told), err=True, nl=False)
-        this.shown = True
-    click.echo(f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True)
-    try:
-        go_on = click.confirm("Change them as shown above?", err=True)
-    except click.Abort:
-        go_on = False
+    screen.stop()
+    with screen.all_seen():
+        if session.target_of(state) != "-":
+            session.show(state, told, executed=False)
+        else:
+            click.echo(terminal.render(told), err=True, nl=False)
+            this.shown = True
+        click.echo(
+            f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True
+        )
+        try:
+            go_on = click.confirm("Change them as shown above?", err=True)
+        except click.Abort:
+            go_on = False
+    screen.start(lambda: how_far(state))
     if not go_on:
         click.echo("gpumend: nothing was changed", err=True)
         raise SystemExit(int(Exit.DRIFT))  # disconnecting, the report comes with its own

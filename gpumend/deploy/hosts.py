@@ -247,6 +247,8 @@ def _sudo(
     for name, data in hosts:
         layers = [data, *(found for members, found in groups.values() if name in members), defaults]
         user = next((layer["ssh_user"] for layer in layers if "ssh_user" in layer), None)
+        if name == "@local" and os.geteuid() == 0:
+            continue
         if user != "root" and not any("_sudo" in layer or SUDO in layer for layer in layers):
             data["_sudo"] = True
 

@@ -1,9 +1,38 @@
 """`python -m gpumend.deploy.process ARGUMENTS`: pyinfra's own command line, as `gpumend` starts it."""
 
-from pyinfra_cli.main import main  # first: it puts gevent in the place of threads and sockets
+from pyinfra_cli.main import main  # isort: skip  # first: it puts gevent in the place of threads and sockets
 
+import sys
+
+import click
+
+from gpumend.deploy import screen
 from gpumend.deploy.guard import without_debug_log
+from gpumend.deploy.hosts import call
+
+
+def quietly() -> None:
+    """pyinfra's words are seen only where the run ends without a report, and that is never exit status 0."""
+    held = screen.Screen(sys.stderr)
+    sys.stderr = held
+    status = 1
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        screen.stop()
+        sys.stderr = held.real
+        sys.stderr.write(held.left(status or (0 if held.told else 1)))
+    if not status and not held.told:
+        click.echo(f"{screen.OURS}the run ended before it had read a host", err=True)
+        status = 1
+    sys.exit(status)
+
 
 if __name__ == "__main__":
     without_debug_log()
-    main()
+    if call().get("verbose"):
+        main()
+    else:
+        quietly()

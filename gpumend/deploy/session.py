@@ -16,6 +16,7 @@ from pyinfra.api.state import BaseStateCallback
 from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
+from gpumend.deploy import interrupt, screen
 from gpumend.reports import outputs, terminal
 from gpumend.reports.document import Exit, document, worst
 from gpumend.run import record as run
@@ -81,6 +82,7 @@ class Reporter(BaseStateCallback):
         self.gone.add(host.name)
         if len(self.gone) < len(state.activated_hosts):
             return
+        screen.stop()
         if self.usage_error:
             raise SystemExit(int(Exit.USAGE))
         status = self.finish(state)
@@ -125,6 +127,7 @@ def show(state: State, told: dict[str, Any], executed: bool) -> None:
 def write(state: State, told: dict[str, Any], status: Exit) -> Exit:
     """The report is where `--data report=FILE` and `--data output=FORMAT=PATH` want it; a file that cannot be written is
     told, the others are written all the same, and it is at least exit 1."""
+    screen.told()
     for output in outputs_of(state):
         if output == TERMINAL:
             continue
@@ -209,7 +212,8 @@ def begin(
         this.concerns.append(about)
     record = this.record(host.name)
     try:
-        assessment.assess(host)
+        with interrupt.waits(host.name, RemoteError):
+            assessment.assess(host)
     except WantedError as error:
         told.usage_error = str(error)
         click.echo(f"gpumend: {host.name}: the wanted state is not valid:\n{error}", err=True)
@@ -240,7 +244,7 @@ def progress(state: State, shown: bool) -> None:
         return  # nobody watches: for a thousand hosts the counting alone would be a million steps
     answered = sum(1 for record in this.records.values() if record.before or record.error)
     total = len(state.activated_hosts)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and screen.current() is None:
         click.echo(
             f"\r{answered}/{total} hosts answered" + ("\n" if answered == total else ""), err=True, nl=False
         )

@@ -230,6 +230,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
         worst((*map(exit_of, records), *beyond)),
         {record.name: _host(record, executed) for record in records},
         **({"parity": pools} if pools else {}),
+        **({"stopped": {"why": run.stopped, "left": run.left(executed)}} if run.stopped else {}),
     )
 
 

@@ -75,6 +75,13 @@ class Page:
         head = f"{len(found)} hosts: "
         return head + hosts_text(found, room - len(head))
 
+    def stopped(self, found: Mapping[str, Any] | None) -> list[str]:
+        """What a run that was stopped has left as it was."""
+        if not found:
+            return []
+        left = f": not done with {self.who(found['left'], 40)}" if found["left"] else ""
+        return ["", self.wrap(f"Stopped ({found['why']}){left}", "  ", "")]
+
     # -- hosts one by one
 
     def table(self, hosts: list[tuple[str, dict[str, Any]]]) -> Iterator[str]:
@@ -362,6 +369,7 @@ def render(
             for part in parts:
                 rows += ["", *part] if part else []
     rows.extend(parity.render(document.get("parity", ())))
+    rows += page.stopped(document.get("stopped"))
     rows += ["", page.wrap(summary(document), "  ", "")]
     if aged := data.old(datetime.date.fromisoformat(document["started"][:10])):
         rows.append(page.wrap(aged, "  ", ""))

@@ -43,7 +43,7 @@ class Assessment:
 @dataclass
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
-    was asked for. undone: how a rollback went, or taking note of a run."""
+    was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment."""
 
     name: str
     before: Assessment | None = None
@@ -53,12 +53,14 @@ class Record:
     done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
     proof: Outcome | None = None
     undone: Outcome | None = None
+    busy: str = ""
 
 
 @dataclass
 class Run:
     """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
-    wanted state, from the deploy itself. concerns: what its deploys are about; None is everything."""
+    wanted state, from the deploy itself. concerns: what its deploys are about; None is everything. stopped: why nothing more
+    is begun; empty while it goes on."""
 
     id: str
     started: float
@@ -66,6 +68,7 @@ class Run:
     shown: bool = False
     wanted: Mapping[str, Any] = field(default_factory=dict)
     concerns: list[Concern | None] = field(default_factory=list)
+    stopped: str = ""
 
     @property
     def concern(self) -> tuple[Concern, ...]:
@@ -88,6 +91,14 @@ class Run:
                 {component: why for component, why in whole.plan.blocked.items() if component in components},
             ),
             whole,
+        )
+
+    def left(self, executed: bool) -> list[str]:
+        """The hosts that gave no answer; of a mend, too, those on which something is planned and nothing was begun."""
+        return sorted(
+            name
+            for name, record in self.records.items()
+            if record.now is None or (executed and record.now.plan.transactions and not record.done)
         )
 
     def record(self, name: str) -> Record:

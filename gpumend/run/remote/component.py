@@ -48,8 +48,12 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
 
     Its parameters are named as pyinfra asks: functions with `state` and `host` return their own status.
     """
-    record = run.current(host.inventory).record(host.name)
+    this = run.current(host.inventory)
+    record = this.record(host.name)
     assert record.now is not None
+    if this.stopped:
+        logger.info(f"{host.print_prefix}{which}: left as it is: {this.stopped}")
+        return True
     outcome = Outcome("unchanged")
     transaction = record.now.plan.get(which)
     for _ in range(ATTEMPTS):
@@ -57,7 +61,11 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
             outcome = Outcome("unchanged", "another run did it meanwhile")
             break
         sent = transaction
-        outcome = _attempt(host, record, transaction)
+        record.busy = str(which)
+        try:
+            outcome = _attempt(host, record, transaction)
+        finally:
+            record.busy = ""
         if outcome.status != "conflict":
             break
         transaction = record.now.plan.get(which)

@@ -64,12 +64,19 @@ def acknowledge(state: State, host: Host, named: str) -> bool:
 
 
 def _sent(host: Host, what: str, wanted: dict[str, Any]) -> bool:
+    this = run.current(host.inventory)
+    record = this.record(host.name)
+    if this.stopped:
+        return _ended(host, what, Outcome("refused", f"{this.stopped}: it was not begun"))
+    record.busy = what
     try:
         outcome, _ = send(host, wanted)
     except AuditOnly as error:
         outcome = Outcome("refused", str(error))
     except (RemoteError, AnswerError) as error:
         outcome = Outcome("lost", str(error))
+    finally:
+        record.busy = ""
     return _ended(host, what, outcome)
 
 
