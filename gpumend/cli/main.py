@@ -16,6 +16,7 @@ VERBS = {
     "facts": "What is known of the hosts, as JSON.",
     "compose": "Compose files: how their services ask for GPUs, and whether that works; `compose fix` rewrites it.",
     "parity": "In what nodes differ that have to restore each other's checkpoints.",
+    "dockerfile": "What is wrong with Dockerfiles of a working copy; no host is asked.",
 }
 
 

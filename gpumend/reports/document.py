@@ -159,6 +159,10 @@ def _facts(assessment: Assessment) -> dict[str, Any]:
         "kernel": state.host.kernel,
         "driver": show(state.driver.loaded.value) if state.driver.loaded.value else None,
         "gpus": [gpu.name for gpu in gpus] if gpus else sorted((state.gpus.proc.value or {}).values()),
+        "cards": [
+            {"name": gpu.name, "brand": gpu.brand, "architecture": gpu.architecture}
+            for gpu in (state.gpus.details.value.gpus if state.gpus.details.value else ())
+        ],
         "toolkit": show(state.toolkit.version.value) if state.toolkit.version.value else None,
         "mode": state.toolkit.mode() if state.toolkit.installed and state.toolkit.config.known else None,
         "docker": show(state.docker.version.value) if state.docker.version.value else None,

@@ -172,8 +172,8 @@ def states(document: Document) -> dict[str, list[str]]:
 
 def totals(document: Document) -> str:
     """`40 hosts: 22 as wanted, 18 drift; findings: 12 fail, 3 unknown`."""
-    count = len(document["hosts"])
+    count, what = len(document["hosts"]), "file" if document.get("files") else "host"
     hosts = ", ".join(f"{len(names)} {word}" for word, names in states(document).items())
     statuses = Counter(found["status"] for host in document["hosts"].values() for found in host["findings"])
     found = ", ".join(f"{statuses[key]} {key}" for key in SEVERITY if statuses[key])
-    return f"{count} host{'s' * (count != 1)}: {hosts or 'none'}; findings: {found or 'none'}"
+    return f"{count} {what}{'s' * (count != 1)}: {hosts or 'none'}; findings: {found or 'none'}"

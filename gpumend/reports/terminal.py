@@ -84,8 +84,8 @@ class Page:
 
     # -- hosts one by one
 
-    def table(self, hosts: list[tuple[str, dict[str, Any]]]) -> Iterator[str]:
-        rows, states = [list(COLUMNS)], [-1]
+    def table(self, hosts: list[tuple[str, dict[str, Any]]], files: bool = False) -> Iterator[str]:
+        rows, states = [["FILE", *COLUMNS[1:]] if files else list(COLUMNS)], [-1]
         for name, host in hosts:
             facts = host["facts"]
             codes = sorted(
@@ -97,7 +97,9 @@ class Page:
         shown = list(range(len(COLUMNS)))
         widths = [max(len(row[number]) for row in rows) for number in shown]
         for name in DROPPED:
-            if sum(widths[number] + 2 for number in shown[:-1]) + 17 <= self.width:  # three codes
+            if (
+                not files and sum(widths[number] + 2 for number in shown[:-1]) + 17 <= self.width
+            ):  # three codes
                 break
             shown.remove(COLUMNS.index(name))
         left = sum(widths[number] + 2 for number in shown[:-1])
@@ -355,7 +357,9 @@ def render(
     mended = document["kind"] == "mend"
     hosts = fleet.in_order(document)
     rows = [""]
-    if len(hosts) < FLEET:
+    if document.get("files"):
+        rows += [*page.table(hosts, files=True), *page.bodies(hosts, mended, diffs, True)]
+    elif len(hosts) < FLEET:
         rows += [*page.table(hosts), *page.bodies(hosts, mended, diffs, details)]
     else:
         rows += page.overview(document)
@@ -374,7 +378,11 @@ def render(
     if aged := data.old(datetime.date.fromisoformat(document["started"][:10])):
         rows.append(page.wrap(aged, "  ", ""))
     if any(found["status"] in COLORS for host in document["hosts"].values() for found in host["findings"]):
-        short = "" if details or len(hosts) < FLEET else "; `--details` shows each host's"
+        short = (
+            ""
+            if details or len(hosts) < FLEET or document.get("files")
+            else "; `--details` shows each host's"
+        )
         rows.append(page.wrap(f"`gpumend explain CODE` says more about a finding{short}.", "  ", ""))
     in_effect = ("changed", "pending")
     if mended and any(change["status"] in in_effect for _, host in hosts for change in host["changes"]):

@@ -5,6 +5,7 @@ GitHub shows ten of each kind a step: the gravest come first. Escapes: actions/t
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gpumend.reports import fleet
@@ -21,12 +22,31 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _command(command: str, title: str, text: str) -> str:
-    return f"::{command} title={_property(fleet.one_line(title))}::{_data(fleet.one_line(text))}"
+def _command(command: str, title: str, text: str, place: str = "") -> str:
+    path, _, line = place.rpartition(":") if re.search(r":\d{1,7}$", place) else (place, "", "")
+    where = f"file={_property(fleet.one_line(path))}," if path else ""
+    where += f"line={line}," if line else ""
+    return f"::{command} {where}title={_property(fleet.one_line(title))}::{_data(fleet.one_line(text))}"
+
+
+def _files(document: dict[str, Any]) -> list[str]:
+    """Each finding at its file and line."""
+    rows = []
+    for name, host in fleet.in_order(document):
+        if host["error"]:
+            rows.append(_command("error", "gpumend", f"{name}: {host['error']}", name))
+        for found in host["findings"]:
+            place = found["evidence"][0]["source"] if found["evidence"] else name
+            text = " ".join(filter(None, (found["summary"], found["remedy"])))
+            rows.append(_command(COMMANDS[found["status"]], found["code"], text, place))
+    return rows
 
 
 @report_format("github")
 def render(document: dict[str, Any]) -> str:
+    if document.get("files"):
+        last = _command("notice", f"gpumend {document['kind']}", fleet.totals(document))
+        return "\n".join((*_files(document), last)) + "\n"
     rows = [
         _command("error", "gpumend: no answer", f"{fleet.counted(names)}: {error}")
         for error, names in fleet.errors(document).items()

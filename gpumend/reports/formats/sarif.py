@@ -29,6 +29,15 @@ def _base(host: str) -> str:
     return quote(host, safe="")
 
 
+def _file(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The place in a file of a working copy, by its path there: relative to wherever the viewer has the repository."""
+    place = next((item["source"] for item in found.get("evidence", ())), "")
+    path, _, line = place.rpartition(":") if re.search(r":\d{1,7}$", place) else (place or name, "", "")
+    uri = f"file://{quote(path)}" if path.startswith("/") else quote(path) or "."
+    region = {"region": {"startLine": int(line)}} if line and int(line) else {}
+    return {"physicalLocation": {"artifactLocation": {"uri": uri}, **region}}
+
+
 def _location(host: str, found: dict[str, Any]) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": ".", "uriBaseId": _base(host)}}
     for item in found.get("evidence", ()):
@@ -50,7 +59,7 @@ def _fingerprint(*parts: str) -> dict[str, str]:
     return {"finding/v1": hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()}
 
 
-def _result(host: str, found: dict[str, Any], index: dict[str, int]) -> dict[str, Any]:
+def _result(host: str, found: dict[str, Any], index: dict[str, int], file: bool) -> dict[str, Any]:
     rows = [found["summary"], *(f"{item['source']}: {item['text']}" for item in found["evidence"])]
     rows += [found[key] for key in ("cause", "remedy", "refused") if found[key]]
     result: dict[str, Any] = {
@@ -58,7 +67,7 @@ def _result(host: str, found: dict[str, Any], index: dict[str, int]) -> dict[str
         "ruleIndex": index[found["code"]],
         "level": LEVELS.get(found["status"], "none"),
         "message": {"text": f"{host}: " + "\n".join(rows)},
-        "locations": [_location(host, found)],
+        "locations": [_file(host, found) if file else _location(host, found)],
         "partialFingerprints": _fingerprint(host, found["code"], found["summary"]),
         "properties": {"status": found["status"], "mends": found["mends"], "risk": found["risk"]},
     }
@@ -83,7 +92,7 @@ def _rules(codes: dict[str, str]) -> list[dict[str, Any]]:
 
 @report_format("sarif")
 def render(document: dict[str, Any]) -> str:
-    hosts = document["hosts"]
+    hosts, files = document["hosts"], bool(document.get("files"))
     titles = {f["code"]: f["title"] for host in hosts.values() for f in host["findings"]}
     titles |= {code: rule.title for code, rule in RULES.items()}
     codes = {**dict(sorted(titles.items())), NO_ANSWER: "The host answers"}
@@ -100,11 +109,11 @@ def render(document: dict[str, Any]) -> str:
                     "ruleIndex": index[NO_ANSWER],
                     "level": "error",
                     "message": message,
-                    "locations": [_location(name, {})],
+                    "locations": [_file(name, {}) if files else _location(name, {})],
                     "partialFingerprints": _fingerprint(name, NO_ANSWER),
                 }
             )
-        results += [_result(name, found, index) for found in host["findings"]]
+        results += [_result(name, found, index, files) for found in host["findings"]]
         notifications += [
             {
                 "level": "error",
@@ -118,7 +127,7 @@ def render(document: dict[str, Any]) -> str:
     run = {
         "tool": {"driver": driver},
         "automationDetails": {"id": f"gpumend/{document['kind']}/{document['run']}"},
-        "originalUriBaseIds": {_base(name): {"uri": f"file://{_base(name)}/"} for name in hosts},
+        "originalUriBaseIds": {_base(name): {"uri": f"file://{_base(name)}/"} for name in hosts if not files},
         "invocations": [
             {
                 "executionSuccessful": document["exit"] in (0, 3),

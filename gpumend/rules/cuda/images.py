@@ -61,6 +61,57 @@ def namers(context: Context) -> Iterator[Namer]:
             yield Namer(f"image {image.label()}", f"docker inspect {image.label()}", *found)
 
 
+class Misfit(NamedTuple):
+    """Why a host's driver does not serve a release that an image names. partly: its major runs, not all of it."""
+
+    partly: bool
+    cause: str
+    remedy: str
+
+
+def misfit(case: Case, toolkit: Version) -> Misfit | None:
+    """What is wrong with an image's release on a host; None where it runs. toolkit: the container toolkit's version.
+    Raises Unread where that hangs on what is not known of the GPUs."""
+    release = case.wanted
+    if case.wsl2:
+        details = case.details.need()
+        needed = windows_driver(release)
+        driver = case.driver or ()
+        serves = max(filter(None, (windows_served(driver), details.cuda)), default=None)
+        if (needed and driver >= needed) or (serves and serves >= release):
+            return None
+        return Misfit(
+            bool(serves and serves[0] == release[0]),
+            "This is WSL2: no cuda-compat helps.",
+            f"Update the Windows driver{f' to {show(needed)} or newer' if needed else ''}, or use an image for CUDA <= "
+            f"{dotted(serves) if serves else 'what it serves'}.",
+        )
+    row = decide(case._replace(needs="runtime", outgrown=(), containers=False))
+    if row.action in ("fine", "limited"):
+        return None
+    if row.action in ("compat", "opt_in"):
+        if toolkit >= HOOK_SINCE:
+            return None  # the image's own compat libraries serve it, put on the path by the toolkit's hook
+        return Misfit(
+            False,
+            f"The image's own compat libraries would serve it; the toolkit puts them on the path from {show(HOOK_SINCE)} on.",
+            f"Upgrade nvidia-container-toolkit to {show(HOOK_SINCE)} or newer.",
+        )
+    if row.action == "old_gpu":
+        return Misfit(
+            False,
+            f"CUDA {release[0]} no longer supports this host's {case.old_gpu()} GPU.",
+            f"Use an image for CUDA {release[0] - 1}.x.",
+        )
+    newest = served(case.driver) if case.driver else None
+    return Misfit(
+        False,
+        f"The driver is older than CUDA {release[0]} allows, and compat libraries do not help: {case.unfit or f'no list has driver branch {case.branch}'}.",
+        f"Upgrade the driver to {least_driver(case)}"
+        + (f", or use an image for CUDA <= {dotted(newest)}." if newest else "."),
+    )
+
+
 def has_namers(context: Context) -> bool:
     """A GPU, and a dockerd that answers: images of one that is down are nobody's yet."""
     return has_gpu(context) and context.state.docker.running and not context.state.host.tegra
@@ -83,49 +134,21 @@ def named(context: Context) -> Iterator[Finding]:
             return  # GM101, GM102
         if toolkit_driver(release) is None:
             continue  # an image's label is not a wanted state: nothing is known to be wrong
-        if case.wsl2:
-            details = context.state.gpus.details.need()
-            needed = windows_driver(release)
-            serves = max(filter(None, (windows_served(case.driver), details.cuda)), default=None)
-            if (needed and case.driver >= needed) or (serves and serves >= release):
-                continue
-            same_major = bool(serves and serves[0] == release[0])
-            cause, remedy = (
-                "This is WSL2: no cuda-compat helps.",
-                f"Update the Windows driver{f' to {show(needed)} or newer' if needed else ''}, or use an image for CUDA <= "
-                f"{dotted(serves) if serves else 'what it serves'}.",
-            )
-        else:
-            row = decide(case._replace(needs="runtime", outgrown=(), containers=False))
-            if row.action in ("fine", "limited"):
-                continue
-            same_major = False
-            if row.action in ("compat", "opt_in"):
-                if toolkit >= HOOK_SINCE:
-                    continue  # the image's own compat libraries serve it, put on the path by the toolkit's hook
-                cause = f"The image's own compat libraries would serve it; the toolkit puts them on the path from {show(HOOK_SINCE)} on."
-                remedy = f"Upgrade nvidia-container-toolkit to {show(HOOK_SINCE)} or newer."
-            elif row.action == "old_gpu":
-                cause = f"CUDA {release[0]} no longer supports this host's {case.old_gpu()} GPU."
-                remedy = f"Use an image for CUDA {release[0] - 1}.x."
-            else:
-                newest = served(case.driver)
-                cause = f"The driver is older than CUDA {release[0]} allows, and compat libraries do not help: {case.unfit or f'no list has driver branch {case.branch}'}."
-                remedy = f"Upgrade the driver to {least_driver(case)}" + (
-                    f", or use an image for CUDA <= {dotted(newest)}." if newest else "."
-                )
+        wrong = misfit(case, toolkit)
+        if wrong is None:
+            continue
         names = ", ".join(found.label for found in found_in[:6])
         yield Finding(
             code="GM606",
-            status=Status.WARN if same_major else Status.FAIL,
-            summary=f"the driver does not {'fully ' if same_major else ''}serve CUDA {dotted(release)}, which is named by {names}"
+            status=Status.WARN if wrong.partly else Status.FAIL,
+            summary=f"the driver does not {'fully ' if wrong.partly else ''}serve CUDA {dotted(release)}, which is named by {names}"
             + (f" and {len(found_in) - 6} more" if len(found_in) > 6 else ""),
             evidence=(
                 *(Evidence(found.source, found.text) for found in found_in[:6]),
                 *driver_evidence(context),
             ),
-            cause=f"{cause} {CAUSE_35}",
-            remedy=remedy,
+            cause=f"{wrong.cause} {CAUSE_35}",
+            remedy=wrong.remedy,
             refused="images and drivers are their owners'",
             symptoms=(
                 "CUDA driver version is insufficient for CUDA runtime version",
