@@ -20,9 +20,11 @@ from gpumend.state.reading import Unread
 
 # Programs for whoever works on the rules.
 TOOLS = {"gpumend.rules.sources", "gpumend.rules.data.check"}
+# What judges files of a working copy: its codes alone are needed here.
+FILES = "gpumend.rules.dockerfile."
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
 for _found in pkgutil.walk_packages(rules.__path__, f"{rules.__name__}."):
-    if _found.name not in TOOLS:
+    if _found.name not in TOOLS and (not _found.name.startswith(FILES) or _found.name.endswith(".codes")):
         import_module(_found.name)
 
 

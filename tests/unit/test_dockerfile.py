@@ -694,7 +694,7 @@ def told_of_files() -> dict[str, Any]:
 
 def moved(finding: Finding, number: int) -> Finding:
     first, *rest = finding.evidence
-    return replace(finding, evidence=(replace(first, source=f"d{number}/{first.source}"), *rest))
+    return replace(finding, evidence=(first._replace(source=f"d{number}/{first.source}"), *rest))
 
 
 def test_files_have_an_audits_report(told_of_files: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gpumend.rules.cuda.decision import (
     CAUSE_35,
     HOOK_SINCE,
+    Case,
     case_of,
     decide,
     driver_evidence,

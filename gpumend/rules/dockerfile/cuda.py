@@ -55,11 +55,7 @@ def release_of(stage: Stage) -> tuple[Version, Stage, int, str] | None:
     return base.release, stage.base, stage.base.line, f"FROM {base.image}"
 
 
-@dockerfile_rule(
-    "GM954",
-    "the final stage is no -devel image",
-    "report 004, strategy 3: nvidia/cuda 12.4.0 runtime 1.5 GB, devel 4.5 GB; NVIDIA's CUDA images: base, runtime, devel",
-)
+@dockerfile_rule("GM954")
 def devel(build: Build) -> Iterator[Finding]:
     base = base_of(build.final)
     if base.flavour != "devel":
@@ -80,11 +76,7 @@ def _host(found: Target) -> str:
     return f"driver {show(driver)}" if driver else "no driver"
 
 
-@dockerfile_rule(
-    "GM955",
-    "the host's driver runs the image's CUDA",
-    "CUDA release notes Table 3, CUDA compatibility guide; nct: the CDI modes do not check NVIDIA_REQUIRE_CUDA",
-)
+@dockerfile_rule("GM955")
 def driver(build: Build) -> Iterator[Finding]:
     told = release_of(build.final)
     if build.hosts and build.final.base.missing and told is None:
@@ -191,11 +183,7 @@ def _compat_release(stage: Stage, directory: str) -> Version | None:
     return told[0][:2] if told else None
 
 
-@dockerfile_rule(
-    "GM956",
-    "no compat library of an image is found before the host's driver",
-    "CUDA compatibility guide: error 803; measured on an H100: compat 580.95.05 first on driver 580.159.04 gives 803",
-)
+@dockerfile_rule("GM956")
 def compat(build: Build) -> Iterator[Finding]:
     for line, directory, text in dict.fromkeys(_compat_paths(build.final)):
         release = _compat_release(build.final, directory)
@@ -304,11 +292,7 @@ def _release_words(build: Build) -> str:
     return "X-Y"
 
 
-@dockerfile_rule(
-    "GM957",
-    "an image that was built with CUPTI has its library",
-    "report 004, strategy 5: CMake finds cupti.h, the profiler does not find libcupti.so; NVIDIA's packages cuda-cupti-X-Y",
-)
+@dockerfile_rule("GM957")
 def cupti(build: Build) -> Iterator[Finding]:
     final = build.final
     words = _release_words(build)
@@ -358,11 +342,7 @@ def _cupti(build: Build, evidence: tuple[Evidence, ...], summary: str, cause: st
 # --- whole copies
 
 
-@dockerfile_rule(
-    "GM958",
-    "an image takes from CUDA what it needs, and not all of it",
-    "report 004, strategy 4: 2 to 3 GB that nobody uses; NVIDIA's CUDA images",
-)
+@dockerfile_rule("GM958")
 def whole(build: Build) -> Iterator[Finding]:
     for step in build.final.copies():
         if step.stage is None and not step.origin:

@@ -54,11 +54,7 @@ def _known(stage: Stage, directory: str, after: int) -> bool:
     return False
 
 
-@dockerfile_rule(
-    "GM959",
-    "the loader finds the libraries that are copied into the image",
-    "ld.so(8), ldconfig(8): /usr/local/lib and CUDA's directories are found through a cache that ldconfig makes",
-)
+@dockerfile_rule("GM959")
 def unfound(build: Build) -> Iterator[Finding]:
     stage = build.final
     if re.search(r"(?:^|/)alpine(?:[:@]|$)|-alpine|musl|^scratch$", stage.base.image):
@@ -105,11 +101,7 @@ STUB_LINK = re.compile(r"\b(?:ln|cp)\b[^;&|\n]*stubs/libcuda\.so\S*\s+(\S*libcud
 STUBS = re.compile(r"/usr/local/cuda[^/:]*/(?:lib64|lib|targets/[^/:]+/lib)/stubs/?")
 
 
-@dockerfile_rule(
-    "GM960",
-    "no link stub stands in the driver's place",
-    "NVIDIA CUDA programming guide: lib64/stubs is for linking where there is no driver; its libcuda answers with an error",
-)
+@dockerfile_rule("GM960")
 def stub(build: Build) -> Iterator[Finding]:
     stage = build.final
     found: list[tuple[int, str]] = []

@@ -26,11 +26,7 @@ NEAR = (
 )  # where a working copy keeps its packages
 
 
-@dockerfile_rule(
-    "GM952",
-    "what COPY and ADD name is in the build's context",
-    "docs.docker.com/build/concepts/context; moby/patternmatcher: .dockerignore is root-anchored, the last match counts",
-)
+@dockerfile_rule("GM952")
 def sources(build: Build) -> Iterator[Finding]:
     if not build.files.whole:
         return
@@ -65,11 +61,7 @@ def _source(build: Build, step: Copied) -> Iterator[Finding]:
         )
 
 
-@dockerfile_rule(
-    "GM953",
-    "what a container runs is in its image",
-    "report 002: uvicorn expert_worker.main:app, and no COPY of expert_worker; docs.python.org/3/library/sys_path_init.html",
-)
+@dockerfile_rule("GM953")
 def modules(build: Build) -> Iterator[Finding]:
     for target in asked(build):
         found = _verdict(build, target)

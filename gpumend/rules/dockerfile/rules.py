@@ -1,17 +1,17 @@
-"""What a rule over a Dockerfile is, and all of them over one: they are in the one table of rules, and apply to no host."""
+"""What a rule over a Dockerfile is, and what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from gpumend.rules.dockerfile.codes import CODES
 from gpumend.rules.dockerfile.context import Files
 from gpumend.rules.dockerfile.image import Image, Mount
 from gpumend.rules.dockerfile.stages import Stage
 from gpumend.rules.dockerfile.target import Target
 from gpumend.rules.evidence import place
 from gpumend.rules.finding import Evidence, Finding
-from gpumend.rules.rule import Context, rule
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,12 @@ Check = Callable[[Build], Iterator[Finding]]
 CHECKS: dict[str, Check] = {}
 
 
-def _never(_: Context) -> bool:
-    return False
-
-
-def _nothing(_: Context) -> Iterator[Finding]:
-    return iter(())
-
-
-def dockerfile_rule(code: str, title: str, source: str) -> Callable[[Check], Check]:
-    """Register a check of Dockerfiles. On a host it is `skipped`: there is no Dockerfile."""
-    register = rule(code, title, source, applies=_never)
+def dockerfile_rule(code: str) -> Callable[[Check], Check]:
+    """Register a check of Dockerfiles under a code of gpumend/rules/dockerfile/codes.py. Raises ValueError for one that is not there."""
 
     def registered(check: Check) -> Check:
-        register(_nothing)
+        if code not in {row[0] for row in CODES} or code in CHECKS:
+            raise ValueError(f"{code} has no row in codes.py, or two checks")
         CHECKS[code] = check
         return check
 
