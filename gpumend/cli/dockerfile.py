@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from gpumend.cli import files
-from gpumend.reports.files import File, document
+from gpumend.cli import report_options
+from gpumend.reports import working_copy as working_copy_report
+from gpumend.reports.document import Exit
 from gpumend.rules.dockerfile import target as targets
-from gpumend.rules.dockerfile.audit import audit
-from gpumend.rules.dockerfile.rules import Service
+from gpumend.rules.dockerfile.audit import UNREADABLE, audit
+from gpumend.rules.dockerfile.rules import CHECKS, Service
+from gpumend.rules.finding import Finding
 from gpumend.run.local import working_copy
 from gpumend.run.local.working_copy import WorkingCopyError
+from gpumend.run.record import Run, new_id
 
 LARGEST = 256 * 1024 * 1024  # bytes of a report that is read
 
@@ -44,7 +49,8 @@ def command() -> None:
 @click.option(
     "--command", "run", metavar="COMMAND", help="What the container runs, where it is not the image's CMD."
 )
-@files.report_option
+@click.option("--report", metavar="FILE", help="Write the report as JSON; - is standard output.")
+@report_options.apply
 def audit_command(
     paths: tuple[str, ...],
     reports: tuple[str, ...],
@@ -62,44 +68,53 @@ def audit_command(
 
     Exit status: 0 nothing is wrong; 1 something could not be read, or stayed unknown; 2 usage; 3 something is wrong.
     """
-    started = time.time()
+    this = Run(new_id(), time.time())
     hosts = _hosts(reports, host)
     service = Service(command=tuple(shlex.split(run)), said="--command") if run else Service()
     arguments = dict(_argument(item) for item in build_args)
     root = Path(context) if context else None
     if root is not None and not root.is_dir():
-        files.usage(f"there is no directory {context}")
-    found: list[File] = []
+        _usage(f"there is no directory {context}")
     try:
         dockerfiles = [path for item in paths for path in working_copy.dockerfiles(Path(item))]
     except WorkingCopyError as error:
-        files.usage(str(error))
+        _usage(str(error))
+    judged: dict[str, tuple[Finding, ...]] = {}
+    unread: dict[str, str] = {}
     for path in dict.fromkeys(dockerfiles):
-        name = files.shown(path)
+        name = _shown(path)
+        base = root or working_copy.root_of(path)
+        prefix = "" if _shown(base) == "." else f"{_shown(base)}/"
         try:
-            base = root or working_copy.root_of(path)
-            prefix = files.shown(base)
-            judged = audit(
-                working_copy.text_of(path),
-                working_copy.context(base, path),
-                name,
-                "" if prefix == "." else f"{prefix}/",
-                service,
-                target,
-                arguments,
-                hosts,
-            )
+            text, context_ = working_copy.text_of(path), working_copy.context(base, path)
         except (OSError, WorkingCopyError) as error:
-            found.append(File(name, error=str(error)))
+            unread[name] = str(error)
             continue
-        found.append(File(name, judged.findings, judged.passed))
-    sys.exit(files.tell(document(found, started), report))
+        judged[name] = audit(text, context_, name, prefix, service, target, arguments, hosts)
+    document = working_copy_report.document(this, judged, CHECKS, unread, UNREADABLE)
+    try:
+        report_options.tell(document, report)
+    except OSError as error:
+        click.echo(f"gpumend: the report could not be written: {error}", err=True)
+        sys.exit(int(Exit.UNREAD))
+    sys.exit(document["exit"])
+
+
+def _shown(path: Path) -> str:
+    """A file as reports name it: from the current directory where it lies below it, else by its whole path."""
+    name = os.path.relpath(path)
+    return str(path.absolute()) if name.startswith("..") else name
+
+
+def _usage(text: str) -> NoReturn:
+    click.echo(f"gpumend: {text}", err=True)
+    sys.exit(int(Exit.USAGE))
 
 
 def _argument(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        files.usage(f"--build-arg {text}: NAME=VALUE is needed")
+        _usage(f"--build-arg {text}: NAME=VALUE is needed")
     return name, value
 
 
@@ -111,9 +126,9 @@ def _hosts(reports: tuple[str, ...], host: str) -> list[targets.Target]:
                 told = json.loads(opened.read(LARGEST))
             found += targets.hosts(told, report, host)
         except OSError as error:
-            files.usage(f"{report} could not be read: {error.strerror}")
+            _usage(f"{report} could not be read: {error.strerror}")
         except RecursionError:
-            files.usage(f"{report} is no JSON that anybody reads")
+            _usage(f"{report} is no JSON that anybody reads")
         except ValueError as error:
-            files.usage(str(error) if report in str(error) else f"{report} is no JSON: {error}")
+            _usage(str(error) if report in str(error) else f"{report} is no JSON: {error}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gpumend.reports.document import WORDS, Exit, envelope, finding_of, worst
@@ -16,18 +17,29 @@ def exit_of(findings: Iterable[Finding]) -> Exit:
     return worst(EXITS.get(found.status, Exit.OK) for found in findings)
 
 
-def document(run: Run, judged: Mapping[str, Iterable[Finding]], codes: Iterable[str]) -> dict[str, Any]:
-    """judged: the findings on each project. codes: of the rules that looked at each of them."""
-    told = {name: _project(tuple(findings), codes) for name, findings in judged.items()}
-    return envelope(run, "audit", worst(Exit(found["exit"]) for found in told.values()), told)
+def document(
+    run: Run,
+    judged: Mapping[str, Iterable[Finding]],
+    codes: Iterable[str],
+    unread: Mapping[str, str] = MappingProxyType({}),
+    ending: str = "",
+) -> dict[str, Any]:
+    """judged: the findings on each file or project. codes: of the rules that looked at each of them. unread: why there are none.
+    ending: a finding's code with which no other rule looked."""
+    told = {}
+    for name, findings in judged.items():
+        found = tuple(findings)
+        told[name] = _project(found, () if any(item.code == ending for item in found) else codes)
+    told |= {name: _project((), (), error) for name, error in unread.items()}
+    return envelope(run, "audit", worst(Exit(found["exit"]) for found in told.values()), told, files=True)
 
 
-def _project(findings: tuple[Finding, ...], codes: Iterable[str]) -> dict[str, Any]:
-    status = exit_of(findings)
+def _project(findings: tuple[Finding, ...], codes: Iterable[str], error: str = "") -> dict[str, Any]:
+    status = Exit.UNREAD if error else exit_of(findings)
     return {
-        "status": WORDS[status],
+        "status": "no answer" if error else WORDS[status],
         "exit": int(status),
-        "error": "",
+        "error": error,
         "wanted": None,
         "facts": {},
         "findings": [finding_of(finding) for finding in findings],

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from gpumend.reports import outputs
-from gpumend.reports.files import File, document
+from gpumend.reports import outputs, working_copy
 from gpumend.rules.dockerfile import program
 from gpumend.rules.dockerfile import target as targets
-from gpumend.rules.dockerfile.audit import Judged, audit
+from gpumend.rules.dockerfile.audit import UNREADABLE, audit
 from gpumend.rules.dockerfile.context import Files
 from gpumend.rules.dockerfile.image import Mount
 from gpumend.rules.dockerfile.program import Running
-from gpumend.rules.dockerfile.rules import Service
+from gpumend.rules.dockerfile.rules import CHECKS, Service
 from gpumend.rules.finding import Finding, Status
+from gpumend.run.record import Run
 from gpumend.text import dockerignore
 from tests.unit.test_report_documents import fits
 
@@ -72,7 +73,9 @@ def context(files: Mapping[str, str], ignore: str = "") -> Files:
     return Files(frozenset(files), files.get, dockerignore.parse(ignore))
 
 
-def judged(case: Case, hosts: tuple[targets.Target, ...] = (), service: Service = Service()) -> Judged:  # noqa: B008
+def judged(
+    case: Case, hosts: tuple[targets.Target, ...] = (), service: Service = Service()
+) -> tuple[Finding, ...]:  # noqa: B008
     files = context(case.files, case.ignore)
     return audit(case.text, files, "Dockerfile", "", service, case.target, case.arguments, hosts)
 
@@ -495,9 +498,9 @@ def test_there_are_enough_of_both() -> None:
 
 @pytest.mark.parametrize("case", [*SOUND, *FAULTY], ids=lambda case: case.name)
 def test_a_dockerfile_is_judged_right(case: Case) -> None:
-    found = [(item.code, str(item.status), line_of(item)) for item in judged(case).findings]
-    assert found == [row[:3] for row in case.found], judged(case).findings
-    for item, row in zip(judged(case).findings, case.found, strict=True):
+    found = [(item.code, str(item.status), line_of(item)) for item in judged(case)]
+    assert found == [row[:3] for row in case.found], judged(case)
+    for item, row in zip(judged(case), case.found, strict=True):
         assert row[3] in item.summary
         assert item.status in (Status.NOTE, Status.UNKNOWN) or item.remedy
 
@@ -540,7 +543,7 @@ HOSTS = [
 def test_the_drivers_verdict_is_that_of_the_cuda_rules(
     tag: str, driver: str | None, card: dict[str, str], expected: list[tuple[str, str]]
 ) -> None:
-    found = judged(image(tag), told(report(driver, **card))).findings
+    found = judged(image(tag), told(report(driver, **card)))
     assert [(item.code, str(item.status)) for item in found] == expected
     assert all(item.evidence[0].source == "Dockerfile:1" for item in found)
 
@@ -559,16 +562,16 @@ COMPAT = "ENV LD_LIBRARY_PATH=/usr/local/cuda/compat\n"
 )
 def test_compat_is_judged_by_the_hosts_driver(driver: str, expected: list[tuple[str, str]]) -> None:
     """The CUDA compatibility guide's table: 12-9 is for 535 and 570, and for no newer branch."""
-    found = judged(image("12.9.1-runtime-ubuntu22.04", COMPAT), told(report(driver))).findings
+    found = judged(image("12.9.1-runtime-ubuntu22.04", COMPAT), told(report(driver)))
     assert [(item.code, str(item.status)) for item in found] == expected
 
 
 def test_a_base_given_from_outside_is_unknown_with_its_name() -> None:
     case = Case("arg", "ARG BASE\nFROM ${BASE}\n", {})
-    [found] = judged(case, told(report("550.54.15"))).findings
+    [found] = judged(case, told(report("550.54.15")))
     assert (found.code, found.status) == ("GM955", Status.UNKNOWN) and "BASE" in found.summary
     given = Case("arg", case.text, {}, arguments={"BASE": "nvidia/cuda:12.4.1-base-ubuntu22.04"})
-    assert judged(given, told(report("550.54.15"))).findings == ()
+    assert judged(given, told(report("550.54.15"))) == ()
 
 
 def test_facts_tell_the_same_as_a_report() -> None:
@@ -581,7 +584,7 @@ def test_facts_tell_the_same_as_a_report() -> None:
             }
         },
     }  # fmt: skip
-    [found] = judged(image("13.0.1-base-ubuntu24.04"), told(facts)).findings
+    [found] = judged(image("13.0.1-base-ubuntu24.04"), told(facts))
     assert found.code == "GM955" and "Volta" in found.cause
 
 
@@ -607,25 +610,25 @@ def test_what_is_no_report_is_refused(document: Any) -> None:
 def test_the_services_own_command_is_judged() -> None:
     case = FAULTY[0]
     router = Service(command=("uvicorn", "moe_router.route:app"), said="compose.yaml:7")
-    assert judged(case, service=router).findings == ()
+    assert judged(case, service=router) == ()
     worker = Service(command=("uvicorn", "expert_worker.main:app"), said="compose.yaml:7")
-    [found] = judged(case, service=worker).findings
+    [found] = judged(case, service=worker)
     assert found.evidence[0].source == "compose.yaml:7"
 
 
 def test_a_mount_hides_what_copy_brought() -> None:
     """And brings what the directory of the host has."""
     hides = Service(mounts=(Mount("/srv", "moe_router"),))
-    assert [item.code for item in judged(SOUND[0], service=hides).findings] == ["GM953"]
+    assert [item.code for item in judged(SOUND[0], service=hides)] == ["GM953"]
     brings = Service(mounts=(Mount("/srv", ""),))
-    assert judged(FAULTY[0], service=brings).findings == ()
+    assert judged(FAULTY[0], service=brings) == ()
     volume = Service(mounts=(Mount("/srv", None),))
-    assert [item.status for item in judged(SOUND[0], service=volume).findings] == [Status.UNKNOWN]
+    assert [item.status for item in judged(SOUND[0], service=volume)] == [Status.UNKNOWN]
 
 
 def test_a_context_that_was_not_listed_whole_is_unknown() -> None:
     files = Files(frozenset({"requirements.txt"}), {}.get, whole=False)
-    found = audit(SOUND[0].text, files).findings
+    found = audit(SOUND[0].text, files)
     assert [(item.code, item.status) for item in found] == [("GM953", Status.UNKNOWN)]
 
 
@@ -684,12 +687,13 @@ def told_of_files() -> dict[str, Any]:
         for name in ("report 002: expert_worker is not copied", "a COPY hidden by a variable")
     ]
     cases += [SOUND[0], next(case for case in SOUND if case.name == "a -devel image that is meant")]
-    found = [(case, judged(case)) for case in cases]
-    made = [
-        File(f"d{number}/Dockerfile", [moved(item, number) for item in one.findings], one.passed)
-        for number, (_, one) in enumerate(found)
-    ]
-    return dict(document([*made, File("gone", error="Permission denied")]))
+    cases.append(next(case for case in FAULTY if case.name == "a heredoc that does not end"))
+    found = {
+        f"d{number}/Dockerfile": [moved(item, number) for item in judged(case)]
+        for number, case in enumerate(cases)
+    }
+    run = Run("20261129T010203Z-00ff", time.time())
+    return working_copy.document(run, found, CHECKS, {"gone": "Permission denied"}, UNREADABLE)
 
 
 def moved(finding: Finding, number: int) -> Finding:
@@ -700,7 +704,8 @@ def moved(finding: Finding, number: int) -> Finding:
 def test_files_have_an_audits_report(told_of_files: dict[str, Any]) -> None:
     fits(told_of_files)
     assert (told_of_files["kind"], told_of_files["files"], told_of_files["exit"]) == ("audit", True, 1)
-    assert [host["exit"] for host in told_of_files["hosts"].values()] == [3, 1, 0, 0, 1]
+    assert [len(host["passed"]) for host in told_of_files["hosts"].values()] == [9, 9, 10, 9, 0, 0]
+    assert [host["exit"] for host in told_of_files["hosts"].values()] == [3, 1, 0, 0, 3, 1]
 
 
 @pytest.mark.parametrize("name", sorted(outputs.known()))
@@ -719,4 +724,4 @@ def test_editors_and_ci_get_file_and_line(told_of_files: dict[str, Any]) -> None
     assert "::error file=d0/Dockerfile,line=7,title=GM953::" in github
     text = outputs.known()["text"].render(told_of_files)
     assert text.split()[:3] == ["FILE", "STATE", "FINDINGS"]
-    assert "5 files: 1 not known, 1 no answer, 1 drift, 2 as wanted" in " ".join(text.split())
+    assert "6 files: 1 not known, 1 no answer, 2 drift, 2 as wanted" in " ".join(text.split())

@@ -11,6 +11,7 @@ from typing import Any
 from gpumend.reports import fleet
 from gpumend.reports.format import report_format
 
+PLACE = re.compile(r".+:\d{1,7}")  # a file of a working copy, with its line
 COMMANDS = {"fail": "error", "warn": "warning", "unknown": "error", "note": "notice", "waived": "notice"}
 
 
@@ -23,7 +24,7 @@ def _property(text: str) -> str:
 
 
 def _command(command: str, title: str, text: str, place: str = "") -> str:
-    path, _, line = place.rpartition(":") if re.search(r":\d{1,7}$", place) else (place, "", "")
+    path, _, line = place.rpartition(":") if PLACE.fullmatch(place) else (place, "", "")
     where = f"file={_property(fleet.one_line(path))}," if path else ""
     where += f"line={line}," if line else ""
     return f"::{command} {where}title={_property(fleet.one_line(title))}::{_data(fleet.one_line(text))}"
@@ -36,7 +37,8 @@ def _files(document: dict[str, Any]) -> list[str]:
         if host["error"]:
             rows.append(_command("error", "gpumend", f"{name}: {host['error']}", name))
         for found in host["findings"]:
-            place = found["evidence"][0]["source"] if found["evidence"] else name
+            sources = (item["source"] for item in found["evidence"])
+            place = next((source for source in sources if PLACE.fullmatch(source)), name)
             text = " ".join(filter(None, (found["summary"], found["remedy"])))
             rows.append(_command(COMMANDS[found["status"]], found["code"], text, place))
     return rows

@@ -21,8 +21,7 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 LEVELS = {"fail": "error", "warn": "warning", "unknown": "warning", "note": "note", "waived": "warning"}
 NO_ANSWER = "no-answer"
 PLACE = re.compile(r"(/[^\s:]+)(?::(\d{1,7}))?", re.ASCII)  # a file with its line
-# of a file in a working copy: relative, as code scanning wants it
-OWN = re.compile(r"(?!/)([^\s:]+(?:\.ya?ml|[Dd]ockerfile[^\s:/]*)):(\d{1,7})", re.ASCII)
+OWN = re.compile(r"(.+):(\d{1,7})")  # the same of a working copy's file, whatever it is called
 
 
 def _base(host: str) -> str:
@@ -31,20 +30,17 @@ def _base(host: str) -> str:
 
 def _file(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """The place in a file of a working copy, by its path there: relative to wherever the viewer has the repository."""
-    place = next((item["source"] for item in found.get("evidence", ())), "")
-    path, _, line = place.rpartition(":") if re.search(r":\d{1,7}$", place) else (place or name, "", "")
-    uri = f"file://{quote(path)}" if path.startswith("/") else quote(path) or "."
-    region = {"region": {"startLine": int(line)}} if line and int(line) else {}
+    places = (OWN.fullmatch(item["source"]) for item in found.get("evidence", ()))
+    place = next(filter(None, places), None)
+    path = posixpath.normpath(place[1] if place else name)
+    region = {"region": {"startLine": int(place[2])}} if place and int(place[2]) else {}
+    uri = f"file://{quote(path)}" if path.startswith("/") else quote(path)
     return {"physicalLocation": {"artifactLocation": {"uri": uri}, **region}}
 
 
 def _location(host: str, found: dict[str, Any]) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": ".", "uriBaseId": _base(host)}}
     for item in found.get("evidence", ()):
-        if own := OWN.fullmatch(item["source"]):
-            physical["artifactLocation"] = {"uri": quote(posixpath.normpath(own.group(1)))}
-            physical["region"] = {"startLine": int(own.group(2))}
-            break
         place = PLACE.fullmatch(item["source"])
         if place:
             physical["artifactLocation"]["uri"] = quote(place.group(1).lstrip("/")) or "."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpumend.rules.dockerfile import cuda, libraries, modules
 from gpumend.rules.dockerfile.context import Files
@@ -14,15 +13,10 @@ from gpumend.rules.evidence import place
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.text.dockerfile import DockerfileError, parse
 
-__all__ = ["Judged", "audit", "cuda", "libraries", "modules"]
+__all__ = ["audit", "cuda", "libraries", "modules"]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is wrong with a file of a working copy; passed: the codes of the rules that found nothing."""
-
-    findings: tuple[Finding, ...]
-    passed: tuple[str, ...] = ()
+UNREADABLE = "GM951"  # with which nothing else of a file is judged
 
 
 @dockerfile_rule("GM951")
@@ -50,25 +44,18 @@ def audit(
     target: str = "",
     arguments: Mapping[str, str] | None = None,
     hosts: Sequence[Target] = (),
-) -> Judged:
-    """The verdict on a Dockerfile's text. files: its context. target: the stage that is built; empty: the last. arguments: what
+) -> tuple[Finding, ...]:
+    """What is wrong with a Dockerfile's text. files: its context. target: the stage that is built; empty: the last. arguments: what
     `--build-arg` gives. service: how a container of it is started, where not as the image says."""
     try:
         parsed = parse(text)
     except DockerfileError as error:
-        return Judged((_unreadable(name, error.line, str(error)),))
+        return (_unreadable(name, error.line, str(error)),)
     found = stages(parsed, files, arguments or {})
     if target:
         numbers = [stage.number for stage in found if target.lower() in (stage.name, str(stage.number))]
         if not numbers:
-            return Judged((_unreadable(name, 1, f"target stage {target!r} could not be found"),))
+            return (_unreadable(name, 1, f"target stage {target!r} could not be found"),)
         found = found[: numbers[-1] + 1]
     build = Build(name, prefix, found, files, service, tuple(hosts))
-    findings: list[Finding] = []
-    passed: list[str] = []
-    for code, check in sorted(CHECKS.items()):
-        more = list(check(build))
-        findings += more
-        if not more:
-            passed.append(code)
-    return Judged(tuple(findings), tuple(passed))
+    return tuple(finding for _, check in sorted(CHECKS.items()) for finding in check(build))
