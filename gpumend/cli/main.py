@@ -10,11 +10,16 @@ import click
 VERBS = {
     "audit": "What is wrong on the hosts, and what mend would change. Changes nothing.",
     "mend": "Put right what can be put right, prove it, and put back what cannot be proven.",
+    "plan": "What mend would change, kept in a file: `mend --plan FILE` changes that and nothing else.",
+    "check": "What can be known to be wrong before a host is connected to.",
     "explain": "What a finding or an error text means, how it is known, and what to do by hand.",
     "rollback": "Undo a run: its files are as they were before it.",
     "runs": "What gpumend did on the hosts; `runs ack RUN`: somebody has taken note of a run that ended broken.",
     "facts": "What is known of the hosts, as JSON.",
     "compose": "Compose files: how their services ask for GPUs, and whether that works; `compose fix` rewrites it.",
+    "diff": "What has come, gone and changed between two JSON reports.",
+    "bundle": "Report and facts in one archive, for a support ticket.",
+    "completion": "What makes a shell complete gpumend's words.",
     "parity": "In what nodes differ that have to restore each other's checkpoints.",
     "dockerfile": "What is wrong with Dockerfiles of a working copy; no host is asked.",
 }

@@ -34,8 +34,8 @@ class Call:
     data: tuple[str, ...] = ()
     verbose: bool = False
 
-    def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), ask: bool = False) -> int:
-        """The exit status of a deploy of ours; 2 before anything is connected to where no host is meant.
+    def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), **more: Any) -> int:
+        """The exit status of a deploy of ours; `more` is what inventory.py is told (hosts.CALL). 2 before anything is connected to where no host is meant.
 
         pyinfra's own words are on standard error with `verbose`, or where the run ends without a report.
         """
@@ -60,12 +60,12 @@ class Call:
             arguments += ["--data", f"report={self.report}"]
         # -P: nothing is imported from a directory because it is the current one.
         command = [sys.executable, "-P", "-m", "gpumend.deploy.process", *arguments]
-        environment = {"PYINFRA_PROGRESS": "off", **found.environment(ask=ask, verbose=self.verbose)}
+        environment = {"PYINFRA_PROGRESS": "off", **found.environment(verbose=self.verbose, **more)}
         return waited(
             command,
             env={**os.environ, **environment},
             cwd=found.directory,
-            stdin=None if ask else subprocess.DEVNULL,
+            stdin=None if more.get("ask") else subprocess.DEVNULL,
         )
 
 
@@ -88,7 +88,7 @@ def waited(command: list[str], **how: Any) -> int:
     return status if status >= 0 else 1
 
 
-def _report(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def report_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The report's absolute path, or `-`; it can be written there."""
     if value is None or value == "-":
         return value
@@ -119,6 +119,11 @@ def _data(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
     return value
 
 
+def _known(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The hosts and groups of the hosts file, for a shell that completes."""
+    return [name for name in targets.known(ctx.params.get("hosts")) if name.startswith(incomplete)]
+
+
 def options(command: Callable[..., None]) -> Callable[..., None]:
     """The arguments and options of a Call, which the command is given as its first argument."""
 
@@ -137,7 +142,9 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     found: Callable[..., None] = with_call
     for option in reversed(
         (
-            click.argument("targets", nargs=-1, metavar="[HOST|GROUP|USER@HOST|INVENTORY]..."),
+            click.argument(
+                "targets", nargs=-1, metavar="[HOST|GROUP|USER@HOST|INVENTORY]...", shell_complete=_known
+            ),
             click.option(
                 "--hosts",
                 metavar="FILE",
@@ -149,7 +156,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--report",
                 type=click.Path(),
-                callback=_report,
+                callback=report_path,
                 metavar="FILE",
                 help="Write the report as JSON; - is standard output.",
             ),

@@ -77,6 +77,15 @@ def read(words: tuple[str, ...], limit: tuple[str, ...], file: str | None) -> Ta
     )
 
 
+def known(file: str | None) -> list[str]:
+    """The hosts and groups of the hosts file that counts; none where it cannot be read."""
+    try:
+        found = hosts.of(hosts_file.find(file))
+    except hosts_file.HostsError:
+        return []
+    return [*(name for name, _ in found.hosts), *found.groups]
+
+
 def _inventory(word: str, file: str | None) -> Path | None:
     """The inventory of pyinfra's that a word names; None where it names hosts."""
     path = Path(word).expanduser()

@@ -42,12 +42,17 @@ def as_json(value: Any) -> Any:
     return value
 
 
+def hosts_of(this: run.Run) -> dict[str, Any]:
+    """Every host's part of the document."""
+    return {
+        name: as_json(record.now.context.state) if record.now else {"error": record.error}
+        for name, record in sorted(this.records.items())
+    }
+
+
 def finish(state: State) -> Exit:
     """Write the facts of every host where `--data report=` wants them. 1 where a host gave none."""
     this = run.current(state.inventory)
     session.unreached(state, this)
-    hosts: dict[str, Any] = {}
-    for name, record in sorted(this.records.items()):
-        hosts[name] = as_json(record.now.context.state) if record.now else {"error": record.error}
     status = worst(Exit.OK if record.now else Exit.UNREAD for record in this.records.values())
-    return session.write(state, envelope(this, "facts", status, hosts), status)
+    return session.write(state, envelope(this, "facts", status, hosts_of(this)), status)

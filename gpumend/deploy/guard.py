@@ -28,7 +28,18 @@ from pyinfra.context import state as context_state
 from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from gpumend import schemas
-from gpumend.deploy import facts_report, interrupt, parity_report, runs_report, screen, session, undo
+from gpumend.deploy import (
+    bundle_report,
+    facts_report,
+    interrupt,
+    keys,
+    parity_report,
+    rollout,
+    runs_report,
+    screen,
+    session,
+    undo,
+)
 from gpumend.deploy.hosts import DESCRIPTORS_A_HOST, Hosts, call, check_group_data
 from gpumend.places import PROJECT
 from gpumend.reports import refused, terminal
@@ -57,6 +68,7 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "rollback": undo.finish,
     "acknowledge": undo.acknowledged,
     "runs": runs_report.finish,
+    "bundle": bundle_report.finish,
     "audit_rule": None,
 }
 ROOM = 40  # columns for the names of hosts in a line of progress
@@ -66,6 +78,7 @@ DATA = (
     session.REPORT_KEY,
     parity_report.POOL_KEY,
     "run",
+    bundle_report.KEY,
     "audit_user",
     SUDO,
     "output",
@@ -105,14 +118,23 @@ def install(state: Any) -> None:
     def staged(stage: StateStage) -> None:
         if stage is StateStage.Connect:
             checked(state)
+            if call().get("check"):
+                told(state)
             interrupt.Interrupts(state, finish_of()).listen()
             if not state.inventory.get_override_data().get(session.QUIET_KEY):
                 screen.start(lambda: how_far(state))
         elif stage is StateStage.Execute:
             if run.current(state.inventory).stopped:
                 raise SystemExit(int(Exit.DRIFT))  # disconnecting, the report comes with its own
+            said = call().get("rollout", {})
+            if "plan" in said:
+                rollout.refuse_changed(run.current(state.inventory), said["plan"])
             if call().get("ask"):
                 asked(state)
+            how = rollout.Rollout.of(said)
+            if how != rollout.Rollout():
+                rollout.run_all(state, how)
+                raise SystemExit(int(Exit.OK))  # disconnecting, the report comes with its own
         set_stage(stage)
 
     def failed(hosts: set[Host], activated_count: int | None = None) -> None:
@@ -170,6 +192,20 @@ def checked(state: State) -> None:
     state.add_callback_handler(Connections())
     for host in state.inventory:
         _contained(host)
+
+
+def told(state: State) -> NoReturn:
+    """`gpumend check`: all that can be known without a connection is right, or is said."""
+    wrong = keys.problems(state)
+    for line in wrong:
+        click.echo(f"gpumend: {mask(line)}", err=True)
+    screen.told()
+    if not wrong:
+        count = len([host for host in state.inventory if state.is_host_in_limit(host)])
+        click.echo(
+            f"nothing is wrong with what was given for {count} host{'s' * (count != 1)}; none was connected to"
+        )
+    raise SystemExit(int(Exit.USAGE if wrong else Exit.OK))
 
 
 def refuse(state: State, text: str) -> NoReturn:
@@ -322,7 +358,9 @@ def asked(state: State) -> None:
     the answer is no."""
     this = run.current(state.inventory)
     planned = sorted(
-        name for name, record in this.records.items() if record.now and record.now.plan.transactions
+        name
+        for name, record in this.records.items()
+        if record.now and record.now.plan.transactions and not record.done
     )
     if not planned:
         return

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from typing import Any
 
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.finding import Component
+
+
+def digest(transaction: Transaction) -> str:
+    """SHA-256 of all that a transaction would do, whoever does it in whichever run: equal as long as the host and what is wanted
+    of it are the same."""
+    data = as_data(transaction, "", "", "")
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def as_data(transaction: Transaction, run: str, restarts: str, author: str, watch: int = 6) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from gpumend.plan.transaction import Transaction
+from gpumend.plan.wire import digest as digest_of
 from gpumend.reports import parity
 from gpumend.reports.diff import diff
 from gpumend.rules.finding import Finding
@@ -60,6 +61,8 @@ def exit_of(record: Record) -> Exit:
     found = [STATUS_EXIT.get(outcome.status, Exit.OK) for _, outcome in record.done]
     if any(outcome.not_restarted for _, outcome in record.done):
         found.append(Exit.DRIFT)  # a container that did not come back is somebody's to look at
+    if record.after:
+        found.append(Exit.DRIFT)  # whoever took the host out of use has to put it back
     if record.proof is not None:
         found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
     if record.error or record.now is None:
@@ -125,6 +128,7 @@ def _transaction(transaction: Transaction) -> dict[str, Any]:
     return {
         "component": str(transaction.component),
         "codes": list(transaction.codes),
+        "digest": digest_of(transaction),
         "files": [{"path": step.where, "do": step.do, "diff": diff(step)} for step in transaction.steps],
         "service": {"unit": service[0], "action": service[1], "waits": transaction.gate} if service else None,
     }
@@ -197,6 +201,8 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
             }
             for transaction, outcome in record.done
         ]
+        if record.after:
+            document["after"] = record.after
         document["proof"] = (
             {"status": record.proof.status, "detail": record.proof.detail}
             if record.proof is not None

@@ -174,6 +174,8 @@ class Page:
                 yield self.wrap(f"{word}: {change['detail']}", "            ", "            ")
             for name in change["not_restarted"]:
                 yield f"            container {one_line(name)} did not come back"
+        if host.get("after"):
+            yield self.wrap(host["after"], "            ", "  after     ")
         if host["proof"]:
             proof = f"{host['proof']['status']}: {host['proof']['detail']}"
             yield self.wrap(proof, "            ", "  proof     ")
@@ -306,6 +308,8 @@ class Page:
                 more = f" (on {count}; others differ)" if len(details) > 1 else ""
                 yield self.wrap(f"{detail}{more}", "        ")
         for name, host in fleet.in_order(document):
+            if host.get("after"):
+                yield self.wrap(f"{one_line(name)}: {host['after']}", "        ", "")
             missing = [one_line(item) for change in host["changes"] for item in change["not_restarted"]]
             if missing:
                 yield self.wrap(f"{one_line(name)}: did not come back: {', '.join(missing)}", "        ", "")

@@ -43,7 +43,8 @@ class Assessment:
 @dataclass
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
-    was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment."""
+    was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment.
+    approved: the components that a plan allows; None is all. after: why what the operator runs after a host did not end well."""
 
     name: str
     before: Assessment | None = None
@@ -54,6 +55,8 @@ class Record:
     proof: Outcome | None = None
     undone: Outcome | None = None
     busy: str = ""
+    approved: frozenset[str] | None = None
+    after: str = ""
 
 
 @dataclass

@@ -6,15 +6,17 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.installed import built, installed
 from tests.nodes.conftest import Boot
-from tests.nodes.lab import Lab
+from tests.nodes.lab import Lab, Node
 
 QUESTION = "Change them as shown above? [y/N]: "
 SECONDS = 240.0
@@ -57,13 +59,91 @@ def on_a_terminal(argv: list[str], cwd: Path, answer: str) -> tuple[int, str, in
         os.close(ours)
 
 
-def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: Path, tmp_path: Path) -> None:
-    node = boot("trixie", scenario="report_002")
-    hosts = tmp_path / "hosts.toml"
-    hosts.write_text(
+def hosts_file(lab: Lab, node: Node, directory: Path) -> Path:
+    path = directory / "hosts.toml"
+    path.write_text(
         f'[defaults]\nuser = "root"\nkey = "{lab.key}"\nknown_hosts = "{lab.known_hosts}"\n'
         f'gpumend = {{ restart_watch = 0 }}\n[hosts.{node.name}]\naddress = "{node.address}"\n'
     )
+    return path
+
+
+def test_a_plan_is_mended_as_it_was_approved_or_not_at_all(
+    boot: Boot, lab: Lab, program: Path, tmp_path: Path
+) -> None:
+    node = boot("trixie", scenario="report_002")
+    hosts_file(lab, node, tmp_path)
+    report, log = tmp_path / "report.json", tmp_path / "log"
+
+    def gpumend(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(program), *words], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS,
+            env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GPUMEND_HOSTS")},
+        )  # fmt: skip
+
+    def mended(*words: str) -> tuple[int, dict[str, Any]]:
+        done = gpumend("mend", "--yes", "--plan", "plan.json", "--report", str(report), *words)
+        document: dict[str, Any] = json.loads(report.read_text())
+        assert document["exit"] == done.returncode, done.stderr
+        return done.returncode, document
+
+    assert gpumend("plan", "--out", "plan.json").returncode == 3
+
+    # The host has changed since.
+    was = node.read("/etc/docker/daemon.json")
+    node.write("/etc/docker/daemon.json", was + b"\n")
+    etc = node.tree("/etc", "/var/lib/gpumend")
+    status, document = mended()
+    host = document["hosts"][node.name]
+    assert (status, host["status"]) == (4, "refused")
+    assert "it has changed since the plan was made: docker.daemon_config" in host["changes"][0]["detail"]
+    assert node.tree("/etc", "/var/lib/gpumend") == etc, "nothing was changed"
+
+    # It is as it was; what has to be done before it fails.
+    node.write("/etc/docker/daemon.json", was)
+    etc = node.tree("/etc", "/var/lib/gpumend")
+    status, document = mended("--before", "echo $GPUMEND_HOST is busy; exit 7", "--after", f"touch {log}")
+    host = document["hosts"][node.name]
+    assert (status, host["status"]) == (4, "refused")
+    assert f"--before ended with exit status 7: {node.name} is busy" in host["changes"][0]["detail"]
+    assert node.tree("/etc", "/var/lib/gpumend") == etc and not log.exists()
+
+    # Ctrl-C while what comes before it is at work: it ends, nothing is changed, and what comes after is done.
+    started, go = tmp_path / "started", tmp_path / "go"
+    child = subprocess.Popen(
+        [str(program), "mend", "--yes", "--before", f"touch {started}; while ! [ -e {go} ]; do sleep 0.05; done",
+         "--after", f"echo $GPUMEND_EXIT >> {log}", "--report", str(report)],
+        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stderr is not None
+    while not started.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    said = ""
+    while "interrupted" not in said:
+        said += child.stderr.readline()
+    go.touch()
+    assert child.wait(timeout=SECONDS) == 3
+    child.stderr.close()
+    assert json.loads(report.read_text())["stopped"] == {"why": "interrupted", "left": [node.name]}
+    assert node.tree("/etc", "/var/lib/gpumend") == etc and log.read_text() == "3\n"
+
+    # As approved.
+    status, document = mended(
+        "--before", f"echo $GPUMEND_ADDRESS >> {log}", "--after", f"echo $GPUMEND_EXIT $GPUMEND_STATUS >> {log}; exit 1",
+        "--canary", "1", "--max-failures", "1",
+    )  # fmt: skip
+    host = document["hosts"][node.name]
+    assert log.read_text() == f"3\n{node.address}\n0 mended\n"
+    assert (status, host["after"]) == (3, "--after ended with exit status 1"), "somebody has to look at it"
+    assert {change["status"] for change in host["changes"]} == {"changed"} and not host["plan"]
+    assert mended()[0] == 0, "a second time nothing is left to be changed"
+
+
+def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: Path, tmp_path: Path) -> None:
+    node = boot("trixie", scenario="report_002")
+    hosts = hosts_file(lab, node, tmp_path)
     report = tmp_path / "report.json"
     argv = [str(program), "mend", node.name, "--report", str(report)]
     etc = node.tree("/etc", "/var/lib")

@@ -40,10 +40,9 @@ def run(environment: Path, cwd: Path, *argv: str) -> subprocess.CompletedProcess
 def test_the_wheel_installs_one_package(files: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(files[1]) as wheel:
         names = wheel.namelist()
-    assert {name.split("/")[0] for name in names} == {
-        "gpumend",
-        next(n for n in names if "dist-info" in n).split("/")[0],
-    }
+    about = next(n for n in names if "dist-info" in n).split("/")[0].removesuffix(".dist-info")
+    assert {name.split("/")[0] for name in names} == {"gpumend", f"{about}.dist-info", f"{about}.data"}
+    assert [name for name in names if ".data/" in name] == [f"{about}.data/data/share/man/man1/gpumend.1"]
     assert "gpumend/project/inventory.py" in names and "gpumend/run/remote/sudoers.d/gpumend-audit" in names
     assert not [name for name in names if name.startswith("gpumend/project/") and "hosts.toml" in name]
 

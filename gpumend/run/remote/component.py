@@ -56,7 +56,10 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
         return True
     outcome = Outcome("unchanged")
     transaction = record.now.plan.get(which)
-    for _ in range(ATTEMPTS):
+    if record.approved is not None and transaction is not None and which not in record.approved:
+        record.done.append((transaction, Outcome("refused", "it is not in the plan")))
+        return False
+    for _ in range(ATTEMPTS if record.approved is None else 1):
         if transaction is None:
             outcome = Outcome("unchanged", "another run did it meanwhile")
             break

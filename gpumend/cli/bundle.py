@@ -1,0 +1,22 @@
+"""`gpumend bundle`"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from gpumend.cli import start
+
+
+@click.command("bundle")
+@click.option(
+    "--out", required=True, metavar="FILE.tar.gz", callback=start.report_path, help="Where the archive goes."
+)
+@start.options
+def command(call: start.Call, out: str) -> None:
+    """What a support ticket needs, in one archive: the report as text and JSON, and the facts that it was made of.
+
+    Secrets are masked, files are there by their SHA-256; names of hosts, users and containers are in it. Changes nothing.
+    """
+    sys.exit(call.run("bundle", "--dry", data=(f"bundle={out}",)))
