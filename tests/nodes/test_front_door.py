@@ -140,6 +140,19 @@ def test_a_plan_is_mended_as_it_was_approved_or_not_at_all(
     assert {change["status"] for change in host["changes"]} == {"changed"} and not host["plan"]
     assert mended()[0] == 0, "a second time nothing is left to be changed"
 
+    # Broken again, and held by somebody: who that is, and not what the kernel calls it.
+    node.write("/etc/docker/daemon.json", was)
+    node.write("/root/other.json", was)
+    for held, freed, said in (
+        (["chattr", "+i"], ["chattr", "-i"], "/etc/docker/daemon.json is immutable (lsattr -d shows it)"),
+        (["mount", "--bind", "/root/other.json"], ["umount"], "/etc/docker/daemon.json is a bind mount"),
+    ):
+        node.run([*held, "/etc/docker/daemon.json"])
+        done = gpumend("mend", "--yes", "--report", str(report))
+        node.run([*freed, "/etc/docker/daemon.json"])
+        [change] = json.loads(report.read_text())["hosts"][node.name]["changes"]
+        assert (done.returncode, change["status"]) == (4, "refused") and said in change["detail"]
+
 
 def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: Path, tmp_path: Path) -> None:
     node = boot("trixie", scenario="report_002")

@@ -719,3 +719,18 @@ def test_a_dockerd_in_a_container_is_not_the_hosts(where: dict[str, Any]) -> Non
     assert alone.process.absent and alone.flags == {} and alone.rootless_users == ()
     beside = healthy().but(processes=(inner, *healthy().processes)).state().docker
     assert beside.flags["host"] == "fd://" and "data-root" not in beside.flags
+
+
+def test_gm404_says_nothing_of_an_answer_that_there_was_not() -> None:
+    found = the(daemon("26.1.5", {}).but(**STOPPED), "GM404", DEVICE)
+    assert "CDISpecDirs" not in " ".join(item.text for item in found.evidence)
+    assert found.evidence[1].text.startswith("dockerd gave no answer")
+
+
+def test_gm403_promises_no_reload_beside_a_restart() -> None:
+    both = daemon("26.1.5", {}, Runtimes={"runc": {}}, CDISpecDirs=[])
+    paths = {"docker": {"paths": ["runtime", "device"]}}
+    assert the(both, "GM404", paths).change
+    assert "restarts dockerd, once, for this and for GM404" in the(both, "GM403", paths).remedy
+    alone = {"docker": {"paths": ["runtime"]}}
+    assert "reloads dockerd: no container is stopped" in the(both, "GM403", alone).remedy

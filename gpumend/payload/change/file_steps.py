@@ -20,7 +20,15 @@ from gpumend.payload.change.files import (
 )
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.services import COMMAND_TIMEOUT
-from gpumend.payload.change.step import Step, absolute, command, last_error, nearest_directory, writable
+from gpumend.payload.change.step import (
+    Step,
+    absolute,
+    command,
+    last_error,
+    nearest_directory,
+    replaceable,
+    writable,
+)
 from gpumend.payload.probe.execution import run, which
 
 
@@ -68,6 +76,7 @@ class FileStep(Step):
         data = current(self.path)
         if hash_of(data) != self.before:
             raise Refused("%s changed since it was read" % self.path, "moved")
+        replaceable(self.real)
         writable(nearest_directory(os.path.dirname(self.real)), len(data or b"") + self.size())
 
     def still(self) -> Optional[bytes]:

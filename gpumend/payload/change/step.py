@@ -1,12 +1,15 @@
 """What a kind of step on a host is, and commands, the plainest kind: stdlib only, Python 3.6 or newer."""
 
+import fcntl
 import os
+import sys
 from typing import Any, Dict, List
 
 from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.journal import Entry, Journal
 from gpumend.payload.change.services import COMMAND_TIMEOUT
 from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.files import mount_points
 
 SPARE_BYTES = 1 << 20
 
@@ -86,6 +89,44 @@ def writable(directory: str, size: int) -> None:
         raise Refused("no space left in %s" % directory)
     if not os.access(directory, os.W_OK):
         raise Refused("%s cannot be written by uid %d" % (directory, os.geteuid()))
+
+
+# ioctl_iflags(2), linux/fs.h: _IOR('f', 1, long) of a 64-bit Linux, FS_IMMUTABLE_FL, FS_APPEND_FL
+GET_FLAGS, IMMUTABLE, APPEND = 0x80086601, 0x10, 0x20
+
+
+def attributes(path: str) -> int:
+    """The flags that chattr(1) sets on a regular file or directory; 0 where its file system has none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
+    try:
+        answer: bytes = fcntl.ioctl(handle, GET_FLAGS, b"\0" * 8)
+    except OSError:
+        return 0
+    finally:
+        os.close(handle)
+    return int.from_bytes(answer[:4], sys.byteorder)
+
+
+def replaceable(path: str) -> None:
+    """Another file can be renamed over this one, and it can be taken away. Raises Refused for one that chattr holds, and for one
+    that is a mount of its own: the kernel calls these `Operation not permitted` and `Invalid cross-device link`."""
+    for each in (path, os.path.dirname(path)):
+        held = attributes(each) & (IMMUTABLE | APPEND) if os.path.exists(each) else 0
+        if held:
+            word, letter = ("immutable", "i") if held & IMMUTABLE else ("append-only", "a")
+            raise Refused(
+                "%s is %s (lsattr -d shows it): somebody has set that on purpose; `chattr -%s %s` takes it off"
+                % (each, word, letter, each)
+            )
+    with open("/proc/self/mountinfo", errors="replace") as handle:
+        if path in dict(mount_points(handle.read())):
+            raise Refused(
+                "%s is a bind mount: another file is mounted over it, which has to be changed where it comes from "
+                "(findmnt %s)" % (path, path)
+            )
 
 
 def command(argv: List[str]) -> None:

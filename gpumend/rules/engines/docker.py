@@ -145,14 +145,23 @@ def runtime(context: Context) -> Iterator[Finding]:
         summary=summary,
         evidence=tuple(found),
         cause=cause,
-        remedy=f"Mend registers {program.path} and reloads dockerd: no container is stopped."
-        if made
-        else "Put that right first.",
+        remedy=f"Mend registers {program.path} and {_told(context)}." if made else "Put that right first.",
         risk=Risk.RELOAD,
         change=made,
         refused=refused,
         symptoms=("unknown or invalid runtime name: nvidia",),
     )
+
+
+def _told(context: Context) -> str:
+    """How dockerd is told of its runtimes: where it is restarted for CDI, no reload comes before that."""
+    try:
+        restarts = any(found.change for found in cdi_off(context))
+    except Unread:  # it is told as unknown
+        restarts = False
+    if restarts:
+        return "restarts dockerd, once, for this and for GM404"
+    return "reloads dockerd: no container is stopped"
 
 
 @rule(
@@ -196,7 +205,9 @@ def cdi_off(context: Context) -> Iterator[Finding]:
         else "daemon.json turns CDI on, the running dockerd has it off",
         evidence=(
             evidence(context, "cdi", feature if feature is not None else "not set"),
-            Evidence("docker info", f"CDISpecDirs: {(docker.info.value or {}).get('CDISpecDirs')}"),
+            Evidence("docker info", f"CDISpecDirs: {(docker.info.value or {}).get('CDISpecDirs')}")
+            if docker.info.ok
+            else Evidence("docker info", "dockerd gave no answer: what it has now is not known"),
         ),
         cause="From 25.0 to 28.1 CDI is off unless features.cdi is true; from 28.2 on it is on unless it is false."
         if not right
