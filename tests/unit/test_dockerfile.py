@@ -73,9 +73,12 @@ def context(files: Mapping[str, str], ignore: str = "") -> Files:
     return Files(frozenset(files), files.get, dockerignore.parse(ignore))
 
 
+AS_IT_IS = Service()
+
+
 def judged(
-    case: Case, hosts: tuple[targets.Target, ...] = (), service: Service = Service()
-) -> tuple[Finding, ...]:  # noqa: B008
+    case: Case, hosts: tuple[targets.Target, ...] = (), service: Service = AS_IT_IS
+) -> tuple[Finding, ...]:
     files = context(case.files, case.ignore)
     return audit(case.text, files, "Dockerfile", "", service, case.target, case.arguments, hosts)
 
@@ -299,6 +302,14 @@ COPY app/*.py app/
 CMD ["hypercorn", "app.main:app"]
 """, {**SERVICE, "pyproject.toml": ""}),
     Case("Windows line ends and a BOM", "\ufeffFROM python:3.12\r\nWORKDIR /srv\r\nCOPY app \\\r\n app\r\nRUN pip install uvicorn\r\nCMD [\"uvicorn\", \\\r\n \"app.main:app\"]\r\n", SERVICE),
+    Case("an entry script that a RUN writes", """\
+FROM python:3.12
+WORKDIR /srv
+COPY app app
+RUN pip install uvicorn && printf '#!/bin/sh\\nexec "$@"\\n' > /srv/start.sh && chmod +x start.sh
+ENTRYPOINT ["/srv/start.sh"]
+CMD ["uvicorn", "app.main:app"]
+""", SERVICE),
     Case("a mount only for the build", """\
 FROM python:3.12
 WORKDIR /srv

@@ -129,6 +129,16 @@ class Image:
             return Place(Presence.UNKNOWN, "the context has too many files to list")
         return YES if there else NO
 
+    def writes(self, path: str) -> bool:
+        """Whether a RUN writes this very file, by its whole path or from the directory that it runs in."""
+        for ran in self.stage.runs():
+            names = {path, posixpath.relpath(path, ran.workdir)}
+            if any(
+                re.search(rf"(?:>|\btee)\s*[\"']?{re.escape(name)}(?![\w./-])", ran.text) for name in names
+            ):
+                return True
+        return False
+
     def may_make(self, path: str) -> bool:
         """Whether a RUN may have brought a path: it clones a repository, or names it and writes."""
         words = {posixpath.basename(path), posixpath.basename(path).partition(".")[0]} - {""}

@@ -31,30 +31,43 @@ def sources(build: Build) -> Iterator[Finding]:
     if not build.files.whole:
         return
     for stage in build.used():
+        lines: dict[int, list[Copied]] = {}
         for step in stage.steps:
             if isinstance(step, Copied) and step.stage is None:
-                yield from _source(build, step)
+                lines.setdefault(step.line, []).append(step)
+        for steps in lines.values():
+            yield from _missing_sources(build, steps)
 
 
-def _source(build: Build, step: Copied) -> Iterator[Finding]:
-    said = build.at(step.line, f"COPY {step.text}")
-    if step.origin == "nothing" and not re.search(r"[*?\[]", step.text):  # a pattern may match nothing
+def _missing_sources(build: Build, steps: list[Copied]) -> Iterator[Finding]:
+    """What is wrong with the sources of one COPY. A pattern (`*.lock`) may match nothing."""
+    gone = [step.text for step in steps if step.origin == "nothing" and not re.search(r"[*?\[]", step.text)]
+    if gone:
         yield Finding(
             code="GM952",
             status=Status.FAIL,
-            summary=f"COPY names {step.text}, which the build's context does not have",
-            evidence=(said, Evidence(build.file(""), "the context has no such file or directory")),
+            summary=f"COPY names {', '.join(gone)}, which the build's context does not have",
+            evidence=(
+                build.at(steps[0].line, f"COPY {' '.join(gone)}"),
+                Evidence(build.file("") or ".", f"the context has no {gone[0]}"),
+            ),
             cause="A build stops there. The context is the directory that `docker build` is given, not the Dockerfile's own.",
-            remedy=f"Correct the path, make {step.text} before the build, or name the right context (--context).",
+            remedy=f"Correct the path, make {gone[0]} before the build, or name the right context (--context).",
             symptoms=("failed to compute cache key: failed to calculate checksum of ref", "not found"),
         )
-    elif not step.origin and step.source and (rule := build.files.kept_out(step.source)) is not None:
+    for step in steps:
+        rule = build.files.kept_out(step.source) if not step.origin and step.source else None
+        if rule is None:
+            continue
         name = build.files.ignore.name
         yield Finding(
             code="GM952",
             status=Status.FAIL,
             summary=f"COPY names {step.text}, which {name} keeps out of the build",
-            evidence=(said, Evidence(build.file(name, rule.line), rule.text)),
+            evidence=(
+                build.at(step.line, f"COPY {step.text}"),
+                Evidence(build.file(name, rule.line), rule.text),
+            ),
             cause="Patterns begin at the context's root, and the last one that matches counts.",
             remedy=f"Add `!{step.source}` below that line, or take the line out.",
             symptoms=("failed to compute cache key: failed to calculate checksum of ref", "not found"),
@@ -254,6 +267,8 @@ def _script(build: Build, target: Target) -> Finding | None:
     image = build.image
     found = image.holds(target.name)
     if found.presence is Presence.YES:
+        return None
+    if image.writes(target.name):
         return None
     if image.may_make(target.name):
         found = Place(Presence.UNKNOWN, "a RUN that may bring it")

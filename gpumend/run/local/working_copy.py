@@ -22,7 +22,24 @@ class WorkingCopyError(ValueError):
 def is_dockerfile(name: str) -> bool:
     """`Dockerfile`, `Dockerfile.gpu`, `gpu.Dockerfile`, and the same with Containerfile."""
     low = name.lower()
-    if low.endswith((".dockerignore", ".md", ".py", ".sh", ".yml", ".yaml", ".j2", ".tmpl", ".orig", ".rej")):
+    if low.endswith(
+        (
+            ".dockerignore",
+            ".md",
+            ".py",
+            ".sh",
+            ".yml",
+            ".yaml",
+            ".j2",
+            ".jinja",
+            ".jinja2",
+            ".tmpl",
+            ".template",
+            ".in",
+            ".orig",
+            ".rej",
+        )
+    ):
         return False
     return (
         low.startswith(("dockerfile.", "containerfile."))
