@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,11 +15,14 @@ from typing import Any
 import click
 
 from gpumend.cli import compose_files, report_options
+from gpumend.plan.compose import FORMS, form_for, rewrite
 from gpumend.reports import working_copy
+from gpumend.reports.diff import lines_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
 from gpumend.rules.compose.where import NOWHERE, Where, from_report
 from gpumend.run.record import Run, new_id
 from gpumend.state.compose_files import Project, project
+from gpumend.text.mask import mask
 from gpumend.text.version import parse_version
 
 LARGEST_REPORT = 64 << 20
@@ -47,6 +52,16 @@ def _hosts(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return hosts
 
 
+FORM_OPTIONS = (
+    click.option(
+        "--to",
+        "form",
+        type=click.Choice(FORMS),
+        help="The form; else what the host of --for or --docker serves best.",
+    ),
+    click.option("--dry", is_flag=True, help="Show the diff, and write nothing."),
+    click.option("--uncommitted", is_flag=True, help="Write to files, too, that git could not give back."),
+)
 OPTIONS = (
     click.argument("paths", nargs=-1, metavar="[PATH]..."),
     click.option(
@@ -125,3 +140,80 @@ def audit(paths: tuple[str, ...], together: tuple[str, ...], report: str | None,
         click.echo(f"gpumend: the report could not be written: {error}", err=True)
         sys.exit(1)
     sys.exit(document["exit"])
+
+
+@command.command("fix")
+@options
+@FORM_OPTIONS[2]
+@FORM_OPTIONS[1]
+@FORM_OPTIONS[0]
+def fix(
+    paths: tuple[str, ...],
+    together: tuple[str, ...],
+    form: str | None,
+    dry: bool,
+    uncommitted: bool,
+    **more: Any,
+) -> None:
+    """Rewrite requests for GPUs into a form that works: the same GPUs, and no other byte of the files.
+
+    The forms: devices (`devices: [nvidia.com/gpu=0]`), runtime (`runtime: nvidia` with NVIDIA_VISIBLE_DEVICES), reservation.
+    The diff is shown. What cannot be rewritten without another grant stays as it is, and is named.
+
+    Exit status: 0 every request has this form; 2 usage; 3 something stays as it is (or, with --dry, would be rewritten);
+    4 a file could not be written.
+    """
+    found = places(**more)
+    if len(found) > 1:
+        raise click.UsageError(
+            "--for: a report of one host is needed: one file cannot have the forms of several"
+        )
+    where = found[0]
+    if form is None and where.docker is None:
+        raise click.UsageError(
+            "--to says the form; or --for or --docker (with --compose) for which host it is to work"
+        )
+    form = form or form_for(where)
+    status, changed = 0, False
+    for each in read(paths, together):
+        done, written = rewrite(each, compose_files.opened, form, where), False
+        for refusal in done.refused:
+            click.echo(f"stays  {refusal.service or each.given[0]} ({refusal.place}): {mask(refusal.why)}")
+            status = max(status, 3)
+        for place, services in done.shared:
+            click.echo(f"shared {place}: {', '.join(services)}")
+        for path, data in sorted(done.texts.items()):
+            before = each.files[path].encode(each.files[path].text)
+            click.echo(diff_of(path, before, data), nl=False)
+            changed = True
+            why = "" if dry or uncommitted else compose_files.uncommitted(path)
+            if why:
+                click.echo(f"stays  {path}: {why}; commit it, or say --uncommitted")
+            elif not dry:
+                try:
+                    compose_files.write(path, before, data)
+                    written = True
+                    continue
+                except OSError as error:
+                    click.echo(f"stays  {path}: {error.strerror or error}")
+                    status = 4
+            status = max(status, 3)
+        if written:
+            click.echo(f"pending: {up(each, done.changed)}")
+    if not changed and not status:
+        click.echo(f"nothing to rewrite: every request has the form {form}")
+    sys.exit(status)
+
+
+def diff_of(path: str, before: bytes, after: bytes) -> str:
+    """A masked unified diff."""
+    rows = difflib.unified_diff(
+        lines_of(before), lines_of(after), f"{path} (now)", f"{path} (wanted)", lineterm=""
+    )
+    return mask("\n".join(rows)) + "\n"
+
+
+def up(found: Project, services: tuple[str, ...]) -> str:
+    """What recreates the containers, to be copied."""
+    files = " ".join(f"-f {shlex.quote(path)}" for path in found.given)
+    return f"docker compose {files} up -d {' '.join(map(shlex.quote, services))}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,3 +61,54 @@ def _of_directory(directory: str) -> list[tuple[str, ...]]:
     if not names:
         raise click.UsageError(f"{directory}: no compose file here ({', '.join(DEFAULTS)}, {PATTERN})")
     return [(f"{prefix}{name}",) for name in names]
+
+
+def uncommitted(path: str) -> str:
+    """Why git could not give the file back as it is now; empty where it could."""
+    file = Path(path).absolute()
+    # A repository's own configuration may name programs for git to run: none of them is.
+    command = [
+        "git",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "status",
+        "--porcelain",
+        "--ignored",
+        "--",
+        file.name,
+    ]
+    try:
+        done = subprocess.run(
+            command, cwd=file.parent, capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"git does not answer: {error}"
+    if done.returncode:
+        return "it is in no git repository"
+    mark = done.stdout[:2]
+    return {"": "", "??": "git does not have it", "!!": "git ignores it"}.get(
+        mark, "it has uncommitted changes"
+    )
+
+
+def write(path: str, before: bytes, after: bytes) -> None:
+    """The file is whole, old or new; mode kept. Raises OSError, too, where it is not what was read any more, or another user's."""
+    if opened(path) != before:
+        raise OSError(5, "it changed meanwhile")
+    real = Path(os.path.realpath(path))
+    status = real.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(13, f"it belongs to uid {status.st_uid}: run this as that user")
+    handle, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(after)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).chmod(stat.S_IMODE(status.st_mode))
+        Path(temporary).replace(real)
+    except BaseException:
+        Path(temporary).unlink()
+        raise

@@ -47,12 +47,14 @@ class Service:
 
 @dataclass(frozen=True)
 class Project:
-    """files: every one that was read, by path. given: those that were named (-f). problems: what keeps parts unknown."""
+    """files: every one that was read, by path; roots: what stands in each. given: those that were named (-f). problems: what
+    keeps parts unknown."""
 
     given: tuple[str, ...]
     files: Mapping[str, Source] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    roots: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def directory(self) -> str:
@@ -64,7 +66,8 @@ def project(given: Iterable[str], opener: Read, known: Mapping[str, str] | None 
     paths = tuple(given)
     loader = _Loader(opener, dict(known or {}))
     services = loader.project(paths, loader.env(posixpath.dirname(paths[0]) if paths else ""), 0)
-    return Project(paths, loader.files, services, tuple(dict.fromkeys(loader.problems)))
+    roots = {path: root for path, root in loader.roots.items() if root is not None}
+    return Project(paths, loader.files, services, tuple(dict.fromkeys(loader.problems)), roots)
 
 
 class _Loader:
@@ -220,10 +223,15 @@ def merge(base: Value, over: Value, key: str = "") -> Value:
                 entries.pop(name, None)
             else:
                 entries[name] = merge(entries[name], value, name) if name in entries else value
-        return replace(over, entries=entries, keys={**base.keys, **over.keys})
+        return replace(
+            over,
+            entries=entries,
+            keys={**base.keys, **over.keys},
+            owners={**base.owners, **over.owners},
+        )
     if key == "environment" and {base.kind, over.kind} <= {"map", "seq"}:
         return replace(
-            over, kind="map", entries={**environment(base), **environment(over)}, items=(), keys={}
+            over, kind="map", entries={**environment(base), **environment(over)}, items=(), keys={}, owners={}
         )
     if base.kind == "seq" and over.kind == "seq" and key not in REPLACED:
         return replace(over, items=(*base.items, *over.items))

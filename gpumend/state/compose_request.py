@@ -242,9 +242,8 @@ def _devices(service: Service) -> Iterator[Request]:
         if item.kind == "map":
             source, target = texts.text(item.get("source")), texts.text(item.get("target"))
             if source.startswith("nvidia.com/") and source == (target or source):
-                yield texts.told(
-                    Request("devices", item, "cdi", (source.removeprefix(KIND),), broken=not target)
-                )
+                faults = () if target else ("the device is missing a mount target",)
+                yield texts.told(Request("devices", item, "cdi", (source.removeprefix(KIND),), faults=faults))
             elif source.startswith("/dev/nvidia"):
                 yield texts.told(Request("node", item, "", (source,)))
             continue

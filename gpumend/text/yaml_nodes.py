@@ -48,7 +48,7 @@ class Value:
     """A node as it counts where it stands. kind: map, seq or scalar. text: of a scalar; plain: it has no quotes.
 
     shared: it is reached through an alias or a merge key, so that others may have the same node. tag: Compose's !reset and
-    !override. keys: of a mapping the node of each key. own: of a mapping the keys that stand in it, and not in what it merges.
+    !override. keys: of a mapping the node of each key; owners: the mapping that it stands in, which a merge key may have brought.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Value:
     items: tuple[Value, ...] = ()
     entries: Mapping[str, Value] = field(default_factory=dict)
     keys: Mapping[str, yaml.Node] = field(default_factory=dict)
-    own: frozenset[str] = frozenset()
+    owners: Mapping[str, yaml.MappingNode] = field(default_factory=dict)
 
     @property
     def line(self) -> int:
@@ -192,11 +192,11 @@ class _Tree:
     def mapping(self, node: yaml.MappingNode, shared: bool, tag: str) -> Value:
         entries: dict[str, Value] = {}
         keys: dict[str, yaml.Node] = {}
-        own = frozenset(key.value for key, _ in node.value if key.value != "<<")
+        owners: dict[str, yaml.MappingNode] = {}
         for key, value in node.value:
             if key.value != "<<":
                 entries[key.value] = self.value(value, shared, key.start_mark.index)
-                keys[key.value] = key
+                keys[key.value], owners[key.value] = key, node
         for key, value in node.value:
             if key.value != "<<":
                 continue
@@ -208,4 +208,5 @@ class _Tree:
                 for name, found in inner.entries.items():
                     if name not in entries:
                         entries[name], keys[name] = found, inner.keys[name]
-        return Value("map", node, self.source, shared, tag, entries=entries, keys=keys, own=own)
+                        owners[name] = inner.owners[name]
+        return Value("map", node, self.source, shared, tag, entries=entries, keys=keys, owners=owners)

@@ -134,3 +134,84 @@ def test_the_pre_commit_hook_calls_what_there_is(copy: Path) -> None:
     program, *argv = hook["entry"].split()
     assert program == "gpumend"
     assert gpumend(copy, *argv[1:], "docker-compose.yml").returncode == 0
+
+
+# --- fix
+
+
+@pytest.fixture
+def repository(copy: Path) -> Path:
+    for argv in (
+        ("init", "-q"),
+        ("add", "docker-compose.yml"),
+        ("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "before"),
+    ):
+        subprocess.run(("git", *argv), cwd=copy, check=True, capture_output=True)
+    return copy
+
+
+def test_fix_shows_the_diff_writes_and_a_second_one_changes_nothing(repository: Path) -> None:
+    file = repository / "docker-compose.yml"
+    file.chmod(0o640)
+    done = gpumend(repository, "fix", "--for", "report.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '-              device_ids: ["0"]' in done.stdout
+    assert "+    runtime: nvidia" in done.stdout
+    assert "pending: docker compose -f docker-compose.yml up -d worker" in done.stdout
+    assert SECRET not in done.stdout.replace(f"labels: {{x: {SECRET}}}", "")
+    assert "    runtime: nvidia\n" in file.read_text() and "=all" not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o640
+    written = file.stat().st_ino
+    again = gpumend(repository, "fix", "--for", "report.json")
+    assert (again.returncode, file.stat().st_ino) == (0, written)
+    assert "nothing to rewrite" in again.stdout
+
+
+def test_fix_with_dry_writes_nothing_and_says_drift(repository: Path) -> None:
+    before = (repository / "docker-compose.yml").read_bytes()
+    done = gpumend(repository, "fix", "--to", "devices", "--dry")
+    assert done.returncode == 3
+    assert "+      - nvidia.com/gpu=0" in done.stdout
+    assert (repository / "docker-compose.yml").read_bytes() == before
+
+
+@pytest.mark.parametrize("case", ["changed", "untracked", "no repository"])
+def test_what_git_could_not_give_back_is_written_only_when_told(repository: Path, case: str) -> None:
+    file = repository / "docker-compose.yml"
+    if case == "changed":
+        file.write_text(file.read_text() + "# mine\n")
+    elif case == "untracked":
+        subprocess.run(("git", "rm", "-q", "--cached", file.name), cwd=repository, check=True)
+    else:
+        (repository / ".git").rename(repository / "git")
+    before = file.read_bytes()
+    done = gpumend(repository, "fix", "--to", "devices")
+    assert done.returncode == 3
+    assert file.read_bytes() == before
+    assert "pending" not in done.stdout
+    assert gpumend(repository, "fix", "--to", "devices", "--uncommitted").returncode == 0
+    assert file.read_bytes() != before
+
+
+def test_fix_writes_through_no_link_of_another_user_and_to_no_file_of_one(repository: Path) -> None:
+    file = repository / "docker-compose.yml"
+    (repository / "compose.yml").symlink_to(file.name)
+    os.chown(repository / "compose.yml", 12345, 12345, follow_symlinks=False)
+    before = file.read_bytes()
+    assert gpumend(repository, "fix", "compose.yml", "--to", "devices", "--uncommitted").returncode == 3
+    os.chown(file, 12345, 12345)
+    done = gpumend(repository, "fix", "docker-compose.yml", "--to", "devices", "--uncommitted")
+    assert done.returncode == 4
+    assert "uid 12345" in done.stdout
+    assert file.read_bytes() == before
+
+
+def test_a_link_of_ones_own_stays_a_link(repository: Path) -> None:
+    (repository / "compose.yml").symlink_to("docker-compose.yml")
+    assert gpumend(repository, "fix", "compose.yml", "--to", "devices", "--uncommitted").returncode == 0
+    assert (repository / "compose.yml").is_symlink()
+    assert "nvidia.com/gpu=0" in (repository / "docker-compose.yml").read_text()
+
+
+def test_fix_needs_a_form_or_a_host(repository: Path) -> None:
+    assert gpumend(repository, "fix").returncode == 2
