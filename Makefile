@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 MATRICES := $(addprefix tests/nodes/test_,crash.py crash_components.py faults.py host_faults.py)
 
 
-.PHONY: demo test test-newest quick check unit nodes exhaustive bench fuzz format lock clean
+.PHONY: demo test test-newest quick check unit nodes exhaustive bench fuzz format docs lock clean
 
 ## The main job on a throwaway broken host: audited, mended, proven, audited again.
 demo: $(STAMP)
@@ -67,9 +67,13 @@ ifneq ($(LOCKED),)
 	@$(PIP) install -qq --require-hashes -r requirements.lock
 	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 else
-	@$(PIP) install -qq --upgrade -e '.[test]'
+	@$(PIP) install -qq --upgrade -e '.[test,docs]'
 endif
 	@touch $@
+
+## The site of docs/ in site/: no outside resources, searched offline. tests/scripts/test_docs.py builds it, too.
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict
 
 ## Renews requirements.lock from pyproject.toml.
 lock:

@@ -147,8 +147,9 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--hosts",
-                metavar="FILE",
-                help="The hosts file (else GPUMEND_HOSTS, ./hosts.toml, the user's own).",
+                metavar="[FORMAT:]FILE",
+                help="The hosts file (else GPUMEND_HOSTS, ./hosts.toml, the user's own); FORMAT, for JSON of theirs: kubectl, "
+                "slurm, ansible, terraform.",
             ),
             click.option(
                 "--limit", multiple=True, metavar="HOST|GROUP", help="Only these hosts of the inventory."

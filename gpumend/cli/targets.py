@@ -72,7 +72,7 @@ def read(words: tuple[str, ...], limit: tuple[str, ...], file: str | None) -> Ta
         str(PROJECT / "inventory.py"),
         chosen or limit,
         PROJECT,
-        {"file": str(source.path) if source.path else None},
+        {"file": str(source.path) if source.path else None, "kind": source.kind, "part": source.part},
         said,
     )
 

@@ -15,7 +15,7 @@ import click
 import tomllib
 
 from gpumend import schemas
-from gpumend.deploy import trust
+from gpumend.deploy import host_sources, trust
 from gpumend.deploy.hosts_file import HostsError, HostsFile, find
 from gpumend.places import PROJECT
 from gpumend.rules import wanted
@@ -71,15 +71,19 @@ def line_of(text: str, path: list[str | int]) -> int:
     return best
 
 
-def parse(path: Path) -> Hosts:
-    """The file's hosts; raises HostsError."""
+def parse(path: Path, kind: str = "", part: str = "") -> Hosts:
+    """The file's hosts; kind, part: as HostsFile has them. Raises HostsError."""
     # only where there is a file: it takes 60 ms
     from jsonschema import Draft202012Validator
 
     text = ""
     try:
         text = path.read_text("utf-8")
-        raw = tomllib.loads(text)
+        raw = host_sources.convert(kind, json.loads(text), part) if kind else tomllib.loads(text)
+    except host_sources.SourceError as error:
+        raise HostsError(f"{path}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise HostsError(f"{path}: not JSON, as {kind} has it: {error}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise HostsError(f"{path}{_twice(text, error) or f': {error}'}") from None
     _shape(path, text, raw)
@@ -273,9 +277,12 @@ def load() -> Hosts:
         if given.get("targets"):
             return Hosts([addressed(target) for target in given["targets"]], dict(STRICT))
         path = given.get("file")
-        source = find() if "file" not in given else HostsFile(Path(path) if path else None)
+        if "file" in given:
+            source = HostsFile(Path(path) if path else None, given.get("kind", ""), given.get("part", ""))
+        else:
+            source = find()
         found = of(source)
-        for line in twins(source.path, found) if source.path else ():
+        for line in twins(source.path, found) if source.path and not source.kind else ():
             click.echo(f"gpumend: {line}", err=True)
         directory = source.group_data
         if directory is not None:
@@ -293,7 +300,9 @@ STRICT = {"ssh_strict_host_key_checking": "yes"}
 
 def of(source: HostsFile) -> Hosts:
     """The hosts of a hosts file, or this machine. Raises HostsError."""
-    return Hosts([addressed("@local")]) if source.path is None else parse(source.path)
+    if source.path is None:
+        return Hosts([addressed("@local")])
+    return parse(source.path, source.kind, source.part)
 
 
 def addressed(target: str) -> tuple[str, dict[str, Any]]:

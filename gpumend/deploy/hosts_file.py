@@ -9,7 +9,7 @@ from pathlib import Path
 
 from platformdirs import user_config_path
 
-from gpumend.deploy import trust
+from gpumend.deploy import host_sources, trust
 from gpumend.places import INSTALLED, PROJECT
 
 NAME = "hosts.toml"
@@ -22,9 +22,12 @@ class HostsError(ValueError):
 
 @dataclass(frozen=True)
 class HostsFile:
-    """path: None where there is no file, and this machine is meant."""
+    """path: None where there is no file, and this machine is meant. kind: whose words it is in (host_sources.py), empty for
+    hosts.toml's; part: what of it, for a format that has several."""
 
     path: Path | None
+    kind: str = ""
+    part: str = ""
 
     @property
     def group_data(self) -> Path | None:
@@ -54,11 +57,16 @@ def find(named: str | None = None) -> HostsFile:
     variable = os.environ.get(VARIABLE)
     said = named or variable
     if said:
-        path = Path(said).expanduser().absolute()
+        kind, _, rest = said.partition(":")
+        kind, rest = (kind, rest) if kind in host_sources.FORMATS else ("", said)
+        part = ""
+        if kind == "terraform":
+            rest, _, part = rest.partition("#")
+        path = Path(rest).expanduser().absolute()
         if not path.exists() or path.is_dir():
             why = "which is a directory" if path.is_dir() else "which is not there"
             raise HostsError(f"{'--hosts' if named else VARIABLE} names {said}, {why}")
-        return HostsFile(path)
+        return HostsFile(path, kind, part)
     for path in places():
         if os.path.lexists(path):
             try:

@@ -23,6 +23,11 @@ PAGES = (
     "docs/security.md",
     "docs/reports.md",
     "docs/sudo.md",
+    "docs/getting-started.md",
+    "docs/hosts.md",
+    "docs/json-and-ci.md",
+    "docs/upgrades.md",
+    "docs/desired-state.md",
 )
 NAMED = re.compile(r"`((?:gpumend|tests|docs|deploys|facts|operations|tools|group_data)/[\w./-]*)`")
 EXAMPLES = ("docs/findings/GM999.md", "group_data/training.py")
