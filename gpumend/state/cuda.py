@@ -12,7 +12,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from gpumend.state import cupti, driver
 from gpumend.state import packages as package_facts
+from gpumend.state.cupti import Cupti
 from gpumend.state.docker import whole
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
@@ -48,8 +50,6 @@ UNIT_GLOBS = tuple(
 MANAGER_GLOBS = ("/etc/systemd/system.conf", "/etc/systemd/system.conf.d/*.conf")
 LOGIN_GLOBS = ("/etc/environment", "/etc/profile", "/etc/bash.bashrc", "/etc/profile.d/*.sh")
 LINKER_GLOB = "/etc/ld.so.conf.d/*.conf"
-CUPTI_HEADERS = ("targets/*/include/cupti.h", "extras/CUPTI/include/cupti.h")
-CUPTI_LIBRARIES = ("targets/*/lib/libcupti.so*", "extras/CUPTI/lib64/libcupti.so*")
 
 
 def _below(*names: str, **options: Any) -> tuple[Glob, ...]:
@@ -63,16 +63,18 @@ REQUEST = Request(
         *_below("version.json", "version.txt"),
         *_below("bin/nvcc", "bin/cuda-uninstaller", "lib64/libcudart.so.*.*", read=False),
         *_below("compat/libcuda.so.*.*", "compat_orin/libcuda.so.*.*", read=False, section=NOTE),
-        *_below(*CUPTI_HEADERS, *CUPTI_LIBRARIES, read=False),
-        Glob("/usr/lib/*-linux-gnu/libcupti.so*", read=False),
-        Glob("/usr/include/cupti.h", read=False),
+        *_below(*cupti.HEADERS, *cupti.LIBRARIES, read=False),
+        *cupti.GLOBS,
         Glob(LINKER_GLOB),
         Glob(DROPIN_GLOB),
         *(Glob(pattern, read=False, search=UNIT_LINES) for pattern in (*UNIT_GLOBS, *MANAGER_GLOBS)),
         *(Glob(pattern, read=False, search=LOGIN_LINES) for pattern in LOGIN_GLOBS),
     ),
     programs=("nvcc",),
-    commands={"nvcc": Command(("/usr/local/cuda/bin/nvcc", "--version"), timeout=10)},
+    commands={
+        "nvcc": Command(("/usr/local/cuda/bin/nvcc", "--version"), timeout=10),
+        "ldconfig": driver.REQUEST.commands["ldconfig"],
+    },
 )
 
 
@@ -210,7 +212,7 @@ def elf_note(data: bytes) -> Note:
     )
 
 
-# --- toolkits and CUPTI
+# --- toolkits
 
 
 class Tree(NamedTuple):
@@ -223,31 +225,6 @@ class Tree(NamedTuple):
     nvcc: bool
     version_json: bool
     how: str
-
-
-class Cupti(NamedTuple):
-    """CUPTI in one toolkit's directory. libraries: regular files by file name; dangling: names of links to nowhere.
-    tree: the directory's path, or the empty text for the distribution's own."""
-
-    tree: str
-    headers: tuple[str, ...]
-    libraries: tuple[str, ...]
-    dangling: tuple[str, ...]
-
-    def state(self, major: int | None) -> str:
-        """`absent | header_only | dangling | wrong_version | runtime_only | complete`. The file name after the soname
-        is year-based from CUDA 12 on (libcupti.so.2025.2.1): only libcupti.so.MAJOR tells which CUDA it is of."""
-        sonames = [name.rpartition("/")[2].removeprefix("libcupti.so") for name in self.libraries]
-        numbers = [
-            int(match.group(1)) for name in sonames if (match := re.match(r"\.(\d{1,2})(?:\.|$)", name))
-        ]
-        if not numbers:
-            if self.dangling:
-                return "dangling"
-            return "header_only" if self.headers else "absent"
-        if major is not None and major not in numbers:
-            return "wrong_version"
-        return "complete" if self.headers else "runtime_only"
 
 
 class Image(NamedTuple):
@@ -489,23 +466,18 @@ def _activations(
     return tuple(found)
 
 
-def _cupti(snapshot: Snapshot, directories: _Directories) -> tuple[Cupti, ...]:
-    headers: dict[str, list[str]] = {}
-    libraries: dict[str, list[str]] = {}
-    dangling: dict[str, list[str]] = {}
-    places = [*directories.paths(snapshot, *CUPTI_HEADERS, *CUPTI_LIBRARIES)]
-    for pattern in ("/usr/include/cupti.h", "/usr/lib/*-linux-gnu/libcupti.so*"):
-        places += [("", path) for path in snapshot.glob(pattern).value or ()]
-    for directory, path in places:
-        if snapshot.dangling(path):
-            dangling.setdefault(directory, []).append(path)
-        elif (meta := snapshot.stat(path).value) is not None and meta.kind == "file":
-            kind = headers if path.endswith(".h") else libraries
-            kind.setdefault(directory, []).append(path)
-    return tuple(
-        Cupti(directory, *(tuple(part.get(directory, ())) for part in (headers, libraries, dangling)))
-        for directory in sorted({*headers, *libraries, *dangling})
-    )
+def _cupti(
+    snapshot: Snapshot, directories: _Directories, cache: Reading[Mapping[str, tuple[str, ...]]]
+) -> tuple[Cupti, ...]:
+    on_path = [
+        part
+        for assigned in _library_paths(snapshot).values()
+        for _, value in assigned
+        for part in value.split(":")
+        if part.startswith("/")
+    ]
+    toolkits = directories.paths(snapshot, *cupti.HEADERS, *cupti.LIBRARIES)
+    return cupti.found(snapshot, toolkits, directories.resolve, cache, on_path)
 
 
 def _contents(snapshot: Snapshot, paths: Iterable[str]) -> dict[str, FileContent]:
@@ -550,6 +522,9 @@ def parse(snapshot: Snapshot) -> Cuda:
         active = Reading.none("/usr/local/cuda")
     dangling = snapshot.dangling("/usr/local/cuda")
     nvcc, path_nvcc, docker = snapshot.succeeded("nvcc"), snapshot.program("nvcc"), snapshot.docker
+    cache: Reading[Mapping[str, tuple[str, ...]]] = snapshot.succeeded("ldconfig").map(
+        lambda found: driver.ldconfig_cache(found.out)
+    )
     snapshot = noting = _Noting(snapshot.answer)  # from here on, one place that was not read counts for all
     directories = _Directories(snapshot)
     owned = {
@@ -573,7 +548,7 @@ def parse(snapshot: Snapshot) -> Cuda:
             for (scope, unit), assigned in _library_paths(snapshot).items()
             if scope == "service" and (values := [text for path, text in assigned if not path.endswith(OURS)])
         },
-        cupti=_cupti(snapshot, directories),
+        cupti=_cupti(snapshot, directories, cache),
         images=whole(docker, "images").map(
             lambda found: tuple(_image(raw) for raw in found.get("images", ()))
         ),

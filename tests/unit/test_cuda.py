@@ -377,24 +377,93 @@ def test_a_broken_version_json_is_looked_past() -> None:
     assert tree.version == (12, 4) and not tree.version_json
 
 
+HEADER, EXTRA = "targets/x86_64-linux/include/cupti.h", "extras/CUPTI/include/cupti.h"
+LIBRARY, RUNFILE = "targets/x86_64-linux/lib/libcupti.so.12", "extras/CUPTI/lib64/libcupti.so.12"
+
+
+def cached(*paths: str) -> tuple[int, str, str]:
+    """`ldconfig -p` with these libraries."""
+    rows = "".join(f"\t{path.rpartition('/')[2]} (libc6,x86-64) => {path}\n" for path in paths)
+    return (0, f"{len(paths)} libs found in cache `/etc/ld.so.cache'\n{rows}", "")
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "cache", "state", "expected"),
     [
-        (("targets/x86_64-linux/include/cupti.h",), "header_only"),
-        (("extras/CUPTI/include/cupti.h",), "header_only"),
-        (("targets/x86_64-linux/include/cupti.h", "targets/x86_64-linux/lib/libcupti.so.12"), "ok"),
-        (("extras/CUPTI/include/cupti.h", "extras/CUPTI/lib64/libcupti.so.12"), "ok"),
-        (("targets/sbsa-linux/lib/libcupti.so.12",), "ok"),
-        (("extras/CUPTI/include/cupti.h", "extras/CUPTI/lib64/libcupti.so.11.8"), "wrong_version"),
-        (("extras/CUPTI/include/cupti.h", "extras/CUPTI/lib64/libcupti.so.2025.2.1"), "header_only"),
-        ((), "ok"),
+        ((HEADER,), (), "header_only", "warn"),
+        ((EXTRA,), (), "header_only", "warn"),
+        ((HEADER, LIBRARY), (f"{TREE}/{LIBRARY}",), "complete", "ok"),
+        ((HEADER, LIBRARY), (f"/usr/local/cuda/{LIBRARY}",), "complete", "ok"),
+        ((LIBRARY,), (f"{TREE}/{LIBRARY}",), "runtime_only", "ok"),
+        ((EXTRA, RUNFILE), (f"{TREE}/{RUNFILE}",), "complete", "ok"),
+        ((EXTRA, RUNFILE), (), "not_in_loader_path", "note"),
+        ((EXTRA, RUNFILE), ("/usr/lib/x86_64-linux-gnu/libcupti.so.12",), "not_in_loader_path", "ok"),
+        ((EXTRA, "extras/CUPTI/lib64/libcupti.so.11.8"), (), "wrong_version", "warn"),
+        ((EXTRA, "extras/CUPTI/lib64/libcupti.so.2025.2.1"), (), "header_only", "warn"),
+        ((), (), "", "ok"),
     ],
 )
-def test_gm605_cupti(files: tuple[str, ...], expected: str) -> None:
-    host = healthy().but(files=tree_files(TREE, "bin/nvcc", *files))
-    assert outcome(host, "GM605") == ("ok" if expected == "ok" else "warn")
-    states = [found.state(12) for found in host.state().cuda.cupti]
-    assert expected == "ok" or states == [expected]
+def test_gm605_cupti(files: tuple[str, ...], cache: tuple[str, ...], state: str, expected: str) -> None:
+    linked = {"/usr/local/cuda": link("/etc/alternatives/cuda", a_directory(), TREE)}
+    host = healthy().but(
+        files={**tree_files(TREE, "bin/nvcc", *files), **linked}, commands={"ldconfig": cached(*cache)}
+    )
+    assert outcome(host, "GM605") == expected
+    assert [found.state(12) for found in host.state().cuda.cupti] == ([state] if state else [])
+
+
+def test_gm605_says_what_a_header_alone_does_to_a_build_and_what_mends_it() -> None:
+    found = the(healthy().but(files=tree_files(TREE, "bin/nvcc", HEADER)), "GM605")
+    assert "CMake" in found.cause and "cuda-cupti-12-4" in found.remedy
+
+
+def test_gm605_a_cache_that_cannot_be_read_is_unknown() -> None:
+    host = healthy().but(
+        files=tree_files(TREE, "bin/nvcc", HEADER, LIBRARY), commands={"ldconfig": {"status": "timeout"}}
+    )
+    assert outcome(host, "GM605") == "unknown"
+
+
+def test_gm605_an_ld_library_path_leads_to_it() -> None:
+    files = {
+        **tree_files(TREE, "bin/nvcc", EXTRA, RUNFILE),
+        "/etc/profile.d/cuda.sh": f"export LD_LIBRARY_PATH={TREE}/extras/CUPTI/lib64\n",
+    }
+    host = healthy().but(files=files)
+    assert outcome(host, "GM605") == "ok" and host.state().cuda.cupti[0].state(12) == "complete"
+
+
+SITE, CONDA, SDK = (
+    "/usr/local/lib/python3.12/dist-packages",
+    "/opt/miniconda3",
+    "/opt/nvidia/hpc_sdk/Linux_x86_64/24.7/cuda/12.5",
+)
+ELSEWHERE = [
+    # files, (kind, state)
+    ((f"{SITE}/nvidia/cuda_cupti/include/cupti.h", f"{SITE}/nvidia/cuda_cupti/lib/libcupti.so.12"), ("wheel", "complete"), "ok"),
+    ((f"{SITE}/nvidia/cu13/include/cupti.h", f"{SITE}/nvidia/cu13/lib/libcupti.so.13"), ("wheel", "complete"), "ok"),
+    ((f"{SITE}/nvidia/cu13/include/cupti.h",), ("wheel", "header_only"), "warn"),
+    ((f"{CONDA}/lib/libcupti.so.12", f"{CONDA}/include/cupti.h"), ("conda", "complete"), "ok"),
+    ((f"{CONDA}/include/cupti.h",), ("conda", "header_only"), "warn"),
+    ((f"{SDK}/{EXTRA}", f"{SDK}/{RUNFILE}"), ("hpc_sdk", "not_in_loader_path"), "note"),
+    ((f"{SDK}/{EXTRA}", f"{SDK}/extras/CUPTI/lib64/libcupti.so.11.8"), ("hpc_sdk", "wrong_version"), "warn"),
+    (("/usr/include/cuda/cupti.h", "/usr/lib64/libcupti.so.12"), ("distribution", "complete"), "ok"),
+    (("/usr/include/cupti.h",), ("distribution", "header_only"), "warn"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "expected", "judged"), ELSEWHERE)
+def test_gm605_looks_wherever_it_can_lie(
+    files: tuple[str, ...], expected: tuple[str, str], judged: str
+) -> None:
+    host = healthy().but(
+        files={path: file(b"") for path in files},
+        commands={"ldconfig": cached(*(path for path in files if path.startswith("/usr/lib64")))},
+    )
+    [found] = host.state().cuda.cupti
+    assert (found.kind, found.state(12 if found.kind == "hpc_sdk" else None)) == expected and outcome(
+        host, "GM605"
+    ) == judged
 
 
 def test_gm605_a_link_to_nowhere() -> None:

@@ -11,33 +11,45 @@ from gpumend.rules.driver.drift import reboot_pending
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.cuda import Tree
-from gpumend.text.version import parse_version
+from gpumend.state.cupti import Cupti
+from gpumend.text.version import Version, parse_version
+
+CUPTI_WORDS = {
+    "header_only": "has the header alone, and no libcupti.so",
+    "dangling": "has links to a libcupti.so that is not there",
+    "wrong_version": "has a libcupti.so of another CUDA major",
+    "not_in_loader_path": "is where the dynamic linker does not look",
+}
+CUPTI_CAUSES = {
+    "header_only": "The header came with a development package or a copy; the library is a package of its own. CMake finds cupti.h and "
+    "projects that look no further (CUPTI_INCLUDE_DIR) build their profiler; its programs stop when they load the library. With "
+    "find_package(CUDAToolkit) there is no target CUDA::cupti, and -lcupti is not found.",
+    "dangling": "The link's package is there, the library's is not, or it was removed by hand. A build stops at -lcupti; what was "
+    "built before does not start.",
+    "wrong_version": "The loader goes by the soname, which has the CUDA major: programs of this toolkit do not find theirs.",
+    "not_in_loader_path": "The runfile puts it into extras/CUPTI/lib64, which no file of the linker's names. Programs find it only "
+    "with LD_LIBRARY_PATH; PyTorch's wheels bring their own.",
+}
 
 
 @rule(
     "GM605",
     "CUPTI is more than its header",
-    "report 004, strategy 5; NVIDIA's packages cuda-cupti-X-Y and cuda-cupti-dev-X-Y",
+    "report 004, strategy 5; NVIDIA's packages cuda-cupti-X-Y and cuda-cupti-dev-X-Y; measured with Debian's libcupti11.8, libcupti12",
     applies=has_gpu,
 )
 def cupti(context: Context) -> Iterator[Finding]:
-    trees = {tree.path: tree for tree in context.state.cuda.trees}
     for found in context.state.cuda.cupti:
-        version = trees[found.tree].version if found.tree in trees else None
-        state = found.state(version[0] if version else None)
-        if state not in ("header_only", "dangling", "wrong_version"):
+        release = _cupti_release(context, found)
+        state = found.state(release[0] if release else None)
+        if state not in CUPTI_WORDS or (state == "not_in_loader_path" and found.instead):
             continue
+        harmless = state == "not_in_loader_path"
         where = found.tree or "the distribution's directories"
-        words = {
-            "header_only": "has the header alone, and no libcupti.so",
-            "dangling": "has links to a libcupti.so that is not there",
-            "wrong_version": "has a libcupti.so of another CUDA major",
-        }[state]
-        package = f"cuda-cupti-{version[0]}-{version[1]}" if version else "libcupti12 (or your release's)"
         yield Finding(
             code="GM605",
-            status=Status.WARN,
-            summary=f"CUPTI in {where} {words}",
+            status=Status.NOTE if harmless else Status.WARN,
+            summary=f"CUPTI in {where} {CUPTI_WORDS[state]}",
             evidence=tuple(
                 Evidence(path, text)
                 for paths, text in (
@@ -47,12 +59,39 @@ def cupti(context: Context) -> Iterator[Finding]:
                 )
                 for path in paths
             ),
-            cause="The header came with a development package; the library is a package of its own. Builds find CUPTI, and their programs fail.",
-            remedy=f"Install {package}, or leave the profiler out of the build.",
-            refused="toolkit packages are not installed by mend",
-            symptoms=("libcupti.so.12: cannot open shared object file",),
+            cause=CUPTI_CAUSES[state],
+            remedy=_cupti_remedy(found, release, state),
+            refused="" if harmless else "toolkit packages are not installed by mend",
+            symptoms=(f"libcupti.so.{release[0] if release else 12}: cannot open shared object file",),
         )
     context.state.cuda.looked.get()
+
+
+def _cupti_release(context: Context, found: Cupti) -> Version | None:
+    """The CUDA release that a place is of, where it is of one."""
+    trees = {tree.path: tree.version for tree in context.state.cuda.trees}
+    if found.kind == "hpc_sdk" and (match := re.search(r"/(\d+\.\d+)$", found.tree)):
+        return parse_version(match.group(1))
+    return trees.get(found.tree)
+
+
+def _cupti_remedy(found: Cupti, release: Version | None, state: str) -> str:
+    if state == "not_in_loader_path":
+        directory = found.libraries[0].rpartition("/")[0]
+        return f"Where a program needs it: LD_LIBRARY_PATH={directory} for that program alone."
+    if found.kind == "distribution":
+        package = "the distribution's library (libcupti12 on Debian 13, libcupti11.8 on Debian 12: `apt-cache search libcupti`)"
+    elif found.kind == "wheel":
+        return "Install the wheel again: pip install --force-reinstall nvidia-cuda-cupti-cu12 (or the one that is there)."
+    elif found.kind == "conda":
+        package = "conda's cuda-cupti"
+    elif found.kind == "hpc_sdk":
+        return "Install the HPC SDK again, or leave the profiler out of the build (-DUSE_CUPTI=OFF)."
+    else:
+        package = (
+            f"cuda-cupti-{release[0]}-{release[1]}" if release else "cuda-cupti-X-Y of the toolkit's release"
+        )
+    return f"Install {package}, or leave the profiler out of the build (-DUSE_CUPTI=OFF)."
 
 
 @rule(
