@@ -27,7 +27,7 @@ WAITS = re.compile(
     r"(?m)^[ \t]+Reset Required[ \t]*:[ \t]*Yes|^[ \t]+GPU Recovery Action[ \t]*:[ \t]*(?!None|N/A)\S"
 )
 MIG_MODES = re.compile(r"(?m)^[ \t]+Current[ \t]*:[ \t]*(\w+)[ \t]*\n[ \t]+Pending[ \t]*:[ \t]*(\w+)")
-LIBRARY = re.compile(r"(?m)^\s*libcuda\.so\.1 \([^)]*(?:x86-64|AArch64)[^)]*\) => (/\S+)$")
+LIBRARY = re.compile(r"(?m)^[ \t]*libcuda\.so\.1 \([^)\n]{0,99}(?:x86-64|AArch64)[^)\n]{0,99}\) => (/\S+)$")
 
 # Its arguments: library, uid, gid, the directory for MPS. os.environ.clear() takes the C library's environment away, too.
 # A wrong answer of setuid raises. RLIMIT_CORE: a crash leaves no file.

@@ -10,6 +10,7 @@ from importlib.resources import files
 PROBE = (
     "probe.__init__",
     "probe.files",
+    "probe.reader",
     "probe.execution",
     "probe.processes",
     "probe.docker",

@@ -442,7 +442,8 @@ def _binaries(files: Iterable[Reading[FileContent]]) -> set[str]:
         name.decode("ascii", "replace")
         for content in files
         for name in re.findall(
-            rb"""(?m)^\s*BinaryName\s*=\s*["'](/[^"'\n]+)""", content.value.data if content.value else b""
+            rb"""(?m)^[ \t]*BinaryName[ \t]*=[ \t]*["'](/[^"'\n]+)""",
+            content.value.data if content.value else b"",
         )
     }
 

@@ -27,7 +27,7 @@ SOCKET = "/var/run/crio/crio.sock"
 LIBEXEC = "/usr/libexec/crio"
 BUILT_IN: tuple[tuple[Version, str], ...] = (((0,), "runc"), ((1, 31), "crun"))  # pkg/config DefaultRuntime
 # Of the live configuration only this leaves the host: default_env and monitor_env may hold secrets.
-KEEP = r"(?m)^\s*(?:\[crio\.runtime[^\]\n]*\]|(?:default_runtime|cdi_spec_dirs|conmon|runtime_path|runtime_type|monitor_path) = .*)$"
+KEEP = r"(?m)^[ \t]*(?:\[crio\.runtime[^\]\n]*\]|(?:default_runtime|cdi_spec_dirs|conmon|runtime_path|runtime_type|monitor_path) = .*)$"
 
 REQUEST = Request(
     files=(CONFIG,),

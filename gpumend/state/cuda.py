@@ -32,7 +32,7 @@ DROPIN_GLOB = f"/etc/systemd/system/*.service.d/*-{OURS}"
 
 # Only assignments of LD_LIBRARY_PATH leave the host, and assignments of nothing, which clear it (systemd.exec(5)).
 UNIT_LINES = (
-    r"(?m)^[ \t]*(?:Default)?Environment[ \t]*=(?:[^\n]*\\\n)*(?:[^\n]*?[\s\"'])??(LD_LIBRARY_PATH=[^\s\"'\\]*)"
+    r"(?m)^[ \t]*(?:Default)?Environment[ \t]*=(?:[^\n]*\\\n){0,40}(?:[^\n]*?[\s\"'])??(LD_LIBRARY_PATH=[^\s\"'\\]*)"
     r"|^[ \t]*(Environment[ \t]*=)[ \t]*$"
 )
 LOGIN_LINES = r"(?m)^[ \t]*(?:export[ \t]+)?(LD_LIBRARY_PATH=[^\n#;]*)"
@@ -98,8 +98,8 @@ class Package(NamedTuple):
 # First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. Sources: reference strings of real
 # hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
 ROLES: tuple[tuple[str, str], ...] = (
-    ("none", r".*-repo(?:-.*)?"),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
-    ("none", r".*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?"),
+    ("none", r"(?s).*-repo(?:-.*)?"),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
+    ("none", r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?"),
     ("none", r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*"),
     ("compat", r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)"),
     ("distro_toolkit", r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?"),
@@ -117,7 +117,7 @@ ROLES: tuple[tuple[str, str], ...] = (
     ("toolkit", r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)"),
     ("library", r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)"),
     ("distro_library", r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
-     r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]+|-dev|-doc)+"),
+     r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+"),
 )  # fmt: skip
 _ROLES = tuple((role, re.compile(pattern)) for role, pattern in ROLES)
 BUILT_TAG = re.compile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -238,8 +237,8 @@ def flags_of(argv: tuple[str, ...]) -> dict[str, str]:
 
 def exec_start(text: str) -> tuple[str, ...]:
     """The argv of systemd's ExecStart property: `{ path=... ; argv[]=/usr/bin/dockerd -H fd:// ; ... }`."""
-    match = re.search(r"argv\[\]=(.*?) ;", text)
-    return tuple(match.group(1).split()) if match else ()
+    words, end, _ = text.partition("argv[]=")[2].partition(" ;")
+    return tuple(words.split()) if end else ()
 
 
 def _container(raw: Mapping[str, Any]) -> Container:

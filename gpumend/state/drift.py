@@ -104,8 +104,8 @@ def apt_settings(text: str) -> Unattended:
 
 def locked(text: str) -> tuple[str, ...]:
     """What `dnf versionlock` holds: a line each in dnf 4's list (`!` excludes), `name = "..."` in dnf 5's TOML."""
-    named = tuple(re.findall(r'(?m)^\s*name\s*=\s*"([^"]+)"', text))
-    return named or tuple(re.findall(r"(?m)^([^\s#!\[]\S*)\s*$", text))
+    named = tuple(re.findall(r'(?m)^[ \t]*name[ \t]*=[ \t]*"([^"\n]+)"', text))
+    return named or tuple(re.findall(r"(?m)^([^\s#!\[]\S*)[ \t\r]*$", text))
 
 
 def _with_module(snapshot: Snapshot) -> Reading[tuple[str, ...]]:

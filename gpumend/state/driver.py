@@ -62,7 +62,7 @@ REQUEST = Request(
     commands={
         "modinfo": Command(("modinfo", "-F", "version", "nvidia"), timeout=5),
         # A cache has a thousand libraries; these are the ones of which anything is asked.
-        "ldconfig": Command(("ldconfig", "-p"), timeout=5, keep=r"(?m)^\s*lib(?:cu|nv).*$"),
+        "ldconfig": Command(("ldconfig", "-p"), timeout=5, keep=r"(?m)^[ \t]*lib(?:cu|nv).*$"),
     },
     processes=(FABRIC_PROGRAM,),
     units=("nvidia-persistenced.service", GRIDD_UNIT, FABRIC_UNIT),
@@ -204,7 +204,7 @@ def _blacklist(snapshot: Snapshot) -> Reading[bool]:
         content = snapshot.file(path)
         if content.value is None:
             return Reading(Status.FAILED if content.absent else content.status, None, path, content.detail)
-        found = found or bool(re.search(rb"(?m)^\s*blacklist\s+nouveau\b", content.value.data))
+        found = found or bool(re.search(rb"(?m)^[ \t]*blacklist[ \t]+nouveau\b", content.value.data))
     return Reading.of(found, "/etc/modprobe.d")
 
 

@@ -38,7 +38,7 @@ class Fabric(NamedTuple):
 
 def fabric_mode(text: str) -> int:
     """`FABRIC_MODE=0`; 0 where it does not stand there (Fabric Manager User Guide, config options)."""
-    match = re.search(r"(?m)^\s*FABRIC_MODE\s*=\s*(\d)\s*$", text)
+    match = re.search(r"(?m)^[ \t]*FABRIC_MODE[ \t]*=[ \t]*(\d)[ \t\r]*$", text)
     return int(match.group(1)) if match else 0
 
 

@@ -187,15 +187,13 @@ def smi_details(text: str) -> Details:
     for where, block in zip(parts[::2], parts[1::2]):
         rows = re.findall(
             r"(?m)^[ \t]+(Product \w+|Current|Pending|Persistence Mode|License Status|Virtualization Mode|Reset Required"
-            r"|GPU Recovery Action)[ \t]*:[ \t]*(.*?)[ \t]*$",
+            r"|GPU Recovery Action)[ \t]*:(.*)$",
             block,
         )
-        fields = dict(
-            reversed(rows)
-        )  # a name's first line is the GPU's own: vGPU software has a Product Name, too
-        fabric = re.search(
-            r"[ \t]Fabric\n[ \t]+State[ \t]*:[ \t]*(.*?)[ \t]*\n[ \t]+Status[ \t]*:[ \t]*(.*)", block
-        )
+        fields = {
+            name: value.strip(" \t") for name, value in reversed(rows)
+        }  # a name's first line is the GPU's own: vGPU software has a Product Name, too
+        fabric = re.search(r"[ \t]Fabric\n[ \t]+State[ \t]*:(.*)\n[ \t]+Status[ \t]*:(.*)", block)
         memory = re.search(r"FB Memory Usage\n[ \t]+Total[ \t]*:[ \t]*(\d{1,9}) MiB", block)
         found.append(
             Detail(
@@ -205,8 +203,8 @@ def smi_details(text: str) -> Details:
                 _mig(fields.get("Current", "")),
                 _mig(fields.get("Pending", "")),
                 int(memory.group(1)) if memory else None,
-                (fabric.group(1), fabric.group(2).strip())
-                if fabric and fabric.group(1) not in ("N/A", "Not Supported")
+                (fabric.group(1).strip(), fabric.group(2).strip())
+                if fabric and fabric.group(1).strip() not in ("N/A", "Not Supported")
                 else None,
                 address_of(where),
                 _mig(fields.get("Persistence Mode", "")),
@@ -257,8 +255,8 @@ def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
         return listed.without_value()
     found = {}
     for path in listed.value or ():
-        match = re.search(r"^Model:\s*(.+?)\s*$", snapshot.text(path).value or "", re.MULTILINE)
-        found[path.split("/")[-2]] = match.group(1) if match else "NVIDIA GPU"
+        match = re.search(r"^Model:(.*)$", snapshot.text(path).value or "", re.MULTILINE)
+        found[path.split("/")[-2]] = (match.group(1).strip() if match else "") or "NVIDIA GPU"
     return Reading.of(found, "/proc/driver/nvidia/gpus")
 
 
@@ -286,7 +284,8 @@ def _known(snapshot: Snapshot) -> Reading[dict[str, Known]]:
         text = snapshot.text(path)
         if text.value is None:
             return Reading(text.status if not text.ok else Status.FAILED, None, path, text.detail)
-        rows = dict(re.findall(r"(?m)^([\w ]+):[ \t]*(.*?)[ \t]*$", text.value))
+        told = re.findall(r"(?m)^([\w ]+):(.*)$", text.value)
+        rows = {name: value.strip(" \t") for name, value in told}
         minor = rows.get("Device Minor", "")
         found[path.split("/")[-2]] = Known(
             rows.get("Model", "NVIDIA GPU"),

@@ -15,7 +15,7 @@ NEEDS = ("/proc/driver/nvidia/version",)
 # The driver's own lines: Xid errors, adapters that do not initialise, and why (open-gpu-kernel-modules nv-pci.c, osinit.c). A
 # message of several lines comes as several; its later ones begin with spaces in dmesg, and with a time of their own elsewhere.
 LOG_LINES = (
-    r"(?m)^.*NVRM: (?:Xid \(PCI|GPU \S+ RmInitAdapter failed|RmInitAdapter|The NVIDIA \S+ ?.*(?:GPU|installed)"
+    r"(?m)^(?:(?!NVRM: ).)*NVRM: (?:Xid \(PCI|GPU \S+ RmInitAdapter failed|RmInitAdapter|The NVIDIA \S.*(?:GPU|installed)"
     r"|.*(?:fallen off the bus|open kernel modules|not supported by open|nvidia\.ko because|System Processor|Legacy drivers"
     r"|supported through|driver will ignore|No NVIDIA GPU found|probe routine|PCI ID:)).*$"
     r"|^.*(?:module verification failed|Loading of (?:unsigned|module with unavailable key)|Key was rejected).*$"

@@ -21,7 +21,7 @@ RULES = (
     "/lib/udev/rules.d/*nvidia*.rules",
 )
 MODE_RULE = r'(?m)^[^#\n]*nvidia[^\n]*MODE:?="[0-7]+"[^\n]*$'
-OPTION = re.compile(r"(?m)^\s*options\s+nvidia\s[^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")
+OPTION = re.compile(r"(?m)^[ \t]*options[ \t]+nvidia[ \t][^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")
 
 REQUEST = Request(
     files=(DEVICES, PARAMS),
@@ -50,7 +50,7 @@ class Nodes(NamedTuple):
 def majors(text: str) -> dict[str, int]:
     """/proc/devices' character devices; raises ValueError where it has none."""
     part = text.partition("Block devices:")[0]
-    found = {name: int(number) for number, name in re.findall(r"(?m)^\s*(\d+) (\S+)$", part)}
+    found = {name: int(number) for number, name in re.findall(r"(?m)^[ \t]*(\d+) (\S+)$", part)}
     if not found:
         raise ValueError("no character devices")
     return found

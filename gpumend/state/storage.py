@@ -68,7 +68,9 @@ CRON = (
     "/var/spool/cron/*",
 )
 # Scripts by their paths; what else stands on a line stays on the host.
-CRON_LINES = r"(?m)^[^#\n]*?(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|container)[\w./@-]*)"
+CRON_LINES = (
+    r"(?m)^[^#\n]*?(?<![\w./@-])[\w.@-]*(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|container)[\w./@-]*)"
+)
 SAID = (
     r"(?:error initializing graphdriver|driver not supported|contains several valid graphdrivers"
     r"|not supported as upperdir|failed to mount|storage-driver=\S+|\[graphdriver\]|fuse: device|configured driver"
@@ -103,7 +105,7 @@ REQUEST = Request(
             ("journalctl", "--boot", "_COMM=docker", "--lines=400", "--output=with-unit", "--no-pager"),
             timeout=10,
             needs=("/run/systemd/system",),
-            keep=rf"(?mi)\S+\.service\[\d+\]: [^\n]*{SAID}[^\n]*$",
+            keep=rf"(?mi)(?<!\S)\S+\.service\[\d+\]: [^\n]*{SAID}[^\n]*$",
         ),
         # Loaded units with what drop-ins and packages say of them: of a hundred, some lines.
         "unit-dangers": Command(

@@ -9,7 +9,7 @@ Version = tuple[int, ...]
 
 def parse_version(text: str) -> Version:
     """The first dotted number in a text: '20.10.24+dfsg1' -> (20, 10, 24). Raises ValueError without one."""
-    match = re.search(r"\d+(?:\.\d+)+", text)
+    match = re.search(r"(?<!\d)\d+(?:\.\d+)+", text)
     if match is None:
         raise ValueError(f"no version number in {text.strip()[:60]!r}")
     return tuple(int(part) for part in match.group().split("."))

@@ -38,9 +38,9 @@ def check_spec(data: bytes) -> None:
     The whole judgement is the controller's, which reads the file again after this program.
     """
     text = data.decode("utf-8", "replace")
-    if "cdiVersion" not in text or not re.search(r"(?m)^\s*-?\s*\"?name\"?:", text):
+    if "cdiVersion" not in text or not re.search(r"(?m)^[ \t]*(?:-[ \t]*)?\"?name\"?:", text):
         raise Failed("the generated spec has no device")
-    for path in re.findall(r"(?m)^\s*-?\s*hostPath:\s*\"?(/[^\s\"]+)", text):
+    for path in re.findall(r"(?m)^[ \t]*(?:-[ \t]*)?hostPath:[ \t]*\"?(/[^\s\"]+)", text):
         if not os.path.exists(path):
             raise Failed("the generated spec names %s, which is not there" % path)
 

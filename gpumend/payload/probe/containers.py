@@ -11,8 +11,11 @@ from gpumend.payload.probe.docker import ask_all, container, docker
 from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
 from gpumend.payload.probe.processes import age, inner, start_ticks
+from gpumend.payload.probe.reader import Source, read_apart
 
 LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
+INNER_SECONDS = 6  # for all answers of a dockerd in a container
+READERS = 2  # of containers side by side: they share the memory that the probe may have
 STARTING = 10  # seconds after its start in which a dockerd that does not answer is waited for
 
 
@@ -92,11 +95,11 @@ def look_further(
             running[process["container"] or str(process["pid"])] = (process["pid"], True)
     answer["inside"], answer["listings"] = {}, {}
     spec = request.get("inside") or {}
-    jobs: List[Job] = [
-        (answer["inside"], name, inside, (pid, spec, timeout, daemon))
-        for name, (pid, daemon) in running.items()
-        if spec
-    ]
+    seconds = min(timeout, INNER_SECONDS)
+    reads: List[Job] = [(answer, "spaces", spaces, (request.get("spaces", ()),))]
+    for name, (pid, daemon) in running.items():
+        if spec:
+            reads.append((answer["inside"], name, inside, (pid, spec, seconds, daemon)))
     directories = list(request.get("listings", ()))
     directories.append((answer["docker"].get("info") or {}).get("DockerRootDir"))
     for process in daemons:
@@ -117,21 +120,36 @@ def look_further(
         pass  # GM401 tells
     for path in directories:
         if isinstance(path, str) and path.startswith("/"):
-            jobs.append((answer["listings"], path, listing, (path,)))
+            reads.append((answer["listings"], path, listing, (path,)))
     beside = request.get("beside_compose") or {}
     for found in answer["docker"].get("containers", ()):
         directory = found["labels"].get("com.docker.compose.project.working_dir", "")
         if found["privileged"] and directory.startswith("/"):
             for name in beside.get("names", ()):
                 path = os.path.join(directory, name)
-                jobs.append((answer["stats"], path, search, (path, beside["search"])))
+                reads.append((answer["stats"], path, search, (path, beside["search"])))
+    read_side_by_side(reads, end or time.monotonic() + 2 * timeout, seconds + 2)
+    jobs: List[Job] = []
     for name, command in request.get("commands", {}).items():
         if command.get("without_docker"):
             answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
             if answer["docker"]["status"] != "ok":
                 jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
-    jobs.append((answer, "spaces", spaces, (request.get("spaces", ()),)))
     at_once(jobs, end)
+
+
+def read_side_by_side(jobs: List[Job], end: float, wait: float) -> None:
+    """As `at_once`, in readers: what containers answer, and files that users chose, harm those alone."""
+
+    def source(job: Job) -> Source:
+        _, _, function, arguments = job
+        return lambda: {"answer": function(*arguments)}
+
+    def take(number: int, found: Json) -> None:
+        where, key, _, _ = jobs[number]
+        where[key] = found.get("answer", found)
+
+    read_apart([source(job) for job in jobs], take, end, {}, wait, READERS)
 
 
 def unsure(impostors: Iterable[Json]) -> Optional[str]:

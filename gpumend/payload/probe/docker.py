@@ -39,8 +39,9 @@ class Excess(OSError):
 class Budget:
     """How many bytes all answers together may have; connections of one look share it."""
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, wide: bool = True) -> None:
         self.left = left
+        self.wide = wide  # as many connections as dockerd is good for
 
     def spend(self, size: int) -> None:
         """Raises Excess where it is used up."""
@@ -244,9 +245,16 @@ def ask_all(
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(DOCKER_CONNECTIONS, len(urls)))]
+    # One connection needs no thread: a reader's would take of its memory.
+    wide = budget is None or budget.wide
+    threads = [
+        threading.Thread(target=work, daemon=True)
+        for _ in range(min(DOCKER_CONNECTIONS, len(urls)) if wide else 0)
+    ]
     for thread in threads:
         thread.start()
+    if not wide:
+        work()
     for thread in threads:
         thread.join()
     if failed:
@@ -329,7 +337,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
     if not running:
         return {"status": "absent", "error": "no dockerd runs"}
     deadline = time.monotonic() + timeout
-    budget = Budget(MAX_ANSWERS if own else MAX_ANSWERS_INSIDE)
+    budget = Budget(MAX_ANSWERS if own else MAX_ANSWERS_INSIDE, own)
     connection = UnixConnection(path, timeout, deadline, budget)
     try:
         info = docker_get(connection, "/info")

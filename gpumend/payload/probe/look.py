@@ -1,15 +1,15 @@
 """The whole look at a host: a request executed, its answer printed."""
 
 import base64
-import copy
 import glob
 import json
 import os
 import sys
 import threading
 import time
+import warnings
 import zlib
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from gpumend.payload.cuda import ask_cuda
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
@@ -28,14 +28,19 @@ from gpumend.payload.probe.files import (
     search,
 )
 from gpumend.payload.probe.processes import inner, processes
+from gpumend.payload.probe.reader import at, read_apart
 from gpumend.payload.probe.systemd import units
 
 FORMAT = 1
 PACKED = "gpumend:zlib:"
 MAX_USERS_BYTES = 8 << 20  # of what is kept of users' files, all together
 HANGS = 5  # seconds after which what takes milliseconds is not waited for
-READS = 20  # seconds for all files: a second where homes lie on a network
+MOUNTS = 3  # seconds in which a file system has to answer
+READS = 15  # seconds for all files and processes: a second where homes lie on a network
 BEYOND = 60  # seconds for a look and all its repetitions beyond what its commands may take
+REPEATS = (
+    25  # seconds within which a host is looked at again: a container in a loop could ask for it without end
+)
 AGAIN = (0.5, 1, 1, 2, 2)  # seconds before each further look at a host that is not settled
 
 
@@ -51,12 +56,9 @@ def room(path: str) -> Json:
     }
 
 
-def system(root: str) -> Json:
+def system() -> Json:
     """Who asks, on what, and when: the frame of every other fact."""
     name = os.uname()
-    limits: Json = {}
-    jobs: List[Job] = [(limits, path, room, (root + path,)) for path in ("/", "/etc", "/var/lib", "/run")]
-    at_once(jobs, time.monotonic() + HANGS)
     return {
         "status": "ok",
         "uid": os.geteuid(),
@@ -65,17 +67,18 @@ def system(root: str) -> Json:
         "hostname": name.nodename,
         "python": "%d.%d.%d" % sys.version_info[:3],
         "time": time.time(),
-        "filesystems": limits,
+        "filesystems": {},
     }
 
 
 def probe(request: Json) -> Json:
     """Execute a request; the answer has an item for each thing asked for, whatever happens to the others. A host whose
     containers come and go just then is looked at again, a few times, as long as there is time."""
-    end = time.monotonic() + BEYOND + patience(request) + request.get("timeout", 10)
+    began = time.monotonic()
+    end = began + BEYOND + patience(request) + request.get("timeout", 10)
     for pause in AGAIN:
         answer = look(request, end)
-        if not unsettled(answer) or time.monotonic() + pause + 2 * answer["seconds"] > end:
+        if not unsettled(answer) or time.monotonic() + pause + 2 * answer["seconds"] > began + REPEATS:
             return answer
         time.sleep(pause)
     return look(request, end)
@@ -93,97 +96,145 @@ def users_own(spec: Json) -> bool:
     return bool(spec["pattern"].startswith("/home/"))
 
 
-def in_turn(request: Json) -> List[Json]:
-    """The globs as they are read, users' directories last: what takes long there keeps nothing of root's from being read."""
-    return sorted(request.get("globs", ()), key=users_own)
+class Tree:
+    """What is read of files, and of processes, thing by thing: in children (reader.py), whose parent has the same."""
 
+    def __init__(self, request: Json, root: str) -> None:
+        self.request, self.root = request, root
+        self.answer: Json = {"files": {}, "stats": {}, "globs": {}, "programs": {}, "rooms": {}}
+        self.dead: Dict[str, str] = {}  # mounts that do not answer
+        self.users = 0  # bytes of users' files so far
+        self.spoiled: Dict[str, Json] = {}  # why a path is not read (again)
+        self.sources: List[Tuple[str, str, Callable[[], Json]]] = list(self.in_turn())
 
-def tree(request: Json, root: str, answer: Json) -> Json:
-    """What files there are, and what is in them: into the answer, thing by thing. `done` of it: how many globs are."""
-    files = answer["files"]
-    with open("/proc/self/mountinfo", errors="replace") as handle:
-        dead = dead_mounts(handle.read(), HANGS)
-    users = [0]  # bytes of users' files so far
+    def in_turn(self) -> Iterator[Tuple[str, str, Callable[[], Json]]]:
+        """(section, key, what reads it), users' directories last: what takes long there keeps nothing of root's from being
+        read."""
+        request = self.request
+        for path in ("/", "/etc", "/var/lib", "/run"):
+            yield "rooms", path, self.one("rooms", path, lambda path: room(self.root + path))
+        yield "dead", "", lambda: {"dead": dead_mounts(mounts(), MOUNTS)}
+        for path in request.get("files", ()):
+            yield "files", path, self.one("files", path, lambda path: self.looked(read_file, path))
+        for name in request.get("programs", ()):
+            yield "programs", name, self.one("programs", name, program)
+        globs = request.get("globs", ())
+        for spec in globs:
+            if not users_own(spec):
+                yield "globs", spec["pattern"], self.matching(spec)
+        for path in request.get("stats", ()):
+            yield "stats", path, self.one("stats", path, lambda path: self.looked(meta, path))
+        names = request.get("processes", ())
+        yield "processes", "", lambda: {"processes": processes(names)}
+        for spec in globs:
+            if users_own(spec):
+                yield "globs", spec["pattern"], self.matching(spec)
 
-    def looked(function: Callable[..., Json], path: str, *more: Any) -> Json:
-        why = lost(root + path, dead)
-        item = failure(why) if why else function(root + path, *more)
+    def one(self, section: str, key: str, function: Callable[[str], Json]) -> Callable[[], Json]:
+        """What reads one thing."""
+        return lambda: {section: {key: function(key)}}
+
+    def matching(self, spec: Json) -> Callable[[], Json]:
+        return lambda: self.matched(spec)
+
+    def read(self, end: float, wait: float) -> None:
+        """All is read that could be until `end`; what could not is tagged with why."""
+
+        def apart(source: Callable[[], Json]) -> Callable[[], Json]:
+            return lambda: self.keep(source())
+
+        def take(number: int, found: Json) -> None:
+            section, key, _ = self.sources[number]
+            if "status" not in found:
+                self.keep(found)
+            elif section == "globs":
+                known = self.answer["globs"].get(key, {}).get("paths", ())  # another search's
+                self.answer["globs"][key] = dict(found, paths=list(known))
+            elif section == "processes":
+                self.answer["processes"] = found
+            elif section != "dead":
+                self.answer[section][key] = found
+
+        read_apart([apart(source) for _, _, source in self.sources], take, end, self.spoiled, wait)
+
+    def keep(self, found: Json) -> Json:
+        """What one source says is part of the answer."""
+        for section, items in found.items():
+            if section in ("dead", "users"):
+                setattr(self, section, items)
+            elif section == "stats":
+                for path, item in items.items():
+                    known = self.answer["stats"].get(path, {}).get("found", {})
+                    if "found" in item:
+                        item["found"] = dict(known, **item["found"])
+                    self.answer["stats"][path] = item
+            elif section == "processes":
+                self.answer["processes"] = items
+            else:
+                self.answer[section].update(items)
+        return found
+
+    def looked(self, function: Callable[..., Json], path: str, *more: Any) -> Json:
+        """What a function says of a path, but not where it is known to be of no use."""
+        if path in self.spoiled:
+            return dict(self.spoiled[path])
+        why = lost(self.root + path, self.dead)
+        if why:
+            return failure(why)
+        at(path)
+        item = function(self.root + path, *more)
         if item.get("uid") or "link" in item:
             hits = [len(hit) for hits in item.get("found", {}).values() for hit in hits]
-            users[0] += len(item.get("data", "")) + sum(hits)
-            if users[0] > MAX_USERS_BYTES and (hits or "data" in item):
-                return {
-                    "status": "failed",
-                    "error": "files of users have more than %d bytes" % MAX_USERS_BYTES,
-                }
+            self.users += len(item.get("data", "")) + sum(hits)
+            if self.users > MAX_USERS_BYTES and (hits or "data" in item):
+                error = "files of users have more than %d bytes" % MAX_USERS_BYTES
+                return {"status": "failed", "error": error}
         return item
 
-    def matched(spec: Json) -> None:
-        directory = root + os.path.dirname(spec["pattern"])
+    def matched(self, spec: Json) -> Json:
+        """What a pattern matches, and what is asked for of each."""
+        root, pattern = self.root, spec["pattern"]
+        directory = root + os.path.dirname(pattern)
         listed: Json = {"status": "ok", "paths": []}
+        files: Json = {}
+        stats: Json = {}
         try:
-            if not glob.has_magic(directory) and not lost(directory, dead):
+            if not glob.has_magic(directory) and not lost(directory, self.dead):
                 os.listdir(directory)
-            paths, unread = expand(root + spec["pattern"], dead)
+            paths, unread = expand(root + pattern, self.dead)
             listed["paths"] = sorted(path[len(root) :] for path in paths)
             if unread:
                 raise unread
         except OSError as error:
             listed.update(failure(error))
-        before = answer["globs"].get(spec["pattern"], {}).get("paths", ())  # another search's
-        answer["globs"][spec["pattern"]] = listed
+        before = self.answer["globs"].get(pattern, {}).get("paths", ())  # another search's
         for path in list(listed["paths"]):
-            if spec["read"] and path not in files:
-                files[path] = looked(read_file, path)
+            if spec["read"] and path not in self.answer["files"]:
+                files[path] = self.looked(read_file, path)
             elif spec.get("search"):
-                found = looked(search, path, spec["search"], spec.get("limit", 0), spec.get("begins", ""))
+                more = (spec["search"], spec.get("limit", 0), spec.get("begins", ""))
+                found = self.looked(search, path, *more)
                 if found["status"] == "ok" and not found.get("found"):
                     listed["paths"].remove(path)
                 else:
-                    others = answer["stats"].get(path, {}).get("found", {})
-                    answer["stats"][path] = dict(found, found=dict(others, **found.get("found", {})))
+                    stats[path] = dict(found, found=found.get("found", {}))
             elif not spec["read"]:
-                answer["stats"][path] = looked(meta, path)
+                stats[path] = self.looked(meta, path)
             if spec.get("section"):
-                answer["stats"][path]["section"] = looked(elf_section, path, spec["section"])
-            if spec.get("mentioned") and "data" in files.get(path, ()):
-                for name in mentioned(base64.b64decode(files[path]["data"])):
-                    if name not in answer["stats"]:
-                        answer["stats"][name] = looked(meta, name)
+                stats[path]["section"] = self.looked(elf_section, path, spec["section"])
+            text = files.get(path) or self.answer["files"].get(path, {})
+            if spec.get("mentioned") and "data" in text:
+                for name in mentioned(base64.b64decode(text["data"])):
+                    if name not in self.answer["stats"] and name not in stats:
+                        stats[name] = self.looked(meta, name)
         listed["paths"] = sorted(set(listed["paths"]).union(before))
-        answer["done"] += 1
-
-    for path in request.get("files", ()):
-        files[path] = looked(read_file, path)
-    for name in request.get("programs", ()):
-        answer["programs"][name] = program(name)
-    for spec in in_turn(request):
-        if not users_own(spec):
-            matched(spec)
-    for path in request.get("stats", ()):
-        answer["stats"][path] = looked(meta, path)
-    for spec in in_turn(request):
-        if users_own(spec):
-            matched(spec)
-    return {"status": "ok"}
+        return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
 
 
-def whole(request: Json, found: Json, why: Json) -> Json:
-    """The sections of `tree` as they are while it still reads, with why all that it has not reached is not known."""
-    while True:
-        try:
-            answer: Json = copy.deepcopy(found)
-            break
-        except RuntimeError:  # it was written to just then
-            time.sleep(0.01)
-    for spec in in_turn(request)[answer.pop("done") :]:
-        before = answer["globs"].get(spec["pattern"], {}).get("paths", ())
-        known = answer["files"] if spec["read"] else answer["stats"]
-        answer["globs"][spec["pattern"]] = dict(why, paths=[path for path in before if path in known])
-    for section in ("files", "stats", "programs"):
-        for name in request.get(section, ()):
-            answer[section].setdefault(name, dict(why))
-    return answer
+def mounts() -> str:
+    """mountinfo of proc(5)."""
+    with open("/proc/self/mountinfo", errors="replace") as handle:
+        return handle.read()
 
 
 def look(request: Json, end: Optional[float] = None) -> Json:
@@ -196,16 +247,11 @@ def look(request: Json, end: Optional[float] = None) -> Json:
     def within(seconds: float) -> float:
         return min(time.monotonic() + seconds, end or float("inf"))
 
-    answer: Json = {"gpumend": FORMAT, "system": system(root), "commands": {}}
-    found: Json = {"files": {}, "stats": {}, "globs": {}, "programs": {}, "done": 0}
-    read: Json = {}
-    at_once([(read, "tree", tree, (request, root, found))], within(READS))
-    if read["tree"]["status"] == "ok":
-        del found["done"]
-        answer.update(found)
-    else:
-        answer.update(whole(request, found, read["tree"]))
-    at_once([(answer, "processes", processes, (request.get("processes", ()),))], within(2 * HANGS))
+    tree = Tree(request, root)
+    tree.read(within(READS), HANGS)
+    answer: Json = {"gpumend": FORMAT, "system": system(), "commands": {}}
+    answer.update(tree.answer)
+    answer["system"]["filesystems"] = answer.pop("rooms")
     daemons = [
         p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"
     ]
@@ -241,6 +287,7 @@ def look(request: Json, end: Optional[float] = None) -> Json:
 def main(request: Json) -> None:
     """Print the answer as one line of ASCII JSON: one stray byte would make pyinfra drop the rest unseen. `packed`: as
     base64 of zlib, a third of the bytes that a controller of a thousand hosts has to decrypt and hold."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # of fork, where a thread is left behind in a read
     text = json.dumps(probe(request), ensure_ascii=True, separators=(",", ":"))
     if request.get("packed"):
         text = PACKED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")

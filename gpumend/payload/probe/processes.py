@@ -17,7 +17,7 @@ ENV_NAMES = re.compile(
 )
 # Flags whose value must not leave the host.
 SECRET_FLAG = re.compile(
-    r"^--?[\w-]*(token|password|passwd|secret|datastore-endpoint|api-?key)[\w-]*$", re.IGNORECASE
+    r"^--?(?=[\w-]*$)[\w-]*?(?:token|password|passwd|secret|datastore-endpoint|api-?key)", re.IGNORECASE
 )
 MAX_ARGV = 1 << 18  # bytes of a command line that are read
 MAX_ENV = 1 << 20  # of an environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpumend.rules.driver.driver import loaded, registrar
@@ -155,7 +154,7 @@ def imex(context: Context) -> Iterator[Finding]:
             summary=f"{path} is {is_}, the kernel's major for IMEX channels is {major}",
             evidence=(Evidence(path, is_), Evidence("/proc/devices", f"{major} nvidia-caps-imex-channels")),
             cause="The channel was made by hand before a reboot: its major is another one after any boot.",
-            remedy=f"`rm {path}` and `mknod {path} c {major} {re.sub(r'.*channel', '', path)}`, or let the module make it "
+            remedy=f"`rm {path}` and `mknod {path} c {major} {path.rpartition('channel')[2]}`, or let the module make it "
             "(NVreg_CreateImexChannel0=1).",
             refused="channels are given out by the owner",
             symptoms=("CUDA_ERROR_NOT_PERMITTED in cuMemCreate",),

@@ -18,7 +18,7 @@ DEAD = re.compile(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
 )
 REFUSED_MOUNT = re.compile(
-    r"failed to mount .*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"
+    r"failed to mount (?:(?!failed to mount ).)*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"
 )
 
 
@@ -87,8 +87,9 @@ def fell_back(inner: Inner) -> bool:
 
 def _words(row: str) -> str:
     """What a log line says, without its frame."""
-    found = re.search(r'msg="(.*?)"(?: \w+=|$)', row)
-    return (found.group(1) if found else row)[:200]
+    _, sign, said = row.partition('msg="')
+    end = re.search(r'"(?: \w+=|$)', said)
+    return (said[: end.start()] if sign and end else row)[:200]
 
 
 def without_fuse(inner: Inner) -> bool:

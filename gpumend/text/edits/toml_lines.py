@@ -108,7 +108,7 @@ def _nesting(text: str, depth: int, open_: str) -> tuple[int, str, int]:
 
 def _split(line: str) -> tuple[str, str]:
     """A line's key with what stands before the value, and the rest."""
-    match = re.match(r"""(\s*(?=\S)(?:[A-Za-z0-9_.\s-]|"(?:[^"\\]|\\.)*"|'[^']*')+?)(\s*=\s*)""", line)
+    match = re.match(r"""(\s*(?=\S)(?:[A-Za-z0-9_.\s-]|"(?:[^"\\]|\\.)*"|'[^']*')+?)(?<!\s)(\s*=\s*)""", line)
     if match is None:
         raise EditError(f"{line.strip()!r} cannot be read")
     return match.group(1), line[match.end(1) :]

@@ -1,0 +1,145 @@
+"""What reads for the probe what others have written: its limits, and that it alone dies of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumend.payload.probe import reader
+from gpumend.payload.source import probe_source
+from tests.scripts.test_probe import a_glob, alive, output
+
+END, WAIT = 20.0, 0.5
+
+
+def read(
+    *sources: Callable[[], Any], wait: float = WAIT, seconds: float = END, at_a_time: int = 1
+) -> list[Any]:
+    """The answers of some sources, in their order."""
+    found: dict[int, Any] = {}
+    end = time.monotonic() + seconds
+    reader.read_apart(sources, found.__setitem__, end, {}, wait, at_a_time)
+    return [found[number] for number in range(len(sources))]
+
+
+def spin() -> dict[str, Any]:
+    while True:
+        pass
+
+
+def forget() -> dict[str, Any]:
+    return {"x": len([bytes(1 << 20) for _ in range(1 << 10)])}
+
+
+def die() -> dict[str, Any]:
+    os.kill(os.getpid(), 11)
+    return {}
+
+
+def deep() -> dict[str, Any]:
+    raise RecursionError("too deep")
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+@pytest.mark.parametrize(
+    ("source", "status", "error"),
+    [
+        (spin, "timeout", "no answer within 0.5 s"),
+        (forget, "failed", "reading it takes more than 40 MiB"),
+        (die, "failed", "reading it ended with signal 11"),
+        (deep, "failed", "RecursionError: too deep"),
+        (lambda: {"x": {1}}, "failed", "TypeError: Object of type set is not JSON serializable"),
+    ],
+)
+def test_one_source_harms_itself_alone(
+    source: Callable[[], Any], status: str, error: str, at_a_time: int
+) -> None:
+    good = [lambda: {"x": "y" * 100_000}, lambda: {"x": 2}]
+    answers = read(*good, source, *good, source, at_a_time=at_a_time)
+    why = {"status": status, "error": error}
+    three = [{"x": "y" * 100_000}, {"x": 2}, why]
+    assert answers == [*three, *three]
+
+
+def test_its_cpu_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_READER_SECONDS", 1)
+    (found,) = read(spin, wait=30)
+    assert found == {"status": "failed", "error": "reading it takes more than 1 s of CPU time"}
+
+
+def test_at_the_end_what_was_not_reached_is_a_timeout() -> None:
+    began = time.monotonic()
+    answers = read(lambda: {"x": 1}, spin, lambda: {"x": 2}, wait=30, seconds=1)
+    assert time.monotonic() - began < 3
+    assert [found.get("status") for found in answers[1:]] == ["timeout", "timeout"]
+
+
+def test_many_that_die_have_an_end() -> None:
+    answers = read(*[die] * 40, lambda: {"x": 1})
+    assert {found["status"] for found in answers} == {"failed"}
+
+
+def test_a_path_is_not_read_again(tmp_path: Path) -> None:
+    """Of a source with many paths the one that hangs is left out, and the others are read."""
+    spoiled: dict[str, Any] = {}
+
+    def source() -> dict[str, Any]:
+        for path in ("a", "b", "c"):
+            reader.at(path)
+            if path == "b" and path not in spoiled:
+                spin()
+        return {"x": sorted(spoiled)}
+
+    found: list[Any] = []
+    reader.read_apart([source], lambda _, item: found.append(item), time.monotonic() + END, spoiled, WAIT)
+    assert found == [{"x": ["b"]}] and spoiled == {
+        "b": {"status": "timeout", "error": "no answer within 0.5 s"}
+    }
+
+
+def test_it_holds_nothing_of_its_parents(tmp_path: Path) -> None:
+    """Neither the lock of a host nor the output: who waits for their end waits for the run and not for a reader."""
+
+    def source() -> dict[str, Any]:
+        names = list(Path("/proc/self/fd").iterdir())
+        limits = (resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS)
+        return {
+            "open": sorted(str(name.readlink()).partition(":")[0] for name in names if name.is_symlink()),
+            "limits": [resource.getrlimit(limit)[0] for limit in limits],
+        }
+
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        (found,) = read(source)
+    comm = f"/proc/{os.getpid()}/comm"
+    assert [path for path in found["open"] if "/comm" not in path] == ["/dev/null"] * 3 + ["pipe"], comm
+    assert found["limits"][:2] == [0, reader.MAX_READER_SECONDS] and found["limits"][2] > 0
+
+
+def test_none_is_left(tmp_path: Path) -> None:
+    def source() -> dict[str, Any]:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        return spin()
+
+    read(source)
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_slow_pattern_over_one_file_costs_that_file(programs: Path) -> None:
+    """As the crontab line of 300,000 slashes did: Python holds its lock in it, and no thread gets a turn."""
+    for name, text in (("a", "x"), ("b", "a" * 60 + "!"), ("c", "aaa")):
+        (programs / name).write_text(text)
+    spec = {**a_glob(f"{programs}/?", read=False), "search": r"(a|a)+$"}
+    request = {"globs": [spec], "files": ["/etc/passwd"], "timeout": 1}
+    source = f"{probe_source()}\nHANGS = 1\nmain(json.loads({json.dumps(request)!r}))\n"
+    answer = json.loads(output(program=source, timeout=30))
+    assert answer["globs"][spec["pattern"]]["paths"] == [f"{programs}/b", f"{programs}/c"]
+    assert answer["stats"][f"{programs}/b"]["status"] == "timeout"
+    assert answer["stats"][f"{programs}/c"]["found"] and answer["files"]["/etc/passwd"]["status"] == "ok"
