@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import pkgutil
 import re
 import signal
 from collections.abc import Iterator
@@ -34,11 +33,28 @@ USED = {"_ROLES": "fullmatch", "gpumend.state.cdi": "match"}
 OURS = "gpumend.rules.sources"  # reads this project's own documentation
 
 
-def modules() -> list[Any]:
-    names = [found.name for found in pkgutil.walk_packages([str(ROOT)], "gpumend.")]
-    return [
-        importlib.import_module(name) for name in names if "__main__" not in name and ".project" not in name
-    ]
+# These import pyinfra, whose gevent does not go together with the tests': what they write down is found without.
+ABOVE = (
+    "gpumend/run/remote",
+    "gpumend/deploy",
+    "gpumend/cli",
+    "gpumend/project",
+    "gpumend/facts",
+    "gpumend/operations",
+)
+
+
+def modules() -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(name, file, what is in it)"""
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT.parent).as_posix()
+        name = place[: -len(".py")].replace("/", ".").removesuffix(".__init__")
+        known = (
+            {}
+            if place.startswith(ABOVE) or name.endswith("__main__")
+            else vars(importlib.import_module(name))
+        )
+        yield name, path, known
 
 
 class Anything(dict[str, Any]):
@@ -55,9 +71,9 @@ class Word(str):
         return "1"
 
 
-def calls(module: Any) -> Iterator[Case]:
+def calls(module: str, file: Path, known: dict[str, Any]) -> Iterator[Case]:
     """What a module's calls of `re` are given, where that is written there."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
@@ -66,12 +82,12 @@ def calls(module: Any) -> Iterator[Case]:
         if node.func.attr not in METHODS or isinstance(node.args[0], ast.Name):
             continue  # of a name: a constant's is found in its module, an argument's where it comes from
         code = compile(ast.Expression(node.args[0]), "<pattern>", "eval")
-        pattern = eval(code, Anything(vars(module)))
+        pattern = eval(code, Anything({"re": re, **known}))
         flags = 0
         for more in [*node.args[1:], *(word.value for word in node.keywords if word.arg == "flags")]:
             if ast.unparse(more).startswith("re."):
                 flags = eval(ast.unparse(more))
-        yield f"{module.__name__}:{node.lineno}", pattern, int(flags), node.func.attr
+        yield f"{module}:{node.lineno}", pattern, int(flags), node.func.attr
 
 
 def within(value: Any, depth: int = 4) -> Iterator[Any]:
@@ -114,21 +130,21 @@ def methods() -> dict[str, set[str]]:
 def everything() -> list[Case]:
     found: dict[tuple[str | bytes, int, str], str] = {}
     known = methods()
-    for module in modules():
-        if module.__name__ == OURS:
+    for module, file, variables in modules():
+        if module == OURS:
             continue
-        for name, value in vars(module).items():
+        for name, value in variables.items():
             for compiled in within(value):
                 how = USED.get(name) or known.get(name, {"search"})
                 how = how if isinstance(how, str) else "match" if how <= {"match", "fullmatch"} else "search"
-                found.setdefault((compiled.pattern, compiled.flags, how), f"{module.__name__}.{name}")
+                found.setdefault((compiled.pattern, compiled.flags, how), f"{module}.{name}")
         named = {(pattern, flags) for pattern, flags, _ in found}
-        for where, pattern, flags, how in calls(module):
+        for where, pattern, flags, how in calls(module, file, variables):
             key = (pattern, re.compile(pattern, flags).flags)
             if how != "compile":
                 found.setdefault((*key, how), where)
             elif key not in named:
-                found.setdefault((*key, USED.get(module.__name__, "search")), where)
+                found.setdefault((*key, USED.get(module, "search")), where)
     for pattern in asked(request()):
         found.setdefault((pattern, re.compile(pattern).flags, "asked"), f"request: {pattern[:40]}")
     return [(where, *key) for key, where in found.items()]

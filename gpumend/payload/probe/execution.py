@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import select
 import signal
 import stat
@@ -19,6 +20,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 ACCOUNTS = ("/etc/group", "/etc/passwd")
 MAX_OUTPUT_BYTES = 1 << 20
 CHILDREN: Set[Any] = set()  # processes that `run` waits for
+MAX_MEMORY = (
+    2 << 30
+)  # bytes of all that a look executes, together: nvidia-smi, docker and dpkg-query need a tenth
+OLD = (
+    120  # seconds after which a process is none of a look that is at work: no command of one may take longer
+)
 
 
 def idle_group(gid: int) -> bool:
@@ -149,6 +156,110 @@ def surroundings() -> Dict[str, str]:
     return {"PATH": path, "LC_ALL": "C", "LANG": "C", "HOME": home}
 
 
+class Fence:
+    """A limit of memory for all that a look executes: a scope of systemd's, which ends with the process that holds it, and
+    that with us. It is no RLIMIT_AS: Go and CUDA reserve more addresses than a machine has memory."""
+
+    def __init__(self) -> None:
+        self.holder: Any = None
+        self.members: Optional[str] = None  # the file that takes processes in
+        self.inside: Set[int] = set()
+
+    def raise_up(self) -> None:
+        """Where systemd is and can (systemd 232, MemorySwapMax=), it is asked for the scope; nobody waits for it."""
+        if os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
+            return
+        path, refused = executable("systemd-run")
+        limits = ["-p", "MemoryMax=%d" % MAX_MEMORY, "-p", "MemorySwapMax=0"]
+        if not refused:
+            self.holder = subprocess.Popen(
+                ["systemd-run", "--scope", "--quiet"] + limits + ["cat"],
+                executable=path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=surroundings(),
+                start_new_session=True,
+            )
+
+    def put(self, pid: int) -> None:
+        """A process that has just been started is within the limit, where there is one by now."""
+        try:
+            if self.holder and not self.members:
+                self.members = members_of(self.holder.pid)
+            if self.members:
+                with open(self.members, "w") as handle:
+                    handle.write(str(pid))
+                self.inside.add(pid)
+        except OSError:
+            pass  # it has ended
+
+    def take_down(self) -> None:
+        """Nobody is in it any more, nor is it there: what has left its process group to outlive us is killed, too."""
+        if not self.holder:
+            return
+        try:
+            with open(self.members or os.devnull) as handle:
+                for pid in handle.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+        self.holder.kill()
+        self.holder.communicate()
+        self.holder, self.members = None, None
+        self.inside.clear()
+
+
+def members_of(pid: int) -> Optional[str]:
+    """The file by which others get into the memory cgroup that systemd has made for a process, or None while there is
+    none: of cgroup v2, or of v1's hierarchy of memory (cgroups(7))."""
+    with open("/proc/%d/cgroup" % pid) as handle:
+        rows = [line.rstrip("\n").split(":", 2) for line in handle]
+    for top, name in (("/sys/fs/cgroup/memory", "memory"), ("/sys/fs/cgroup", "")):
+        for _, controllers, path in rows:
+            if controllers == name and re.search(r"/run-[^/]+\.scope$", path):
+                return top + path + "/cgroup.procs"
+    return None
+
+
+FENCE = Fence()
+SLEEPERS: List[int] = []  # as of the beginning of this look
+
+
+def sleepers() -> List[int]:
+    """Processes of root's, and of cuInit's, that are in uninterruptible sleep (proc(5), state D) and older than any of a
+    look that is at work."""
+    found = []
+    with open("/proc/uptime") as handle:
+        latest = (float(handle.read().split()[0]) - OLD) * os.sysconf("SC_CLK_TCK")
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % pid, "rb") as entry:
+                fields = entry.read().rpartition(b")")[2].split()
+            if fields[0] == b"D" and int(fields[19]) < latest:
+                found.append(int(pid))
+        except (OSError, IndexError):
+            continue  # it ended
+    return found
+
+
+def stuck(path: str, argv: List[str]) -> Optional[int]:
+    """One of the `sleepers` that is what would be started, as a broken GPU leaves nvidia-smi: one more would stay there,
+    too. Or None."""
+    line = b"".join(os.fsencode(word) + b"\0" for word in argv)
+    for pid in SLEEPERS:
+        try:
+            with open("/proc/%d/cmdline" % pid, "rb") as handle:
+                same = handle.read(len(line) + 1) == line
+            if same and os.path.samestat(os.stat("/proc/%d/exe" % pid), os.stat(path)):
+                return pid
+        except OSError:
+            continue  # it ended, or may not be looked at
+    return None
+
+
 def run(argv: List[str], timeout: Optional[float]) -> Json:
     """Run a command with no input and the C locale, as far as root may (`executable`). `cut`: it printed more than is kept.
 
@@ -161,6 +272,12 @@ def run(argv: List[str], timeout: Optional[float]) -> Json:
         return refused
     if timeout is None:
         return to_its_end(argv, path)
+    before = stuck(path, argv) if path and SLEEPERS else None
+    if before:
+        return {
+            "status": "failed",
+            "error": "not started: process %d, which is the same, cannot be ended" % before,
+        }
     try:
         child = subprocess.Popen(
             argv,
@@ -175,6 +292,7 @@ def run(argv: List[str], timeout: Optional[float]) -> Json:
     except OSError as error:
         return failure(error)
     CHILDREN.add(child)
+    FENCE.put(child.pid)
     chunks: Dict[Any, List[bytes]] = {child.stdout: [], child.stderr: []}
     sizes: Dict[Any, int] = {child.stdout: 0, child.stderr: 0}
     open_pipes: List[Any] = [child.stdout, child.stderr]
@@ -204,6 +322,13 @@ def run(argv: List[str], timeout: Optional[float]) -> Json:
         except OSError:
             pass
         item.update(status="timeout", error="no answer within %g s" % timeout)
+        try:
+            child.wait(0.2)
+        except subprocess.TimeoutExpired:  # its parent, who could wait for it, is about to end
+            item["error"] += "; process %d cannot be ended and is left behind" % child.pid
+    elif child.returncode == -signal.SIGKILL and child.pid in FENCE.inside:
+        why = "it was killed, as what needs more than %d MiB of memory is" % (MAX_MEMORY >> 20)
+        item.update(status="failed", error=why)
     else:
         item.update(status="ok", rc=child.returncode)
     CHILDREN.discard(child)

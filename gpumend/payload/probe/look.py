@@ -14,7 +14,18 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from gpumend.payload.cuda import ask_cuda
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
 from gpumend.payload.probe.docker import docker
-from gpumend.payload.probe.execution import Job, at_once, end_children, execute, program, resolved, run
+from gpumend.payload.probe.execution import (
+    FENCE,
+    SLEEPERS,
+    Job,
+    at_once,
+    end_children,
+    execute,
+    program,
+    resolved,
+    run,
+    sleepers,
+)
 from gpumend.payload.probe.files import (
     Json,
     dead_mounts,
@@ -28,7 +39,7 @@ from gpumend.payload.probe.files import (
     search,
 )
 from gpumend.payload.probe.processes import inner, processes
-from gpumend.payload.probe.reader import at, read_apart
+from gpumend.payload.probe.reader import at, hung, name_for, read_apart
 from gpumend.payload.probe.systemd import units
 
 FORMAT = 1
@@ -76,12 +87,17 @@ def probe(request: Json) -> Json:
     containers come and go just then is looked at again, a few times, as long as there is time."""
     began = time.monotonic()
     end = began + BEYOND + patience(request) + request.get("timeout", 10)
-    for pause in AGAIN:
-        answer = look(request, end)
-        if not unsettled(answer) or time.monotonic() + pause + 2 * answer["seconds"] > began + REPEATS:
-            return answer
-        time.sleep(pause)
-    return look(request, end)
+    SLEEPERS[:] = sleepers()
+    FENCE.raise_up()
+    try:
+        for pause in AGAIN:
+            answer = look(request, end)
+            if not unsettled(answer) or time.monotonic() + pause + 2 * answer["seconds"] > began + REPEATS:
+                return answer
+            time.sleep(pause)
+        return look(request, end)
+    finally:
+        FENCE.take_down()
 
 
 def patience(request: Json) -> float:
@@ -105,6 +121,7 @@ class Tree:
         self.dead: Dict[str, str] = {}  # mounts that do not answer
         self.users = 0  # bytes of users' files so far
         self.spoiled: Dict[str, Json] = {}  # why a path is not read (again)
+        self.hung = hung(SLEEPERS)
         self.sources: List[Tuple[str, str, Callable[[], Json]]] = list(self.in_turn())
 
     def in_turn(self) -> Iterator[Tuple[str, str, Callable[[], Json]]]:
@@ -178,6 +195,9 @@ class Tree:
         """What a function says of a path, but not where it is known to be of no use."""
         if path in self.spoiled:
             return dict(self.spoiled[path])
+        if self.hung and name_for(path) in self.hung:
+            before = self.hung[name_for(path)]
+            return {"status": "failed", "error": "not read: process %d, which did, cannot be ended" % before}
         why = lost(self.root + path, self.dead)
         if why:
             return failure(why)

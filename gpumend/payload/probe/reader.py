@@ -20,7 +20,6 @@ MAX_READER_BYTES = 40 << 20  # of address space beyond what it is forked with
 MAX_READER_SECONDS = 10  # of CPU time
 MAX_RESTARTS = 20  # of readers for one list of sources
 TOO_LARGE = 3  # exit status of a reader
-OLD = 60  # seconds after which a process of ours is none of a run that is at work
 READER = "gpumend-"  # begins the name of a reader (proc(5), comm), before eight digits of what it reads
 
 
@@ -54,6 +53,20 @@ HERE: List[Place] = []  # this process's, where it is a reader
 def name_for(path: str) -> bytes:
     """The name of a process that reads a path."""
     return (READER + hashlib.sha256(os.fsencode(path)).hexdigest()[: 15 - len(READER)]).encode("ascii")
+
+
+def hung(sleepers: Sequence[int]) -> Dict[bytes, int]:
+    """Readers that could not be ended, by name: what they read is not read while they last."""
+    found = {}
+    for pid in sleepers:
+        try:
+            with open("/proc/%d/comm" % pid, "rb") as handle:
+                name = handle.read().strip()
+            if name.startswith(READER.encode("ascii")) and os.stat("/proc/%d" % pid).st_uid == os.geteuid():
+                found[name] = pid
+        except OSError:
+            continue  # it ended
+    return found
 
 
 def at(path: str) -> None:
