@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.probe import reader
+from gpumend.payload.change import inner
+from gpumend.payload.probe import execution, files, reader
 from gpumend.payload.source import probe_source
+from tests.scripts.test_bounded import AS_ROOT, body, serving, trickle
 from tests.scripts.test_probe import a_glob, alive, output
 
 END, WAIT = 20.0, 0.5
@@ -143,3 +146,96 @@ def test_a_slow_pattern_over_one_file_costs_that_file(programs: Path) -> None:
     assert answer["globs"][spec["pattern"]]["paths"] == [f"{programs}/b", f"{programs}/c"]
     assert answer["stats"][f"{programs}/b"]["status"] == "timeout"
     assert answer["stats"][f"{programs}/c"]["found"] and answer["files"]["/etc/passwd"]["status"] == "ok"
+
+
+def test_a_proof_in_an_inner_docker_that_trickles(tmp_path: Path) -> None:
+    """The host's lock is held meanwhile."""
+    with serving(tmp_path / "s", trickle) as path:
+        began = time.monotonic()
+        assert inner.driver_inside(os.getpid(), path, 1) == ""
+    assert time.monotonic() - began < 4
+    with serving(tmp_path / "t", body(b'{"Driver": "overlay2"}')) as path:
+        assert inner.driver_inside(os.getpid(), path) == "overlay2"
+    with serving(tmp_path / "u", body(b'{"Driver": ' + b"[1]," * 2_000_000)) as path:
+        assert inner.driver_inside(os.getpid(), path) == ""
+
+
+# --- what cannot be ended
+
+
+@pytest.fixture
+def sleeper(programs: Path) -> Path:
+    """A program that is in state D (proc(5)) while its child, which was made by vfork(2), does nothing but wait."""
+    (programs / "x.c").write_text(
+        "#include <unistd.h>\nint main(void) { if (vfork() == 0) { for (;;) pause(); } return 0; }\n"
+    )
+    subprocess.run(["gcc", "-O0", "-o", programs / "sleeper", programs / "x.c"], check=True)
+    return programs / "sleeper"
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@AS_ROOT
+def test_what_is_left_of_an_earlier_look_is_not_started_again(sleeper: Path) -> None:
+    """As a broken GPU leaves nvidia-smi in uninterruptible sleep: one more would stay there, too."""
+    argv = [str(sleeper), "-q"]
+    program = (
+        probe_source().replace("OLD = 120", "OLD = -1")
+        + f"\nmain(json.loads({json.dumps({'commands': {'x': {'argv': argv, 'timeout': 1}}})!r}))\n"
+    )
+    child = subprocess.Popen(argv, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 10
+        while state(child.pid) != "D":
+            assert time.monotonic() < deadline
+        told = json.loads(output(program=program))["commands"]["x"]
+        other = json.loads(output(program=program.replace('"-q"', '"-L"')))["commands"]["x"]
+    finally:
+        os.killpg(child.pid, 9)
+        child.wait()
+    why = f"not started: process {child.pid}, which is the same, cannot be ended"
+    assert told == {"status": "failed", "error": why}
+    assert other["status"] == "timeout", "with other arguments it is another"
+
+
+@AS_ROOT
+def test_what_cannot_be_ended_is_named(sleeper: Path) -> None:
+    """SIGKILL is what the kernel keeps from it."""
+    request = {"commands": {"x": {"argv": [str(sleeper)], "timeout": 0.5}}}
+    program = f"{probe_source()}\nos.killpg = print\nmain(json.loads({json.dumps(request)!r}))\n"
+    said = output(program=program).splitlines()
+    pid = int(said[0].split()[0])
+    try:
+        error = f"no answer within 0.5 s; process {pid} cannot be ended and is left behind"
+        assert json.loads(said[-1])["commands"]["x"]["error"] == error
+    finally:
+        os.killpg(pid, 9)
+
+
+def test_a_link_below_a_dead_mount_is_not_followed(tmp_path: Path) -> None:
+    dead = {str(tmp_path / "nfs"): "nfs4"}
+    (tmp_path / "home").mkdir()
+    for name, target in (("a", tmp_path / "nfs/x"), ("b", "../nfs"), ("c", "b/../../home/d"), ("d", "d")):
+        (tmp_path / "home" / name).symlink_to(target)
+    for path in ("nfs", "nfs/x", "home/a", "home/b/y", "home/c", "home/../nfs/z"):
+        assert str(files.lost(str(tmp_path / path), dead)).endswith("nfs (nfs4) does not answer"), path
+    for path in ("home", "home/d", "home/e", "nfsx"):
+        assert files.lost(str(tmp_path / path), dead) is None, path
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("0::/system.slice/run-r1.scope", "/sys/fs/cgroup/system.slice/run-r1.scope/cgroup.procs"),
+        ("0::/user.slice/user-0.slice/session-1.scope", None),
+        (
+            "4:memory:/system.slice/run-2.scope\n0::/x/run-2.scope",
+            "/sys/fs/cgroup/memory/system.slice/run-2.scope/cgroup.procs",
+        ),
+        ("4:memory:/\n1:name=systemd:/system.slice/run-2.scope", None),
+    ],
+)
+def test_where_the_limit_of_memory_is(rows: str, expected: str | None) -> None:
+    assert execution.members_of(rows.split("\n")) == expected

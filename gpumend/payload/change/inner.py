@@ -12,13 +12,15 @@ import shutil
 import stat
 import tempfile
 import time
-from typing import Any, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional
 
 from gpumend.payload.change.engine import Absent, docker_call
-from gpumend.payload.probe.docker import UnixConnection, docker_get
+from gpumend.payload.probe.containers import INNER_SECONDS
+from gpumend.payload.probe.docker import MAX_ANSWERS_INSIDE, Budget, UnixConnection, docker_get
 from gpumend.payload.probe.execution import run
 from gpumend.payload.probe.files import Json, open_inside
 from gpumend.payload.probe.processes import inner, processes
+from gpumend.payload.probe.reader import read_apart
 
 RETURN_TIMEOUT = 20  # seconds for a unit's `docker run` to make its container: it copies the image under vfs
 # Restarts by systemd, and seconds, after which a daemon that still gives no answer is not waited for.
@@ -179,21 +181,25 @@ def inner_driver(unit: str, container: str) -> str:
     if not found:
         return ""
     for process in processes(["dockerd"]).get("processes", ()):
-        if not inner(process) or process["container"] != found["Id"][:12]:
-            continue
-        try:
-            handle = open_inside(process["pid"], SOCKET_INSIDE)
-        except OSError:
-            return ""
-        connection = UnixConnection("/proc/self/fd/%d" % handle, 10)
-        try:
-            return docker_get(connection, "/info").get("Driver") or ""
-        except (OSError, ValueError):
-            return ""
-        finally:
-            connection.close()
-            os.close(handle)
+        if inner(process) and process["container"] == found["Id"][:12]:
+            return driver_inside(process["pid"])
     return ""
+
+
+def driver_inside(pid: int, path: str = SOCKET_INSIDE, seconds: float = INNER_SECONDS) -> str:
+    """What a dockerd in a container says of its driver, or an empty text where it does not within some seconds. Whatever
+    answers there is the container's: a reader asks it, for the host's lock is held meanwhile."""
+    said: Dict[int, Json] = {}
+
+    def ask() -> Json:
+        handle = open_inside(pid, path)
+        connection = UnixConnection(
+            "/proc/self/fd/%d" % handle, seconds, None, Budget(MAX_ANSWERS_INSIDE, False)
+        )
+        return {"driver": docker_get(connection, "/info").get("Driver")}
+
+    read_apart([ask], said.__setitem__, time.monotonic() + 2 * seconds, {}, seconds + 1)
+    return str(said[0].get("driver") or "")
 
 
 def restarts(unit: str) -> int:

@@ -23,9 +23,7 @@ CHILDREN: Set[Any] = set()  # processes that `run` waits for
 MAX_MEMORY = (
     2 << 30
 )  # bytes of all that a look executes, together: nvidia-smi, docker and dpkg-query need a tenth
-OLD = (
-    120  # seconds after which a process is none of a look that is at work: no command of one may take longer
-)
+OLD = 120  # seconds: no command of a look may take as long
 
 
 def idle_group(gid: int) -> bool:
@@ -186,7 +184,8 @@ class Fence:
         """A process that has just been started is within the limit, where there is one by now."""
         try:
             if self.holder and not self.members:
-                self.members = members_of(self.holder.pid)
+                with open("/proc/%d/cgroup" % self.holder.pid) as handle:
+                    self.members = members_of(handle.read().splitlines())
             if self.members:
                 with open(self.members, "w") as handle:
                     handle.write(str(pid))
@@ -210,13 +209,12 @@ class Fence:
         self.inside.clear()
 
 
-def members_of(pid: int) -> Optional[str]:
-    """The file by which others get into the memory cgroup that systemd has made for a process, or None while there is
-    none: of cgroup v2, or of v1's hierarchy of memory (cgroups(7))."""
-    with open("/proc/%d/cgroup" % pid) as handle:
-        rows = [line.rstrip("\n").split(":", 2) for line in handle]
+def members_of(rows: List[str]) -> Optional[str]:
+    """The file by which others get into the memory cgroup that systemd has made for a process of which these are the rows
+    of /proc/PID/cgroup, or None while there is none: of cgroup v2, or of v1's hierarchy of memory (cgroups(7))."""
     for top, name in (("/sys/fs/cgroup/memory", "memory"), ("/sys/fs/cgroup", "")):
-        for _, controllers, path in rows:
+        for row in rows:
+            _, controllers, path = row.split(":", 2)
             if controllers == name and re.search(r"/run-[^/]+\.scope$", path):
                 return top + path + "/cgroup.procs"
     return None
