@@ -190,7 +190,10 @@ def test_it_opens_no_file_for_writing(root: Path) -> None:
 
 def test_the_audit_hook_would_tell(root: Path) -> None:
     writes = f"open({str(root / 'x')!r}, 'w').close()\nimport os\nos.remove({str(root / 'x')!r})\n"
-    for source in (writes, f"{probe_source()}\nread_apart([lambda: exec({writes!r})], print, 5, {{}}, 5)\n"):
+    for source in (
+        writes,
+        f"{probe_source()}\nread_apart([lambda: exec({writes!r})], print, time.monotonic() + 9, {{}}, 9)\n",
+    ):
         told = root / f"told{len(source)}"
         subprocess.run(ARGV, input=HOOK % str(told) + source, capture_output=True, text=True, check=True)
         assert "WROTE" in told.read_text() and "DID os.remove" in told.read_text()
