@@ -154,8 +154,8 @@ def smi_list(text: str) -> tuple[Gpu, ...]:
     """`nvidia-smi -L`: `GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-...)`, MIG devices indented below it."""
     found: list[Gpu] = []
     for line in text.splitlines():
-        gpu = re.match(r"GPU (\d+): (.*) \(UUID: (GPU-[^)]+)\)", line)
-        mig = re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)
+        gpu = re.match(r"GPU (\d+): (.*) \(UUID: (GPU-[^()]+)\)", line)
+        mig = re.match(r"\s+MIG .*\(UUID: (MIG-[^()]+)\)", line)
         if gpu:
             found.append(Gpu(int(gpu.group(1)), gpu.group(2), gpu.group(3)))
         elif mig and found:

@@ -74,6 +74,9 @@ class Word(str):
 def calls(module: str, file: Path, known: dict[str, Any]) -> Iterator[Case]:
     """What a module's calls of `re` are given, where that is written there."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    used = {
+        node.value: node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    }  # re.compile(...).match
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
@@ -87,7 +90,7 @@ def calls(module: str, file: Path, known: dict[str, Any]) -> Iterator[Case]:
         for more in [*node.args[1:], *(word.value for word in node.keywords if word.arg == "flags")]:
             if ast.unparse(more).startswith("re."):
                 flags = eval(ast.unparse(more))
-        yield f"{module}:{node.lineno}", pattern, int(flags), node.func.attr
+        yield f"{module}:{node.lineno}", pattern, int(flags), used.get(node, node.func.attr)
 
 
 def within(value: Any, depth: int = 4) -> Iterator[Any]:

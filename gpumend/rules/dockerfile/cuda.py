@@ -238,7 +238,7 @@ def _compat_on(host: Target, release: Version | None) -> Status | None:
 # --- CUPTI
 
 USES_CUPTI = re.compile(
-    r"-lcupti\b|USE_CUPTI\w*=(?:1|ON|TRUE|YES)\b|\bCUPTI_(?:INCLUDE|LIBRARY)\w*=|cuda-cupti-dev|libcupti-dev",
+    r"-lcupti\b|USE_CUPTI\w{0,40}=(?:1|ON|TRUE|YES)\b|\bCUPTI_(?:INCLUDE|LIBRARY)\w{0,40}=|cuda-cupti-dev|libcupti-dev",
     re.IGNORECASE,
 )
 LIBRARY = re.compile(

@@ -111,7 +111,7 @@ def _pip(line: int, words: tuple[str, ...], directory: str) -> Installed:
         elif word.startswith("-"):
             continue
         elif re.match(r"(?:\.{1,2}|/|\./)", word) and not re.search(r"\.(?:whl|tar\.gz|zip)$|\*", word):
-            project = posixpath.normpath(posixpath.join(directory, re.sub(r"\[.*\]$", "", word)))
+            project = posixpath.normpath(posixpath.join(directory, re.sub(r"\[[^\[\]]*\]$", "", word)))
         elif re.search(r"[$*/:]|\.whl$", word) or word in ("<", ">", "2"):
             other.append(word)
         elif found := requirement(word):

@@ -16,7 +16,6 @@ from gpumend.text.edits.edit import EditError
 from gpumend.text.yaml_nodes import LOADER, Source
 
 ALIAS = re.compile(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
-ALIAS_ITEM = re.compile(r"\s*\*[^\s,\]\}]+")
 
 
 class Editor:
