@@ -10,6 +10,7 @@ from pyinfra.connectors import util
 
 # An answer is some 100 KB, packed 20; with 500 containers and their images 2 MB.
 LIMIT = 64 << 20
+LINES = 200_000  # an answer is one line; what each costs here is a hundred times what it costs the host
 LINE = 1 << 20  # bytes that are read at a time of a line that does not end
 
 
@@ -21,7 +22,7 @@ def read_buffer(
     name: str, io: Any, output_queue: Queue[Any], print_output: bool = False, print_func: Any = None
 ) -> None:
     """As pyinfra's own (connectors/util.py), up to LIMIT bytes: then the channel is closed, and the last line says so."""
-    total, parts = 0, []
+    total, lines, parts = 0, 0, []
     while True:
         try:
             chunk = io.readline(LINE)
@@ -31,7 +32,8 @@ def read_buffer(
             return
         text = chunk if isinstance(chunk, str) else chunk.decode("utf-8", "replace")
         total += len(chunk)
-        if total > LIMIT:
+        lines += text.endswith("\n")
+        if total > LIMIT or lines > LINES:
             close(io)
             output_queue.put(util.OutputLine("stderr", TOO_MUCH))
             return
@@ -47,7 +49,7 @@ def read_buffer(
 
 
 NO_TEXT = "gpumend: this host printed what is no text"
-TOO_MUCH = f"gpumend: this host printed more than {LIMIT >> 20} MiB: the connection was closed"
+TOO_MUCH = f"gpumend: this host printed more than {LIMIT >> 20} MiB or {LINES} lines: the connection was closed"
 
 
 def close(io: Any) -> None:
