@@ -5,6 +5,6 @@ from gpumend.deploy import session
 from operations import crio, runs, toolkit
 
 if session.begin(concern="crio"):
-    runs.recovered()
-    toolkit.runtime_config()
-    crio.config()
+    runs.recovered(_ignore_errors=True)
+    toolkit.runtime_config(_ignore_errors=True)
+    crio.config(_ignore_errors=True)

@@ -6,6 +6,6 @@ from gpumend.deploy import session
 from operations import packages, runs, toolkit
 
 if session.begin(concern="packages"):
-    runs.recovered()
-    toolkit.apt_sources()
-    packages.toolkit_installed()
+    runs.recovered(_ignore_errors=True)
+    toolkit.apt_sources(_ignore_errors=True)
+    packages.toolkit_installed(_ignore_errors=True)

@@ -5,6 +5,6 @@ from gpumend.deploy import session
 from operations import runs, storage
 
 if session.begin(concern="storage"):
-    runs.recovered()
-    storage.docker_root()
-    storage.dind()
+    runs.recovered(_ignore_errors=True)
+    storage.docker_root(_ignore_errors=True)
+    storage.dind(_ignore_errors=True)

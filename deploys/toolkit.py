@@ -5,6 +5,6 @@ from gpumend.deploy import session
 from operations import runs, toolkit
 
 if session.begin(concern="toolkit"):
-    runs.recovered()
-    toolkit.apt_sources()
-    toolkit.runtime_config()
+    runs.recovered(_ignore_errors=True)
+    toolkit.apt_sources(_ignore_errors=True)
+    toolkit.runtime_config(_ignore_errors=True)

@@ -9,6 +9,7 @@ from gpumend.rules.change import AddTemplateTable
 from gpumend.rules.engines import containerd_config, grit
 from gpumend.rules.finding import Change, Component
 from gpumend.rules.rule import Context
+from gpumend.rules.storage.restarts import gate_of
 from gpumend.text.edits import Edit, apply_lines
 
 
@@ -34,7 +35,7 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
         tuple(steps),
         service=containerd_config.RESTART,
         proofs=tuple(Proof(keys, needs="restart", engine="crictl") for keys in shown),
-        gate="restarts is `never`" if context.wanted.restarts == "never" else "",
+        gate=gate_of(context, "containerd"),
         validate=("containerd", "--config", "{tree}/config.toml", "config", "dump") if tree else (),
         tree=tree,
         expect=containerd_config.expected_dump(made) if tree else (),

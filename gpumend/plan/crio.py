@@ -8,6 +8,7 @@ from gpumend.plan.transaction import Proof, Transaction
 from gpumend.rules.engines import crio
 from gpumend.rules.finding import Change, Component
 from gpumend.rules.rule import Context
+from gpumend.rules.storage.restarts import gate_of
 from gpumend.text.edits import Edit
 
 
@@ -30,7 +31,7 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
             for (_, keys), edit in edits.items()
             if keys[:3] == crio.RUNTIMES and keys[-1] == "runtime_path"
         ),
-        gate="restarts is `never`" if context.wanted.restarts == "never" else "",
+        gate=gate_of(context, "crio"),
         validate=("crio", "--config", "", "--config-dir", "{tree}", "config") if new else (),
         tree=crio.staged_tree(context, new) if new else (),
         expect=crio.expected_dump({edit.keys: edit.value for edit in edits.values()}) if new else (),

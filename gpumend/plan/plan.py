@@ -22,6 +22,7 @@ from gpumend.plan import (
     storage,
     toolkit,
 )
+from gpumend.plan.step import PackageStep
 from gpumend.plan.transaction import Plan, Transaction
 from gpumend.rules.finding import Change, Component, Finding
 from gpumend.rules.rule import Context
@@ -60,7 +61,21 @@ def plan(context: Context, findings: tuple[Finding, ...]) -> Plan:
         changes = [finding.change for finding in mine if finding.change]
         codes = tuple(dict.fromkeys(finding.code for finding in mine))
         try:
-            transactions.append(BUILDERS[component](context, codes, changes))
+            made = BUILDERS[component](context, codes, changes)
+            if why := futile(context, made):
+                blocked[component] = why
+            else:
+                transactions.append(made)
         except (EditError, Unread) as error:
             blocked[component] = str(error)
     return Plan(tuple(transactions), blocked)
+
+
+def futile(context: Context, made: Transaction) -> str:
+    """Why it is known before that the host will refuse a transaction; an empty text where it is not."""
+    others = " ".join(context.state.packages.unfinished())
+    if others and any(isinstance(step, PackageStep) and step.manager == "apt" for step in made.steps):
+        return (
+            f"apt would finish {others} as well, which is not ours (GM008): `dpkg --configure {others}` first"
+        )
+    return ""

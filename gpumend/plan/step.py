@@ -241,7 +241,8 @@ class PackageStep(Step):
         return self.keeps.path if self.keeps else ""
 
     def describe(self) -> str:
-        return " ".join((self.manager, self.verb, *self.targets))
+        kept = " (its archive is kept in the run's backup first)" if self.verb == "remove" else ""
+        return " ".join((self.manager, self.verb, *self.targets)) + kept
 
     def fields(self) -> dict[str, Any]:
         kept = {"path": self.keeps.path, "before": self.keeps.before} if self.keeps else {}

@@ -187,7 +187,7 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         "passed": list(now.verdict.passed) if now else [],
         "skipped": list(now.verdict.inapplicable) if now else [],
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
-        "blocked": {str(component): why for component, why in now.plan.blocked.items()} if now else {},
+        "blocked": {str(component): why for component, why in record.blocked.items()},
     }
     if executed:
         document["found"] = [finding.code for finding in before.verdict.findings] if before else []

@@ -159,7 +159,7 @@ class Page:
     def blocked(self, host: dict[str, Any]) -> Iterator[str]:
         """Why mend leaves a component alone: in every report, so that no mend does nothing without a word."""
         for component, why in host["blocked"].items():
-            yield self.wrap(f"{component}: {why}", "                ", "  cannot plan   ")
+            yield self.wrap(f"{component}: {why}", "                ", "  left alone    ")
 
     def changes(self, host: dict[str, Any], diffs: bool) -> Iterator[str]:
         for change in host["changes"]:
@@ -286,7 +286,7 @@ class Page:
             for component, why in host["blocked"].items():
                 found.setdefault((component, one_line(why)), []).append(name)
         for (component, why), names in sorted(found.items()):
-            yield self.wrap(f"{component}, {self.who(names, 30)}: {why}", "        ", "cannot plan  ")
+            yield self.wrap(f"{component}, {self.who(names, 30)}: {why}", "        ", "left alone   ")
 
     def fleet_changes(self, document: Mapping[str, Any]) -> Iterator[str]:
         """What was changed, by component and how it ended over hosts."""

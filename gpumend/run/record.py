@@ -42,8 +42,9 @@ class Assessment:
 
 @dataclass
 class Record:
-    """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every transaction sent, in order. proof: of the container, where one
-    was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment.
+    """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every
+    transaction sent, in order. held: what was planned and not tried after those. proof: of the container, where one was
+    asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment.
     approved: the components that a plan allows; None is all. after: why what the operator runs after a host did not end well."""
 
     name: str
@@ -52,11 +53,18 @@ class Record:
     error: str = ""
     outcomes: dict[Component, Outcome] = field(default_factory=dict)
     done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
+    held: dict[Component, str] = field(default_factory=dict)
     proof: Outcome | None = None
     undone: Outcome | None = None
     busy: str = ""
     approved: frozenset[str] | None = None
     after: str = ""
+
+    @property
+    def blocked(self) -> dict[Component, str]:
+        """The components that are not tried, and why: they cannot be planned, or build on one that failed."""
+        found = {**(self.now.plan.blocked if self.now else {}), **self.held}
+        return {component: found[component] for component in Component if component in found}
 
 
 @dataclass

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
-from gpumend.state.request import Command, Request
+from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
 
 PATTERNS = (
@@ -21,6 +21,13 @@ PATTERNS = (
 TOOLKIT = (
     "nvidia-container-toolkit", "nvidia-container-toolkit-base", "libnvidia-container-tools", "libnvidia-container1",
 )  # fmt: skip
+# cuda-compat by release, and the directory by which one is seen to be there (CUDA compatibility guide, Installation).
+COMPATS = {
+    f"cuda-compat-{major}-{minor}": f"/usr/local/cuda-{major}.{minor}/compat"
+    for major in range(11, 15)
+    for minor in range(10)
+}
+ARCHIVES = "/var/cache/apt/archives/cuda-compat-*.deb"
 # Without these two files on disk, the cache is built in memory: as root, apt-cache would write it (measured).
 NO_CACHE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
 
@@ -46,6 +53,7 @@ HALVES = {
 }
 
 REQUEST = Request(
+    globs=(Glob(ARCHIVES, read=False),),
     programs=("apt-get", "dnf", "zypper", "rpm"),
     commands={
         # A second of one core's time where there are many lists: only where the toolkit could be wanted and is not there.
@@ -60,6 +68,10 @@ REQUEST = Request(
             timeout=20,
             needs=("/proc/driver/nvidia/version",),
             spares=("/usr/bin/nvidia-ctk",),
+        ),
+        # Whether one that the driver has outgrown could be had again: only where there is one.
+        "compat-offers": Command(
+            ("apt-cache", *NO_CACHE, "policy", *COMPATS), timeout=20, needs_one=tuple(COMPATS.values())
         ),
         # All are asked for: it costs the same, and of the others those leave the host that are not whole.
         "dpkg": Command(
@@ -89,7 +101,8 @@ class Packages(NamedTuple):
     neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
     packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
     fetched: whether apt has its distribution's lists. halves: of dpkg's packages, GPU's or not, those that are not whole:
-    name -> in which way."""
+    name -> in which way. compats: what apt's lists have of cuda-compat's packages, where one is there; archives: those that
+    apt has kept."""
 
     installed: Reading[Mapping[str, str]]
     held: frozenset[str] = frozenset()
@@ -98,6 +111,24 @@ class Packages(NamedTuple):
     offers: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy")
     fetched: bool = False
     halves: Reading[Mapping[str, str]] = Reading.none("dpkg-query")
+    compats: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy")
+    archives: tuple[str, ...] = ()
+
+    def unfinished(self) -> tuple[str, ...]:
+        """dpkg's packages that apt finishes, whosever they are, whatever else it is asked for: all that are not whole but
+        those whose triggers have not run."""
+        triggers = (HALVES["W"], HALVES["t"])
+        return tuple(sorted(name for name, why in (self.halves.value or {}).items() if why not in triggers))
+
+    def comes_back(self, name: str) -> bool | None:
+        """Whether an installed cuda-compat could be had again in its version: from a repository, or from apt's archives. None
+        where that is not known."""
+        version = (self.installed.value or {}).get(name, "")
+        if self.manager != "apt" or not self.compats.ok or not version:
+            return None
+        kept = f"/{name}_{version.replace(':', '%3a')}_"
+        offer = (self.compats.value or {}).get(name)
+        return bool(offer and version in offer.versions) or any(kept in path for path in self.archives)
 
     def concerned(self, names: Iterable[str]) -> frozenset[str]:
         """Of these packages the ones of GPUs and containers."""
@@ -190,4 +221,6 @@ def parse(snapshot: Snapshot) -> Packages:
         offers,
         "apt" in (offers.value or {}),
         snapshot.command("dpkg").map(parse_halves),
+        snapshot.succeeded("compat-offers").map(parse_policy),
+        snapshot.glob(ARCHIVES).value or (),
     )

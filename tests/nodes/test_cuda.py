@@ -247,3 +247,38 @@ def test_apts_lock_that_stays_is_reported_and_nothing_done(boot: Boot, lab: Lab)
             r"apt's lock is held by process \d+ \(python3[\d.]*\); waited 1 s for it", change["detail"]
         ), change
         assert not installed(node) and node.tree(*WATCHED) == tree
+
+
+def test_a_package_that_could_not_be_had_again_is_kept_or_not_removed(boot: Boot, lab: Lab) -> None:
+    """Seen on a real machine: no repository had it, a later proof failed, and the run ended in exit 5."""
+    node = ready(boot)
+    target = Target(node, wanted=wants())
+    assert mend(lab, target).rc == 0 and installed(node)
+    gpu.set_driver(node, NEXT)
+    node.sh("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; apt-get clean")
+    offered = planned(node, Component.CUDA, "20261123T000000Z-cccc", wants())
+    serve(node, Deb("other"))
+    found = audit(lab, target)
+    assert "neither a repository nor apt's cache" in found.finding(node, "GM604")["refused"], found.said
+    refused = result_of(carry_out(node, offered))
+    assert refused["status"] == "refused" and "no way back" in refused["detail"], refused
+    done = mend(lab, target)
+    assert done.rc == 0 and installed(node) and job(node) == "0 0 13000", "off the path, and left there"
+
+    archive = f"{PACKAGE}_{cuda.LIBRARY}-0ubuntu1_all.deb"
+    node.write(f"/var/cache/apt/archives/{archive}", apt.build(compat()))
+    data = planned(node, Component.CUDA, "20261123T000000Z-dddd", wants())
+    assert result_of(carry_out(node, data))["status"] == "changed" and not installed(node)
+    node.sh("apt-get clean")
+    undo = {"verb": "rollback", "run": "20261123T000000Z-dddd", "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, undo))["status"] == "changed"
+    assert installed(node) and node.exists(DIRECTORY)
+
+    serve(node, compat())
+    data = planned(node, Component.CUDA, "20261123T000000Z-eeee", wants())
+    assert result_of(carry_out(node, data))["status"] == "changed" and not installed(node)
+    serve(node, Deb("other"))
+    undo["run"] = "20261123T000000Z-eeee"
+    assert result_of(carry_out(node, undo))["status"] == "changed" and installed(node), (
+        "kept from the repository"
+    )

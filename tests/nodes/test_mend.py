@@ -176,3 +176,18 @@ def test_a_healthy_host_is_as_wanted(shared_boot: Boot, lab: Lab, suite: str) ->
     found = audit(lab, node)
     assert found.rc == 0, found.said
     assert found.codes(node) == []
+
+
+def test_what_cannot_succeed_leaves_the_independent_ones_their_turn(boot: Boot, lab: Lab) -> None:
+    """One refused component ended the host's run without a word: Docker was never tried."""
+    node = boot("trixie", scenario="report_002")
+    node.run(["mv", "/usr/bin/nvidia-ctk", "/usr/bin/nvidia-ctk.real"])
+    fails = '[ "$1 $2" = "cdi generate" ] && exit 1'
+    node.write("/usr/bin/nvidia-ctk", f'#!/bin/sh\n{fails}\nexec /usr/bin/nvidia-ctk.real "$@"\n', 0o755)
+    done = mend(lab, node)
+    assert done.rc == 4, done.said
+    host = done.host(node)
+    assert done.statuses(node) == {Component.CDI: "refused", Component.DOCKER: "changed"}, done.said
+    assert Component.CDI in host["blocked"][Component.TOOLKIT]
+    assert f"left alone    {Component.TOOLKIT}: it builds on {Component.CDI}" in done.stdout, done.said
+    assert sees_gpu(node, RUNTIME), "one of the two ways is open"

@@ -360,7 +360,7 @@ def test_recovery_finishes_its_own_packages_and_nobody_elses(node: Node, lab: La
         assert versions(node) == set() and journal_state(node) == "put_back"
         assert state_of(node, "foreign") == "iU" and not node.exists("/run/foreign")
         assert node.main_pid("docker.service") == pid and not node.exists("/usr/sbin/policy-rc.d")
-        found = provision(lab, node)
+        found = packages_alone(lab, node)
         assert "dpkg --configure foreign" in found.finding(node, "GM008")["remedy"], found.said
         assert versions(node) == set() and state_of(node, "foreign") == "iU", (
             "nor is it finished by an installation"

@@ -407,6 +407,12 @@ def test_restarts_never_is_pending() -> None:
     assert found is not None and found.gate == "restarts is `never`"
 
 
+def test_without_systemd_the_audit_says_that_containerd_is_restarted_by_hand() -> None:
+    """A restart was promised, and mend took the change back."""
+    found = transaction(node().but(files={"/run/systemd/system": None}), GRIT)
+    assert found is not None and found.steps and "restart containerd by hand" in found.gate
+
+
 def test_nothing_is_changed_that_is_not_managed() -> None:
     wanted = {**GRIT, "containerd": {"manage": False}}
     assert (

@@ -291,6 +291,11 @@ def test_a_restart_that_may_not_be_waits() -> None:
     assert found is not None and found.gate == "restarts is `never`" and found.steps
 
 
+def test_without_systemd_the_audit_says_that_crio_is_restarted_by_hand() -> None:
+    found = transaction(node().but(files={"/run/systemd/system": None}), {}, Component.CRIO)
+    assert found is not None and found.steps and "restart crio by hand" in found.gate
+
+
 def test_an_oci_runtime_beside_crio_is_named_by_its_path() -> None:
     host = node(n10_crio=PACKAGED).but(
         programs={"runc": None, "crun": None},

@@ -949,6 +949,41 @@ def test_what_the_driver_has_outgrown_goes(driver: str) -> None:
     ]
 
 
+POLICY = "cuda-compat-13-0:\n  Installed: {0}\n  Candidate: {0}\n  Version table:\n *** {0} 100\n        100 /var/lib/dpkg/status\n"
+OFFER = "        500 file:/srv/repository ./ Packages\n"
+VERSION = "580.95.05-0ubuntu1"
+
+
+@pytest.mark.parametrize(
+    ("policy", "archives", "removed"),
+    [
+        pytest.param((0, POLICY.format(VERSION) + OFFER, ""), [], True, id="a-repository"),
+        pytest.param((0, POLICY.format(VERSION), ""), [f"cuda-compat-13-0_{VERSION}_amd64.deb"], True, id="apts-cache"),
+        pytest.param((0, POLICY.format(VERSION), ""), [], False, id="neither"),
+        pytest.param((0, "", ""), ["cuda-compat-13-0_580.65.06-0ubuntu1_amd64.deb"], False, id="another-version"),
+        pytest.param(unread("timeout"), [], True, id="not-known: the host asks"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_had_again_is_not_removed(policy: Any, archives: list[str], removed: bool) -> None:
+    """A later proof of the run failed, and what no repository offers could not be put back: exit 5."""
+    paths = [f"/var/cache/apt/archives/{name}" for name in archives]
+    host = active("580.159.04").but(
+        commands={"compat-offers": policy},
+        globs={"/var/cache/apt/archives/cuda-compat-*.deb": {"status": "ok", "paths": paths}},
+    )
+    want = wanted("13.0", services=["jobs.service"])
+    planned = steps(host, want)
+    assert ("remove", DROPIN) in planned, "it is off the path either way"
+    assert (("package", "apt remove cuda-compat-13-0") in planned) is removed
+    told = [found for found in findings(host, "GM604", want) if "could not be had again" in found.refused]
+    assert [found.status for found in told] == ([] if removed else ["note"])
+    idle = host.but(files={DROPIN: None})
+    (found,) = findings(idle, "GM604", want)
+    assert (found.status, "could not be had again" in found.refused) == (
+        ("warn", False) if removed else ("note", True)
+    )
+
+
 def test_what_is_outgrown_and_not_managed_is_taken_off_the_path_and_stays_installed() -> None:
     host = captured().but(
         files={

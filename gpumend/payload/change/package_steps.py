@@ -10,6 +10,7 @@ from gpumend.payload.change.packaging import (
     Unfit,
     check_note,
     cu_init,
+    keep_archive,
     package_entries,
     perform,
     prove_cuda,
@@ -17,6 +18,7 @@ from gpumend.payload.change.packaging import (
     simulate,
     take_back,
     wait_for_lock,
+    way_home,
 )
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute
@@ -50,12 +52,20 @@ class PackageStep(Step):
         waited = wait_for_lock(self.manager, wait)
         notes.extend([waited] if waited else [])
         self.changes = simulate(self.manager, self.verb, self.targets, wait)
+        for _, name, _ in self.changes if self.verb == "remove" else ():
+            way_home(self.manager, name)
 
     def do(self, journal: Journal, notes: List[str]) -> None:
         entry = journal.packages()
         file = self.written(journal) if self.kept else None
         entry["files"].extend([file] if file else [])
-        entry["packages"].extend(package_entries(self.manager, self.changes))
+        packages = package_entries(self.manager, self.changes)
+        if self.verb == "remove":
+            for package in packages:
+                package["archive"] = keep_archive(
+                    self.manager, package["name"], package["before"], journal.directory
+                )
+        entry["packages"].extend(packages)
         journal.log(self.describe())
         perform(self.manager, self.verb, self.targets, self.changes, self.wait)
         if file:

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import struct
 import sys
 import time
@@ -53,6 +54,8 @@ NEVER = "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` fails in mode cdi; in th
 # Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
 LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"
 
+ARCHIVES = "/var/cache/apt/archives"  # what apt has fetched, until somebody runs `apt-get clean`
+
 CU_INIT = """
 import ctypes
 try:
@@ -74,7 +77,7 @@ def last_line(found: Json) -> str:
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
-    return str((errors or lines or [found["status"]])[-1])[:400]
+    return str((errors or lines or ["exit status %s" % found.get("rc", found["status"])])[-1])[:400]
 
 
 def apt_changes(text: str) -> List[PackageChange]:
@@ -300,6 +303,40 @@ def way_back(manager: str, changes: Iterable[PackageChange]) -> None:
             )
 
 
+def cached(name: str, version: Optional[str]) -> Optional[str]:
+    """apt's own archive of a package in that version, or None. In its name a colon is %3a."""
+    found = glob.glob("%s/%s_%s_*.deb" % (ARCHIVES, name, glob.escape((version or "").replace(":", "%3a"))))
+    return found[0] if found else None
+
+
+def way_home(manager: str, name: str) -> None:
+    """A package that is to go can be had again in its version. Raises Unfit: what cannot be put back is not removed."""
+    version = installed(manager, name)
+    if not (manager == "apt" and cached(name, version)) and not offered(manager, name, version):
+        raise Unfit(
+            "there would be no way back: neither a repository nor apt's cache has %s %s" % (name, version)
+        )
+
+
+def keep_archive(manager: str, name: str, version: Optional[str], directory: str) -> str:
+    """The path of a copy of an installed package in that directory. Raises Unfit or OSError."""
+    there = cached(name, version) if manager == "apt" else None
+    if there:
+        return str(shutil.copy(there, directory))
+    if manager == "apt":
+        found = run(
+            ["env", "-C", directory, "apt-get", "-q", "download", "%s=%s" % (name, version)], LISTS_TIMEOUT
+        )
+    else:
+        found = run(
+            ["dnf", "-q", "download", "--destdir=" + directory, "%s-%s" % (name, version)], LISTS_TIMEOUT
+        )
+    kept = glob.glob("%s/%s[-_]*.%s" % (directory, name, "deb" if manager == "apt" else "rpm"))
+    if found["status"] != "ok" or found["rc"] != 0 or not kept:
+        raise Unfit("%s %s cannot be kept, so it is not removed: %s" % (name, version, last_line(found)))
+    return kept[0]
+
+
 def offered(manager: str, name: str, version: Optional[str]) -> bool:
     """Whether a repository of this host has that version of a package."""
     if manager == "apt":
@@ -387,9 +424,25 @@ def package_entries(manager: str, changes: Iterable[PackageChange]) -> List[Json
     return found
 
 
+def bring_back(found: Sequence[Json], wait: int) -> None:
+    """Packages of these entries that are not there, and whose archives were kept, are there again. Raises Unfit."""
+    for entry in found:
+        path = entry.get("archive", "")
+        if not os.path.isfile(path) or status_of(entry["manager"], entry["name"])[0] not in ("n", "c"):
+            continue
+        wait_for_lock(entry["manager"], wait)
+        if entry["manager"] == "apt":
+            dpkg("--install", path)
+        else:
+            done = run(["rpm", "--upgrade", "--oldpackage", path], None)
+            if done["status"] != "ok" or done["rc"] != 0:
+                raise Unfit("rpm --upgrade %s: %s" % (path, last_line(done)))
+
+
 def take_back(found: Sequence[Json], wait: int) -> None:
     """The packages of these entries are as they were before their transaction: what it installed is gone, what it removed
     is back, what it gave another version has its old one. Raises Unfit where not."""
+    bring_back(found, wait)
     for manager in sorted(set(entry["manager"] for entry in found)):
         mine = [entry for entry in found if entry["manager"] == manager]
         gone = [

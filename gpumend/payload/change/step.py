@@ -141,4 +141,4 @@ def command(argv: List[str]) -> None:
 def last_error(found: Dict[str, Any]) -> str:
     """The last line of what a command said, or that it said nothing."""
     lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
-    return str(lines[-1] if lines else found["status"])
+    return str(lines[-1] if lines else "exit status %s" % found.get("rc", found["status"]))

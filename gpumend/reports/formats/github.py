@@ -59,6 +59,10 @@ def render(document: dict[str, Any]) -> str:
             for change in host.get("changes", ())
             if change["status"] not in ("changed", "unchanged", "pending")
         ]
+        rows += [
+            _command("notice", f"{component} is left alone", f"{name}: {why}")
+            for component, why in host["blocked"].items()
+        ]
     for group in fleet.groups(document):
         mend = f"; {group.mend}" if group.mend else ""
         title = (

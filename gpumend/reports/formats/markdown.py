@@ -90,7 +90,7 @@ def render(document: dict[str, Any]) -> str:
         ],
         "Findings": [row for group in fleet.groups(document) for row in _group(group)],
         "A mend would change": [f"- {prose(what)}; {_who(names)}" for what, names in plans.items()],
-        "A mend cannot": [
+        "Left alone": [
             f"- {prose(what)}: {prose(why)}; {_who(names)}" for (what, why), names in blocked.items()
         ],
     }

@@ -70,5 +70,10 @@ def render(document: dict[str, Any]) -> str:
             "Transactions that a mend would carry out.",
             [({"host": name}, len(host["plan"])) for name, host in hosts.items()],
         ),
+        (
+            "host_blocked_components",
+            "Components that a mend leaves alone, for a reason that the report tells.",
+            [({"host": name}, len(host["blocked"])) for name, host in hosts.items()],
+        ),
     )
     return "".join(_family(*family) for family in families)

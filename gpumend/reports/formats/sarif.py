@@ -118,6 +118,10 @@ def render(document: dict[str, Any]) -> str:
             for change in host.get("changes", ())
             if change["status"] not in ("changed", "unchanged", "pending")
         ]
+        notifications += [
+            {"level": "note", "message": {"text": one_line(f"{name}: {component} is left alone: {why}")}}
+            for component, why in host["blocked"].items()
+        ]
     version = {"version": document["version"]} if document["version"] else {}
     driver = {"name": "gpumend", **version, "rules": _rules(codes)}
     run = {

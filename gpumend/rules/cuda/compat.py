@@ -69,13 +69,19 @@ def change(context: Context, action: Action) -> Change | None:
     return Change(Component.CUDA, action) if context.wanted.manage_cuda else None
 
 
-def removable(context: Context) -> tuple[Compat, ...]:
-    """Outgrown compat that mend removes: of a package, under a wanted state that has put CUDA into its hands, and on
+def in_hand(context: Context) -> tuple[Compat, ...]:
+    """Outgrown compat that is mend's to remove: of a package, under a wanted state that has put CUDA into its hands, and on
     nobody's path that mend may not change."""
     if not context.wanted.cuda or not context.wanted.manage_cuda or not context.state.packages.manager:
         return ()
     stuck = {found.directory for found in context.state.cuda.activations if not editable(found)}
     return tuple(found for found in outgrown(context) if found.package and found.directory not in stuck)
+
+
+def removable(context: Context) -> tuple[Compat, ...]:
+    """Outgrown compat that mend removes: what could be had again, for a later proof of the run may fail."""
+    packages = context.state.packages
+    return tuple(found for found in in_hand(context) if packages.comes_back(found.package or "") is not False)
 
 
 def dropin_of(unit: str) -> str:
@@ -297,10 +303,10 @@ def active_and_wrong(context: Context) -> Iterator[Finding]:
 )
 def left_over(context: Context) -> Iterator[Finding]:
     context.state.cuda.looked.get()
-    mine = removable(context)
+    mine, stay = removable(context), set(in_hand(context)) - set(removable(context))
     active = {found.directory for found in context.state.cuda.activations}
     for compat in outgrown(context):
-        if compat.directory in active and compat not in mine:
+        if compat.directory in active and compat not in mine and compat not in stay:
             continue  # GM603
         managed = compat in mine
         yield Finding(
@@ -315,10 +321,14 @@ def left_over(context: Context) -> Iterator[Finding]:
                 *driver_evidence(context)[:1],
             ),
             cause="The driver was upgraded past it, or it came along with a toolkit.",
-            remedy=f"Mend removes {compat.package}, and nothing else."
+            remedy=f"Mend removes {compat.package}, and nothing else; its archive is kept in the run's backup."
             if managed
             else f"Remove {compat.package or compat.directory}; until then keep it off every library path.",
             change=change(context, RemoveCompat()) if managed else None,
-            refused="" if managed else "only under a wanted state that names cuda.wanted, and only packages",
+            refused=""
+            if managed
+            else f"{compat.package} could not be had again: neither a repository nor apt's cache has its version"
+            if compat in stay
+            else "only under a wanted state that names cuda.wanted, and only packages",
             symptoms=("system has unsupported display driver / cuda driver combination",),
         )

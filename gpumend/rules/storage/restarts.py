@@ -23,13 +23,20 @@ REBOOTS = (
 LOOP = 3  # restarts; dockerd's own back-off has doubled three times by then (moby restartmanager)
 
 
-def by_hand(context: Context, action: str) -> str:
-    """Why dockerd is told by hand, and how: where no systemd booted the host, nothing else starts it again. Else empty."""
+def by_hand(context: Context, action: str, daemon: str = "dockerd") -> str:
+    """Why a daemon is told by hand, and how: where no systemd booted the host, nothing else starts it again. Else empty."""
     if context.state.host.systemd:
         return ""
-    process = context.state.docker.process.value
-    how = f"`kill -HUP {process.pid}`" if action == "reload" and process else f"{action} dockerd by hand"
+    process = context.state.docker.process.value if daemon == "dockerd" else None
+    how = f"`kill -HUP {process.pid}`" if action == "reload" and process else f"{action} {daemon} by hand"
     return f"this host was not booted by systemd: {how}, then audit it again"
+
+
+def gate_of(context: Context, daemon: str) -> str:
+    """Why a restart of a daemon whose containers outlive it would have to wait now, or an empty text."""
+    return by_hand(context, "restart", daemon) or (
+        "restarts is `never`" if context.wanted.restarts == "never" else ""
+    )
 
 
 def restart_gate(context: Context) -> str:

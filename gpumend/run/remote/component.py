@@ -9,6 +9,7 @@ from pyinfra import logger
 from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
+from gpumend.plan.needs import held
 from gpumend.plan.transaction import Transaction
 from gpumend.plan.wire import as_data
 from gpumend.rules.finding import Component
@@ -29,7 +30,8 @@ ATTEMPTS = 2  # the second when the host changed between plan and change: it is 
 
 
 def component(which: Component) -> Iterator[FunctionCommand]:
-    """The body of an operation: nothing where nothing is to be changed, else one command that does all of it.
+    """The body of an operation: nothing where nothing is to be changed, or where that builds on what failed before; else
+    one command that does all of it.
 
     Judged on the newest state known: an earlier operation's answer brought it along, so no host is asked again.
     """
@@ -39,6 +41,11 @@ def component(which: Component) -> Iterator[FunctionCommand]:
     transaction = record.now.plan.get(which)
     if transaction is None:
         context_host.noop(record.now.plan.blocked.get(which, "as wanted"))
+        return
+    why = held(which, {component: outcome.status for component, outcome in record.outcomes.items()})
+    if why:
+        record.held[which] = why
+        context_host.noop(why)
         return
     yield FunctionCommand(_carry_out, (which,), {})
 

@@ -39,7 +39,11 @@ def containers() -> Generator[FunctionCommand, None, None]:
     planned = record.now.plan.transactions or any(
         outcome.status == "changed" for outcome in record.outcomes.values()
     )
-    if planned:  # the paths are those of the host as it is then
+    failed = [component for component, outcome in record.outcomes.items() if not outcome.good]
+    if failed and planned:
+        # It would undo all of the run for the want of what failed already.
+        context_host.noop(f"not proven: {', '.join(failed)} failed")
+    elif planned:  # the paths are those of the host as it is then
         yield FunctionCommand(_prove, (), {})
     else:
         context_host.noop("nothing was changed")
