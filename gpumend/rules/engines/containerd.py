@@ -305,8 +305,9 @@ def cgroup_driver(context: Context) -> Iterator[Finding]:
         for found in settings.runtimes.values()
         if found.type == RUNC
         and found.systemd_cgroup != (driver == "systemd")
-        # Pods of the others name them: `untrusted` and its kind, which images have and nobody uses (AgentBaker).
-        and (found.name in (settings.default, "runc", "grit") or found.name.startswith(NVIDIA))
+        # Pods of the others name them: `untrusted` and its kind, which images have and nobody uses (AgentBaker), and containerd's
+        # own runc beside another default (amazon-eks-ami nodeadm writes nvidia alone).
+        and (found.name in (settings.default, "grit") or found.name.startswith(NVIDIA))
     ]
     if not wrong:
         return
