@@ -49,7 +49,9 @@ def read_buffer(
 
 
 NO_TEXT = "gpumend: this host printed what is no text"
-TOO_MUCH = f"gpumend: this host printed more than {LIMIT >> 20} MiB or {LINES} lines: the connection was closed"
+TOO_MUCH = (
+    f"gpumend: this host printed more than {LIMIT >> 20} MiB or {LINES} lines: the connection was closed"
+)
 
 
 def close(io: Any) -> None:
