@@ -1,6 +1,7 @@
 """Every concern of a GPU host, for the deploys that are about all of them."""
 
 from operations import (
+    allocations,
     cdi,
     containerd,
     crio,
@@ -38,4 +39,5 @@ def in_order() -> None:
     docker.daemon_config(_ignore_errors=True)
     storage.docker_root(_ignore_errors=True)
     storage.dind(_ignore_errors=True)
+    allocations.reconciled(_ignore_errors=True)
     proof.containers(_ignore_errors=True)

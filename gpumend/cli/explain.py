@@ -30,10 +30,14 @@ def _standard_input() -> str:
     return sys.stdin.buffer.read(TEXT).decode("utf-8", "replace")
 
 
+# Errors of CUDA that have the number of a code, too: the bare number is the error, which more people ask about.
+ERRORS = ("802", "803", "804")
+
+
 def _code(word: str) -> str:
     """GM304 of `304`, `gm304` and `GM304`; nothing of what looks like no code."""
     found = re.fullmatch(r"(?:gm)?[- ]?(\d{3})", word.strip(), re.IGNORECASE)
-    return f"GM{found[1]}" if found else ""
+    return f"GM{found[1]}" if found and word.strip() not in ERRORS else ""
 
 
 def _asked(words: tuple[str, ...], codes: set[str]) -> list[str]:

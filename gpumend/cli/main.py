@@ -12,6 +12,7 @@ VERBS = {
     "mend": "Put right what can be put right, prove it, and put back what cannot be proven.",
     "plan": "What mend would change, kept in a file: `mend --plan FILE` changes that and nothing else.",
     "check": "What can be known to be wrong before a host is connected to.",
+    "reconcile": "Free GPU allocations of containers that are not there; twice seen, and only by opt-in.",
     "explain": "What a finding or an error text means, how it is known, and what to do by hand.",
     "rollback": "Undo a run: its files are as they were before it.",
     "runs": "What gpumend did on the hosts; `runs ack RUN`: somebody has taken note of a run that ended broken.",

@@ -17,6 +17,8 @@ PROBE = (
     "probe.systemd",
     "cuda",
     "probe.containers",
+    "allocations",
+    "probe.allocations",
     "probe.look",
 )
 CHANGE = (
@@ -33,6 +35,8 @@ CHANGE = (
     "change.storage_steps",
     "change.package_steps",
     "change.unfinished",
+    "change.json_spans",
+    "change.allocation_steps",
     "change.kinds",
     "change.undo",
     "change.transaction",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpumend.plan import (
+    allocations,
     apt,
     cdi,
     containerd,
@@ -46,6 +47,7 @@ BUILDERS: Mapping[Component, Builder] = {
     Component.DOCKER: docker.build,
     Component.DOCKER_STORAGE: storage.build_outer,
     Component.STORAGE: storage.build_inner,
+    Component.ALLOCATIONS: allocations.build,
 }
 
 

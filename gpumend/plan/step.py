@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -302,3 +303,44 @@ class CudaCheck(Step):
 
     def fields(self) -> dict[str, Any]:
         return {"how": self.how, "directory": self.directory, "version": self.version}
+
+
+@dataclass(frozen=True)
+class ReconcileAllocations(Step):
+    """Allocations of containers that are not there are freed, and their metadata is in the run's backup, by the host's own
+    looks: what it sees for the first time waits. spec: of a look; entries: (slot, container); orphans: metadata files."""
+
+    do = "allocations"
+    spec: Mapping[str, Any]
+    entries: tuple[tuple[str, str], ...]
+    orphans: tuple[str, ...]
+    lock: str
+    log: str
+    allocator: tuple[str, ...]
+    monitors: tuple[str, ...]
+    grace: int
+    max_release: int
+
+    def __post_init__(self) -> None:
+        for path in filter(None, (self.lock, self.log)):
+            absolute(path)
+
+    def describe(self) -> str:
+        how = (
+            f"by {' '.join(self.allocator)}" if self.allocator else f"in {self.spec['state']}, under its lock"
+        )
+        told = [f"release slot {slot} of {name} {how}" for slot, name in self.entries]
+        return "; ".join([*told, *(f"set {name} aside" for name in self.orphans)])
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "spec": dict(self.spec),
+            "entries": [list(entry) for entry in self.entries],
+            "orphans": list(self.orphans),
+            "lock": self.lock,
+            "log": self.log,
+            "allocator": list(self.allocator),
+            "monitors": list(self.monitors),
+            "grace": self.grace,
+            "max_release": self.max_release,
+        }

@@ -119,3 +119,19 @@ class InnerStorage(Action):
 @dataclass(frozen=True)
 class FuseDevice(Action):
     """/dev/fuse is there, now and at every boot."""
+
+
+@dataclass(frozen=True)
+class ReleaseAllocation(Action):
+    """A container that is not there holds no slot any more, once that was seen twice."""
+
+    slot: str
+    container: str
+
+
+@dataclass(frozen=True)
+class SetMetadataAside(Action):
+    """A metadata file of a container that is not there is in the run's backup, once that was seen twice."""
+
+    file: str
+    container: str

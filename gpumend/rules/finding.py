@@ -50,6 +50,7 @@ class Component(StrEnum):
     DOCKER = "docker.daemon_config"
     DOCKER_STORAGE = "storage.docker_root"
     STORAGE = "storage.dind"
+    ALLOCATIONS = "allocations.reconciled"
 
 
 class Evidence(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
+from gpumend.state.allocations import Books, books
 from gpumend.text.version import Version, parse_version
 
 # Host data that repeats what hosts.toml says under `gpumend`: a file of group_data takes the place of that key for all hosts,
@@ -77,6 +78,7 @@ class Wanted:
     prove_image: str | None = None
     prove_command: tuple[str, ...] = ()
     prove_engines: tuple[str, ...] | None = None
+    allocations: Books | None = None
     waivers: tuple[Waiver, ...] = ()
 
 
@@ -153,6 +155,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         prove_image=prove.get("image"),
         prove_command=tuple(prove.get("command", ())),
         prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),
+        allocations=books(raw["allocations"]) if "allocations" in raw else None,
         waivers=tuple(
             Waiver(
                 code=entry["code"],

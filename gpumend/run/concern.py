@@ -45,5 +45,6 @@ CONCERNS = {
         _concern("cuda", (Component.CUDA,), "GM6"),
         _concern("storage", (Component.DOCKER_STORAGE, Component.STORAGE), "GM7"),
         _concern("compose", (), "GM9"),
+        _concern("allocations", (Component.ALLOCATIONS,), "GM8"),
     )
 }

@@ -14,28 +14,28 @@ from gpumend.state.host_state import request
 
 
 @cache
-def probe_program(ask_cuda: bool = True) -> str:
+def probe_program(ask_cuda: bool = True, besides: str = "") -> str:
     """The program that goes over stdin: the probe and the call with this request."""
-    return f"{probe_source()}\nmain(json.loads({json.dumps(request(ask_cuda))!r}))\n"
+    return f"{probe_source()}\nmain(json.loads({json.dumps(request(ask_cuda, besides))!r}))\n"
 
 
 @cache
-def installed_program(ask_cuda: bool = True) -> str:
+def installed_program(ask_cuda: bool = True, besides: str = "") -> str:
     """The same as a file for the hosts: what `deploys/audit_rule.py` installs."""
-    return audit_program.text(probe_source(), request(ask_cuda))
+    return audit_program.text(probe_source(), request(ask_cuda, besides))
 
 
 @cache
-def audit_identity(ask_cuda: bool = True) -> str:
+def audit_identity(ask_cuda: bool = True, besides: str = "") -> str:
     """What an installed audit program of this version says that it is."""
-    return audit_program.identity(probe_source(), request(ask_cuda))
+    return audit_program.identity(probe_source(), request(ask_cuda, besides))
 
 
-def change_program(wanted: dict[str, Any], ask_cuda: bool = True) -> str:
+def change_program(wanted: dict[str, Any], ask_cuda: bool = True, besides: str = "") -> str:
     """The program that goes over stdin: it runs the transaction, probes again and prints both."""
     return (
         f"{change_source()}\n"
-        f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({json.dumps(request(ask_cuda))!r})))\n"
+        f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({json.dumps(request(ask_cuda, besides))!r})))\n"
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from gpumend.state import (
+    allocations,
     cdi,
     containerd,
     crio,
@@ -69,6 +72,7 @@ class HostState:
     modules: modules.Modules
     fabric: fabric.Fabric
     cuinit: cuinit.CuInit
+    allocations: allocations.Allocations
 
 
 def parse(snapshot: Snapshot) -> HostState:
@@ -108,13 +112,23 @@ def _parse(snapshot: Snapshot) -> HostState:
         modules=modules.parse(snapshot),
         fabric=fabric.parse(snapshot),
         cuinit=cuinit.parse(snapshot),
+        allocations=allocations.parse(snapshot),
     )
 
 
 @cache
-def request(ask_cuda: bool = True) -> dict[str, Any]:
-    """What all subsystems ask of the probe. ask_cuda: whether CUDA may be asked on this host (wanted state, `ask_cuda`)."""
+def request(ask_cuda: bool = True, besides: str = "") -> dict[str, Any]:
+    """What all subsystems ask of the probe. ask_cuda: whether CUDA may be asked on this host (wanted state, `ask_cuda`).
+    besides: JSON of what only this host's desired state calls for (`besides_of`)."""
     asked = {**merge(module.REQUEST for module in SUBSYSTEMS), "packed": True}
     if not ask_cuda:
         asked["commands"][cuinit.NAME] = {**asked["commands"][cuinit.NAME], "never": True}
+    for key, value in (json.loads(besides) if besides else {}).items():
+        asked[key] = [*asked[key], *value] if isinstance(value, list) else value
     return asked
+
+
+def besides_of(raw: Mapping[str, Any]) -> str:
+    """What a desired state calls for besides, as JSON; empty where that is nothing."""
+    found = allocations.request(raw.get(allocations.KEY))
+    return json.dumps(found, sort_keys=True) if found else ""

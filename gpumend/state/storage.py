@@ -69,7 +69,8 @@ CRON = (
 )
 # Scripts by their paths; what else stands on a line stays on the host.
 CRON_LINES = (
-    r"(?m)^[^#\n]*?(?<![\w./@-])[\w.@-]*(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|container)[\w./@-]*)"
+    r"(?m)^[^#\n]*?(?<![\w./@-])[\w.@-]*"
+    r"(/[\w./@-]*(?:docker|reconcil|gpu[-_]state|stale[-_]gpu|validate-state|container)[\w./@-]*)"
 )
 SAID = (
     r"(?:error initializing graphdriver|driver not supported|contains several valid graphdrivers"

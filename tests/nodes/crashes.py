@@ -18,7 +18,7 @@ from tests.nodes.lab import Node
 
 # Not part of the shipped program.
 DRIVER = r"""
-ASKING = ("show", "is-active", "reset-failed", "dpkg-query", "journalctl", "plugins", "KillMode", "-s")
+ASKING = ("show", "is-active", "reset-failed", "dpkg-query", "journalctl", "plugins", "KillMode", "-s", "-L", "--format=csv,noheader")
 
 class Steps(object):
     # Counts the steps of this process, and ends it as kill -9 does before the one that is named by its number.

@@ -19,7 +19,7 @@ from gpumend.rules import wanted as wanted_state
 from gpumend.rules.finding import Component
 from gpumend.run.programs import probe_program, who
 from gpumend.run.record import judged
-from gpumend.state.host_state import parse
+from gpumend.state.host_state import besides_of, parse
 from gpumend.state.snapshot import Snapshot
 from tests.nodes.lab import Lab, Node
 
@@ -183,8 +183,9 @@ def planned(
 ) -> dict[str, Any]:
     """The transaction of one component, as `gpumend/run/remote/exchange.py` would send it to the node as it is now."""
     wants = wanted_state.parse(dict(wanted or {}))
+    program = probe_program(besides=besides_of(dict(wanted or {})))
     for _ in range(5):
-        answer = node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
+        answer = node.run(["python3", "-I", "-S", "-B", "-"], input=program).stdout
         found = judged(parse(Snapshot.from_output(answer)), wants, node.name)
         transaction = found.plan.get(component)
         if transaction is not None or not found.verdict.unknown:

@@ -21,6 +21,7 @@ from gpumend.plan.step import (
     GenerateFile,
     NoteCheck,
     PackageStep,
+    ReconcileAllocations,
     RemoveFile,
     RunCommand,
     SetMode,
@@ -96,6 +97,17 @@ STEPS: list[Step] = [
     ToolkitProof("apt", "1.17.8"),
     NoteCheck("/usr/local/a", ".note", "550.1"),
     CudaCheck("with", "/usr/local/a", 13000),
+    ReconcileAllocations(
+        {"state": "/var/lib/a.json", "metadata": ""},
+        (("0", "a"),),
+        ("a.json",),
+        "/run/a",
+        "/a.log",
+        (),
+        (),
+        60,
+        8,
+    ),
 ]
 
 
@@ -115,7 +127,7 @@ def test_a_step_has_no_relative_path(step: Step) -> None:
     }
     for field, value in paths.items():
         for relative in (value[1:], "", "old.yaml", f"./{value}"):
-            if relative == "" and isinstance(step, CudaCheck):
+            if relative == "" and isinstance(step, CudaCheck | ReconcileAllocations):
                 continue  # none at all
             with pytest.raises(EditError, match="absolute"):
                 replace(step, **{field: relative})  # type: ignore[type-var]

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Type
 
+from gpumend.payload.change.allocation_steps import ReconcileAllocations
 from gpumend.payload.change.file_steps import GenerateFile, RemoveFile, SetMode, TriggerFile, WriteFile
 from gpumend.payload.change.files import Refused
 from gpumend.payload.change.package_steps import CudaCheck, NoteCheck, PackageStep, ToolkitProof
@@ -22,6 +23,7 @@ ALL_KINDS: List[Type[Step]] = [
     ToolkitProof,
     NoteCheck,
     CudaCheck,
+    ReconcileAllocations,
 ]
 KINDS: Dict[str, Type[Step]] = {kind.kind: kind for kind in ALL_KINDS}
 

@@ -42,6 +42,10 @@ class Step:
     def unstage(self) -> None:
         """What was staged and not used is gone, as far as that can be done."""
 
+    def waits(self) -> str:
+        """What of it waits for a later run, in words; an empty text where nothing does."""
+        return ""
+
     def do(self, journal: Journal, notes: List[str]) -> None:
         """It is made; the journal said so before. Raises Failed, Unmet, Unfit or OSError."""
         raise NotImplementedError

@@ -183,6 +183,7 @@ class Transaction:
                 journal.discard()
                 return {"status": "unchanged"}
             waiting = self.serve(journal, waiting)
+            waiting = "; ".join(filter(None, [waiting] + [step.waits() for step in self.steps]))
             for entry in journal.files():
                 if "real" in entry:
                     forget(entry["real"])

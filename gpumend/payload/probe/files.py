@@ -200,6 +200,43 @@ def read_file(path: str, limit: int = MAX_FILE_BYTES, inside: Optional[int] = No
     return item
 
 
+def read_beside(directory: int, name: str, limit: int) -> Tuple[Json, Optional[bytes]]:
+    """Metadata and bytes of a regular file in a directory whose path is root's alone, by a handle on it: a thousand files
+    cost a thousand opens and not ten thousand. No link is followed. What a user put there gets root to read only what he
+    could have read by himself, as in `walked`."""
+    try:
+        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        return failure(error), None
+    try:
+        found = os.fstat(handle)
+        item: Json = {
+            "status": "ok",
+            "kind": kind_of(found.st_mode),
+            "uid": found.st_uid,
+            "size": found.st_size,
+            "mtime": found.st_mtime,
+        }
+        if item["kind"] != "file":
+            return item, None
+        hand = chooser(os.fstat(directory), found)
+        his = found.st_uid == hand or found.st_mode & stat.S_IROTH
+        if os.geteuid() == 0 and hand is not None and not his:
+            raise OSError("not read: others may have put %s there" % name)
+        file = os.open("/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            data = os.read(file, limit + 1)
+        finally:
+            os.close(file)
+    except OSError as error:
+        return failure(error), None
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        return dict(item, status="failed", error="larger than %d bytes" % limit), None
+    return item, data
+
+
 def matches(pattern: str, text: str) -> List[str]:
     """What a pattern finds in a text: of each match its last group, or all of it where it has none. Of a line so many
     characters are looked at: some patterns take time that grows with the square of them."""

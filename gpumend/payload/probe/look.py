@@ -12,6 +12,7 @@ import zlib
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from gpumend.payload.cuda import ask_cuda
+from gpumend.payload.probe.allocations import ledger
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
 from gpumend.payload.probe.docker import docker
 from gpumend.payload.probe.execution import (
@@ -298,6 +299,8 @@ def look(request: Json, end: Optional[float] = None) -> Json:
     jobs.append(
         (answer, "units", units, (request.get("units", ()), request.get("unit_properties", ()), timeout))
     )
+    if request.get("allocations"):
+        jobs.append((answer, "allocations", ledger, (request["allocations"], answer["processes"], timeout)))
     at_once(jobs, within(patience(request) + HANGS))
     look_further(request, answer, daemons, timeout, within(patience(request) + HANGS))
     answer["seconds"] = round(time.monotonic() - began, 3)

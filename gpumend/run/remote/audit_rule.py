@@ -23,7 +23,7 @@ from gpumend.run.programs import installed_program, who
 from gpumend.run.remote.asking import PROBE_TIMEOUT
 from gpumend.run.remote.connection import RemoteError, run_program
 from gpumend.run.remote.exchange import TIMEOUT
-from gpumend.run.remote.layers import may_ask_cuda
+from gpumend.run.remote.layers import besides, may_ask_cuda
 from gpumend.state.reading import Unread
 from gpumend.state.snapshot import AnswerError, FileContent, Snapshot
 from gpumend.text.mask import mask
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 USER = re.compile(r"%?[a-z_][a-z0-9_.-]*")
 
 
-def rule_text(user: str, ask_cuda: bool = True) -> str:
-    """The sudo rule, for the program as this version has it. Raises ValueError for what is no user's or group's name."""
+def rule_text(user: str, *asked: Any) -> str:
+    """The sudo rule, for the program as this version has it. asked: as of `installed_program`. Raises ValueError for what is no user's or group's name."""
     if not USER.fullmatch(user):
         raise ValueError(f"{user!r} is not the name of a user (ops) or of a group (%ops)")
     template = files("gpumend.run.remote").joinpath("sudoers.d", "gpumend-audit").read_text("ascii")
-    digest = hashlib.sha256(installed_program(ask_cuda).encode("ascii")).hexdigest()
+    digest = hashlib.sha256(installed_program(*asked).encode("ascii")).hexdigest()
     return template.replace("@USER@", user).replace("@SHA256@", digest)
 
 
@@ -52,10 +52,10 @@ def allowed(user: str) -> Generator[FunctionCommand, None, None]:
     visudo has read the rule before it counts, and sudo has said afterwards that the user may; else all is as before.
     Fails where somebody but root could change the program that is there now.
     """
-    ask_cuda = may_ask_cuda(context_host)
+    asked = (may_ask_cuda(context_host), besides(context_host))
     wanted = {
-        PATH: (installed_program(ask_cuda).encode("ascii"), 0o755),
-        RULE: (rule_text(user, ask_cuda).encode("ascii"), 0o440),
+        PATH: (installed_program(*asked).encode("ascii"), 0o755),
+        RULE: (rule_text(user, *asked).encode("ascii"), 0o440),
     }
     try:
         there = _present(context_host)

@@ -113,8 +113,9 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         and finding.change.component is transaction.component
         and finding.code in transaction.codes
     ]
-    # The putting back of an interrupted run is not itself undone: another run may have begun meanwhile.
-    undoable = transaction.component is not Component.RECOVER
+    # The putting back of an interrupted run is not itself undone: another run may have begun meanwhile. Nor is what was
+    # freed: what is stale by now became so meanwhile, and another container may hold the slot already.
+    undoable = transaction.component not in (Component.RECOVER, Component.ALLOCATIONS)
     if left and undoable and outcome.status in ("changed", "unchanged"):
         outcome = _take_back(host, record, transaction, left)
     if outcome.status != "conflict":

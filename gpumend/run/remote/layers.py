@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpumend.rules import wanted as wanted_state
 from gpumend.run.record import current
+from gpumend.state.host_state import besides_of
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -32,3 +33,9 @@ def may_ask_cuda(host: Host) -> bool:
     desired state is said where it is checked."""
     parts = [part for part in layers(host) if isinstance(part, Mapping)]
     return bool(wanted_state.merge(parts).get("ask_cuda", "auto") == "auto")
+
+
+def besides(host: Host) -> str:
+    """What the probe is asked on this host because its desired state calls for it, as JSON."""
+    parts = [part for part in layers(host) if isinstance(part, Mapping)]
+    return besides_of(wanted_state.merge(parts))
