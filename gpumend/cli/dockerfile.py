@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from gpumend.cli import report_options
+from gpumend.deploy import trust
 from gpumend.reports import working_copy as working_copy_report
 from gpumend.reports.document import Exit
 from gpumend.rules.dockerfile import target as targets
@@ -83,11 +84,12 @@ def audit_command(
     unread: dict[str, str] = {}
     for path in dict.fromkeys(dockerfiles):
         name = _shown(path)
-        base = root or working_copy.root_of(path)
-        prefix = "" if _shown(base) == "." else f"{_shown(base)}/"
         try:
+            trust.links(path, trust.owners())
+            base = root or working_copy.root_of(path)
+            prefix = "" if _shown(base) == "." else f"{_shown(base)}/"
             text, context_ = working_copy.text_of(path), working_copy.context(base, path)
-        except (OSError, WorkingCopyError) as error:
+        except (OSError, WorkingCopyError, trust.UntrustedError) as error:
             unread[name] = str(error)
             continue
         judged[name] = audit(text, context_, name, prefix, service, target, arguments, hosts)

@@ -19,7 +19,11 @@ INSTRUCTIONS = (
 ARRAYS = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")  # may be written as JSON
 WITH_HEREDOCS = ("ADD", "COPY", "RUN")
 FLAGGED = ("ADD", "COPY", "FROM", "HEALTHCHECK", "RUN")
-LARGEST = 1024 * 1024  # bytes: no Dockerfile of people is longer
+# No Dockerfile of people is larger: what is takes no time of whoever judges it.
+LARGEST = 128 * 1024  # characters
+MANY = 1000  # instructions
+STAGES = 100
+LONGEST = 32 * 1024  # characters of one value
 
 _DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
@@ -31,6 +35,10 @@ class DockerfileError(ValueError):
     def __init__(self, text: str, line: int) -> None:
         super().__init__(text)
         self.line = line
+
+
+class TooLargeError(DockerfileError):
+    """It may be built, and is not judged."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +213,9 @@ def _array(value: str) -> tuple[str, ...] | None:
 
 
 def parse(text: str) -> Dockerfile:
-    """Every instruction in its order. Raises DockerfileError for what BuildKit does not build either."""
+    """Every instruction in its order. Raises DockerfileError for what BuildKit does not build either, and TooLargeError."""
     if len(text) > LARGEST:
-        raise DockerfileError(f"longer than {LARGEST} bytes", 1)
+        raise TooLargeError(f"it is longer than {LARGEST} characters", 1)
     lines = _Lines(text)
     escape = _escape(lines)
     found: list[Instruction] = []
@@ -226,7 +234,9 @@ def parse(text: str) -> Dockerfile:
         flags, rest = _flags(value, escape) if name in FLAGGED else ((), value)
         array = _array(rest) if name in ARRAYS else None
         found.append(Instruction(name, first, lines.at, rest, flags, array, heredocs))
-        if not any(item.name == "FROM" for item in found) and name != "ARG":
+        if len(found) > MANY or sum(item.name == "FROM" for item in found) > STAGES:
+            raise TooLargeError(f"it has more than {MANY} instructions, or more than {STAGES} stages", first)
+        if name != "ARG" and not any(item.name == "FROM" for item in found):
             raise DockerfileError(
                 f"no build stage in current context: {name} stands before the first FROM", first
             )
@@ -268,6 +278,8 @@ def expand(word: str, values: Mapping[str, str | None], escape: str = "\\") -> E
         else:
             out += char
             at += 1
+        if len(out) > LONGEST:
+            return Expanded(out[:LONGEST], ("a value of too many characters",))
     return Expanded(out, tuple(dict.fromkeys(missing)))
 
 

@@ -95,3 +95,22 @@ def test_a_link_out_of_the_context_is_not_read(copy: Path) -> None:
     )
     done = audit(copy, "docker/Dockerfile", "--context", ".", "--output", "json=-")
     assert done.returncode == 1 and "/bin/" not in done.stdout
+
+
+def test_a_link_of_somebody_else_is_not_followed(copy: Path) -> None:
+    """As root in another user's working copy: his link would have root read what he may not."""
+    os.chown(copy / "docker", 65534, 65534)
+    link = copy / "docker" / "Dockerfile.gpu"
+    link.symlink_to("/etc/shadow")
+    os.lchown(link, 65534, 65534)
+    done = audit(copy, "docker/Dockerfile.gpu", "--output", "json=-")
+    assert done.returncode == 1 and "root:" not in done.stdout and "ROOT:" not in done.stdout
+
+
+def test_arguments_and_environments_stay_where_they_are(copy: Path) -> None:
+    """Only the words that name what is run are shown."""
+    (copy / "docker" / "Dockerfile").write_text(
+        'FROM python:3.12\nENV API_KEY=s3cret\nCMD ["python", "gone.py", "--key", "s3cret"]\n'
+    )
+    done = audit(copy, "docker/Dockerfile", "--output", "json=-")
+    assert done.returncode == 3 and "s3cret" not in done.stdout

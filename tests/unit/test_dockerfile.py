@@ -736,3 +736,33 @@ def test_editors_and_ci_get_file_and_line(told_of_files: dict[str, Any]) -> None
     text = outputs.known()["text"].render(told_of_files)
     assert text.split()[:3] == ["FILE", "STATE", "FINDINGS"]
     assert "6 files: 1 not known, 1 no answer, 2 drift, 2 as wanted" in " ".join(text.split())
+
+
+# --- what nobody writes
+
+FULL = 120_000  # characters: just below what is judged
+HOSTILE = [
+    ("quotes", "RUN " + '"' * FULL),
+    ("brackets", "RUN " + "(" * FULL),
+    ("git without clone", "RUN " + "git " * (FULL // 4)),
+    ("braces that do not end", "ENV A=" + "${A:-" * (FULL // 5) + "x"),
+    ("a value that doubles", "ENV A=x\n" + "ENV A=$A$A\n" * 60),
+    ("compat without ld.so.conf", "RUN " + "/usr/local/cuda/compat " * (FULL // 23)),
+    ("stubs", "RUN " + "ln stubs/libcuda.so" * (FULL // 20)),
+    ("continuations", "RUN a" + " \\\n b" * (FULL // 6)),
+    ("copies", "COPY . b\n" * 900),
+    ("heredocs", "RUN " + "<<A " * 1000 + "\n" + "A\n" * 1000),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), HOSTILE)
+def test_a_hostile_file_takes_no_time(name: str, text: str) -> None:
+    """Each took minutes, or for ever, before its pattern was bounded."""
+    found = judged(Case(name, f"FROM python:3.12\n{text}\nCMD python -m app.main\n", SERVICE))
+    assert "GM951" not in {item.code for item in found}
+
+
+@pytest.mark.parametrize("text", ["# x\n" * 40_000, "FROM a\n" * 200, "FROM a\n" + "RUN b\n" * 2000])
+def test_a_file_that_is_too_large_is_unknown(text: str) -> None:
+    [found] = judged(Case("large", text))
+    assert (found.code, found.status) == (UNREADABLE, Status.UNKNOWN)

@@ -11,7 +11,7 @@ from gpumend.rules.dockerfile.stages import stages
 from gpumend.rules.dockerfile.target import Target
 from gpumend.rules.evidence import place
 from gpumend.rules.finding import Evidence, Finding, Status
-from gpumend.text.dockerfile import DockerfileError, parse
+from gpumend.text.dockerfile import DockerfileError, TooLargeError, parse
 
 __all__ = ["audit", "cuda", "libraries", "modules"]
 
@@ -49,6 +49,16 @@ def audit(
     `--build-arg` gives. service: how a container of it is started, where not as the image says."""
     try:
         parsed = parse(text)
+    except TooLargeError as error:
+        return (
+            Finding(
+                code="GM951",
+                status=Status.UNKNOWN,
+                summary=f"nothing of this file was judged: {error}",
+                evidence=(Evidence(place(name, error.line), str(error)),),
+                remedy="Look at it by hand.",
+            ),
+        )
     except DockerfileError as error:
         return (_unreadable(name, error.line, str(error)),)
     found = stages(parsed, files, arguments or {})

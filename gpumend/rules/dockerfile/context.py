@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,9 +44,16 @@ class Files:
                 return None
         return last
 
+    @cached_property
+    def ordered(self) -> tuple[str, ...]:
+        return tuple(sorted(self.names))
+
     def below(self, directory: str) -> Iterator[str]:
         start = f"{directory}/" if directory else ""
-        return (name for name in sorted(self.names) if name.startswith(start))
+        for at in range(bisect_left(self.ordered, start), len(self.ordered)):
+            if not self.ordered[at].startswith(start):
+                return
+            yield self.ordered[at]
 
     def has_file(self, name: str) -> bool:
         """Whether a build sees the file."""

@@ -22,7 +22,7 @@ PLAIN = re.compile(
     r"|miniconda3?|mambaforge|micromamba)(?:[:@].*)?"
 )
 # Words of a RUN that bring files which nobody sees here.
-BRINGS = re.compile(r"\bgit\b.*\bclone\b|\bgit\b.*\bsubmodule\b|\bsvn\b|\bhg\b.*\bclone\b", re.DOTALL)
+BRINGS = re.compile(r"\bgit\b[^;&|\n]{0,120}\b(?:clone|submodule)\b|\bsvn\b|\bhg\b[^;&|\n]{0,120}\bclone\b")
 MAKES = re.compile(
     r"\b(?:cp|mv|ln|install|rsync|tar|unzip|mkdir|touch|tee|echo|cat|printf|curl|wget|ADD|make|cmake|protoc|grpc_tools)\b|>"
 )

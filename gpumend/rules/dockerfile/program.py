@@ -171,7 +171,7 @@ def targets(words: tuple[str, ...], running: Running) -> Iterator[Target]:
     elif "/" in words[0] or words[0].endswith((".sh", ".py")):
         yield from _file(words, running)
     else:
-        yield Target("console", name, " ".join(words[:3]), (), running.directory)
+        yield Target("console", name, name, (), running.directory)
 
 
 # A shell's words that begin a test or a loop's head, and not what is run under it.
@@ -239,7 +239,8 @@ def _django(running: Running) -> Iterator[Target]:
 
 
 def _script(path: str, words: tuple[str, ...], running: Running) -> Target:
-    return Target("script", _join(running.directory, path), " ".join(words[:3]), (), running.directory)
+    said = f"{_name(words[0])} {path}"  # and no more: arguments may be secrets
+    return Target("script", _join(running.directory, path), said, (), running.directory)
 
 
 def _server(name: str, words: tuple[str, ...], running: Running) -> Iterator[Target]:
@@ -316,7 +317,7 @@ def _file(words: tuple[str, ...], running: Running) -> Iterator[Target]:
     if re.search(r"/s?bin/[^/.]+$", words[0]):  # an installed program
         yield from targets((_name(words[0]), *words[1:]), running)
         return
-    yield Target("script", path, " ".join(words[:3]), (), running.directory)
+    yield Target("script", path, words[0], (), running.directory)
     text = running.read(path)
     if text is None:
         yield from targets(words[1:], running)  # an entry point that ends in `exec "$@"`, most likely

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gpumend.rules.dockerfile.context import Files
-from gpumend.text.dockerfile import Dockerfile, Expanded, Instruction, expand
+from gpumend.text.dockerfile import LONGEST, Dockerfile, Expanded, Instruction, expand
 
 # BuildKit fills these in by itself (docs: predefined ARGs in global scope).
 PLATFORM = (
@@ -244,9 +244,9 @@ class Reader:
         return found.array if found.array is not None else ("/bin/sh", "-c", found.value)
 
     def take_run(self, stage: Stage, found: Instruction) -> None:
-        text = "\n".join((found.value, *(item.text for item in found.heredocs)))
+        text = "\n".join((found.value, *(item.text for item in found.heredocs)))[:LONGEST]
         if found.heredocs and re.fullmatch(r"<<-?\S+", found.value):
-            text = "\n".join(item.text for item in found.heredocs)
+            text = "\n".join(item.text for item in found.heredocs)[:LONGEST]
         words = (found.array,) if found.array is not None else commands(text)
         mounted = tuple(
             pair.partition("=")[2]
