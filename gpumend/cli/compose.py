@@ -20,6 +20,7 @@ from gpumend.reports import working_copy
 from gpumend.reports.diff import lines_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
 from gpumend.rules.compose.where import NOWHERE, Where, from_report
+from gpumend.run.local import builds
 from gpumend.run.record import Run, new_id
 from gpumend.state.compose_files import Project, project
 from gpumend.text.mask import mask
@@ -130,9 +131,10 @@ def audit(paths: tuple[str, ...], together: tuple[str, ...], report: str | None,
     judged = {}
     places_ = places(**more)
     for found in read(paths, together):
+        images = tuple(builds.of_project(found, compose_files.opened))
         for where in places_:
             name = found.given[0] + (f" for {where.host}" if where.host and len(places_) > 1 else "")
-            judged[name] = judge_project(found, where)
+            judged[name] = (*judge_project(found, where), *images)
     document = working_copy.document(run, judged, CHECKS)
     try:
         report_options.tell(document, report)
