@@ -46,7 +46,7 @@ def command(call: start.Call, yes: bool, plan: str | None, **how: Any) -> None:
     if plan:
         rollout["plan"] = approval.read(plan)
         if not call.targets and not call.limit:
-            call = replace(call, limit=tuple(rollout["plan"]))
+            call = replace(call, targets=tuple(rollout["plan"]))
         if not rollout["plan"]:
             click.echo(f"gpumend: {plan} has nothing to change", err=True)
             return

@@ -377,7 +377,8 @@ def asked(state: State) -> None:
             f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True
         )
         try:
-            go_on = click.confirm("Change them as shown above?", err=True)
+            with interrupt.answered():
+                go_on = click.confirm("Change them as shown above?", err=True)
         except click.Abort:
             go_on = False
     screen.start(lambda: how_far(state))

@@ -31,6 +31,19 @@ _waiting: dict[str, tuple[Any, type[Exception]]] = {}
 
 
 @contextmanager
+def answered() -> Iterator[None]:
+    """A question: an interrupt meanwhile is KeyboardInterrupt, once; nothing that gevent could do comes before the answer."""
+
+    def no(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # what `gpumend` passes on is the same one
+        raise KeyboardInterrupt
+
+    kept = signal.signal(signal.SIGINT, no)
+    yield
+    signal.signal(signal.SIGINT, kept)  # not after one: it is the way out
+
+
+@contextmanager
 def waits(name: str, error: type[Exception]) -> Iterator[None]:
     """An interrupt while this block waits for the host raises `error` in it."""
     _waiting[name] = (gevent.getcurrent(), error)

@@ -32,8 +32,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed(wheel, tmp_path_factory.mktemp("installed")) / "gpumend"
 
 
-def on_a_terminal(argv: list[str], cwd: Path, answer: str) -> tuple[int, str, int]:
-    """A program's exit status, all that stood on its terminal, and how many questions: each gets this answer."""
+def on_a_terminal(argv: list[str], cwd: Path, answer: str | None) -> tuple[int, str, int]:
+    """A program's exit status, all that stood on its terminal, and how many questions: each gets this answer, or Ctrl-C."""
     ours, theirs = pty.openpty()
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GPUMEND_HOSTS")
@@ -54,7 +54,12 @@ def on_a_terminal(argv: list[str], cwd: Path, answer: str) -> tuple[int, str, in
             said += part
             if said.count(QUESTION.encode()) > asked:
                 asked += 1
-                os.write(ours, answer.encode())
+                if answer is None:
+                    os.killpg(
+                        child.pid, signal.SIGINT
+                    )  # as a terminal does: everybody in the foreground gets it
+                else:
+                    os.write(ours, answer.encode())
         return child.wait(timeout=30), said.decode(errors="replace"), asked
     finally:
         child.kill()
@@ -171,6 +176,11 @@ def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: 
     assert f"To be changed: 1 host: {node.name}" in said
     assert node.tree("/etc", "/var/lib") == etc, "nothing was changed"
     assert json.loads(report.read_text())["kind"] == "audit"
+
+    status, said, asked = on_a_terminal(argv, tmp_path, None)
+    assert (status, asked) == (3, 1), said
+    assert "gpumend: nothing was changed" in said and "Traceback" not in said
+    assert node.tree("/etc", "/var/lib") == etc
 
     status, said, asked = on_a_terminal(argv, tmp_path, "y\n")
     assert (status, asked) == (0, 1), said

@@ -114,6 +114,18 @@ def test_a_plan_is_the_audits_report_and_nothing_to_change_is_said(tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, f"gpumend: {file} has nothing to change\n")
 
 
+def test_a_plan_of_an_address_is_mended_at_that_address(tmp_path: Path) -> None:
+    host = "root@no-such-host.invalid"
+    plan = {
+        "kind": "audit",
+        "hosts": {host: {"plan": [{"component": "docker.daemon_config", "digest": "0" * 64}]}},
+    }
+    (tmp_path / "p.json").write_text(json.dumps(plan))
+    done = run(tmp_path, "mend", "--yes", "--plan", "p.json", "--report", "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (done.returncode, list(found["hosts"])) == (1, [host]), done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
