@@ -71,7 +71,10 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "bundle": bundle_report.finish,
     "audit_rule": None,
 }
-ROOM = 40  # columns for the names of hosts in a line of progress
+ROOM, NAMED = (
+    40,
+    20,
+)  # columns for names of hosts in a line of progress; hosts of which the names say anything
 # `--data KEY`: what our own deploys read
 DATA = (
     KEY,
@@ -335,6 +338,11 @@ def finish_of() -> Callable[[State], Exit] | None:
     return named[0] if named else session.finish
 
 
+def _few(names: list[str]) -> str:
+    """Names where there are few; of a thousand hosts a count is made five times a second."""
+    return hosts_text(names, ROOM) if len(names) <= NAMED else f"{len(names)} hosts"
+
+
 def how_far(state: State) -> str:
     """One line: how many hosts are done with what the run is at, and on which it waits."""
     this = run.current(state.inventory)
@@ -342,7 +350,7 @@ def how_far(state: State) -> str:
     busy = [name for name, record in this.records.items() if record.busy]
     if busy:
         count = sum(len(record.done) for record in this.records.values())
-        return f"changing: {count} change{'s' * (count != 1)} done; at work on {hosts_text(busy, ROOM)}"
+        return f"changing: {count} change{'s' * (count != 1)} done; at work on {_few(busy)}"
     known = {name for name, record in this.records.items() if record.now or record.error}
     if state.current_stage is StateStage.Connect:
         known |= {host.name for host in state.inventory if host.connected}
@@ -350,7 +358,7 @@ def how_far(state: State) -> str:
     what = "connecting" if state.current_stage is StateStage.Connect else "reading"
     if not left:
         return ""
-    return f"{what}: {len(hosts) - len(left)} of {len(hosts)} hosts; waiting for {hosts_text(left, ROOM)}"
+    return f"{what}: {len(hosts) - len(left)} of {len(hosts)} hosts; waiting for {_few(left)}"
 
 
 def asked(state: State) -> None:
