@@ -3,6 +3,7 @@ only with `-v`, or where the run ended without a report."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,9 +48,16 @@ class Screen:
             self.real.write(ERASE)
             self.real.flush()
 
+    def columns(self) -> int:
+        """Of the terminal behind standard error: standard output may be a file."""
+        try:
+            return os.get_terminal_size(self.real.fileno()).columns or columns()
+        except (OSError, ValueError):
+            return columns()
+
     def show(self, line: str) -> None:
         """This line stands there, cut to what the terminal has."""
-        line = line[: columns() - 1]
+        line = line[: self.columns() - 1]
         if line != self.line:
             self.line = line
             self.real.write(ERASE + line)

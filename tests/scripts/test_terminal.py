@@ -200,3 +200,13 @@ def test_the_order_is_the_same_whoever_answers_first(one: Path) -> None:
         return list(json.loads(run.text[run.text.index("{") :])["hosts"])
 
     assert shown() == shown() == ["@local", "down"]
+
+
+def test_the_line_fits_the_terminal_of_standard_error() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(theirs, "w") as error:
+        screen.Screen(error).show("x" * 200)
+        shown = os.read(ours, 4096).decode().removeprefix(screen.ERASE)
+    os.close(ours)
+    assert shown == "x" * 39
