@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from gpumend.cli import compose_files, report_options
+from gpumend.cli import compose_files, report_options, telling
 from gpumend.plan.compose import FORMS, form_for, rewrite
 from gpumend.reports import working_copy
 from gpumend.reports.diff import lines_of
@@ -137,7 +137,7 @@ def audit(paths: tuple[str, ...], together: tuple[str, ...], report: str | None,
             judged[name] = (*judge_project(found, where), *images)
     document = working_copy.document(run, judged, CHECKS)
     try:
-        report_options.tell(document, report)
+        telling.tell(document, report)
     except OSError as error:
         click.echo(f"gpumend: the report could not be written: {error}", err=True)
         sys.exit(1)

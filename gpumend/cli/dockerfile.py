@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from gpumend.cli import report_options
+from gpumend.cli import report_options, telling
 from gpumend.deploy import trust
 from gpumend.reports import working_copy as working_copy_report
 from gpumend.reports.document import Exit
@@ -95,7 +95,7 @@ def audit_command(
         judged[name] = audit(text, context_, name, prefix, service, target, arguments, hosts)
     document = working_copy_report.document(this, judged, CHECKS, unread, UNREADABLE)
     try:
-        report_options.tell(document, report)
+        telling.tell(document, report)
     except OSError as error:
         click.echo(f"gpumend: the report could not be written: {error}", err=True)
         sys.exit(int(Exit.UNREAD))

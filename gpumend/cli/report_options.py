@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gpumend.reports import outputs, terminal
+from gpumend.reports import outputs
 
 KEY = "gpumend.report"
 
@@ -73,22 +73,6 @@ def apply(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def tell(document: dict[str, Any], report: str | None) -> None:
-    """The document on the terminal, unless standard output is another format's, and everywhere that one is asked for."""
-    kept = click.get_current_context().meta.get(KEY, {})
-    taken = report == outputs.STDOUT or any(
-        output.path == outputs.STDOUT for output in outputs.parse_all(kept.get("output") or ())
-    )
-    if not taken:
-        text = (
-            terminal.summary(document) + "\n"
-            if kept.get("quiet")
-            else terminal.render(document, details=bool(kept.get("details")))
-        )
-        click.echo(text, nl=False, color=terminal.colored())
-    write(document, report)
 
 
 def data() -> list[str]:
