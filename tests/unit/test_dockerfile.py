@@ -215,6 +215,29 @@ FROM vllm/vllm-openai:v0.6.3
 ENTRYPOINT ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 CMD ["--model", "/models/m"]
 """, {}, (("GM953", "note", 2, "vllm.entrypoints"),)),
+    Case("a base with a WORKDIR that nobody here knows", """\
+FROM registry.example/team/base:3
+COPY . .
+RUN pip install uvicorn
+CMD ["uvicorn", "app.main:app"]
+""", SERVICE),
+    Case("PyTorch's image, whose WORKDIR is known", """\
+FROM pytorch/pytorch:2.4.0-cuda12.1-cudnn9-runtime
+COPY app /workspace/app
+RUN pip install uvicorn
+CMD ["uvicorn", "app.main:app"]
+""", SERVICE),
+    Case("a module that the base image may have", """\
+FROM registry.example/team/base:3
+CMD ["uvicorn", "app.main:app"]
+""", SERVICE, (("GM953", "note", 2, "expected of the base image"),)),
+    Case("an entry script that a RUN copies from what was copied", """\
+FROM ubuntu:22.04
+COPY . /src
+WORKDIR /src
+RUN cp scripts/start.sh /usr/local/bin/start.sh && chmod +x /usr/local/bin/start.sh
+ENTRYPOINT ["/usr/local/bin/start.sh"]
+""", TRAIN),
     Case("the standard library", """\
 FROM python:3.12-alpine
 WORKDIR /www
@@ -428,6 +451,16 @@ RUN pip install -r requirements.txt
 COPY app app
 CMD ["uvicorn", "srever.main:app"]
 """, SERVICE, (("GM953", "fail", 6, "srever.main, which is not in the image"),)),
+    Case("PyTorch's image, and the worker is not copied", """\
+FROM pytorch/pytorch:2.4.0-cuda12.1-cudnn9-runtime
+COPY app ./app
+CMD ["uvicorn", "expert_worker.main:app"]
+""", MOE, (("GM953", "fail", 3, "no COPY brings expert_worker/"),)),
+    Case("a place that only the base image's WORKDIR tells", """\
+FROM registry.example/team/base:3
+COPY app ./app
+CMD ["python", "/srv/app/main.py"]
+""", SERVICE, (("GM953", "unknown", 3, "WORKDIR of the base image"),)),
     Case("a COPY hidden by a variable", """\
 FROM python:3.12-slim
 ARG WHERE

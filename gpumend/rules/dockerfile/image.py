@@ -9,18 +9,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
+from gpumend.rules.dockerfile.bases import FRAMEWORKS, PLAIN, UNTOLD
 from gpumend.rules.dockerfile.context import Files
 from gpumend.rules.dockerfile.installed import Installed, installations, normalised, requirement
 from gpumend.rules.dockerfile.stages import Copied, Ran, Stage
 from gpumend.text import dockerignore
 
-# Images with a system and a language, and no program of anybody's.
-PLAIN = re.compile(
-    r"(?:docker\.io/)?(?:library/)?(?:scratch|python|debian|ubuntu|alpine|fedora|almalinux|rockylinux|amazonlinux|centos|busybox"
-    r"|buildpack-deps)(?:[:@].*)?"
-    r"|(?:.*/)?nvidia/cuda(?:[:@].*)?|(?:.*/)?(?:ubi\d*(?:-minimal|-micro)?|astral-sh/uv|distroless/(?:static|base|cc|python3)\S*"
-    r"|miniconda3?|mambaforge|micromamba)(?:[:@].*)?"
-)
 # Words of a RUN that bring files which nobody sees here.
 BRINGS = re.compile(r"\bgit\b[^;&|\n]{0,120}\b(?:clone|submodule)\b|\bsvn\b|\bhg\b[^;&|\n]{0,120}\bclone\b")
 MAKES = re.compile(
@@ -90,7 +84,30 @@ class Image:
             if found.presence is Presence.YES:
                 return found
             unknown = unknown or found.why
+        unknown = unknown or ("the WORKDIR of the base image" if self._untold(path) else "")
         return Place(Presence.UNKNOWN, unknown) if unknown else NO
+
+    def _untold(self, path: str) -> bool:
+        """Whether a path may be one that was copied to, and only the base image's WORKDIR tells."""
+        inside = path.startswith(UNTOLD)
+        rest = path.partition(")")[2].lstrip("/") if inside else ""
+        for step in self.stage.copies():
+            there = step.target.startswith(UNTOLD)
+            if there == inside:
+                continue
+            if inside and step.stage is None and not step.origin:
+                if step.directory is False:
+                    if posixpath.basename(step.target) == rest:
+                        return True
+                    continue
+                name = posixpath.normpath(posixpath.join(step.source, rest))
+                if name in self.files.names or name in self.files.directories:
+                    return True
+            elif there:
+                tail = step.target.partition(")")[2]
+                if not tail.strip("/") or f"{path}/".find(f"{tail.rstrip('/')}/") >= 0:
+                    return True
+        return False
 
     def _copied(self, step: Copied, path: str, directory: bool) -> Place:
         rest = _below(path, step.target)
@@ -133,6 +150,8 @@ class Image:
         """Whether a RUN writes this very file, by its whole path or from the directory that it runs in."""
         for ran in self.stage.runs():
             names = {path, posixpath.relpath(path, ran.workdir)}
+            if any(_names(words, names) for words in ran.commands):
+                return True
             if any(
                 re.search(rf"(?:>|\btee)\s*[\"']?{re.escape(name)}(?![\w./-])", ran.text) for name in names
             ):
@@ -287,6 +306,10 @@ class Image:
             for name in ("", "src", "lib", "python"):
                 yield posixpath.join(found.project, name).rstrip("/") or "/", image, found
 
+    def foreign(self) -> str:
+        """The image that this one begins with, where it may bring a program of its owner's."""
+        return "" if FRAMEWORKS.fullmatch(self.stage.base.image) else self.opaque()
+
     def opaque(self) -> str:
         """The image that this one begins with, where nobody here knows what it brings."""
         base = self.stage.base
@@ -299,6 +322,14 @@ class Image:
         return wanted in names or any(
             name in (f"python-{wanted}", f"py{wanted}", f"{wanted}-python") for name in names
         )
+
+
+def _names(words: tuple[str, ...], names: set[str]) -> bool:
+    """Whether a command makes a file, or would fail where it is not there."""
+    if not words or words[0] not in ("cp", "mv", "ln", "install", "curl", "wget", "touch", "chmod", "chown"):
+        return False
+    into = {f"{words[-1].rstrip('/')}/{posixpath.basename(word)}" for word in words[1:-1]}
+    return bool(names & {*words[1:], *into})
 
 
 def _ignored(patterns: tuple[str, ...], name: str) -> bool:

@@ -217,6 +217,8 @@ def _not_there(
             build, target, head, f"Neither the context nor an installed package has {top}. Python looks in {path}.",
             f"Install what brings {top}, or correct the command.", dotted,
         )  # fmt: skip
+    if base := image.foreign():
+        return _note(build, target, f"module {dotted}, which no COPY brings,", f"the base image {base}")
     name = posixpath.join(near, top)
     source = f"{name}/" if name in build.files.directories else f"{name}.py"
     rule = build.files.kept_out(source.rstrip("/"))
@@ -288,6 +290,8 @@ def _script(build: Build, target: Target) -> Finding | None:
             build, target, f"the container runs {target.name}, which is not in the image",
             "Neither the context nor a RUN has it.", "COPY it, or correct the path.", "",
         )  # fmt: skip
+    if base := image.foreign():
+        return _note(build, target, target.name, f"the base image {base}")
     name = near[0][1]
     rule = build.files.kept_out(name)
     if rule is not None:
@@ -371,7 +375,9 @@ def _unknown(build: Build, target: Target, what: str, why: str) -> Finding:
         status=Status.UNKNOWN,
         summary=f"{what}: not known whether it is in the image, {why} hides it",
         evidence=_evidence(build, target),
-        remedy="Give the value (--build-arg NAME=VALUE), or try the image: the Dockerfile and its context do not tell.",
+        remedy="Set an absolute WORKDIR in this file."
+        if "WORKDIR of" in why
+        else "Give the value (--build-arg NAME=VALUE), or try the image: the Dockerfile and its context do not tell.",
     )
 
 

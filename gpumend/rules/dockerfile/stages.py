@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from gpumend.rules.dockerfile import bases
 from gpumend.rules.dockerfile.context import Files
 from gpumend.text.dockerfile import LONGEST, Dockerfile, Expanded, Instruction, expand
 
@@ -197,6 +198,7 @@ class Reader:
             stage.entrypoint, stage.entrypoint_line = parent.entrypoint, parent.entrypoint_line
         else:
             stage.image, stage.missing = image.text if not image.missing else words[0], image.missing
+            stage.workdir = bases.workdir(stage.image)
         self.stages.append(stage)
 
     # -- instructions inside a stage
