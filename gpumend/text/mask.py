@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -14,11 +15,11 @@ WORDS = (
     r"(?:password|passwd|passphrase|passcode|pwd\b|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|account[_-]?key|\bauth\b)"
 )
-SECRET_KEY = re.compile(WORDS, re.IGNORECASE)
+SECRET_KEY = re.compile(rf"{WORDS}|^(?:proxy-)?authorization$", re.IGNORECASE)
 # a key that names a secret, and its value: JSON, TOML, YAML, env and flag spelling
 NAMED = re.compile(
     rf"(?i)(?P<key>(?<![\w.-])(?=[\w.-]*?{WORDS})[\w.-]+[\"']?\s*[:=]\s*)"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|[^\s,}\]]+)"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|\{[^{}\n]{0,2000}\}?|[^\s,}\]]+)"
 )
 # A key that begins its line, as in YAML, INI and unit files: its value goes to the line's end, spaces and all.
 LINE = re.compile(
@@ -27,7 +28,17 @@ LINE = re.compile(
 HEADER = re.compile(
     r"(?i)\b(?P<key>(?:proxy-)?authorization[\"']?[ \t]*[:=][ \t]*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\n]+)"
 )
-PRIVATE = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[^-]*")
+# To its end, or that of the text; in a diff each of its lines begins with a mark.
+PRIVATE = re.compile(r"(?s)(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----).*?(?=-----END|\Z)")
+# `--token VALUE`: an option that names a secret, and the word after it.
+OPTION = re.compile(
+    rf"(?i)(?P<key>(?<!\S)--?(?=[\w-]*?{WORDS})[\w-]+[ \t]+)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|(?!-)\S+)"
+)
+OPTION_NAME = re.compile(rf"(?i)--?(?=[\w-]*?{WORDS})[\w-]+")
+# What stands beside such a name in any other way, and is as random as only a secret is: `<password>x</password>`, `token is x`.
+BESIDE = re.compile(
+    rf"(?i)(?P<key>{WORDS}\w{{0,20}}[^\w\n]{{1,5}}(?:(?:is|was|value)[^\w\n]{{1,5}})?)(?P<value>[\w+/=~.-]{{16,}})"
+)
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
@@ -50,6 +61,22 @@ def _named(match: re.Match[str]) -> str:
     return f"{match.group('key')}{quote}{MASK}{quote}"
 
 
+def entropy(text: str) -> float:
+    """Bits a character, by how often each stands in it."""
+    counts = [text.count(each) / len(text) for each in set(text)]
+    return -sum(share * math.log2(share) for share in counts)
+
+
+def _random(match: re.Match[str]) -> str:
+    """Masked where the value is as random as a key: letters of both cases or hexadecimal, digits among them, no path."""
+    value = match.group("value")[:200]
+    mixed = bool(re.search(r"\d", value) and re.search(r"[a-z]", value) and re.search(r"[A-Z]", value))
+    looks = mixed or re.fullmatch(r"(?=\w*\d)[0-9a-fA-F]{16,}", value)
+    if not looks or value.startswith(("/", ".")) or entropy(value) < 3:
+        return match.group()
+    return f"{match.group('key')}{MASK}"
+
+
 def mask(text: str) -> str:
     """The text without passwords in URLs, values of keys that name a secret, and authorization headers; printable."""
     text = printable(text)
@@ -60,19 +87,29 @@ def mask(text: str) -> str:
     text = HEADER.sub(_named, text)
     text = BEARER.sub(lambda match: f"{match.group(1)} {MASK}", text)
     text = LINE.sub(_named, text)
-    return NAMED.sub(_named, text) if ":" in text or "=" in text else text
+    if ":" in text or "=" in text:
+        text = NAMED.sub(_named, text)
+    return BESIDE.sub(_random, OPTION.sub(_named, text))
 
 
-def mask_all(value: Any, secret: bool = False) -> Any:
-    """Every string of a JSON value, masked; and what stands under a key that names a secret (`secret`): a text, a number,
-    a list of them. Not a whole object: a host may be called token1."""
+def mask_all(value: Any, secret: bool = False, top: bool = True) -> Any:
+    """Every string of a JSON value, masked; and all that stands under a key that names a secret (`secret`): texts, numbers,
+    whole objects. The keys of a document's own `hosts` (`top`) are names: one may be called token1."""
     if isinstance(value, dict):
-        return {
-            printable(str(key)): mask_all(item, bool(SECRET_KEY.search(str(key))))
-            for key, item in value.items()
-        }
+        found = {}
+        for key, item in value.items():
+            if top and key == "hosts" and isinstance(item, dict):
+                found["hosts"] = {
+                    printable(str(name)): mask_all(each, top=False) for name, each in item.items()
+                }
+            else:
+                found[printable(str(key))] = mask_all(
+                    item, secret or bool(SECRET_KEY.search(str(key))), False
+                )
+        return found
     if isinstance(value, (list, tuple)):
-        return [mask_all(item, secret) for item in value]
+        named = [False, *(isinstance(item, str) and bool(OPTION_NAME.fullmatch(item)) for item in value)]
+        return [mask_all(item, secret or named[number], False) for number, item in enumerate(value)]
     if isinstance(value, bool) or value in (None, ""):
         return value
     return MASK if secret else mask(value) if isinstance(value, str) else value

@@ -6,17 +6,23 @@ import io
 import json
 import time
 from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api.config import Config
 from pyinfra.connectors import util
 
 import gpumend.run.remote.connection  # noqa: F401  (has pyinfra read by gpumend.run.remote.output)
+from gpumend.reports.document import Exit, exit_of
 from gpumend.run.budget import OverBudget, within
 from gpumend.run.outcome import parse_answer
 from gpumend.run.remote import output
+from gpumend.run.remote.component import _attempt
 from gpumend.state.cdi import SpecError, load
 from gpumend.state.snapshot import AnswerError
+from tests.unit.farm import no_cdi
+from tests.unit.farm import record as run_record
 
 
 class Channel(io.BytesIO):
@@ -119,3 +125,55 @@ def test_pure_work_ends_at_its_budget() -> None:
     assert time.monotonic() - began < 10
     with within(60):
         pass
+
+
+class LyingHost:
+    """What pyinfra has of a host, as far as we ask for it; each program that is sent there is answered so."""
+
+    def __init__(self, said: str | Exception) -> None:
+        self.name = "gpu1"
+        self.said = said
+        self.inventory = self
+        self.data: Any = SimpleNamespace(get=lambda *_: None, dict=dict)
+        self.state = SimpleNamespace(config=Config())
+        self.current_deploy_kwargs = self.current_op_global_arguments = None
+        self.print_prefix, self.groups = "", ()
+
+    def get_data(self, *_: str) -> dict[str, Any]:
+        return {}
+
+    get_group_data = get_host_data = get_override_data = get_data
+
+    def run_shell_command(self, *_: Any, **__: Any) -> tuple[bool, Any]:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return True, SimpleNamespace(stdout=self.said, stderr="", stderr_lines=[])
+
+
+DEEP = '{"a":' * 600 + "1" + "}" * 600
+LIES = {
+    "deep": '{"result": {"status": "changed"}, "snapshot": ' + "[" * 50_000 + "]" * 50_000 + "}",
+    "less deep": '{"result": {"status": "changed"}, "snapshot": {"gpumend": 1, "files": ' + DEEP + "}}",
+    "no state": '{"result": {"status": "changed"}, "snapshot": {"gpumend": 1, "system": []}}',
+    "half": '{"result": {"sta',
+    "nothing": "",
+    "connection": OSError("gone"),
+    "a fault of ours": ZeroDivisionError("x"),
+}
+NOTHING_KNOWN = ("less deep", "no state")  # an answer, of which every reading is unknown
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_whatever_an_answer_does_to_us_the_change_is_not_forgotten(lie: str) -> None:
+    """A deep answer was a traceback: the change vanished from the report, and the exit status was 3."""
+    record = run_record("gpu1", no_cdi(1))
+    assert record.now is not None
+    transaction = record.now.plan.transactions[0]
+    host: Any = LyingHost(LIES[lie])
+    outcome = _attempt(host, record, transaction)
+    if lie in NOTHING_KNOWN:
+        assert exit_of(record) is Exit.UNREAD
+    else:
+        assert outcome.status == "lost" and "AttributeError" not in outcome.detail, outcome
+        assert exit_of(record) is Exit.BROKEN
+    assert [sent for sent, _ in record.done] == [transaction]

@@ -30,6 +30,12 @@ SECRETS = [
     ("Authorization: token hunter2 more", "hunter2"),
     ("Proxy-Authorization: AWS4-HMAC-SHA256 Credential=hunter2", "hunter2"),
     ('"tokens": ["first", "hunter2"]', "hunter2"),
+    ("dockerd --registry-token hunter2 -D", "hunter2"),
+    ("curl --password 'hun ter2'", "ter2"),
+    ("<password>a9F3kLm0Qz77Tb1XyW</password>", "a9F3kLm0Qz77Tb1XyW"),
+    ("the token is 9f86d081884c7d659a2feaa0c55ad015", "9f86d081884c7d659a2feaa0c55ad015"),
+    ("{'auth': {'user': 'a', 'x': 'hunter2'}}", "hunter2"),
+    ("+-----BEGIN RSA PRIVATE KEY-----\n+aaaa\n-hunter2\n+-----END RSA PRIVATE KEY-----", "hunter2"),
     ("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----", "hunter2"),
 ]
 
@@ -48,6 +54,9 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
         "/etc/docker/daemon.json:3: runtimes: no nvidia",
         "https://docs.docker.com/config",
         '"authorization-plugins": ["x"]',
+        "docker run --password-file",
+        "the secret of /etc/nvidia-container-runtime/config.toml",
+        "no token for nvidia-container-toolkit-base",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -83,7 +92,25 @@ def test_lists_and_numbers_under_a_telling_key_are_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "token", "a.b-", 'token="', "token='\\", "http://", "basic ", "\x1b"], ids=repr
+    "text",
+    [
+        "x",
+        "token",
+        "a.b-",
+        'token="',
+        "token='\\",
+        "http://",
+        "basic ",
+        "\x1b",
+        "token: {",
+        "token=[",
+        "--token ",
+        "-token",
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "token  is a1B",
+        "authorization: ",
+    ],
+    ids=repr,
 )
 def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
     """Two patterns took more than the square of it: 11 s for 20 KB of one letter, hours for 20 KB of "token"."""
@@ -95,3 +122,11 @@ def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
 def test_a_host_with_a_telling_name_keeps_its_report() -> None:
     told = {"hosts": {"token1": {"status": "drift", "x\udcff": ["y"]}}}
     assert mask_all(told) == {"hosts": {"token1": {"status": "drift", "x\\udcff": ["y"]}}}
+
+
+def test_whole_objects_under_a_telling_key_and_words_after_an_option_are_masked() -> None:
+    assert mask_all({"x": {"secrets": {"one": "a", "two": [{"b": 3}]}}, "Authorization": "x"}) == {
+        "x": {"secrets": {"one": MASK, "two": [{"b": MASK}]}},
+        "Authorization": MASK,
+    }
+    assert mask_all({"argv": ["docker", "--token", "a", "b"]}) == {"argv": ["docker", "--token", MASK, "b"]}

@@ -18,7 +18,7 @@ from gpumend.payload.change.files import (
     stage,
     sync_directory,
 )
-from gpumend.payload.change.journal import Entry, Journal, restore
+from gpumend.payload.change.journal import Entry, Journal, manner, restore
 from gpumend.payload.change.services import COMMAND_TIMEOUT
 from gpumend.payload.change.step import (
     Step,
@@ -103,6 +103,7 @@ class StagedFile(FileStep):
     def __init__(self, wanted: Dict[str, Any]) -> None:
         FileStep.__init__(self, wanted)
         self.mode: int = wanted.get("mode", 0o644)
+        self.entry: Entry = {}  # of the journal, once it is staged
         self.staged = ""  # the path, until it is renamed; empty also where the file has these bytes already
 
     def new_bytes(self) -> bytes:
@@ -115,9 +116,9 @@ class StagedFile(FileStep):
         data = self.new_bytes()
         if self.before == sha256(data):
             return
-        entry, directory = self.begun(journal), os.path.dirname(self.real)
-        entry["after"] = sha256(data)
-        entry["made"] = missing_directories(directory)
+        self.entry, directory = self.begun(journal), os.path.dirname(self.real)
+        self.entry["after"] = sha256(data)
+        self.entry["made"] = missing_directories(directory)
         journal.log("stage %s" % self.path)
         make_directories(directory)
         clean(self.real)  # of a run that could not take it away again
@@ -136,6 +137,7 @@ class StagedFile(FileStep):
         self.last_look(journal)
         if self.before is not None:
             keep(self.real)
+            self.entry["then"] = manner(self.staged)
         journal.log(self.describe())
         os.rename(self.staged, self.real)
         sync_directory(os.path.dirname(self.real))
@@ -204,6 +206,7 @@ class TriggerFile(FileStep):
             raise Failed("%s wrote no %s" % (" ".join(argv), self.path))
         check_spec(data)
         entry["after"] = sha256(data)
+        entry["then"] = manner(self.real)
 
 
 class RemoveFile(FileStep):
@@ -229,5 +232,6 @@ class SetMode(FileStep):
     def do(self, journal: Journal, notes: List[str]) -> None:
         entry = self.begun(journal)
         entry["after"] = entry["before"]
+        entry["then"] = [self.wanted["mode"]] + manner(self.real)[1:]
         journal.log(self.describe())
         os.chmod(self.real, self.wanted["mode"])

@@ -29,6 +29,11 @@ from gpumend.payload.change.files import (
 )
 
 ROOT = "/var/lib/gpumend"
+# How many of the newest runs are kept whatever their age, how many days the others, and how many of these at the most. One
+# that is not known to have ended well is always kept.
+KEPT, KEPT_DAYS, KEPT_AT_MOST = 50, 90, 1000
+ENDED_WELL = ("done", "put_back")
+LABEL = "security.selinux"
 # Of journal.json. 1, which has no number in it: `files`, `trials` and `packages` apart. 2: `steps`, an entry for each step
 # that has something to undo, of the kind that its `do` names, in the order in which they were made.
 JOURNAL_FORMAT = 2
@@ -152,6 +157,7 @@ class Journal:
             entry["backup"] = "%d.before" % len(self.files())
             entry["mode"] = stat.S_IMODE(found.st_mode)
             entry["uid"], entry["gid"] = found.st_uid, found.st_gid
+            entry["label"] = label_of(path)
             entry["times"] = [found.st_atime_ns, found.st_mtime_ns]
             kept = os.path.join(self.directory, entry["backup"])
             replace(kept, data, like=path)
@@ -251,13 +257,76 @@ def journals(run: str = "*") -> List[Journal]:
     return found
 
 
+def prune() -> None:
+    """Runs beyond what is kept are gone with their backups. What cannot be read or removed stays."""
+    found: Dict[str, List[Dict[str, Any]]] = {}
+    for path in record_paths():
+        directory = os.path.dirname(os.path.dirname(path))
+        try:
+            with open(path) as handle:
+                found.setdefault(directory, []).append(dict(json.load(handle)))
+        except (OSError, ValueError, TypeError):
+            found.setdefault(directory, []).append({"state": "not known"})
+    if len(found) <= KEPT:
+        return
+    newest = sorted(
+        found, key=lambda each: max(record.get("number", 0) for record in found[each]), reverse=True
+    )
+    oldest = time.time() - KEPT_DAYS * 86400
+    for place, directory in enumerate(newest):
+        young = any(record.get("started", 0) > oldest for record in found[directory])
+        if place < KEPT or (young and place < KEPT_AT_MOST):
+            continue
+        if all(record.get("state") in ENDED_WELL for record in found[directory]):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def label_of(path: str) -> Optional[str]:
+    """A file's SELinux label, or None where it has none."""
+    try:
+        return os.getxattr(path, LABEL).decode("ascii", "replace")
+    except OSError:
+        return None
+
+
+def manner(path: str) -> List[Any]:
+    """A file's mode, owner, group and label."""
+    found = os.stat(path)
+    return [stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, label_of(path)]
+
+
+def since(entry: Entry, path: str) -> List[Any]:
+    """What of a file's manner somebody has changed since its transaction made it, None for each that nobody has. Nothing of
+    one of which is not known how the transaction left it."""
+    if "then" not in entry or "label" not in entry or not os.path.exists(path):
+        return [None] * 4
+    before = [entry["mode"], entry["uid"], entry["gid"], entry["label"]]
+    rows = zip(manner(path), before, entry["then"])
+    return [None if now in (was, then) else now for now, was, then in rows]
+
+
+def keep_manner(path: str, theirs: List[Any]) -> None:
+    """A file has the mode, owner, group and label that somebody gave it since, each as far as somebody did."""
+    mode, uid, gid, label = theirs
+    if uid is not None or gid is not None:
+        had = stat.S_IMODE(os.stat(path).st_mode)
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+        os.chmod(path, had)  # which a change of owner takes bits of
+    if mode is not None:
+        os.chmod(path, mode)
+    if label is not None:
+        os.setxattr(path, LABEL, label.encode("ascii"))
+
+
 def restore(journal: Journal, entry: Entry) -> None:
-    """One file is as it was before its transaction. A file that somebody changed since is left, and raises Failed."""
+    """One file is as it was before its transaction. A file that somebody changed since is left, and raises Failed; a mode,
+    an owner or a label that somebody changed since stays, too."""
     path, kept = entry["real"], kept_name(entry["real"])
+    theirs = since(entry, path)
     data = current(path) if os.path.lexists(path) else None
     have = None if data is None else sha256(data)
     if have == entry["before"]:
-        if data is not None and stat.S_IMODE(os.stat(path).st_mode) != entry["mode"]:
+        if data is not None and theirs[0] is None and stat.S_IMODE(os.stat(path).st_mode) != entry["mode"]:
             os.chmod(path, entry["mode"])
         clean(path)
     elif entry["after"] != "" and have != entry["after"]:
@@ -271,6 +340,7 @@ def restore(journal: Journal, entry: Entry) -> None:
     ):
         os.rename(kept, path)
         sync_directory(os.path.dirname(path))
+        keep_manner(path, theirs)
     else:
         staged = stage(path, journal.old(entry), like=os.path.join(journal.directory, entry["backup"]))
         os.chown(staged, entry["uid"], entry["gid"])
@@ -278,6 +348,7 @@ def restore(journal: Journal, entry: Entry) -> None:
         os.utime(staged, ns=tuple(entry["times"]))
         os.rename(staged, path)
         sync_directory(os.path.dirname(path))
+        keep_manner(path, theirs)
         forget(path)
     if entry["before"] is None:
         remove_empty(entry["made"])

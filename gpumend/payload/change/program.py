@@ -27,7 +27,7 @@ import time
 from typing import Callable, Dict
 
 from gpumend.payload.change.files import Refused, reason_of
-from gpumend.payload.change.journal import ROOT
+from gpumend.payload.change.journal import ROOT, prune
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
@@ -42,6 +42,7 @@ ANSWER_WITHIN = (
 
 def apply(wanted: Json) -> Json:
     answer: Json = Transaction(wanted).apply()
+    prune()
     return answer
 
 

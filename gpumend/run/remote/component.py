@@ -102,8 +102,8 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         outcome = Outcome("refused", str(error))
         record.done.append((transaction, outcome))
         return outcome
-    except (RemoteError, AnswerError) as error:
-        outcome = Outcome("lost", f"{error}; the host finishes or puts back by itself: audit it again")
+    except Exception as error:  # something was sent: whatever its answer does to us is this host's alone
+        outcome = Outcome("lost", f"{told(error)}; the host finishes or puts back by itself: audit it again")
         record.done.append((transaction, outcome))
         return outcome
     left = [
@@ -123,6 +123,12 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
     return outcome
 
 
+def told(error: Exception) -> str:
+    """What went wrong, for the report: one of ours in its words, any other with its kind."""
+    expected = isinstance(error, RemoteError | AnswerError)
+    return str(error) if expected else f"internal error: {type(error).__name__}: {error}"
+
+
 def _take_back(host: Host, record: run.Record, transaction: Transaction, left: list[str]) -> Outcome:
     """What was to be put right is still wrong: the change is undone. The second and last exec of a component."""
     reason = f"{', '.join(left)} is still found after the change"
@@ -133,8 +139,8 @@ def _take_back(host: Host, record: run.Record, transaction: Transaction, left: l
         # What runs in a container whose daemon we have started a moment ago is ours to stop; the host's daemon may have new work.
         outcome, snapshot = send(host, rollback_data(this.id, restarts, str(transaction.component), "allow"))
         assessment.take(host, record, snapshot)
-    except (RemoteError, AnswerError) as error:
-        return Outcome("broken", f"{reason}; it could not be undone: {error}")
+    except Exception as error:
+        return Outcome("broken", f"{reason}; it could not be undone: {told(error)}")
     if outcome.status == "broken":
         return Outcome("broken", f"{reason}; then: {outcome.detail}")
     waits = f"; then: {outcome.detail}" if outcome.status == "pending" else ""
