@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpumend.state.reading import Reading
@@ -12,13 +13,18 @@ from gpumend.state.snapshot import Snapshot
 
 DIRECTORY = "/var/lib/gpumend/runs"
 PATTERN = f"{DIRECTORY}/*/*/journal.json"
+# What of a journal leaves the host; the first alternative has one listed that holds none of it. What each step had in mind
+# may be much, and a host may have a thousand runs.
+SEARCH = r'\A|"(?:state|run|component|path)": "(?:[^"\\\n]|\\.)*"|"format": [^,\n}]+|"(?:steps|files)": \['
 
 ACKNOWLEDGED = f"{DIRECTORY}/*/acknowledged"
 
 # Whoever changes a host holds this file's lock, and says in it who he is (gpumend/payload/change/program.py).
 LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
 
-REQUEST = Request(files=(LOCK, LOCKS), globs=(Glob(PATTERN), Glob(ACKNOWLEDGED, read=False)))
+REQUEST = Request(
+    files=(LOCK, LOCKS), globs=(Glob(PATTERN, read=False, search=SEARCH), Glob(ACKNOWLEDGED, read=False))
+)
 
 
 class Journal(NamedTuple):
@@ -94,28 +100,24 @@ def _worst(states: set[str]) -> str:
     return next((state for state in STATES if state in states), min(states))
 
 
-def _paths(raw: dict[str, Any]) -> tuple[str, ...] | None:
-    """The files and directories of which a journal tells, in either of its formats (gpumend/payload/change/journal.py);
-    None in one that is newer."""
-    number = raw.get("format", 1)
-    if number not in (1, 2):
-        return None
-    entries = (
-        raw["files"]
-        if number == 1
-        else [file for step in raw["steps"] for file in step.get("files", (step,))]
-    )
-    return tuple(str(entry["path"]) for entry in entries)
-
-
-def _journal(path: str, text: str) -> Journal:
-    raw: dict[str, Any] = json.loads(text)
+def _journal(path: str, found: Sequence[str]) -> Journal:
+    """A journal of what SEARCH found in it. The files and directories of which it tells are under the same key in either of its
+    formats (gpumend/payload/change/journal.py); of a newer one nothing is known."""
+    values: dict[str, list[Any]] = {}
+    for text in filter(None, found):
+        key, _, value = text.partition(": ")
+        value = "null" if value == "[" else value  # it is there, and no more is asked of it
+        values.setdefault(json.loads(key), []).append(json.loads(value))
+    number = values.get("format", [1])[0]
+    known = number in (1, 2)
+    if known and ("files" if number == 1 else "steps") not in values:
+        raise ValueError("a journal without steps")
     return Journal(
         path=path,
-        run=str(raw["run"]),
-        component=str(raw["component"]),
-        state=str(raw["state"]),
-        files=_paths(raw),
+        run=str(values["run"][0]),
+        component=str(values["component"][0]),
+        state=str(values["state"][0]),
+        files=tuple(map(str, values.get("path", ()))) if known else None,
     )
 
 
@@ -133,7 +135,7 @@ def parse(snapshot: Snapshot) -> Runs:
         return Runs(listed.without_value())
     found = []
     for path in listed.value or ():
-        journal = snapshot.text(path).map(lambda text, path=path: _journal(path, text))  # type: ignore[misc]
+        journal = snapshot.found(path, SEARCH).map(lambda found, path=path: _journal(path, found))  # type: ignore[misc]
         if journal.absent:
             continue  # it went between the listing and the look: that says nothing of the others
         if journal.value is None:

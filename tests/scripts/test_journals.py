@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload.probe.files import matches
 from gpumend.payload.source import change_source
 from gpumend.plan.step import (
     DirectoryTrial,
@@ -28,6 +29,7 @@ from gpumend.plan.step import (
     WriteFile,
     WrittenByPackage,
 )
+from gpumend.state.runs import SEARCH, _journal
 from tests.scripts import trees
 
 # A transaction is root's, and so is the mount that it tries.
@@ -376,6 +378,23 @@ def test_no_journal_has_what_the_files_hold(laid_out: LayOut) -> None:
     kept = [path for path in told[0].parent.iterdir() if secret in path.read_text()]
     assert kept and all(path.stat().st_mode & 0o7777 == 0o600 for path in kept)
     assert told[0].parent.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("old", [True, False], ids=["format-1", "format-2"])
+def test_an_audit_takes_of_a_journal_what_the_rules_need(case: str, old: bool, laid_out: LayOut) -> None:
+    host = laid_out(trees.changed(trees.BEFORE, captured(case)["complete"]) if old else trees.BEFORE)
+    if not old:
+        run_of(case, host)
+    [path] = host.journals()
+    text = Path(path).read_text()
+    raw = json.loads(text)
+    hits = matches(SEARCH, text)
+    found = _journal(path, hits)
+    entries = raw["files"] if old else [file for step in raw["steps"] for file in step.get("files", (step,))]
+    assert (found.run, found.component, found.state) == (raw["run"], raw["component"], raw["state"])
+    assert found.files is not None and sorted(found.files) == sorted(entry["path"] for entry in entries)
+    assert sum(map(len, hits)) < len(text) / 2
 
 
 DAY = 86400

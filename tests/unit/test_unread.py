@@ -304,7 +304,7 @@ def test_a_journal_that_went_hides_no_other() -> None:
     directory = "/var/lib/gpumend/runs/20261123T041200Z-1"
     gone, left = f"{directory}/a/journal.json", f"{directory}/b/journal.json"
     answer = healthy().but(files={gone: journal(state="done"), left: journal()}).answer()
-    answer["files"][gone] = absent()
+    answer["stats"][gone] = absent()
     assert outcome(answer, "GM003") == "fail"
 
 
