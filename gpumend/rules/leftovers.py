@@ -31,11 +31,21 @@ def broken_run(context: Context) -> Iterator[Finding]:
 @rule(
     "GM008",
     "no package is half-installed",
-    "dpkg-query(1) package-status; dpkg(1) --configure",
+    "dpkg-query(1) package-status; dpkg(1) --configure; dnf(8) remove --duplicates",
     applies=always,
 )
 def half_installed(context: Context) -> Iterator[Finding]:
     packages = context.state.packages
+    for name, versions in sorted(packages.doubles.items()):
+        yield Finding(
+            code="GM008",
+            status=Status.FAIL,
+            summary=f"{name} is there in two versions: {versions}",
+            evidence=(Evidence(f"rpm -q {name}", versions),),
+            cause="An upgrade broke off between the new version and the removal of the old one: files of either may be there.",
+            remedy="Its scripts may restart daemons: look at what runs, then remove the one that does not belong there, and\n"
+            + f"dnf reinstall {name}",
+        )
     halves = packages.halves.get() or {}
     if not halves:
         return

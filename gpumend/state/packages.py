@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
@@ -102,7 +103,7 @@ class Packages(NamedTuple):
     packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
     fetched: whether apt has its distribution's lists. halves: of dpkg's packages, GPU's or not, those that are not whole:
     name -> in which way. compats: what apt's lists have of cuda-compat's packages, where one is there; archives: those that
-    apt has kept."""
+    apt has kept. doubles: rpm's packages of which two versions are there, which is one too many."""
 
     installed: Reading[Mapping[str, str]]
     held: frozenset[str] = frozenset()
@@ -113,6 +114,7 @@ class Packages(NamedTuple):
     halves: Reading[Mapping[str, str]] = Reading.none("dpkg-query")
     compats: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy")
     archives: tuple[str, ...] = ()
+    doubles: Mapping[str, str] = MappingProxyType({})
 
     def unfinished(self) -> tuple[str, ...]:
         """dpkg's packages that apt finishes, whosever they are, whatever else it is asked for: all that are not whole but
@@ -175,6 +177,20 @@ def parse_rpm(output: Output) -> dict[str, str]:
     return found
 
 
+# Of these rpm never keeps two on purpose, as it does of kernels and their modules (dnf.conf(5) installonlypkgs).
+SINGLE = (*TOOLKIT, "docker*", "containerd*", "podman*", "cri-o*", "runc", "crun")
+
+
+def parse_doubles(output: Output) -> dict[str, str]:
+    """rpm's packages of which two versions are there: an upgrade broke off before the old one was gone."""
+    found: dict[str, set[str]] = {}
+    for line in output.out.splitlines():
+        name, _, version = line.partition("\t")
+        if any(fnmatchcase(name, pattern) for pattern in SINGLE):
+            found.setdefault(name, set()).add(version.removeprefix("(none):"))
+    return {name: " and ".join(sorted(each)) for name, each in found.items() if len(each) > 1}
+
+
 def parse_policy(output: Output) -> dict[str, Offer]:
     """`apt-cache policy`: a package's versions with a repository that may be used; those that only dpkg knows of, or that a
     pin below 0 forbids (apt_preferences(5)), are not offered."""
@@ -223,4 +239,5 @@ def parse(snapshot: Snapshot) -> Packages:
         snapshot.command("dpkg").map(parse_halves),
         snapshot.succeeded("compat-offers").map(parse_policy),
         snapshot.glob(ARCHIVES).value or (),
+        snapshot.command("rpm").map(parse_doubles).value or {},
     )

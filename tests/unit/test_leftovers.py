@@ -71,6 +71,23 @@ def test_gm008(rows: str, status: Status | None) -> None:
     assert all("dpkg --configure" in each.remedy and each.change is None for each in found)
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("nvidia-container-toolkit\t(none):1.17.8-1\n", []),
+        ("nvidia-container-toolkit\t(none):1.17.8-1\nnvidia-container-toolkit\t(none):1.17.7-1\n", ["nvidia-container-toolkit"]),
+        ("containerd.io\t(none):1.7.27-3.1.el9\ncontainerd.io\t(none):1.7.28-1.el9\n", ["containerd.io"]),
+        ("kmod-nvidia\t3:580.1-1\nkmod-nvidia\t3:580.2-1\n", []),
+        ("runc\t1:1.2-1\nrunc\t1:1.2-1\n", []),
+    ],
+)  # fmt: skip
+def test_gm008_of_rpm(rows: str, told: list[str]) -> None:
+    """rpm has no half-installed state: what an upgrade leaves that broke off are two versions."""
+    found = findings(healthy().but(commands={"dpkg": None, "rpm": (0, rows, "")}), "GM008")
+    assert [each.summary.split()[0] for each in found] == told
+    assert all(each.status is Status.FAIL and each.change is None for each in found)
+
+
 REFUSED = (
     "unable to configure the Docker daemon with file /etc/docker/daemon.json: the following directives don't match any "
     "configuration option: bogus\n"
