@@ -3,6 +3,7 @@
 from operations import (
     allocations,
     cdi,
+    compose,
     containerd,
     crio,
     cuda,
@@ -40,4 +41,5 @@ def in_order() -> None:
     storage.docker_root(_ignore_errors=True)
     storage.dind(_ignore_errors=True)
     allocations.reconciled(_ignore_errors=True)
+    compose.requests(_ignore_errors=True)
     proof.containers(_ignore_errors=True)

@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from gpumend.cli import compose_files, report_options, telling
-from gpumend.plan.compose import FORMS, form_for, rewrite
 from gpumend.reports import working_copy
 from gpumend.reports.diff import lines_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
+from gpumend.rules.compose.rewrite import FORMS, form_for, rewrite
 from gpumend.rules.compose.where import NOWHERE, Where, from_report
 from gpumend.run.local import builds
 from gpumend.run.record import Run, new_id

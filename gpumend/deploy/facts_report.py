@@ -34,7 +34,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
         return {name: as_json(item) for name, item in value._asdict().items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        told = (field for field in fields(value) if field.metadata.get("facts", True))
+        return {field.name: as_json(getattr(value, field.name)) for field in told}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

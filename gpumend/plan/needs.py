@@ -16,6 +16,7 @@ NEEDS: Mapping[Component, tuple[Component, ...]] = {
     Component.CRIO: (Component.TOOLKIT,),
     Component.DOCKER_STORAGE: (Component.DOCKER,),
     Component.STORAGE: (Component.DOCKER, Component.DOCKER_STORAGE),
+    Component.COMPOSE: (Component.TOOLKIT, Component.DOCKER),  # which form works is theirs to say
 }
 GOOD = ("unchanged", "changed", "pending")
 # The host is not known well enough after them for anything further.

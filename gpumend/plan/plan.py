@@ -11,6 +11,7 @@ from gpumend.plan import (
     allocations,
     apt,
     cdi,
+    compose,
     containerd,
     crio,
     cuda,
@@ -48,6 +49,7 @@ BUILDERS: Mapping[Component, Builder] = {
     Component.DOCKER_STORAGE: storage.build_outer,
     Component.STORAGE: storage.build_inner,
     Component.ALLOCATIONS: allocations.build,
+    Component.COMPOSE: compose.build,
 }
 
 

@@ -89,6 +89,23 @@ class WriteFile(FileStep):
 
 
 @dataclass(frozen=True)
+class EditFile(FileStep):
+    """Places of a file get other texts: (start, end, text) in characters, from the first on; in a text U+E000 START,END U+E001
+    stands for these characters of the file. The file itself stays on the host. was, now: its text as far as it is known here."""
+
+    do = "edit"
+    edits: tuple[tuple[int, int, str], ...]
+    was: bytes = b""
+    now: bytes = b""
+
+    def describe(self) -> str:
+        return f"{self.path} is edited"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "edits": [list(edit) for edit in self.edits]}
+
+
+@dataclass(frozen=True)
 class GenerateFile(FileStep):
     """What a command prints becomes the file: a CDI spec."""
 

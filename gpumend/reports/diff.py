@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from gpumend.plan.step import Step, WriteFile
+from gpumend.plan.step import EditFile, Step, WriteFile
 from gpumend.text.mask import mask
 from gpumend.text.secrets import hidden, secrets_of
 
@@ -26,10 +26,15 @@ def lines_of(data: bytes | None) -> list[str]:
 def diff(step: Step) -> str:
     """A masked unified diff of a step that sets bytes; one line in words for every other kind. Long ones are cut, and what
     could not be compared line by line in time is told as lines that go and lines that come."""
-    if not isinstance(step, WriteFile):
+    if not isinstance(step, (WriteFile, EditFile)):
         return step.describe()
-    before, after = lines_of(step.was), lines_of(step.data)
-    names = (f"{step.path} (now)" if step.was is not None else "/dev/null", f"{step.path} (wanted)")
+    return diff_of(step.path, step.was, step.data if isinstance(step, WriteFile) else step.now)
+
+
+def diff_of(path: str, was: bytes | None, data: bytes) -> str:
+    """A masked unified diff of a file."""
+    before, after = lines_of(was), lines_of(data)
+    names = (f"{path} (now)" if was is not None else "/dev/null", f"{path} (wanted)")
     secrets = secrets_of("\n".join(before)) | secrets_of("\n".join(after))
     rows = mask(hidden("\n".join(compared(before, after, *names)), secrets)).split("\n")
     more = [f"... and {len(rows) - SHOWN} rows more"] if len(rows) > SHOWN else []

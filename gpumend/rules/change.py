@@ -135,3 +135,19 @@ class SetMetadataAside(Action):
 
     file: str
     container: str
+
+
+@dataclass(frozen=True)
+class RewriteRequests(Action):
+    """Services of a compose project ask for their GPUs in another form. project: its name and directory."""
+
+    project: tuple[str, str]
+    form: str
+
+
+@dataclass(frozen=True)
+class RecreateServices(Action):
+    """Services of a compose project run as their files say."""
+
+    project: tuple[str, str]
+    services: tuple[str, ...]

@@ -51,6 +51,7 @@ class Component(StrEnum):
     DOCKER_STORAGE = "storage.docker_root"
     STORAGE = "storage.dind"
     ALLOCATIONS = "allocations.reconciled"
+    COMPOSE = "compose.requests"
 
 
 class Evidence(NamedTuple):

@@ -69,6 +69,9 @@ class Wanted:
     dind_fs: str = "any"
     dind_driver: str = "auto"
     dind_containers: tuple[str, ...] = ()
+    compose_form: str = "keep"
+    compose_projects: tuple[str, ...] = ("*",)
+    compose_recreate: str = "never"
     restarts: str = "idle"
     restart_watch: int = 6
     ask_cuda: str = "auto"
@@ -108,7 +111,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
     toolkit, releases = raw.get("toolkit", {}), cuda.get("wanted", ())
     containerd, grit, crio = raw.get("containerd", {}), raw.get("grit", {}), raw.get("crio", {})
     runtimes, crio_runtimes = containerd.get("runtimes", "auto"), crio.get("runtimes", "auto")
-    paths = docker.get("paths", "auto")
+    paths, compose = docker.get("paths", "auto"), raw.get("compose", {})
     return Wanted(
         toolkit_install=toolkit.get("install", False),
         toolkit_version=toolkit.get("version", ""),
@@ -146,6 +149,9 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         dind_fs=dind.get("fs", "any"),
         dind_driver=dind.get("driver", "auto"),
         dind_containers=tuple(dind.get("containers", ())),
+        compose_form=compose.get("form", "keep"),
+        compose_projects=tuple(compose.get("projects", ("*",))),
+        compose_recreate=compose.get("recreate", "never"),
         restarts=raw.get("restarts", "idle"),
         restart_watch=raw.get("restart_watch", 6),
         ask_cuda=raw.get("ask_cuda", "auto"),

@@ -44,7 +44,7 @@ CONCERNS = {
         _concern("crio", (Component.TOOLKIT, Component.CRIO), "GM55"),
         _concern("cuda", (Component.CUDA,), "GM6"),
         _concern("storage", (Component.DOCKER_STORAGE, Component.STORAGE), "GM7"),
-        _concern("compose", (), "GM9"),
+        _concern("compose", (Component.COMPOSE,), "GM9"),
         _concern("allocations", (Component.ALLOCATIONS,), "GM8"),
     )
 }

@@ -11,6 +11,7 @@ from typing import Any
 from gpumend.state import (
     allocations,
     cdi,
+    compose,
     containerd,
     crio,
     criu,
@@ -39,7 +40,7 @@ from gpumend.state.request import merge
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 SUBSYSTEMS = (
-    host, manager, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, gpus_flag, containerd, kubernetes, crio,
+    host, manager, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, compose, gpus_flag, containerd, kubernetes, crio,
     podman, grit, criu, runs, storage, machine, nodes, modules, fabric, cuinit,
 )  # fmt: skip
 
@@ -58,6 +59,7 @@ class HostState:
     toolkit: toolkit.Toolkit
     cdi: cdi.Cdi
     docker: docker.Docker
+    compose: compose.Compose
     gpus_flag: gpus_flag.GpusFlag
     containerd: containerd.Containerd
     kubernetes: kubernetes.Kubernetes
@@ -98,6 +100,7 @@ def _parse(snapshot: Snapshot) -> HostState:
         toolkit=toolkit.parse(snapshot),
         cdi=cdi.parse(snapshot),
         docker=docker.parse(snapshot),
+        compose=compose.parse(snapshot),
         gpus_flag=gpus_flag.parse(snapshot),
         containerd=containerd.parse(snapshot),
         kubernetes=kubernetes.parse(snapshot),

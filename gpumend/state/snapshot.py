@@ -248,6 +248,10 @@ class Snapshot:
         wanted = [hits.get(search_key(search), [])] if search else hits.values()
         return Reading(Status.OK, tuple(str(text) for texts in wanted for text in texts), path)
 
+    def compose(self, path: str) -> Mapping[str, Any]:
+        """What is known of a compose file: its masked `text`, `sha256` and `others`, with the tag of how it was read."""
+        return self._item("compose", path)
+
     def section(self, path: str) -> Reading[bytes]:
         """The bytes of a file's ELF section that a `Glob.section` asked for; absent where it has none."""
         item = self._item("stats", path).get("section")

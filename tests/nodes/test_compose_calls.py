@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumend.plan.compose import DEVICES, RUNTIME
+from gpumend.rules.compose.rewrite import DEVICES, RUNTIME
 from gpumend.rules.compose.where import Where
 from gpumend.state.compose_request import grant, requests
 from tests.nodes.compose import SUITES, Ran, run

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gpumend.payload.probe.compose import compose_paths, masked_compose
 from gpumend.payload.probe.files import matches, mentioned, search_key
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
@@ -336,8 +337,20 @@ def answer(
         "inside": dict(inside or {}),
         "listings": {**{path: absent() for path in asked["listings"]}, **(listings or {})},
         "spaces": dict(spaces or {}),
+        "compose": {
+            path: _compose(lying[path]) if path in lying else absent()
+            for path in compose_paths((docker or {}).get("containers", ()))
+        },
         "seconds": 0.1,
     }
+
+
+def _compose(found: Item) -> Item:
+    """A compose file as the probe sends it; `others` of the item says who besides root could have chosen it."""
+    if "data" not in found:
+        return found
+    text = base64.b64decode(found["data"]).decode("utf-8")
+    return {"others": "", **_stat(found), "sha256": found["sha256"], "text": masked_compose(text)}
 
 
 def _command(asked: Mapping[str, Any], found: Command | Item | None) -> Item:

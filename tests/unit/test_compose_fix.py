@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumend.plan.compose import DEVICES, FORMS, RESERVATION, RUNTIME, Rewrite, form_for, rewrite
+from gpumend.rules.compose.rewrite import DEVICES, FORMS, RESERVATION, RUNTIME, Rewrite, form_for, rewrite
 from gpumend.rules.compose.where import NOWHERE, Where
 from gpumend.state.compose_files import Project, project
 from gpumend.state.compose_request import grant, requests

@@ -16,6 +16,7 @@ from gpumend.plan.step import (
     CudaCheck,
     DirectoryTrial,
     DropIn,
+    EditFile,
     FileStep,
     FuseReady,
     GenerateFile,
@@ -84,6 +85,7 @@ def test_gm210_a_colon_in_an_apt_sources_name_is_part_of_the_name() -> None:
 
 STEPS: list[Step] = [
     WriteFile("/etc/a", None, b"new\n"),
+    EditFile("/etc/a", "00", ((0, 1, "new"),), b"old\n", b"new\n"),
     GenerateFile("/etc/a", None, ("nvidia-ctk", "cdi", "generate")),
     TriggerFile("/etc/a", "00", ("systemctl", "restart", "a")),
     RemoveFile("/etc/a", "00"),

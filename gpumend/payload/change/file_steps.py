@@ -29,7 +29,7 @@ from gpumend.payload.change.step import (
     replaceable,
     writable,
 )
-from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.execution import resolved, run, which
 
 
 def check_spec(data: bytes) -> None:
@@ -163,6 +163,34 @@ class WriteFile(StagedFile):
 
     def size(self) -> int:
         return len(self.new_bytes())
+
+
+class EditFile(StagedFile):
+    """Places of the file have other texts: [start, end, text] in characters behind a byte order mark, from the first on. In a text
+    U+E000 START,END U+E001 stands for these characters of the file."""
+
+    kind = "edit"
+
+    def check(self) -> None:
+        FileStep.check(self)
+        others = resolved(self.path)[1]
+        if others:
+            raise Refused("%s is not edited: %s" % (self.path, others))
+
+    def new_bytes(self) -> bytes:
+        data = current(self.path) or b""
+        text = data.decode("utf-8")
+        bom = text[:1] if text.startswith("\ufeff") else ""
+        text, at, parts = text[len(bom) :], 0, [bom]
+        for start, end, new in self.wanted["edits"]:
+            if not at <= start <= end <= len(text):
+                raise Failed("%s: the edits do not fit" % self.path)
+            parts.append(text[at:start])
+            for number, part in enumerate(re.split("\ue000(\\d+,\\d+)\ue001", new)):
+                first, _, last = part.partition(",")
+                parts.append(text[int(first) : int(last)] if number % 2 else part)
+            at = end
+        return "".join(parts + [text[at:]]).encode("utf-8")
 
 
 class GenerateFile(StagedFile):

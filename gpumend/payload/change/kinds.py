@@ -3,7 +3,14 @@
 from typing import Any, Dict, List, Type
 
 from gpumend.payload.change.allocation_steps import ReconcileAllocations
-from gpumend.payload.change.file_steps import GenerateFile, RemoveFile, SetMode, TriggerFile, WriteFile
+from gpumend.payload.change.file_steps import (
+    EditFile,
+    GenerateFile,
+    RemoveFile,
+    SetMode,
+    TriggerFile,
+    WriteFile,
+)
 from gpumend.payload.change.files import Refused
 from gpumend.payload.change.package_steps import CudaCheck, NoteCheck, PackageStep, ToolkitProof
 from gpumend.payload.change.step import RunCommand, Step
@@ -11,6 +18,7 @@ from gpumend.payload.change.storage_steps import DirectoryTrial, DropIn, FuseRea
 
 ALL_KINDS: List[Type[Step]] = [
     WriteFile,
+    EditFile,
     GenerateFile,
     TriggerFile,
     RemoveFile,

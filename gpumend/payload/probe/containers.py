@@ -7,6 +7,7 @@ import os
 import time
 from typing import Iterable, List, Optional
 
+from gpumend.payload.probe.compose import compose_file, compose_paths
 from gpumend.payload.probe.docker import ask_all, container, docker
 from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
@@ -128,6 +129,9 @@ def look_further(
             for name in beside.get("names", ()):
                 path = os.path.join(directory, name)
                 reads.append((answer["stats"], path, search, (path, beside["search"])))
+    answer["compose"] = {}
+    for path in compose_paths(answer["docker"].get("containers", ())):
+        reads.append((answer["compose"], path, compose_file, (path,)))
     read_side_by_side(reads, end or time.monotonic() + 2 * timeout, seconds + 2)
     jobs: List[Job] = []
     for name, command in request.get("commands", {}).items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from gpumend.rules.compose.host import has_projects, where_of, without_problems
 from gpumend.rules.compose.where import Where
 from gpumend.rules.finding import Evidence, Finding
 from gpumend.rules.rule import Context, rule
@@ -18,9 +20,16 @@ def compose_rule(code: str, title: str, source: str) -> Callable[[Check], Check]
     """Register a check of compose projects under its code."""
 
     def register(check: Check) -> Check:
-        @rule(code, title, source, applies=lambda _: False)
+        @rule(code, title, source, applies=has_projects)
         def on_host(context: Context) -> Iterator[Finding]:
-            yield from ()
+            for found in context.state.compose.projects:
+                mine = without_problems(found)
+                services = {
+                    name: service
+                    for name, service in mine.project.services.items()
+                    if name in mine.containers
+                }
+                yield from check(replace(mine.project, services=services), where_of(context, found))
 
         CHECKS[code] = check
         return check

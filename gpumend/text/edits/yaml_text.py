@@ -16,6 +16,12 @@ from gpumend.text.edits.edit import EditError
 from gpumend.text.yaml_nodes import LOADER, Source
 
 ALIAS = re.compile(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
+# In an edit: these characters of the text itself. Whoever has the text masked makes edits that hold for the text as it is.
+COPY = re.compile("\ue000(\\d+),(\\d+)\ue001")
+
+
+def copied(start: int, end: int) -> str:
+    return f"\ue000{start},{end}\ue001"
 
 
 class Editor:
@@ -96,19 +102,27 @@ class Editor:
             row = self.text[at:until]
             last = self.last_tokens.get(line, at)
             if row.lstrip().startswith("#") and line not in self.last_tokens:
-                kept += row
+                kept += copied(at, until)
             elif last >= 0 and (found := re.compile(r"[ \t]*(#[^\r\n]*)").match(self.text, max(last, at))):
-                kept += " " * indent + found.group(1) + self.newline
+                kept += " " * indent + copied(*found.span(1)) + self.newline
             at, line = until, line + 1
         return kept
 
     def replace_lines(self, start: int, end: int, text: str) -> None:
         """The whole lines from `start` to `end` are the text, which ends with a newline, or nothing."""
         if end == len(self.text) and not self.text.endswith("\n"):
-            text = text.removesuffix(self.newline)
+            text = self.without_end(text)
             if not text and start:
                 start -= 2 if self.text[start - 2 : start] == "\r\n" else 1
         self.put(start, end, text)
+
+    def without_end(self, text: str) -> str:
+        """Lines without the last one's newline."""
+        last = list(COPY.finditer(text))
+        if last and last[-1].end() == len(text):
+            start, end = int(last[-1].group(1)), int(last[-1].group(2))
+            return text[: last[-1].start()] + copied(start, start + len(self.text[start:end].rstrip("\r\n")))
+        return text.removesuffix(self.newline)
 
     def put(self, start: int, end: int, text: str) -> None:
         """Insertions at one place come one behind the other; the same one twice is one."""
@@ -181,7 +195,7 @@ class Editor:
     def insert_lines(self, at: int, text: str) -> None:
         """The text as whole lines before the line that begins at `at`, or at the text's end."""
         if at == len(self.text) and not self.text.endswith("\n"):
-            text = self.newline + text.removesuffix(self.newline)
+            text = self.newline + self.without_end(text)
         self.put(at, at, text)
 
     def add_entry(self, mapping: yaml.MappingNode, block: str, flow: str) -> None:
@@ -224,7 +238,8 @@ class Editor:
         for (start, end), text in sorted(self.edits.items()):
             if start < at:
                 raise EditError("two changes of one place")
-            parts += [self.text[at:start], text]
+            new = COPY.sub(lambda found: self.text[int(found.group(1)) : int(found.group(2))], text)
+            parts += [self.text[at:start], new]
             at = end
         return "".join([*parts, self.text[at:]])
 

@@ -1,0 +1,144 @@
+"""The compose projects of a host's containers: their files as far as they leave the host (gpumend/payload/probe/compose.py), and the
+container of each service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from errno import ENOENT
+from os import strerror
+
+from gpumend.state.compose_files import Project, project
+from gpumend.state.compose_request import requests
+from gpumend.state.docker import Container, containers_of, whole
+from gpumend.state.request import Request
+from gpumend.state.snapshot import Snapshot
+from gpumend.text.version import Version, parse_version
+
+LABEL = "com.docker.compose."
+REQUEST = Request()  # the files are found through the labels of containers
+
+
+@dataclass(frozen=True)
+class HostProject:
+    """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
+    real bytes of each file that was read. others: who besides root could have chosen what lies at a path; empty for nobody.
+    compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask."""
+
+    name: str
+    directory: str
+    given: tuple[str, ...]
+    project: Project = field(metadata={"facts": False})
+    containers: Mapping[str, tuple[Container, ...]]
+    sha256: Mapping[str, str]
+    others: Mapping[str, str]
+    compose: Version | None
+    asks: Mapping[str, tuple[str, ...]]
+
+    @property
+    def readable(self) -> bool:
+        """Whether all that its containers were made of is known."""
+        return not self.project.problems and set(self.containers) <= set(self.project.services)
+
+    def up(self, services: tuple[str, ...]) -> tuple[str, ...]:
+        """The command that makes the containers of these services anew."""
+        files = tuple(word for path in self.given for word in ("-f", path))
+        return (
+            "docker",
+            "compose",
+            "--project-directory",
+            self.directory,
+            "-p",
+            self.name,
+            *files,
+            "up",
+            "-d",
+            *services,
+        )
+
+
+@dataclass(frozen=True)
+class Compose:
+    """projects: those with containers that want a GPU, by name."""
+
+    projects: tuple[HostProject, ...] = ()
+
+
+def parse(snapshot: Snapshot) -> Compose:
+    containers = whole(snapshot.docker, "containers").map(containers_of).value or ()
+    found: dict[tuple[str, str, str], list[Container]] = {}
+    for each in containers:
+        files = each.labels.get(f"{LABEL}project.config_files", "")
+        if each.project and files and (each.wants_gpu() or _asks(each)):
+            key = (each.project, each.labels.get(f"{LABEL}project.working_dir", ""), files)
+            found.setdefault(key, []).append(each)
+    return Compose(tuple(_project(snapshot, *key, users) for key, users in sorted(found.items())))
+
+
+def _asks(found: Container) -> bool:
+    return bool(found.requests) or any("nvidia" in path for path in found.devices)
+
+
+def _project(
+    snapshot: Snapshot, name: str, directory: str, files: str, users: list[Container]
+) -> HostProject:
+    given = tuple(path for path in files.split(",") if path)
+    items = {path: snapshot.compose(path) for path in given if path.startswith("/")}
+
+    def opener(path: str) -> bytes:
+        item = items.get(path)
+        if item is None:  # .env, and what is included or extended: nobody looked
+            raise FileNotFoundError(
+                ENOENT, "not read on a host" if path.endswith((".yml", ".yaml")) else strerror(ENOENT)
+            )
+        if "text" not in item:
+            raise OSError(0, str(item.get("error") or "not read"))
+        return str(item["text"]).encode("utf-8")
+
+    services: dict[str, list[Container]] = {}
+    for each in users:
+        services.setdefault(each.labels.get(f"{LABEL}service", ""), []).append(each)
+    versions = [text for each in users if (text := each.labels.get(f"{LABEL}version"))]
+    made = project(given, opener)
+    return HostProject(
+        name,
+        directory,
+        given,
+        made,
+        {service: tuple(found) for service, found in services.items()},
+        {path: str(item["sha256"]) for path, item in items.items() if "sha256" in item},
+        {path: str(item.get("others", "")) for path, item in items.items()},
+        _version(versions[0]) if versions else None,
+        {service: tuple(sorted(_asked(made, service))) for service in services},
+    )
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return parse_version(text)
+    except ValueError:
+        return None
+
+
+def ways(found: Container) -> frozenset[str]:
+    """The ways in which a container was made to ask: reservation, devices (CDI), runtime."""
+    said = set()
+    if found.uses_gpus_flag():
+        said.add("reservation")
+    if any(name.startswith("nvidia.com/") for _, ids, _ in found.requests for name in ids):
+        said.add("devices")
+    if found.runtime.startswith("nvidia"):
+        said.add("runtime")
+    return frozenset(said)
+
+
+def _asked(made: Project, service: str) -> frozenset[str]:
+    ways_of = {
+        "reservation": "reservation",
+        "gpus": "reservation",
+        "devices": "devices",
+        "runtime": "runtime",
+    }
+    found = made.services.get(service)
+    said = [each for each in requests(found) if each.way in ways_of] if found else []
+    return frozenset("devices" if each.cdi else ways_of[each.way] for each in said)

@@ -1,0 +1,239 @@
+"""GM903 to GM912 on a host: the projects of its containers, from masked files to the change that is sent."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gpumend.deploy.facts_report import as_json
+from gpumend.payload.change.file_steps import EditFile as Edited
+from gpumend.payload.probe.compose import compose_paths, masked_compose
+from gpumend.plan.plan import plan
+from gpumend.plan.step import EditFile, RunCommand
+from gpumend.plan.transaction import Transaction
+from gpumend.reports.diff import diff
+from gpumend.rules.finding import Component
+from gpumend.rules.rule import Context
+from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.state.compose_files import project
+from gpumend.state.compose_request import requests
+from tests.unit.build import TODAY, Host, container, file, findings, healthy, verdict
+from tests.unit.test_compose import REPORT
+from tests.unit.test_compose_fix import NEW, SHAPES, rewritten
+
+PATH = "/srv/moe/docker-compose.yml"
+SECRET = "hunter2"
+TEXT = REPORT + f"      # {SECRET}\n    labels:\n      key: {SECRET}\n    env_file: {SECRET}.env\n"
+FORM: dict[str, Any] = {"compose": {"form": "auto"}}
+RECREATE: dict[str, Any] = {"compose": {"form": "auto", "recreate": "allow"}}
+
+
+def labels(service: str = "worker", path: str = PATH, version: str = "2.40.3") -> dict[str, str]:
+    prefix = "com.docker.compose."
+    found = {
+        "project": "moe",
+        "service": service,
+        "project.working_dir": "/srv/moe",
+        "project.config_files": path,
+    }
+    return {f"{prefix}{key}": text for key, text in {**found, "version": version}.items()}
+
+
+def host(text: str | None = TEXT, docker: str = "28.5.2", mode: str = "auto", **more: Any) -> Host:
+    """A host with the report's stack: its worker runs, by a reservation of GPU 0."""
+    asks = [{"Driver": "nvidia", "Count": 0, "DeviceIDs": ["0"], "Capabilities": [["gpu"]]}]
+    made = container(
+        "moe-worker-1", **{"device_requests": asks, "labels": labels(), "restart": "always", **more}
+    )
+    found = healthy(docker, "1.18.1", mode).with_containers(made)
+    return found.but(files={PATH: None if text is None else file(text)})
+
+
+def of(found: Host, wanted: dict[str, Any] | None = None) -> list[str]:
+    return [
+        f"{each.code} {each.status}"
+        for each in verdict(found, wanted).findings
+        if each.code.startswith("GM9")
+    ]
+
+
+def transaction(found: Host, wanted: dict[str, Any]) -> Transaction | None:
+    judged = verdict(found, wanted)
+    context = Context(found.state(), parse_wanted(wanted), "gpu1", TODAY)
+    return plan(context, judged.findings).get(Component.COMPOSE)
+
+
+# --- what leaves the host
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_masked_file_asks_for_the_same_at_the_same_places(name: str) -> None:
+    text = SHAPES[name].decode()
+    masked = masked_compose(text)
+    assert len(masked) == len(text)
+
+    def read(data: str) -> list[Any]:
+        def opener(path: str) -> bytes:
+            if path != "c":
+                raise FileNotFoundError(2, "No such file or directory")
+            return data.encode()
+
+        found = project(("c",), opener)
+        return [
+            found.problems,
+            {
+                key: [
+                    (each.shown, each.value.start, each.capabilities, each.unknown, each.faults)
+                    for each in requests(service)
+                ]
+                for key, service in found.services.items()
+            },
+        ]
+
+    assert read(masked) == read(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"password: {SECRET}", f"- DB={SECRET}", f"- 'DB={SECRET}'", f'"DB": "{SECRET}"', f"url: postgres://u:{SECRET}@h/db", f"# {SECRET}",
+        f"a: b # {SECRET}", f"x: |\n      {SECRET}: 1\n      NVIDIA {SECRET}", f"- >-\n      {SECRET}\n      k: {SECRET}", f"a: p${SECRET}",
+        f"a: p$${SECRET}", f"a: ${{X:-{SECRET}}}", f"a: [{SECRET}, '{SECRET}']", f"a: {{b: {SECRET}}}", f"a: \"\\\"{SECRET}\"", f"a: it's {SECRET}",
+        f"a: 'x'' {SECRET}'", f"a: &x {SECRET}", f"command: sh -c \"{SECRET}\"", f"a: \"open\n      {SECRET}\"",
+    ],
+)  # fmt: skip
+def test_no_value_leaves_the_host(line: str) -> None:
+    masked = masked_compose(f"services:\n  a:\n    image: x\n    {line}\n    gpus: all\n")
+    assert SECRET not in masked
+    assert "    gpus: all\n" in masked
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 250_000 + " x", "'" * 250_001, '"a' * 120_000, "$A" * 120_000, ": " * 120_000, "&a " * 80_000, " " * 250_000 + "x", "{a" * 120_000]
+)  # fmt: skip
+def test_no_file_holds_the_probe(text: str) -> None:
+    began = time.process_time()
+    assert len(masked_compose(text)) == len(text)
+    assert time.process_time() - began < 5
+
+
+def test_only_files_of_containers_that_ask_for_a_gpu_are_read() -> None:
+    web = container("web", labels=labels("web", "/srv/web/compose.yml"))
+    mine = container("a", gpus=True, labels=labels("a", f"{PATH},relative.yml,-"))
+    assert compose_paths([web, mine]) == [PATH]
+
+
+# --- judged
+
+
+def test_a_healthy_project_is_told_as_its_file_alone_is() -> None:
+    assert of(host()) == ["GM907 note"]
+
+
+def test_in_mode_cdi_the_file_and_line_are_named_beside_the_refused_switch() -> None:
+    assert of(host(mode="cdi")) == ["GM905 fail", "GM907 note"]
+    (found,) = findings(host(mode="cdi"), "GM905")
+    assert found.evidence[0].source == f"{PATH}:12"
+    switch = {"runtime": {"mode": "cdi-only"}}
+    assert of(host(), switch) == ["GM906 warn", "GM907 note"]
+    (refused,) = findings(host(), "GM204", switch)
+    assert "moe-worker-1 (compose project moe)" in refused.refused
+
+
+def test_a_file_that_cannot_be_read_says_nothing() -> None:
+    assert of(host(None)) == []
+    assert of(host("services: [\n")) == []
+
+
+def test_a_container_made_before_the_file_was_changed_is_pending() -> None:
+    text = TEXT[: TEXT.index("    deploy:")] + "    devices:\n      - nvidia.com/gpu=0\n"
+    assert of(host(text)) == ["GM907 note", "GM911 note"]
+    (found,) = findings(host(text), "GM911", FORM)
+    assert "pending: docker compose up -d worker" in found.summary
+    assert (
+        f"cd /srv/moe && docker compose --project-directory /srv/moe -p moe -f {PATH} up -d worker"
+        in found.remedy
+    )
+    assert found.change is None
+
+
+# --- changed
+
+
+def test_the_wanted_form_is_written_by_edits_that_hold_no_text_of_the_file() -> None:
+    found = transaction(host(), FORM)
+    assert found is not None and found.codes == ("GM912",) and found.settle == ()
+    (step,) = found.steps
+    assert isinstance(step, EditFile)
+    assert SECRET not in str(step.as_data()) + diff(step)
+    assert "+      - nvidia.com/gpu=0" in diff(step)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SHAPES if rewritten(SHAPES[name], "devices", NEW)[1].texts]
+)
+@pytest.mark.parametrize("form", ["devices", "runtime"])
+def test_edits_made_from_a_masked_file_give_what_the_file_itself_would(
+    name: str, form: str, tmp_path: Any
+) -> None:
+    text = SHAPES[name].decode()
+    _, masked, _ = rewritten(masked_compose(text), form, NEW)
+    _, whole, _ = rewritten(text, form, NEW)
+    if not whole.texts:
+        assert masked.texts == {}
+        return
+    path = tmp_path / "compose.yml"
+    path.write_bytes(SHAPES[name])
+    step = EditFile(str(path), None, masked.edits["compose.yml"])
+    assert Edited(step.as_data()).new_bytes() == whole.texts["compose.yml"]
+
+
+def test_with_recreate_the_service_runs_again_and_again_where_it_is_undone() -> None:
+    found = transaction(host(), RECREATE)
+    assert found is not None
+    argv = ("docker", "compose", "--project-directory", "/srv/moe", "-p", "moe", "-f", PATH, "up", "-d")
+    argv += ("--no-deps", "--no-build", "--pull", "never", "worker")
+    assert found.settle == (argv,)
+    assert [type(step) for step in found.steps] == [EditFile, RunCommand]
+
+
+def test_a_pending_service_is_made_anew_where_that_is_allowed() -> None:
+    text = TEXT[: TEXT.index("    deploy:")] + "    devices:\n      - nvidia.com/gpu=0\n"
+    found = transaction(host(text), RECREATE)
+    assert found is not None and [type(step) for step in found.steps] == [RunCommand]
+
+
+@pytest.mark.parametrize("wanted", [FORM, RECREATE])
+def test_what_a_user_could_have_chosen_is_not_written_to(wanted: dict[str, Any]) -> None:
+    item = {**file(TEXT), "others": "/srv/moe belongs to uid 1000"}
+    found = host().but(files={PATH: item})
+    assert transaction(found, wanted) is None
+    (refused,) = findings(found, "GM912", wanted)
+    assert "uid 1000" in refused.refused and "gpumend compose fix" in refused.refused
+
+
+def test_what_includes_more_than_is_known_is_not_written_to() -> None:
+    found = host(f"include: [other.yml]\n{TEXT}")
+    assert transaction(found, FORM) is None
+
+
+def test_projects_that_are_not_meant_stay() -> None:
+    assert transaction(host(), {"compose": {"form": "auto", "projects": ["other", "x*"]}}) is None
+    assert transaction(host(), {"compose": {"form": "auto", "projects": ["m*"]}}) is not None
+
+
+def test_the_form_is_by_the_host() -> None:
+    old = transaction(host(docker="26.1.5"), FORM)
+    assert old is not None
+    assert "+    runtime: nvidia" in diff(old.steps[0])
+
+
+def test_facts_say_who_asks_how() -> None:
+    (found,) = host().state().compose.projects
+    assert found.asks == {"worker": ("reservation",)}
+    told = as_json(host().state().compose)
+    assert json.loads(json.dumps(told))["projects"][0]["asks"] == {"worker": ["reservation"]}
+    assert SECRET not in json.dumps(told)
