@@ -1,4 +1,4 @@
-"""The stack of incident report 002 on a booted host: it fails in mode cdi, its file is rewritten, its containers are made anew when
+"""The stack of incident report 002 on a booted host (one for all tests here): it fails in mode cdi, its file is rewritten, its containers are made anew when
 that is allowed, and have the GPU after a reboot."""
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def ident(node: Node, name: str) -> str:
     return str(node.run(["docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", f"moe-{name}-1"]).stdout)
 
 
-def test_the_stack_of_the_report_is_rewritten_told_and_made_anew(boot: Boot, lab: Lab) -> None:
-    node = boot("trixie+compose", scenario="healthy", toolkit="1.17.8")
+def test_the_stack_of_the_report_is_rewritten_told_and_made_anew(shared_boot: Boot, lab: Lab) -> None:
+    node = shared_boot("trixie+compose", scenario="healthy", toolkit="1.17.8")
     toolkit.write_config(node, mode="legacy")
     node.write(FILE, STACK)
     node.write("/srv/moe/secrets.env", f"TOKEN={SECRET}\nNVIDIA_DRIVER_CAPABILITIES=compute\n")
@@ -74,6 +74,7 @@ def test_the_stack_of_the_report_is_rewritten_told_and_made_anew(boot: Boot, lab
     assert node.read(FILE).decode() == STACK.replace(AFTER, "    runtime: nvidia\n").replace("=all", "=0")
     assert ident(node, "worker-0") == running, "what runs stays as it is"
     pending = [each for each in done.host(node)["findings"] if each["code"] == "GM911"]
+    pending.sort(key=lambda each: str(each["summary"]))
     assert [each["summary"].partition(" (")[0] for each in pending] == [
         "pending: docker compose up -d worker-0",
         "pending: docker compose up -d worker-1",
@@ -103,15 +104,15 @@ def test_the_stack_of_the_report_is_rewritten_told_and_made_anew(boot: Boot, lab
 
 
 def test_a_file_that_a_user_chose_is_read_no_further_than_he_could_and_not_written(
-    boot: Boot, lab: Lab
+    shared_boot: Boot, lab: Lab
 ) -> None:
-    node = boot("trixie+compose", scenario="healthy", toolkit="1.17.8")
+    node = shared_boot("trixie+compose", scenario="healthy", toolkit="1.17.8")
     toolkit.write_config(node, mode="legacy")
     node.write("/srv/ops/docker-compose.yml", STACK.replace("    env_file: secrets.env\n", ""))
     node.write(
         "/srv/private.yml", f"services:\n  worker-0:\n    gpus: all\n{SECRET}: 1\n{SECRET}: 2\n", 0o600
     )
-    node.sh("chown -R ops: /srv/ops; cd /srv/ops && docker compose -p moe up -d worker-0")
+    node.sh("chown -R ops: /srv/ops; cd /srv/ops && docker compose -p ops up -d worker-0")
     held = audit(lab, Target(node, wanted=FORM))
     assert "as the owner of /srv/ops/docker-compose.yml" in held.finding(node, "GM912")["refused"]
     node.sh("cd /srv/ops && rm docker-compose.yml && ln -s /srv/private.yml docker-compose.yml")
