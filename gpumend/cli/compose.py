@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 import sys
@@ -16,7 +15,7 @@ import click
 
 from gpumend.cli import compose_files, report_options, telling
 from gpumend.reports import working_copy
-from gpumend.reports.diff import lines_of
+from gpumend.reports.diff import diff_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
 from gpumend.rules.compose.rewrite import FORMS, form_for, rewrite
 from gpumend.rules.compose.where import NOWHERE, Where, from_report
@@ -186,7 +185,7 @@ def fix(
             click.echo(f"shared {place}: {', '.join(services)}")
         for path, data in sorted(done.texts.items()):
             before = each.files[path].encode(each.files[path].text)
-            click.echo(diff_of(path, before, data), nl=False)
+            click.echo(diff_of(path, before, data))
             changed = True
             why = "" if dry or uncommitted else compose_files.uncommitted(path)
             if why:
@@ -205,14 +204,6 @@ def fix(
     if not changed and not status:
         click.echo(f"nothing to rewrite: every request has the form {form}")
     sys.exit(status)
-
-
-def diff_of(path: str, before: bytes, after: bytes) -> str:
-    """A masked unified diff."""
-    rows = difflib.unified_diff(
-        lines_of(before), lines_of(after), f"{path} (now)", f"{path} (wanted)", lineterm=""
-    )
-    return mask("\n".join(rows)) + "\n"
 
 
 def up(found: Project, services: tuple[str, ...]) -> str:
