@@ -33,13 +33,13 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.nodes
+	$(BIN)/mypy -p tests.nodes -p tests.hostile
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/scripts
 
 nodes: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/nodes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/nodes tests/hostile
 
 ## A kill at every step and every fault of a host, on each Debian suite that nodes can be: about an hour on two cores.
 exhaustive: $(STAMP)

@@ -20,6 +20,7 @@ from gpumend.rules.finding import Component
 from gpumend.run.audit_program import PATH, RULE
 from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.snapshot import Snapshot
+from tests.hostile.attacks import counted
 from tests.nodes import images, scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import (
@@ -78,6 +79,7 @@ def test_the_audit_rule_gives_the_same_audit(lab: Lab, full: tuple[Node, Ran]) -
     assert re.findall(r"COMMAND=(.*)", log)[-1] == PATH
 
 
+@counted("a user")
 @pytest.mark.parametrize(
     "command",
     [
@@ -104,6 +106,7 @@ def test_the_audit_rule_allows_nothing_else(full: tuple[Node, Ran], command: str
     assert done.stdout == ""
 
 
+@counted("a user")
 def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]) -> None:
     """Standard input, environment, directory and umask are the user's; the answer is the same host's."""
     node, _ = full

@@ -413,9 +413,18 @@ def test_users_files_do_not_fill_the_answer(home: Path) -> None:
         owned(home / f"conf.d/{number:02}.conf", "x" * 1000000)
     pattern = str(home / "conf.d/*")
     (home.parent.parent / "roots").write_text("x" * 1000000)
-    answer = run(globs=[a_glob(pattern)], files=[str(home.parent.parent / "roots")])
+    bens = owned(home.parent / "ben/conf", "x" * 1000000, uid=BEN)
+    link = home.parent.parent / "link"
+    link.symlink_to("roots")
+    answer = run(
+        globs=[a_glob(pattern), a_glob(str(bens)), a_glob(str(link))],
+        files=[str(home.parent.parent / "roots")],
+    )
+    assert answer["files"][str(bens)]["status"] == answer["files"][str(link)]["status"] == "ok", (
+        "others' are read"
+    )
     statuses = [answer["files"][path]["status"] for path in answer["globs"][pattern]["paths"]]
-    assert statuses == ["ok"] * 6 + ["failed"] * 6
+    assert statuses == ["ok"] * 3 + ["failed"] * 9
     assert answer["files"][str(home.parent.parent / "roots")]["status"] == "ok"
 
 

@@ -29,7 +29,7 @@ Case = tuple[str, str | bytes, int, str]  # where, pattern, flags, how
 
 
 # Where no call by name tells how a pattern is used: of a tuple, and by yaml, which tries both at the beginning of a scalar.
-USED = {"_ROLES": "fullmatch", "gpumend.state.cdi": "match"}
+USED = {"_ROLES": "fullmatch", "WORKDIRS": "fullmatch", "gpumend.state.cdi": "match"}
 OURS = "gpumend.rules.sources"  # reads this project's own documentation
 
 

@@ -64,6 +64,14 @@ def inside(pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
     return found
 
 
+def unread(why: Json, pid: int, spec: Json, timeout: float, daemon: bool) -> Json:
+    """As `inside`, of a container of which nothing could be read, with why."""
+    found = {"pid": pid, "mountinfo": dict(why), "starts": False}
+    for section in ("files", "stats"):
+        found[section] = {path: dict(why) for path in spec.get(section, ())}
+    return dict(found, docker=dict(why)) if daemon else found
+
+
 def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/docker.sock") -> List[Json]:
     """The containers that dockerds run in and that Docker did not list yet: they began while we looked. Where it does not
     tell of them any more, its list is not whole, and says so."""
@@ -150,8 +158,12 @@ def read_side_by_side(jobs: List[Job], end: float, wait: float) -> None:
         return lambda: {"answer": function(*arguments)}
 
     def take(number: int, found: Json) -> None:
-        where, key, _, _ = jobs[number]
-        where[key] = found.get("answer", found)
+        where, key, function, arguments = jobs[number]
+        where[key] = (
+            unread(found, *arguments)
+            if function is inside and "answer" not in found
+            else found.get("answer", found)
+        )
 
     read_apart([source(job) for job in jobs], take, end, {}, wait, READERS)
 

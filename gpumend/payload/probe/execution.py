@@ -161,6 +161,7 @@ class Fence:
     def __init__(self) -> None:
         self.holder: Any = None
         self.members: Optional[str] = None  # the file that takes processes in
+        self.handle: Optional[int] = None  # on it
         self.inside: Set[int] = set()
 
     def raise_up(self) -> None:
@@ -180,18 +181,25 @@ class Fence:
                 start_new_session=True,
             )
 
-    def put(self, pid: int) -> None:
-        """A process that has just been started is within the limit, where there is one by now."""
-        try:
-            if self.holder and not self.members:
+    def stands(self, seconds: float) -> None:
+        """It is there, or is not going to be: within some seconds."""
+        end = time.monotonic() + seconds
+        while self.holder and not self.members and self.holder.poll() is None and time.monotonic() < end:
+            try:
                 with open("/proc/%d/cgroup" % self.holder.pid) as handle:
                     self.members = members_of(handle.read().splitlines())
-            if self.members:
-                with open(self.members, "w") as handle:
-                    handle.write(str(pid))
-                self.inside.add(pid)
-        except OSError:
-            pass  # it has ended
+                if self.members:
+                    self.handle = os.open(self.members, os.O_WRONLY | os.O_CLOEXEC)
+            except OSError:
+                return
+            if not self.members:
+                time.sleep(0.005)
+
+    def enter(self) -> None:
+        """This process, which is about to be a command, and all that it starts are within the limit. It is but one call of
+        the kernel's: threads of its parent may have held any lock (subprocess, preexec_fn)."""
+        if self.handle is not None:
+            os.write(self.handle, b"0")
 
     def take_down(self) -> None:
         """Nobody is in it any more, nor is it there: what has left its process group to outlive us is killed, too."""
@@ -203,9 +211,11 @@ class Fence:
                     os.kill(int(pid), signal.SIGKILL)
         except (OSError, ValueError):
             pass
+        if self.handle is not None:
+            os.close(self.handle)
         self.holder.kill()
         self.holder.communicate()
-        self.holder, self.members = None, None
+        self.holder = self.members = self.handle = None
         self.inside.clear()
 
 
@@ -222,6 +232,15 @@ def members_of(rows: List[str]) -> Optional[str]:
 
 FENCE = Fence()
 SLEEPERS: List[int] = []  # as of the beginning of this look
+
+
+def asleep(pid: int) -> bool:
+    """Whether a process is in uninterruptible sleep (proc(5), state D)."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as handle:
+            return handle.read().rpartition(b")")[2].split()[0] == b"D"
+    except (OSError, IndexError):
+        return False  # it has ended
 
 
 def sleepers() -> List[int]:
@@ -286,11 +305,13 @@ def run(argv: List[str], timeout: Optional[float]) -> Json:
             env=surroundings(),
             start_new_session=True,
             close_fds=True,
+            preexec_fn=FENCE.enter if FENCE.handle is not None else None,
         )
     except OSError as error:
         return failure(error)
     CHILDREN.add(child)
-    FENCE.put(child.pid)
+    if FENCE.handle is not None:
+        FENCE.inside.add(child.pid)
     chunks: Dict[Any, List[bytes]] = {child.stdout: [], child.stderr: []}
     sizes: Dict[Any, int] = {child.stdout: 0, child.stderr: 0}
     open_pipes: List[Any] = [child.stdout, child.stderr]
@@ -322,8 +343,9 @@ def run(argv: List[str], timeout: Optional[float]) -> Json:
         item.update(status="timeout", error="no answer within %g s" % timeout)
         try:
             child.wait(0.2)
-        except subprocess.TimeoutExpired:  # its parent, who could wait for it, is about to end
-            item["error"] += "; process %d cannot be ended and is left behind" % child.pid
+        except subprocess.TimeoutExpired:
+            if asleep(child.pid):  # else it is about to end: to give back memory takes its time
+                item["error"] += "; process %d cannot be ended and is left behind" % child.pid
     elif child.returncode == -signal.SIGKILL and child.pid in FENCE.inside:
         why = "it was killed, as what needs more than %d MiB of memory is" % (MAX_MEMORY >> 20)
         item.update(status="failed", error=why)

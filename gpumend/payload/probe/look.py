@@ -45,8 +45,10 @@ from gpumend.payload.probe.systemd import units
 
 FORMAT = 1
 PACKED = "gpumend:zlib:"
+MAX_USER_BYTES = 4 << 20  # of what is kept of one user's files: nobody takes all for himself
 MAX_USERS_BYTES = 8 << 20  # of what is kept of users' files, all together
 HANGS = 5  # seconds after which what takes milliseconds is not waited for
+FENCED = 2  # seconds for systemd to make a scope: that takes 30 ms
 MOUNTS = 3  # seconds in which a file system has to answer
 READS = 15  # seconds for all files and processes: a second where homes lie on a network
 BEYOND = 60  # seconds for a look and all its repetitions beyond what its commands may take
@@ -120,7 +122,7 @@ class Tree:
         self.request, self.root = request, root
         self.answer: Json = {"files": {}, "stats": {}, "globs": {}, "programs": {}, "rooms": {}}
         self.dead: Dict[str, str] = {}  # mounts that do not answer
-        self.users = 0  # bytes of users' files so far
+        self.users: Dict[str, int] = {}  # bytes of files so far, by whose they are
         self.spoiled: Dict[str, Json] = {}  # why a path is not read (again)
         self.hung = hung(SLEEPERS)
         self.sources: List[Tuple[str, str, Callable[[], Json]]] = list(self.in_turn())
@@ -159,7 +161,12 @@ class Tree:
         """All is read that could be until `end`; what could not is tagged with why."""
 
         def apart(source: Callable[[], Json]) -> Callable[[], Json]:
-            return lambda: self.keep(source())
+            def read() -> Json:
+                found = source()
+                self.keep(slight(found))  # the child's own, for its later sources
+                return found
+
+            return read
 
         def take(number: int, found: Json) -> None:
             section, key, _ = self.sources[number]
@@ -175,7 +182,7 @@ class Tree:
 
         read_apart([apart(source) for _, _, source in self.sources], take, end, self.spoiled, wait)
 
-    def keep(self, found: Json) -> Json:
+    def keep(self, found: Json) -> None:
         """What one source says is part of the answer."""
         for section, items in found.items():
             if section in ("dead", "users"):
@@ -190,7 +197,6 @@ class Tree:
                 self.answer["processes"] = items
             else:
                 self.answer[section].update(items)
-        return found
 
     def looked(self, function: Callable[..., Json], path: str, *more: Any) -> Json:
         """What a function says of a path, but not where it is known to be of no use."""
@@ -204,12 +210,18 @@ class Tree:
             return failure(why)
         at(path)
         item = function(self.root + path, *more)
-        if item.get("uid") or "link" in item:
-            hits = [len(hit) for hits in item.get("found", {}).values() for hit in hits]
-            self.users += len(item.get("data", "")) + sum(hits)
-            if self.users > MAX_USERS_BYTES and (hits or "data" in item):
-                error = "files of users have more than %d bytes" % MAX_USERS_BYTES
-                return {"status": "failed", "error": error}
+        if not item.get("uid") and "link" not in item:
+            return item
+        hits = [len(hit) for hits in item.get("found", {}).values() for hit in hits]
+        size, owner = len(item.get("data", "")) + sum(hits), str(item.get("uid", 0))  # JSON's keys are texts
+        kept = self.users.get(owner, 0) + size
+        theirs = size + sum(others for uid, others in self.users.items() if uid != "0")
+        if size and kept > MAX_USER_BYTES:
+            error = "files of uid %s have more than %d bytes" % (owner, MAX_USER_BYTES)
+            return {"status": "failed", "error": error}
+        if size and owner != "0" and theirs > MAX_USERS_BYTES:
+            return {"status": "failed", "error": "files of users have more than %d bytes" % MAX_USERS_BYTES}
+        self.users[owner] = kept
         return item
 
     def matched(self, spec: Json) -> Json:
@@ -243,13 +255,21 @@ class Tree:
                 stats[path] = self.looked(meta, path)
             if spec.get("section"):
                 stats[path]["section"] = self.looked(elf_section, path, spec["section"])
-            text = files.get(path) or self.answer["files"].get(path, {})
+            text = files.get(path) or (self.looked(read_file, path) if spec.get("mentioned") else {})
             if spec.get("mentioned") and "data" in text:
                 for name in mentioned(base64.b64decode(text["data"])):
                     if name not in self.answer["stats"] and name not in stats:
                         stats[name] = self.looked(meta, name)
         listed["paths"] = sorted(set(listed["paths"]).union(before))
         return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
+
+
+def slight(found: Json) -> Json:
+    """What a source says, without the bytes of files."""
+    if "files" not in found:
+        return found
+    light = {path: {key: item[key] for key in item if key != "data"} for path, item in found["files"].items()}
+    return dict(found, files=light)
 
 
 def mounts() -> str:
@@ -301,6 +321,7 @@ def look(request: Json, end: Optional[float] = None) -> Json:
     )
     if request.get("allocations"):
         jobs.append((answer, "allocations", ledger, (request["allocations"], answer["processes"], timeout)))
+    FENCE.stands(FENCED)
     at_once(jobs, within(patience(request) + HANGS))
     look_further(request, answer, daemons, timeout, within(patience(request) + HANGS))
     answer["seconds"] = round(time.monotonic() - began, 3)

@@ -88,11 +88,15 @@ def confine(writing: int, seconds: float) -> None:
             except OSError:
                 pass  # it was the one of the list itself
     with open("/proc/self/statm") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize()
+        words = file.read().split()
+    size, data = (int(words[at]) * resource.getpagesize() for at in (0, 5))
     limits = (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, MAX_READER_SECONDS),
         (resource.RLIMIT_AS, size + MAX_READER_BYTES),
+        # What glibc has reserved for the threads of its parent is addresses already (malloc, arenas); Linux 4.7 counts what
+        # of it is used (getrlimit(2), RLIMIT_DATA).
+        (resource.RLIMIT_DATA, data + MAX_READER_BYTES),
     )
     for limit, value in limits:
         hard = resource.getrlimit(limit)[1]

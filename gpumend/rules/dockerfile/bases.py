@@ -18,9 +18,9 @@ FRAMEWORKS = re.compile(
 )
 # The WORKDIR that an image begins with, where it is not /.
 WORKDIRS = (
-    (re.compile(r"(?:.*/)?pytorch/pytorch(?:[:@].*)?"), "/workspace"),  # pytorch/pytorch Dockerfile
+    (re.compile(r"(?s)(?:.*/)?pytorch/pytorch(?:[:@].*)?"), "/workspace"),  # pytorch/pytorch Dockerfile
     (
-        re.compile(r"(?:.*/)?nvidia/(?:pytorch|tensorflow|jax)(?:[:@].*)?"),
+        re.compile(r"(?s)(?:.*/)?nvidia/(?:pytorch|tensorflow|jax)(?:[:@].*)?"),
         "/workspace",
     ),  # NGC: the container's welcome
 )

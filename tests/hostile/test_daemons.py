@@ -1,26 +1,21 @@
-"""What a user of a host, without any right, tries on whoever audits and mends it as root."""
+"""What a user passes off as a daemon or a tool of the host's, tried on a whole audit and a whole mend."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpumend.run.programs import probe_program
 from gpumend.state.snapshot import Snapshot
+from tests.hostile.attacks import as_user, counted
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import audit, mend
 from tests.nodes.lab import Lab, Node
 
 USER = "nosudo"
 TEMPLATE = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl"
-
-
-def as_user(node: Node, script: str) -> subprocess.CompletedProcess[str]:
-    """A shell script of the user's."""
-    return node.run(["runuser", "-u", USER, "--", "bash", "-c", script], check=False)
 
 
 def answer(node: Node) -> Snapshot:
@@ -43,6 +38,7 @@ def false_dockerd(node: Node, arguments: str) -> Iterator[int]:
     node.run(["pkill", "-P", shell], check=False)
 
 
+@counted("a user")
 def test_a_false_dockerd_is_told_and_its_file_is_not_written(lab: Lab, boot: Boot) -> None:
     """`exec -a dockerd su root -- --config-file=PATH`: Docker's JSON came to lie in k3s' template for containerd."""
     node = boot("trixie", "healthy")
@@ -63,6 +59,7 @@ def test_a_false_dockerd_is_told_and_its_file_is_not_written(lab: Lab, boot: Boo
     assert "GM006" not in audit(lab, node).codes(node)
 
 
+@counted("a user")
 def test_a_false_dockerd_starts_no_docker(lab: Lab, boot: Boot) -> None:
     """docker.service is stopped on purpose, docker.socket is up: whoever connects starts it."""
     node = boot("trixie", "healthy")
@@ -75,6 +72,7 @@ def test_a_false_dockerd_starts_no_docker(lab: Lab, boot: Boot) -> None:
         assert answer(node).docker.absent
 
 
+@counted("a user")
 def test_nvcc_in_a_users_home_is_not_executed_by_root(lab: Lab, boot: Boot) -> None:
     """/usr/local/cuda -> /home/USER/cuda-12.4, as people do who have no place elsewhere."""
     node = boot("trixie", "healthy")

@@ -1,0 +1,216 @@
+"""One attack, how it is carried out, and the count of all.
+
+An attack names the promise of the design (README.md, docs/architecture.md) at which it aims. Its protection can be taken out:
+`without` makes of the probe's text one that lacks it. With GPUMEND_UNGUARDED=1 in the environment every case runs that text,
+and passes where the attack succeeds: so each was seen to be one.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+from gpumend.payload.source import probe_source
+from gpumend.state.host_state import request
+from gpumend.state.snapshot import unpacked
+from tests.nodes.lab import Node
+
+P = ParamSpec("P")
+UNGUARDED = os.environ.get("GPUMEND_UNGUARDED") == "1"
+SECONDS = 30  # in which a probe ends on any host
+RESIDENT = 128 << 20  # bytes that our own processes have together (PSS, proc(5) smaps_rollup)
+TRIED: Counter[str] = Counter()
+HELD: Counter[str] = Counter()
+
+# Runs on a node: a program in a cgroup of its own, so that nothing that it starts is lost sight of.
+RUNNER = r"""
+import json, os, subprocess, sys, time
+limit = float(sys.argv[1])
+cgroup = "/sys/fs/cgroup/gpumend-hostile"
+os.makedirs(cgroup, exist_ok=True)
+def members():
+    with open(cgroup + "/cgroup.procs") as handle:
+        return handle.read().split()
+def enter():
+    with open(cgroup + "/cgroup.procs", "w") as handle:
+        handle.write("0")
+def resident():
+    total = 0
+    for pid in members():
+        try:
+            with open("/proc/%s/cmdline" % pid) as handle:
+                if handle.read().split("\0")[1:5] != ["-I", "-S", "-B", "-"]:
+                    continue
+            with open("/proc/%s/smaps_rollup" % pid) as handle:
+                total += next(int(line.split()[1]) for line in handle if line.startswith("Pss:")) << 10
+        except (OSError, StopIteration):
+            continue
+    return total
+def named(pid):
+    try:
+        with open("/proc/%s/cmdline" % pid) as handle:
+            return handle.read().replace("\0", " ")
+    except OSError:
+        return ""
+argv = ["python3", "-I", "-S", "-B", "-"]
+began = time.monotonic()
+with open("/run/hostile.out", "wb+") as out, open("/run/hostile.err", "wb+") as err, open("/run/hostile.py", "rb") as program:
+    child = subprocess.Popen(argv, stdin=program, stdout=out, stderr=err, preexec_fn=enter)
+    peak = 0
+    while child.poll() is None and time.monotonic() - began < limit:
+        peak = max(peak, resident())
+        time.sleep(0.05)
+    seconds, rc = time.monotonic() - began, child.poll()
+    end = time.monotonic() + 1
+    while members() and time.monotonic() < end and rc is not None:
+        time.sleep(0.02)
+    left = [named(pid) for pid in members()]
+    while members():
+        for pid in members():
+            os.kill(int(pid), 9)
+        child.wait()
+    out.seek(0), err.seek(0)
+    said = [out.read(64 << 20).decode("utf-8", "replace"), err.read(4096).decode("utf-8", "replace")]
+print(json.dumps({"rc": rc, "seconds": seconds, "peak": peak, "left": left, "out": said[0], "err": said[1]}))
+"""
+
+
+def told(answer: str) -> str:
+    """An answer's text, and what in it is base64."""
+    packed = re.findall(r'"data": ?"([A-Za-z0-9+/=]+)"', answer)
+    return answer + "".join(base64.b64decode(data).decode("utf-8", "replace") for data in packed)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one run of the probe did. rc: None where it did not end in time; peak: bytes of our own processes; left:
+    processes that outlived it."""
+
+    node: Node
+    rc: int | None
+    seconds: float
+    peak: int
+    left: tuple[str, ...]
+    out: str
+    err: str
+
+    @functools.cached_property
+    def answer(self) -> dict[str, Any]:
+        """The answer, or nothing where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(unpacked(self.out))
+        except (ValueError, TypeError):
+            return {}
+        return found
+
+    @functools.cached_property
+    def told(self) -> str:
+        """All that has left the host."""
+        return told(unpacked(self.out) if self.answer else self.out)
+
+    def bounds(self) -> None:
+        """What holds on every host."""
+        assert self.rc == 0 and self.answer, (self.rc, self.out[-500:], self.err)
+        assert self.out.isascii() and self.out.count("\n") == 1 and self.err == ""
+        assert self.seconds < SECONDS, self.seconds
+        assert self.peak < RESIDENT, self.peak
+        assert self.left == ()
+        assert self.node.sh("systemctl list-units --plain --no-legend --all 'run-*.scope'").stdout == ""
+
+
+def probed(node: Node, text: str, limit: float = SECONDS + 15) -> Seen:
+    """The probe, run on a node as the controller has it run, watched."""
+    node.write("/run/hostile.py", text)
+    done = node.run(["python3", "-c", RUNNER, str(limit)], timeout=limit + 30)
+    found = json.loads(done.stdout)
+    return Seen(node, **{**found, "left": tuple(found["left"])})
+
+
+def program(asked: Mapping[str, Any] | None = None, without: Callable[[str], str] | None = None) -> str:
+    """The probe's text with a request, or with what protects it taken out."""
+    wanted = json.dumps(asked if asked is not None else request())
+    text = f"{probe_source()}\n#END\nmain(json.loads({wanted!r}))\n"
+    changed = without(text) if without else text
+    assert (changed != text) == bool(without), "what is to be taken out is not there"
+    return changed
+
+
+def add(more: str) -> Callable[[str], str]:
+    """A text with definitions that count instead of its own."""
+    return lambda text: text.replace("#END\n", more + "\n", 1)
+
+
+def put(*pairs: tuple[str, str]) -> Callable[[str], str]:
+    """A text with something else in place of some of it."""
+
+    def changed(text: str) -> str:
+        for old, new in pairs:
+            assert old in text, old
+            text = text.replace(old, new)
+        return text
+
+    return changed
+
+
+def both(*changes: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: functools.reduce(lambda done, change: change(done), changes, text)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """promise: the design's number for what it aims at. root: what root has done before, unsuspecting; user: what the
+    attacker does; held: whether the attack failed; clean: takes it away."""
+
+    name: str
+    promise: int
+    held: Callable[[Seen], bool]
+    without: Callable[[str], str]
+    user: str = ""
+    root: str = ""
+    clean: str = ""
+    limit: float = 12  # seconds that a probe without protection gets
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@contextlib.contextmanager
+def attempt(by: str) -> Iterator[None]:
+    """One attack: it failed where the body ends."""
+    TRIED[by] += 1
+    yield
+    HELD[by] += 1
+
+
+def counted(by: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """A test that is one attack."""
+
+    def decorate(test: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(test)
+        def wrapped(*arguments: P.args, **named: P.kwargs) -> None:
+            with attempt(by):
+                test(*arguments, **named)
+
+        return wrapped
+
+    return decorate
+
+
+def summary(tried: Mapping[str, int], held: Mapping[str, int]) -> str:
+    """The line for people: how many in all, and by whom."""
+    by = ", ".join(f"{who} {held.get(who, 0)}/{count}" for who, count in sorted(tried.items()))
+    return f"{sum(tried.values())} attacks, {sum(held.values())} held: {by}"
+
+
+def as_user(node: Node, script: str, user: str = "nosudo") -> subprocess.CompletedProcess[str]:
+    """A shell script of a user's."""
+    return node.run(["runuser", "-u", user, "--", "bash", "-c", script], check=False)

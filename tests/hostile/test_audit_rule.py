@@ -1,0 +1,82 @@
+"""What the sudo rule for the audit gives away: nothing that an account without any right could not have learned by itself,
+but what docs/sudo.md lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from gpumend.run.programs import installed_program
+from gpumend.state.snapshot import unpacked
+from tests.hostile.attacks import as_user, attempt, told
+from tests.nodes.conftest import Boot
+from tests.nodes.images import BASE, import_image
+from tests.nodes.lab import Node
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "sudo.md"
+PLANTED = {
+    "gm-shadow": "echo 'x:gm-shadow:1::::::' >>/etc/shadow",
+    "gm-root-file": "echo gm-root-file >/root/.secret; chmod 600 /root/.secret",
+    "gm-ssh-key": "echo gm-ssh-key >/etc/ssh/ssh_host_rsa_key; chmod 600 /etc/ssh/ssh_host_rsa_key",
+    "gm-registry": 'mkdir -p /root/.docker; echo \'{"auths": {"x": {"auth": "gm-registry"}}}\' >/root/.docker/config.json',
+    "gm-argument": "cp /bin/sleep /run/k3s; setsid /run/k3s 300 --token gm-argument >/dev/null 2>&1 &",
+    "gm-environ": "cp /bin/sleep /run/kubelet; AWS_SECRET=gm-environ setsid /run/kubelet 300 >/dev/null 2>&1 &",
+    "gm-unit": "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=API_KEY=gm-unit\\n'"
+    " >/etc/systemd/system/docker.service.d/x.conf; chmod 600 /etc/systemd/system/docker.service.d/x.conf; systemctl daemon-reload",
+    "gm-container": f"docker run -d --name labelled --privileged -e API_TOKEN=gm-container {BASE} sh -c 'echo gm-log; sleep 86400'",
+    "gm-log": ":",
+    "gm-cron": "mkdir -p /var/spool/cron/crontabs; echo '* * * * * TOKEN=gm-cron /usr/bin/docker ps' >/var/spool/cron/crontabs/root;"
+    " chmod 600 /var/spool/cron/crontabs/root",
+    "gm-unit-file": "printf '[Service]\\nExecStart=/usr/bin/docker run -e KEY=gm-unit-file x\\n' >/etc/systemd/system/y.service;"
+    " chmod 600 /etc/systemd/system/y.service",
+    "gm-journal": "logger -t docker gm-journal",
+}
+
+
+def learned(root: dict[str, Any], user: dict[str, Any]) -> Iterator[str]:
+    """What root's answer has that the user's has not, each as `section key`."""
+    for section in ("files", "stats"):
+        for path, item in root[section].items():
+            other = user[section].get(path, {})
+            if "data" in item and "data" not in other:
+                yield f"content of {path}"
+            elif item.get("found") and item["found"] != other.get("found"):
+                yield f"lines of {path}"
+            elif item.get("status") == "ok" and other.get("status") != "ok":
+                yield f"existence of {path}"
+    for section in ("commands", "listings", "globs"):
+        for name, item in root[section].items():
+            if item["status"] == "ok" and user[section].get(name, {}).get("status") != "ok":
+                yield f"{section} {name}"
+    for section in ("docker", "inside", "units", "spaces"):
+        if root.get(section) and root[section] != user.get(section) and section in ("docker", "inside"):
+            yield section
+    known = {entry["pid"]: entry for entry in user["processes"].get("processes", ())}
+    for entry in root["processes"]["processes"]:
+        if "exe" in entry and "exe" not in known.get(entry["pid"], {}):
+            yield "program of a process"
+        if entry.get("env") and not known.get(entry["pid"], {}).get("env"):
+            yield "environment of a process"
+
+
+def test_it_gives_nothing_but_what_its_page_lists(shared_boot: Boot) -> None:
+    node: Node = shared_boot("trixie", "healthy")
+    import_image(node)
+    for script in PLANTED.values():
+        node.sh(script)
+    node.write("/srv/audit", installed_program(), 0o755)
+    root = json.loads(unpacked(node.run(["/srv/audit"]).stdout))
+    user = json.loads(unpacked(as_user(node, "/srv/audit").stdout))
+    listed = re.findall(r"(?m)^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8"))
+    more = sorted(set(learned(root, user)))
+    with attempt("a user"):
+        unlisted = [each for each in more if not any(fnmatchcase(each, entry) for entry in listed)]
+        assert not unlisted, "\n".join(unlisted)
+    assert more, "there is something that root alone may see"
+    text = told(json.dumps(root))
+    with attempt("a user"):
+        assert [secret for secret in PLANTED if secret in text] == []

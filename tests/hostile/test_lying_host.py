@@ -1,0 +1,264 @@
+"""What a host whose root is hostile tries on the controller and on the report of others; and what broken programs of root's
+do to the probe."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumend.run.programs import probe_program
+from gpumend.state.snapshot import unpacked
+from tests.hostile.attacks import RESIDENT, UNGUARDED, Attack, Seen, add, attempt, both, probed, program, put
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import ROOT, inline
+from tests.nodes.lab import Lab, Node
+
+# --- what it answers: each of these is the login shell of a user, who is a host of his own to the controller
+
+FORGE = """
+import base64, json, os, sys, zlib
+with open("/srv/liars/answer") as handle:
+    answer = json.load(handle)
+def send(found):
+    print(json.dumps(found, separators=(",", ":")))
+def spec(text):
+    answer["files"]["/etc/cdi/x.yaml"] = {"status": "ok", "kind": "file", "mode": 420, "uid": 0, "gid": 0, "size": 1, "mtime": 1, "ctime": 1,
+                                          "data": base64.b64encode(text.encode()).decode()}
+    answer["globs"]["/etc/cdi/*"] = {"status": "ok", "paths": ["/etc/cdi/x.yaml"]}
+    send(answer)
+"""
+
+
+@dataclass(frozen=True)
+class Lie:
+    """script: Python, which is told nothing and prints what the controller takes for the probe's answer. held: whether the
+    report, and what was said, is as it should be. without: Python for the controller, which takes the protection out; an
+    empty text where that is no one place (test_unread.py and the fuzz tests have those)."""
+
+    name: str
+    promise: int
+    script: str
+    held: Callable[[dict[str, Any], str], bool]
+    without: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def lost(host: dict[str, Any], said: str) -> bool:
+    """It gave no answer: an error of this host's alone."""
+    return bool(host["error"]) and not host["findings"]
+
+
+def unknown(host: dict[str, Any], said: str) -> bool:
+    """It is not as wanted, whatever is not said."""
+    return bool(host["exit"] != 0 and host["status"] != "as wanted")
+
+
+def told(host: dict[str, Any], said: str) -> bool:
+    """It is judged, or is unknown: in no case as wanted."""
+    return bool(host["error"]) or any(found["status"] != "ok" for found in host["findings"])
+
+
+def plain(host: dict[str, Any], said: str) -> bool:
+    """What it says bends no terminal, no line and no workflow."""
+    lines = said.splitlines()
+    return "\33" not in said and not any(
+        line.startswith(("::error", "good ")) and "gm-" in line for line in lines
+    )
+
+
+LIMIT = "output.LIMIT = output.LINES = 1 << 50"
+EMPTY = "snapshot.Snapshot.from_output = classmethod(lambda cls, text: cls({}))"
+PACKED = "snapshot.MAX_ANSWER_BYTES = 1 << 40"
+SLOW = "assessment.JUDGING = asking.JUDGING = 1e6; "
+BASE = SLOW + "cdi._Loader.yaml_implicit_resolvers = yaml.SafeLoader.yaml_implicit_resolvers"
+ALIASES = SLOW + "cdi.check_yaml = lambda text: None"
+CONTROLLER = """
+from gevent import monkey
+monkey.patch_all()
+import runpy, sys, yaml
+import gpumend.run.remote.connection
+from gpumend.run.remote import asking, assessment, output
+from gpumend.state import cdi, snapshot
+{}
+sys.argv = ["pyinfra", *sys.argv[1:]]
+runpy.run_module("pyinfra", run_name="__main__")
+"""
+
+LIES = (
+    Lie("a line without end", 9, "while True: sys.stdout.write('x' * 65536)", lost, LIMIT),
+    Lie("lines without end", 9, "while True: sys.stdout.write('gumend\\n' * 8192)", lost, LIMIT),
+    Lie("nothing, and all is well", 4, "pass", lost, EMPTY),
+    Lie("an answer without anything in it", 4, "send({'gpumend': 1})", unknown),
+    Lie("bytes that are no text", 9, "os.write(1, bytes(range(128, 256)) * 100 + b'\\n')", lost),
+    Lie("a hundred thousand lists, one in another", 9, "print('[' * 100000)", lost),
+    Lie(
+        "an answer that unpacks to a gigabyte",
+        9,
+        "z = zlib.compressobj(9); data = b''.join(z.compress(b' ' * (1 << 20)) for _ in range(1024)) + z.flush();"
+        " print('gpumend:zlib:' + base64.b64encode(data).decode())",
+        lost, PACKED),
+    Lie("numbers of a hundred thousand digits", 9, "answer['system']['time'] = 'N'; print(json.dumps(answer).replace('\"N\"', '9' * 100000))", lost),
+    Lie("a spec of two megabytes of numbers to base 60", 9, "spec('cdiVersion: 0.6.0\\nx: [' + '1:' * 500000 + '1]\\n')", told, BASE),
+    Lie("a spec whose aliases multiply", 9, "spec('a: &a [x, x, x, x, x, x, x, x, x]\\n' + ''.join('%s: &%s [%s]\\n' % (b, b, ', '.join(['*' + a] * 9)) for a, b in zip('abcdefgh', 'bcdefghi')))", told, ALIASES),
+    Lie("escape sequences and lines of others in its texts", 9, "answer['system']['hostname'] = answer['system']['kernel'] = '\\33[2Jx\\n::error gm-forged\\ngood gm-forged'; send(answer)", plain),
+    Lie("lists where there are texts, and texts where there are lists", 9, "answer.update(files=[], stats='x', commands=7, docker=[], units=None); send(answer)", unknown),
+)  # fmt: skip
+SET_UP = r"""
+mkdir -p /srv/liars
+for n in $(seq 0 "$1"); do
+    printf '#!/bin/sh\nexec python3 -I -S -c "exec(open(\\"/srv/liars/forge\\").read() + open(\\"/srv/liars/%s\\").read())" </dev/null\n' "$n" >/srv/liars/shell$n
+    chmod 755 /srv/liars/shell$n
+    useradd -m -s /srv/liars/shell$n liar$n
+    mkdir -p /home/liar$n/.ssh; cp /root/.ssh/authorized_keys /home/liar$n/.ssh/; chown -R liar$n: /home/liar$n
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def host(shared_boot: Boot) -> Node:
+    return shared_boot("trixie", "healthy")
+
+
+@pytest.fixture(scope="module")
+def audited(lab: Lab, host: Node, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """One audit of a good host and of all that lie: (the report, what was said)."""
+    directory = tmp_path_factory.mktemp("liars")
+    answer = unpacked(host.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout)
+    host.write("/srv/liars/answer", answer)
+    host.write("/srv/liars/forge", FORGE)
+    for number, lie in enumerate(LIES):
+        host.write(f"/srv/liars/{number}", lie.script)
+    host.sh(SET_UP, str(len(LIES) - 1))
+    done, report = run(lab, host, directory, range(len(LIES)), ["-m", "pyinfra"], 240)
+    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-4000:]
+    return report, done.stdout + done.stderr
+
+
+def run(
+    lab: Lab, host: Node, directory: Path, liars: Iterable[int], controller: list[str], limit: float
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """An audit of the good host and of some that lie: (what was said, the report)."""
+    text = f"[defaults]\nkey = {inline(str(lab.key))}\nknown_hosts = {inline(str(lab.known_hosts))}\n"
+    users = {"good": "root", **{f"liar{number}": f"liar{number}" for number in liars}}
+    for name, user in users.items():
+        text += f"[hosts.{name}]\naddress = {inline(host.address)}\nuser = {inline(user)}\nsudo = false\n"
+    (directory / "hosts.toml").write_text(text)
+    report = directory / "report"
+    report.unlink(missing_ok=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            *controller,
+            "inventory.py",
+            "deploys/gpu_host.py",
+            "--dry",
+            "--data",
+            f"report={report}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "GPUMEND_HOSTS": str(directory / "hosts.toml"), "PYINFRA_PROGRESS": "off"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    return done, json.loads(report.read_text()) if report.exists() else {}
+
+
+def succeeds(lab: Lab, host: Node, directory: Path, number: int) -> bool:
+    """Whether a lie harms a controller without its protection: in time, in memory, in what is reported."""
+    try:
+        done, report = run(
+            lab, host, directory, [number], ["-c", CONTROLLER.format(LIES[number].without)], 25
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    larger = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 700_000
+    liar = report.get("hosts", {}).get(f"liar{number}")
+    return larger or not liar or not LIES[number].held(liar, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("number", range(len(LIES)), ids=map(str, LIES))
+def test_a_lie_harms_the_liar_alone(
+    lab: Lab, host: Node, audited: tuple[dict[str, Any], str], number: int, tmp_path: Path
+) -> None:
+    report, said = audited
+    if UNGUARDED:
+        assert not LIES[number].without or succeeds(lab, host, tmp_path, number)
+        return
+    with attempt("a lying host"):
+        assert LIES[number].held(report["hosts"][f"liar{number}"], said), report["hosts"][f"liar{number}"]
+        assert not report["hosts"]["good"]["error"], "the other host is judged"
+        assert "Traceback" not in said
+
+
+# --- what it executes: programs of root's that are broken
+
+FLOOD = "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"
+
+
+def said_of(name: str, *statuses: str) -> Callable[[Seen], bool]:
+    return lambda seen: bool(seen.answer) and seen.answer["commands"][name]["status"] in statuses
+
+
+ATTACKS = (
+    Attack("a program that never answers", 9, said_of("podman", "timeout"),
+           put(("while child.poll() is None and time.monotonic() < deadline", "while child.poll() is None"),
+               ("left = deadline - time.monotonic()", "left = 10**6"), ("HANGS = 5", "HANGS = 10**6")),
+           "podman", "exec sleep 600"),
+    Attack("a program that prints without end", 9,
+           lambda seen: said_of("crio", "timeout", "failed")(seen) and seen.peak < RESIDENT,
+           both(add("MAX_OUTPUT_BYTES = 1 << 40"), add("FENCE.raise_up = lambda: None")), "crio", FLOOD),
+    Attack("a program whose child keeps its output open, in a session of its own", 9,
+           lambda seen: said_of("criu", "ok")(seen) and not seen.left
+           and "gm-left" not in seen.node.run(["ps", "-eo", "args"]).stdout,
+           put(("os.kill(int(pid), signal.SIGKILL)", "pass")), "criu", "setsid sh -c 'sleep 590; : gm-left' & exit 0"),
+    Attack("a program that would take all memory", 9,
+           lambda seen: "MemoryMax=2147483648" in seen.answer["commands"]["cuda-checkpoint"]["out"],
+           add("FENCE.raise_up = lambda: None"), "cuda-checkpoint",
+           'systemctl show -p MemoryMax "$(sed -n "s,^0::.*/,,p" /proc/self/cgroup)"'),
+    Attack("a program that ends by a signal", 4, lambda seen: seen.answer["commands"]["mokutil"].get("rc") != 0,
+           add("real_run = run\nexecute = lambda command, root, timeout: dict(real_run(command['argv'], 1), rc=0)"),
+           "mokutil", "kill -11 $$"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broken(host: Node) -> Iterator[Node]:
+    """A host whose programs they are."""
+    for attack in ATTACKS:
+        host.write(f"/usr/local/sbin/{attack.user}", f"#!/bin/sh\n{attack.root}\n", 0o755)
+    yield host
+    for attack in ATTACKS:
+        host.run(["rm", f"/usr/local/sbin/{attack.user}"])
+
+
+@pytest.fixture(scope="module")
+def seen(broken: Node) -> Seen:
+    return probed(broken, program())
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_a_broken_program_harms_its_answer_alone(broken: Node, seen: Seen, attack: Attack) -> None:
+    with attempt("a lying host"):
+        if UNGUARDED:
+            seen = probed(broken, program(None, attack.without), attack.limit)
+            assert not (seen.rc == 0 and attack.held(seen))
+        else:
+            assert attack.held(seen), (attack.promise, seen.answer["commands"])
+
+
+def test_the_probe_among_them_keeps_its_bounds(seen: Seen) -> None:
+    seen.bounds()
+    assert Path("/proc").is_dir() and seen.answer["docker"]["status"] == "ok"
