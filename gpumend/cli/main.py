@@ -21,6 +21,7 @@ VERBS = {
     "diff": "What has come, gone and changed between two JSON reports.",
     "bundle": "Report and facts in one archive, for a support ticket.",
     "completion": "What makes a shell complete gpumend's words.",
+    "agent": "An agent on the hosts: install, status, uninstall.",
     "parity": "In what nodes differ that have to restore each other's checkpoints.",
     "dockerfile": "What is wrong with Dockerfiles of a working copy; no host is asked.",
 }

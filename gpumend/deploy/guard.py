@@ -70,6 +70,7 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "runs": runs_report.finish,
     "bundle": bundle_report.finish,
     "audit_rule": None,
+    "agent": None,
 }
 ROOM, NAMED = (
     40,
@@ -83,6 +84,7 @@ DATA = (
     "run",
     bundle_report.KEY,
     "audit_user",
+    "agent_verb",
     SUDO,
     "output",
     "details",

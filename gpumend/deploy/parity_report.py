@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpumend.deploy import session
-from gpumend.reports import parity, terminal
+from gpumend.reports import parity, parity_text, terminal
 from gpumend.reports.document import Exit, envelope, worst
 from gpumend.rules.parity import Level
 from gpumend.run import record as run
@@ -47,7 +47,7 @@ def finish(state: State) -> Exit:
         )
         statuses.append(Exit.UNREAD)
     if session.target_of(state) != "-":
-        text = "\n".join(parity.render(told)).lstrip("\n")
+        text = "\n".join(parity_text.render(told)).lstrip("\n")
         click.echo(text, color=terminal.colored())
     status = worst(statuses)
     hosts = {record.name: {"error": record.error} for record in sorted(records, key=lambda item: item.name)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from functools import cache
-from importlib.resources import files
 
 # Each after those whose names it needs at once. The first is only what the program says of itself, which heads its text.
 PROBE = (
@@ -50,9 +50,9 @@ OWN_IMPORT = re.compile(r"^from gpumend\.payload[\w.]* import (?:\([^)]*\)|.*)\n
 def _text(modules: tuple[str, ...]) -> str:
     """The modules' source texts, one below the other, as one program without a call. Raises UnicodeDecodeError where one
     is not ASCII: what a host's locale is does not matter then."""
-    directory = files("gpumend.payload")
-    texts = (directory.joinpath(*name.split(".")[:-1], f"{name.split('.')[-1]}.py") for name in modules)
-    return "\n".join(OWN_IMPORT.sub("", found.read_text(encoding="ascii")) for found in texts)
+    paths = (f"{name.replace('.', '/')}.py" for name in modules)
+    texts = ((pkgutil.get_data("gpumend.payload", path) or b"").decode("ascii") for path in paths)
+    return "\n".join(OWN_IMPORT.sub("", text) for text in texts)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Optional, TypeVar
 
 from gpumend.plan.step import WriteFile
 from gpumend.rules.change import Action
@@ -12,7 +12,7 @@ from gpumend.state.snapshot import FileContent
 from gpumend.text.edits import Edit, apply
 
 Kind = TypeVar("Kind", bound=Action)
-Apply = Callable[[str, bytes | None, Iterable[Edit]], bytes]
+Apply = Callable[[str, Optional[bytes], Iterable[Edit]], bytes]
 
 
 def of_kind(changes: Sequence[Change], kind: type[Kind]) -> list[Kind]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from gpumend.reports import fleet, parity
+from gpumend.reports import fleet, parity_text
 from gpumend.reports.fleet import hosts_text, one_line
 from gpumend.rules import data
 
@@ -376,7 +376,7 @@ def render(
             parts.append(list(page.fleet_plan(document)))
             for part in parts:
                 rows += ["", *part] if part else []
-    rows.extend(parity.render(document.get("parity", ())))
+    rows.extend(parity_text.render(document.get("parity", ())))
     rows += page.stopped(document.get("stopped"))
     rows += ["", page.wrap(summary(document), "  ", "")]
     if aged := data.old(datetime.date.fromisoformat(document["started"][:10])):

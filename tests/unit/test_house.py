@@ -20,7 +20,7 @@ FLOORS = {
     "gpumend.plan": 4,
     "gpumend.run": 5,
     "gpumend.reports": 6, "facts": 6, "operations": 6,
-    "gpumend.deploy": 7,
+    "gpumend.agent": 7, "gpumend.deploy": 7,
     "deploys": 8, "gpumend.cli": 8,
 }  # fmt: skip
 # An agent on a host has these rooms without what talks to hosts, and nothing that is compiled.

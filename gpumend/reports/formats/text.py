@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gpumend.reports import parity, terminal
+from gpumend.reports import parity_text, terminal
 from gpumend.reports.fleet import one_line
 from gpumend.reports.format import EVERY, report_format
 
@@ -53,5 +53,5 @@ def render(document: dict[str, Any]) -> str:
             for name, host in document["hosts"].items()
             if host["error"]
         ]
-        return click.unstyle("\n".join((*rows, *parity.render(document["parity"]))).lstrip("\n") + "\n")
+        return click.unstyle("\n".join((*rows, *parity_text.render(document["parity"]))).lstrip("\n") + "\n")
     return click.unstyle(terminal.render(document, width=terminal.WIDTH))

@@ -1,0 +1,63 @@
+"""What an agent was told when it was installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gpumend.agent.places import CONFIG
+
+MOST = 1 << 20
+
+
+class ConfigError(ValueError):
+    """There is no configuration, or not one that root alone could have written."""
+
+
+class Config(NamedTuple):
+    """host: its name in the inventory. wanted: the desired state, as its layers came together on the controller.
+    digest: SHA-256 of the agent's file as the controller made it. interval: minutes between two audits. textfile: the
+    directory for metrics; empty: none."""
+
+    host: str
+    wanted: Mapping[str, Any]
+    digest: str
+    interval: int = 15
+    textfile: str = ""
+
+    def text(self) -> str:
+        return json.dumps({**self._asdict(), "wanted": dict(self.wanted)}, indent=1, sort_keys=True) + "\n"
+
+
+def parse(text: str) -> Config:
+    """Raises ConfigError."""
+    try:
+        raw = json.loads(text)
+        found = Config(
+            host=str(raw["host"]),
+            wanted=dict(raw["wanted"]),
+            digest=str(raw["digest"]),
+            interval=int(raw.get("interval", 15)),
+            textfile=str(raw.get("textfile", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{CONFIG} is not one of ours: {error}") from None
+    if found.textfile and not os.path.isabs(found.textfile):
+        raise ConfigError(f"{CONFIG}: textfile {found.textfile!r} is not an absolute path")
+    return found
+
+
+def read() -> Config:
+    """Raises ConfigError, too, where somebody but root could have written it."""
+    try:
+        handle = os.open(CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{CONFIG}: {error.strerror}") from None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
+            raise ConfigError(f"{CONFIG} is not a file that root alone can change")
+        return parse(file.read(MOST).decode("utf-8", "replace"))

@@ -1,0 +1,163 @@
+"""The agent's files are on the host, or none of them; and what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import marshal
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from typing import Any
+
+from gpumend.agent import units
+from gpumend.agent.config import Config, ConfigError, read
+from gpumend.agent.files import written
+from gpumend.agent.places import CONFIG, METRICS, PROGRAM, REPORT, STATE, UNITS
+
+OLDEST = (3, 9)
+UNCHECKED = 0b01  # PEP 552: by hash, and the source is not looked at: it is in the same file
+
+
+class InstallError(Exception):
+    """Nothing was installed; the text says why."""
+
+
+def compiled(data: bytes) -> bytes:
+    """The same file with the bytecode of this Python beside each source: an audit compiles nothing. Another Python takes the
+    sources (zipimport passes over bytecode of another magic number)."""
+    out = io.BytesIO()
+    begins = data.index(b"PK\x03\x04")
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for item in old.infolist():
+            text = old.read(item)
+            new.writestr(item, text, zipfile.ZIP_DEFLATED)
+            if item.filename.endswith(".py"):
+                code = compile(text, f"{PROGRAM}/{item.filename}", "exec", dont_inherit=True, optimize=2)
+                head = importlib.util.MAGIC_NUMBER + UNCHECKED.to_bytes(4, "little")
+                pyc = head + importlib.util.source_hash(text) + marshal.dumps(code)
+                new.writestr(zipfile.ZipInfo(item.filename + "c", item.date_time), pyc, zipfile.ZIP_DEFLATED)
+    return data[:begins] + out.getvalue()
+
+
+def _own(directory: str) -> None:
+    """The directory is there, and root's alone to change, as is every one above it. Raises InstallError."""
+    os.makedirs(directory, 0o755, exist_ok=True)
+    above = directory
+    while True:
+        found = os.lstat(above)
+        if found.st_uid != 0 or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
+            raise InstallError(f"{above} can be changed by others than root, or is a symbolic link")
+        if above == "/":
+            return
+        above = os.path.dirname(above)
+
+
+def _systemctl(*argv: str) -> None:
+    done = subprocess.run(
+        ["systemctl", *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False
+    )
+    if done.returncode:
+        last = done.stdout.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no word"]
+        raise InstallError(f"systemctl {' '.join(argv)}: {last[0]}")
+
+
+def _files(config: Config, program: bytes) -> dict[str, tuple[bytes, int]]:
+    """What is written, in order: the program, what it was told, then what starts it."""
+    found = {PROGRAM: (program, 0o755), CONFIG: (config.text().encode(), 0o600)}
+    for name, text in units.texts(config, sys.executable).items():
+        found[f"{UNITS}/{name}"] = (text.encode("ascii"), 0o644)
+    return found
+
+
+def _holds(path: str) -> bytes | None:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read()
+    return None
+
+
+def installed(config: Config, data: bytes) -> list[str]:
+    """The agent runs as `config` says; returns the paths that were not as they are now. Killed anywhere, and run again, it
+    ends the same. Raises InstallError or OSError."""
+    if sys.version_info < OLDEST:
+        version = ".".join(map(str, sys.version_info[:3]))
+        raise InstallError(f"the agent needs Python {'.'.join(map(str, OLDEST))}; this host has {version}")
+    if not os.path.isdir("/run/systemd/system"):
+        raise InstallError("no systemd runs on this host: nothing would start the agent")
+    if hashlib.sha256(data).hexdigest() != config.digest:
+        raise InstallError("the agent's file did not come whole")
+    for directory in {os.path.dirname(path) for path in (PROGRAM, CONFIG, STATE)}:
+        _own(directory)
+    _own(STATE)
+    changed = []
+    for path, (text, mode) in _files(config, compiled(data)).items():
+        if _holds(path) != text:
+            written(path, text, mode)
+            changed.append(path)
+    if changed:
+        _systemctl("daemon-reload")
+    for unit in units.STARTED:
+        _systemctl("enable", "--quiet", unit)
+        # a timer that is restarted counts from now with its new text
+        _systemctl("restart" if changed else "start", unit)
+    return changed
+
+
+def uninstalled() -> list[str]:
+    """No file of the agent is left, and nothing of it runs; returns the paths that are gone. Raises InstallError."""
+    gone = []
+    textfile = ""
+    with contextlib.suppress(ConfigError):
+        textfile = read().textfile
+    for unit in (*units.STARTED, units.SERVICE):
+        if os.path.lexists(f"{UNITS}/{unit}"):
+            _systemctl("disable", "--quiet", "--now", unit)
+    paths = [f"{UNITS}/{name}" for name in (units.TIMER, units.PATH, units.SERVICE)]
+    for path in (*paths, *((f"{textfile}/{METRICS}",) if textfile else ()), CONFIG, PROGRAM):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            gone.append(path)
+    if os.path.isdir(STATE):
+        shutil.rmtree(STATE)
+        gone.append(STATE)
+    for path in (PROGRAM, CONFIG, STATE):
+        with contextlib.suppress(
+            OSError
+        ):  # others' files are in it: gpumend's runs, the audit rule's program
+            os.rmdir(os.path.dirname(path))
+    _systemctl("daemon-reload")
+    with contextlib.suppress(InstallError):
+        _systemctl("reset-failed", "gpumend-audit.*")
+    return gone
+
+
+def status() -> dict[str, Any]:
+    """What is there: installed, digest and interval as configured, config: SHA-256 of the
+    configuration, what of the units runs, sound: whether all is as it was installed, the last report's words."""
+    try:
+        config = read()
+    except ConfigError as error:
+        return {"installed": False, "why": str(error)}
+    found: dict[str, Any] = {"installed": True, **config._asdict()}
+    del found["wanted"]
+    found["config"] = hashlib.sha256(config.text().encode()).hexdigest()
+    for unit in units.STARTED:
+        done = subprocess.run(
+            ["systemctl", "is-active", unit], stdout=subprocess.PIPE, timeout=60, check=False
+        )
+        found[unit] = done.stdout.decode("ascii", "replace").strip()
+    wanted = {f"{UNITS}/{name}": text for name, text in units.texts(config, sys.executable).items()}
+    found["sound"] = all(_holds(path) == text.encode("ascii") for path, text in wanted.items()) and all(
+        found[unit] == "active" for unit in units.STARTED
+    )
+    with contextlib.suppress(OSError, ValueError, KeyError), open(REPORT, encoding="utf-8") as file:
+        report = json.load(file)
+        found["last"] = {key: report[key] for key in ("started", "seconds", "exit", "version")}
+        found["last"]["status"] = report["hosts"][config.host]["status"]
+    return found

@@ -1,0 +1,59 @@
+"""`agent audit|status|uninstall`, on the host itself; `install` is what the controller sends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+
+from gpumend.agent.config import ConfigError, parse, read
+
+FAULT = 70  # EX_SOFTWARE: not one of the statuses of an audit
+
+
+def _install(file: str) -> dict[str, object]:
+    from gpumend.agent import install  # only here: an audit needs none of it
+
+    config = parse(sys.stdin.read())
+    with open(file, "rb") as program:
+        return {"changed": install.installed(config, program.read())}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: an audit's own, 0 or 2 of the other verbs, 70 where the agent itself failed."""
+    parser = argparse.ArgumentParser(
+        prog="agent", description="Judges this host, as it was told when it was installed."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("audit", help="judge this host, and write the report, the metrics and the journal")
+    verbs.add_parser("status", help="what is installed, and how the last audit ended")
+    verbs.add_parser("uninstall", help="no file of the agent is left")
+    verbs.add_parser("install", help="as the configuration on standard input says").add_argument("file")
+    asked = parser.parse_args(argv)
+    try:
+        if asked.verb == "audit":
+            from gpumend.agent import audit  # only here: it brings all the rules
+
+            return audit.run(read())
+        from gpumend.agent import install  # only here: an audit needs none of it
+
+        try:
+            if asked.verb == "install":
+                found = _install(asked.file)
+            elif asked.verb == "uninstall":
+                found = {"gone": install.uninstalled()}
+            else:
+                found = install.status()
+        except (install.InstallError, OSError) as error:
+            print(json.dumps({"error": str(error)}))
+            return 2
+        print(json.dumps(found))
+        return 0
+    except ConfigError as error:
+        print(f"gpumend: {error}", file=sys.stderr)
+        return 2
+    except Exception:  # told as what it is, and never as the status of an audit
+        traceback.print_exc()
+        return FAULT

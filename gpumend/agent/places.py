@@ -1,0 +1,10 @@
+"""Where an agent's files lie on a host. All of them are its own: an uninstall leaves none."""
+
+from __future__ import annotations
+
+PROGRAM = "/usr/local/lib/gpumend/agent"
+CONFIG = "/etc/gpumend/agent.json"
+STATE = "/var/lib/gpumend/agent"
+REPORT = f"{STATE}/report.json"
+UNITS = "/etc/systemd/system"
+METRICS = "gpumend.prom"  # in the directory of node_exporter's textfile collector, where one is given

@@ -1,0 +1,147 @@
+"""The agent of a host, from the controller: put there, asked, taken away. One exec each."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import click
+from pyinfra.api.command import FunctionCommand
+from pyinfra.context import host as context_host
+
+from gpumend.rules import wanted as wanted_state
+from gpumend.run.remote.connection import AuditOnly, RemoteError, must_be_whole, run_program
+from gpumend.run.remote.layers import layers
+from gpumend.schemas.wanted import check
+from gpumend.text.mask import mask
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+TIMEOUT = 300  # seconds; the host's own waits are bounded, this bounds a dead connection
+PROGRAM = "/usr/local/lib/gpumend/agent"
+# The file that is there answers for itself; it is root's, or it is not run.
+ASK = """
+import os, subprocess, sys
+path, verb = {path!r}, {verb!r}
+try:
+    found = os.lstat(path)
+except OSError:
+    print('{{"installed": false}}')
+    sys.exit(0)
+if found.st_uid != 0 or found.st_mode & 0o022 or os.path.realpath(path) != path:
+    print('{{"error": "its file can be changed by others than root"}}')
+    sys.exit(0)
+sys.exit(subprocess.call([sys.executable, "-I", "-S", "-B", path, verb], stdin=subprocess.DEVNULL))
+"""
+SEND = """
+import base64, os, shutil, subprocess, sys, tempfile
+directory = tempfile.mkdtemp(prefix="gpumend-agent-", dir="/run")
+try:
+    path = os.path.join(directory, "agent")
+    with open(path, "wb") as out:
+        out.write(base64.b64decode({program!r}))
+    argv = [sys.executable, "-I", "-S", "-B", path, "install", path]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE)
+    child.communicate({config!r})
+    sys.exit(child.returncode)
+finally:
+    shutil.rmtree(directory, ignore_errors=True)
+"""
+
+
+def wanted(host: Host) -> dict[str, Any]:
+    """The desired state of a host as its layers come together, checked. Raises WantedError."""
+    merged = wanted_state.merge(layers(host))
+    check(merged)
+    return dict(merged)
+
+
+def asked(host: Host, verb: str) -> dict[str, Any]:
+    """What the agent of a host says to `status` or `uninstall`; `installed` is false where there is none. Raises RemoteError."""
+    return _parsed(run_program(host, ASK.format(path=PROGRAM, verb=verb), timeout=TIMEOUT))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RemoteError("the agent's answer is not one of ours")
+    return found
+
+
+def installed(program: bytes, config: str) -> Generator[FunctionCommand, None, None]:
+    """The agent's file and its units are on the host as `config` says, and its timer runs."""
+    try:
+        found = asked(context_host, "status")
+    except RemoteError as error:
+        found = {"error": str(error)}
+    here = hashlib.sha256(config.encode()).hexdigest()
+    if found.get("config") == here and found.get("sound"):
+        context_host.noop("the agent is installed as wanted")
+        _say(context_host.name, "the agent is installed as wanted")
+        return
+    _say(context_host.name, f"the agent is to be {'updated' if found.get('installed') else 'installed'}")
+    yield FunctionCommand(_install, (program, config), {})
+
+
+def _install(state: State, host: Host, program: bytes, config: str) -> bool:
+    """True where it ended well."""
+    try:
+        must_be_whole(host)
+        text = SEND.format(program=base64.b64encode(program).decode("ascii"), config=config.encode())
+        found = _parsed(run_program(host, text, timeout=TIMEOUT))
+    except (AuditOnly, RemoteError) as error:
+        found = {"error": str(error)}
+    if "error" in found:
+        return _say(host.name, f"not installed: {found['error']}", False)
+    return _say(host.name, "the agent is installed; its first audit is due in two minutes")
+
+
+def gone() -> Generator[FunctionCommand, None, None]:
+    """No file of the agent is on the host."""
+    yield FunctionCommand(_uninstall, (), {})
+
+
+def _uninstall(state: State, host: Host) -> bool:
+    try:
+        must_be_whole(host)
+        found = asked(host, "uninstall")
+    except (AuditOnly, RemoteError) as error:
+        found = {"error": str(error)}
+    if "error" in found:
+        return _say(host.name, f"not uninstalled: {found['error']}", False)
+    return _say(
+        host.name, "no agent is installed" if found.get("installed") is False else "the agent is gone"
+    )
+
+
+def told() -> None:
+    """One line: what is installed here, and how the last audit ended."""
+    try:
+        found = asked(context_host, "status")
+    except RemoteError as error:
+        found = {"error": str(error)}
+    if "error" in found:
+        _say(context_host.name, f"no answer: {found['error']}", False)
+    elif not found.get("installed"):
+        _say(context_host.name, "no agent is installed")
+    else:
+        last = found.get("last") or {}
+        audit = f"last audit {last['started']}: {last['status']}" if last else "no audit yet"
+        sound = "" if found.get("sound") else "; not as it was installed: install it again"
+        _say(
+            context_host.name,
+            f"agent {last.get('version', '')}, every {found['interval']} min; {audit}{sound}",
+        )
+
+
+def _say(name: str, text: str, good: bool = True) -> bool:
+    click.echo(f"{name}: {mask(text)}")
+    return good

@@ -1,0 +1,125 @@
+"""The agent: a host judges itself by a timer, finds what an operator's audit finds, and leaves no file behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gpumend.agent.journal import message_id
+from tests.nodes import gpu
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import Target, audit, start
+from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
+
+PROGRAM = "/usr/local/lib/gpumend/agent"
+REPORT = "/var/lib/gpumend/agent/report.json"
+TEXTFILE = "/var/lib/node-exporter"
+WANTED = {"agent": {"interval": 60, "textfile": TEXTFILE}}
+# Ten sick hosts, and one that is well.
+SICK = (
+    "healthy", "report_002", "stale_spec", "duplicate_spec", "wrong_uvm_major", "invalid_daemon_json", "invalid_config_toml",
+    "no_docker", "config_dangling_link", "non_utf8_config", "runtime_missing",
+)  # fmt: skip
+
+
+def agent(lab: Lab, node: Node, verb: str) -> str:
+    """What `gpumend agent VERB` says of a node; it ended well."""
+    flags = ("--dry",) if verb == "status" else ("-y",)
+    ran = start(
+        lab, Target(node, wanted=WANTED), deploy="agent", more=(*flags, "--data", f"agent_verb={verb}")
+    ).finish()
+    assert ran.rc == 0, ran.said
+    return ran.stdout
+
+
+def found(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    [host] = report["hosts"].values()
+    return sorted((f["code"], f["status"], f["summary"]) for f in host["findings"])
+
+
+def audited(node: Node) -> dict[str, Any]:
+    """The report of an audit that the unit makes now."""
+    done = node.run(["systemctl", "start", "gpumend-audit.service"], check=False)
+    assert done.returncode == 0, node.run(["journalctl", "-u", "gpumend-audit.service"]).stdout
+    report: dict[str, Any] = json.loads(node.read(REPORT))
+    return report
+
+
+def runs(node: Node) -> str:
+    """The run of the last report; empty before the first."""
+    return str(json.loads(node.read(REPORT))["run"]) if node.exists(REPORT) else ""
+
+
+def entries(node: Node, *match: str) -> list[dict[str, str]]:
+    said = node.run(["journalctl", "-o", "json", "SYSLOG_IDENTIFIER=gpumend", *match]).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_an_agent_from_its_first_audit_to_its_last_file(lab: Lab, boot: Boot) -> None:
+    node = boot("trixie", "healthy")
+    node.sh(f"mkdir -p {TEXTFILE} /lib/modules/$(uname -r); touch /lib/modules/$(uname -r)/modules.dep")
+    everything = ("/etc", "/usr/local", "/var/lib/gpumend", TEXTFILE)
+    before = node.tree(*everything)
+
+    assert "the agent is installed" in agent(lab, node, "install")
+    assert "installed as wanted" in agent(lab, node, "install"), "again: nothing to do"
+    assert node.is_active("gpumend-audit.timer") and node.is_active("gpumend-audit.path")
+    node.run(["systemd-analyze", "verify", "/etc/systemd/system/gpumend-audit.service"])
+
+    first = audited(node)
+    assert (first["exit"], first["kind"]) == (0, "audit"), first["hosts"]
+    [last] = [row for row in entries(node, f"GPUMEND_RUN={first['run']}") if "GPUMEND_EXIT" in row]
+    assert (last["GPUMEND_STATUS"], last["GPUMEND_EXIT"]) == ("ok", "0")
+    assert "last audit" in agent(lab, node, "status")
+
+    # A driver is installed: depmod renames modules.dep into place, and the agent looks without waiting for its timer.
+    gpu.set_driver(node, "560.35.03")
+    node.sh("cd /lib/modules/$(uname -r) && touch modules.new && mv modules.new modules.dep")
+    wait_for("the driver's change is looked at", lambda: runs(node) not in ("", first["run"]), 60.0)
+    node.run(["systemctl", "start", "gpumend-audit.service"])  # waits for the one that runs
+    report = json.loads(node.read(REPORT))
+    assert "GM304" in {code for code, _, _ in found(report)}, found(report)
+    [row] = entries(node, f"MESSAGE_ID={message_id('GM304')}")
+    assert row["GPUMEND_CODE"] == "GM304" and row["GPUMEND_HOST"] == node.name
+    metrics = {
+        (sample.name, sample.labels.get("code")): sample.value
+        for family in text_string_to_metric_families(node.read(f"{TEXTFILE}/gpumend.prom").decode())
+        for sample in family.samples
+    }
+    assert metrics["gpumend_finding", "GM304"] == 1
+    assert metrics["gpumend_run_exit_status", None] == 3
+    assert node.show("gpumend-audit.service", "Result") == "success"
+
+    assert "is gone" in agent(lab, node, "uninstall")
+    assert node.tree(*everything) == before, "no file is left"
+    assert "no agent is installed" in agent(lab, node, "status")
+    assert node.run(["systemctl", "list-units", "--all", "--no-legend", "gpumend-*"]).stdout.strip() == ""
+
+
+@pytest.mark.parametrize("scenario", SICK)
+def test_the_hardened_unit_finds_what_an_operator_finds(lab: Lab, boot: Boot, scenario: str) -> None:
+    node = boot("trixie", scenario)
+    node.sh(f"mkdir -p {TEXTFILE}")
+    agent(lab, node, "install")
+    operators = audit(lab, Target(node, wanted=WANTED))
+    assert found(audited(node)) == found(operators.report)
+
+
+def test_a_file_that_others_could_change_is_not_run(lab: Lab, boot: Boot) -> None:
+    """Neither as the agent, nor from a directory of somebody else's."""
+    node = boot("trixie", "healthy")
+    node.sh(f"mkdir -p {TEXTFILE}")
+    agent(lab, node, "install")
+    node.sh(f"chmod 0757 {PROGRAM}")
+    ran = start(
+        lab, Target(node, wanted=WANTED), deploy="agent", more=("--dry", "--data", "agent_verb=status")
+    )
+    assert "can be changed by others than root" in ran.finish().stdout
+    node.sh("chown daemon /usr/local/lib/gpumend")
+    ran = start(lab, Target(node, wanted=WANTED), deploy="agent", more=("-y", "--data", "agent_verb=install"))
+    said = ran.finish()
+    assert said.rc != 0 and "can be changed by others than root" in said.stdout, said.said
