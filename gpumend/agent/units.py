@@ -67,13 +67,13 @@ WantedBy=timers.target
 
 def path() -> str:
     """A driver was changed: its module is another, or its package. Neither /proc nor /sys tells inotify anything;
-    modules.dep is what depmod renames into place, as nvidia-cdi-refresh.path has it (toolkit 1.18)."""
+    modules.dep is what depmod renames into place, as nvidia-cdi-refresh.path has it (toolkit 1.18). It is watched alone: beside a
+    path that is not there, systemd 257 watches all anew at every event in the directory and loses the other's (seen)."""
     return f"""[Unit]
 Description=gpumend: an audit when the driver's modules or packages change
 
 [Path]
 PathChanged=/lib/modules/%v/modules.dep
-PathChanged=/lib/modules/%v/modules.dep.bin
 Unit={SERVICE}
 
 [Install]
