@@ -51,7 +51,9 @@ def audited(node: Node) -> dict[str, Any]:
 
 def files(node: Node, *paths: str) -> dict[str, Any]:
     """What lies below these paths, whenever their directories were last written to."""
-    return {path: entry[:4] if entry[0] == "directory" else entry for path, entry in node.tree(*paths).items()}
+    return {
+        path: entry[:4] if entry[0] == "directory" else entry for path, entry in node.tree(*paths).items()
+    }
 
 
 def runs(node: Node) -> str:
