@@ -27,6 +27,7 @@ PAGES = (
     "docs/hosts.md",
     "docs/json-and-ci.md",
     "docs/upgrades.md",
+    "docs/agent.md",
     "docs/desired-state.md",
 )
 NAMED = re.compile(r"`((?:gpumend|tests|docs|deploys|facts|operations|tools|group_data)/[\w./-]*)`")
