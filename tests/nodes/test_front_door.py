@@ -118,23 +118,43 @@ def test_a_plan_is_mended_as_it_was_approved_or_not_at_all(
 
     # Ctrl-C while what comes before it is at work: it ends, nothing is changed, and what comes after is done.
     started, go = tmp_path / "started", tmp_path / "go"
-    child = subprocess.Popen(
-        [str(program), "mend", "--yes", "--before", f"touch {started}; while ! [ -e {go} ]; do sleep 0.05; done",
-         "--after", f"echo $GPUMEND_EXIT >> {log}", "--report", str(report)],
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert child.stderr is not None
-    while not started.exists():
-        assert child.poll() is None
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    said = ""
-    while "interrupted" not in said:
-        said += child.stderr.readline()
-    go.touch()
-    assert child.wait(timeout=SECONDS) == 3
-    child.stderr.close()
+
+    def begun() -> subprocess.Popen[str]:
+        """A mend whose --before waits for somebody, after one Ctrl-C."""
+        before = f"touch {started}; while ! [ -e {go} ]; do sleep 0.05; done"
+        child = subprocess.Popen(
+            [str(program), "mend", "--yes", "--before", before, "--after", f"echo $GPUMEND_EXIT >> {log}", "--report", str(report)],
+            cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while not started.exists():
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        said = ""
+        assert child.stderr is not None
+        while "interrupted" not in said:
+            said += child.stderr.readline()
+        return child
+
+    with begun() as child:
+        go.touch()
+        assert child.wait(timeout=SECONDS) == 3
     assert json.loads(report.read_text())["stopped"] == {"why": "interrupted", "left": [node.name]}
+    assert node.tree("/etc", "/var/lib/gpumend") == etc and log.read_text() == "3\n"
+
+    # Ctrl-C until it is gone: the report says what was at work.
+    started.unlink()
+    go.unlink()
+    with begun() as child:
+        while child.poll() is None:
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+    go.touch()
+    assert child.returncode == 1
+    assert (
+        "interrupted while --before was at work"
+        in json.loads(report.read_text())["hosts"][node.name]["error"]
+    )
     assert node.tree("/etc", "/var/lib/gpumend") == etc and log.read_text() == "3\n"
 
     # As approved.
