@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from gpumend.agent import journal
@@ -20,18 +21,19 @@ from gpumend.rules import wanted as wanted_state
 from gpumend.run.budget import JUDGING, within
 from gpumend.run.programs import probe_program
 from gpumend.run.record import Run, judged, new_id
-from gpumend.state.host_state import parse
+from gpumend.state.host_state import besides_of, parse
 from gpumend.state.snapshot import MAX_ANSWER_BYTES, AnswerError, Snapshot
 
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits
 
 
-def answer(ask_cuda: bool) -> Snapshot:
-    """What the probe says of this host. Raises AnswerError where it says nothing."""
+def answer(wanted: Mapping[str, Any]) -> Snapshot:
+    """What the probe says of this host, asked as an operator's audit asks it. Raises AnswerError where it says nothing."""
+    program = probe_program(wanted.get("ask_cuda", "auto") == "auto", besides_of(wanted))
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-B", "-"],
-            input=probe_program(ask_cuda).encode("ascii"),
+            input=program.encode("ascii"),
             capture_output=True,
             timeout=PROBE_TIMEOUT,
             check=False,
@@ -52,7 +54,7 @@ def audit(config: Config) -> dict[str, Any]:
     record = run.record(config.host)
     wanted = wanted_state.parse(config.wanted)
     try:
-        snapshot = answer(config.wanted.get("ask_cuda", "auto") == "auto")
+        snapshot = answer(config.wanted)
         with within(JUDGING):
             record.before = record.now = judged(parse(snapshot), wanted, config.host)
     except AnswerError as error:
