@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from gpumend.cli import compose_files, report_options, telling
+from gpumend.cli import compose_files, report_options, start, telling
 from gpumend.reports import working_copy
 from gpumend.reports.diff import diff_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
@@ -38,18 +39,29 @@ def _version(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 
 def _hosts(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[Where, ...]:
-    """Each host of a report: of `gpumend audit` or, with more in it, of `gpumend facts`."""
+    """Each host of a report: of `gpumend audit` or, with more in it, of `gpumend facts`; or hosts themselves, which are asked."""
     if value is None:
         return ()
     try:
-        with Path(value).open("rb") as file:
-            found = json.loads(file.read(LARGEST_REPORT))
-        hosts = from_report(found)
+        hosts = from_report(_report(value))
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{value}: {error}") from None
     if not hosts:
         raise click.BadParameter(f"{value}: no host in it gave an answer")
     return hosts
+
+
+def _report(value: str) -> Any:
+    """A file's report, or the facts of hosts of this name. Raises OSError or ValueError."""
+    if Path(value).exists() or "/" in value or value.endswith(".json"):
+        with Path(value).open("rb") as file:
+            return json.loads(file.read(LARGEST_REPORT))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "facts.json"
+        start.Call((value,), report=str(path)).run("facts", "--dry")
+        if not path.exists():
+            raise ValueError("neither a report nor a host that answers")
+        return json.loads(path.read_text("utf-8"))
 
 
 FORM_OPTIONS = (
@@ -76,8 +88,8 @@ OPTIONS = (
         "--for",
         "hosts",
         callback=_hosts,
-        metavar="REPORT",
-        help="Judge for the hosts of this JSON report (audit or facts).",
+        metavar="REPORT|HOST",
+        help="Judge for the hosts of this JSON report (audit or facts), or for a host, which is asked.",
     ),
     click.option(
         "--docker", callback=_version, metavar="VERSION", help="Docker's version, where no report says it."
@@ -113,7 +125,7 @@ def read(paths: tuple[str, ...], together: tuple[str, ...]) -> list[Project]:
 def command() -> None:
     """How the services of compose files ask for GPUs, and whether that works.
 
-    PATH is a compose file or a directory with one; without any, the present directory. No host is asked.
+    PATH is a compose file or a directory with one; without any, the present directory. No host is asked but that of --for.
     """
 
 

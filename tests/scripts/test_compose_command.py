@@ -215,3 +215,11 @@ def test_a_link_of_ones_own_stays_a_link(repository: Path) -> None:
 
 def test_fix_needs_a_form_or_a_host(repository: Path) -> None:
     assert gpumend(repository, "fix").returncode == 2
+
+
+def test_a_host_is_asked_where_there_is_no_report(copy: Path) -> None:
+    """This machine, whatever it has: without a Docker or a toolkit that can be asked, what depends on them is not known."""
+    done = gpumend(copy, "audit", "--for", "@local", "--output", "json=told.json")
+    assert done.returncode in (0, 1, 3), done.stderr
+    assert json.loads((copy / "told.json").read_text())["kind"] == "audit"
+    assert gpumend(copy, "audit", "--for", "nobody-is-called-so").returncode == 2

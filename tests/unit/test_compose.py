@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 
 import pytest
 
+from gpumend.deploy.facts_report import as_json
 from gpumend.rules.compose.judge import CHECKS, judge_project
 from gpumend.rules.compose.where import NOWHERE, Where, from_report
 from gpumend.rules.finding import Finding
@@ -14,6 +16,7 @@ from gpumend.state.compose_files import Project, project
 from gpumend.state.compose_request import grant, requests
 from gpumend.text.interpolate import dotenv, resolve
 from gpumend.text.yaml_nodes import LARGEST
+from tests.unit.build import healthy
 
 Files = Mapping[str, str | bytes]
 # What the incident report has: the service before its fix, and the variables that it names beside it.
@@ -305,6 +308,13 @@ def test_a_report_says_what_its_hosts_have() -> None:
     assert from_report(facts) == (
         Where(host="a", docker=(29, 2, 1), toolkit=(1, 18, 1), mode="auto", cdi=True, names=frozenset({"0"}), runtime=True),
     )  # fmt: skip
+
+
+def test_the_facts_of_a_host_say_what_an_audit_of_it_knows() -> None:
+    told = {"kind": "facts", "hosts": {"gpu1": as_json(healthy("28.5.2", "1.18.1", "cdi").state())}}
+    (found,) = from_report(json.loads(json.dumps(told)))
+    assert (found.docker, found.toolkit, found.mode) == ((28, 5, 2), (1, 18, 1), "cdi")
+    assert (found.cdi, found.runtime) == (True, True)
 
 
 @pytest.mark.parametrize("document", [[], {}, {"kind": "runs", "hosts": {}}])

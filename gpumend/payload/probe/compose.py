@@ -9,7 +9,7 @@ from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import Json, failure, opened
 
 MAX_COMPOSE_BYTES = 1 << 18  # of 419 public ones the largest has 60 KiB
-MAX_COMPOSE_FILES = 100
+MAX_COMPOSE_FILES = 40
 FILES_LABEL = "com.docker.compose.project.config_files"
 
 # What is sent as it stands: names of devices, and the words of requests for them.
