@@ -37,6 +37,7 @@ DS01_LABELS: Dict[str, List[str]] = {
 DOCKER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*$")  # moby daemon/names/names.go RestrictedNameChars
 MAX_WORD = 1000  # characters of a name, a slot, a time: a longer one is none
 MAX_HOLDERS = 100000
+NOTES_FORMAT = 1
 NO_DEVICE = ("", "void", "none", "null")
 
 
@@ -472,10 +473,15 @@ def claims(look: Look) -> Dict[str, Set[str]]:
     return found
 
 
-def held_back(look: Look, entry: Dict[str, str], monitors: Iterable[str] = ()) -> str:
+def held_back(
+    look: Look,
+    entry: Dict[str, str],
+    monitors: Iterable[str] = (),
+    books: Optional[Dict[str, Set[str]]] = None,
+) -> str:
     """Why an entry that looks stale is not freed all the same: a live container or a process that no other entry covers
     holds its slot, somebody is about to make its container, its name is none. Empty where nothing holds it back.
-    monitors: containers that look at GPUs and hold none."""
+    monitors: containers that look at GPUs and hold none. books: `claims`, where they are known."""
     name, slot = entry["name"], entry["slot"]
     if not DOCKER_NAME.match(name) or "\n" in name or "|" in slot:
         return "%r is no name that a container can have" % name
@@ -485,7 +491,7 @@ def held_back(look: Look, entry: Dict[str, str], monitors: Iterable[str] = ()) -
     hardware = hardware_or_none(look)
     uuid = ((look["state"].get("slots") or {}).get(slot) or {}).get("uuid") or ""
     unit = (unit_of(uuid, hardware) if uuid else None) or unit_of(slot, hardware)
-    books = claims(look)
+    books = claims(look) if books is None else books
 
     def covered(container: Dict[str, Any]) -> bool:
         """Whether it has an allocation of this very slot, or is one that needs none."""
@@ -527,3 +533,47 @@ def fingerprint(look: Look, entry: Dict[str, str]) -> str:
     ]
     said = ((look.get("history") or {}).get("last") or {}).get(entry["name"], {})
     return json.dumps([entry, mine, said], sort_keys=True)
+
+
+def free_now(look: Look, monitors: Iterable[str]) -> List[Dict[str, str]]:
+    """The stale entries that nothing holds back. Meaningless while there are `doubts`."""
+    monitors, books = list(monitors), claims(look)
+    return [entry for entry in stale_of(look) if not held_back(look, entry, monitors, books)]
+
+
+def daemon_of(look: Look) -> List[int]:
+    """Which dockerd it was that told of its containers."""
+    return [look["docker"]["pid"], look["docker"]["ticks"]]
+
+
+def seen_before(record: Any, look: Look) -> Dict[str, Any]:
+    """Of what was noted at a look, what counts at this one: nothing of another boot or under another dockerd, and nothing
+    that is not as it is written."""
+    try:
+        same = (record["format"], record["boot"], record["docker"]) == (
+            NOTES_FORMAT,
+            look["boot"],
+            daemon_of(look),
+        )
+        return {
+            key: value
+            for key, value in (record["seen"] if same else {}).items()
+            if isinstance(value["sight"], str) and 0 <= value["clock"] <= look["clock"]
+        }
+    except (LookupError, TypeError, AttributeError):
+        return {}
+
+
+def noted(look: Look, watched: Dict[str, str], seen: Dict[str, Any], grace: float) -> Tuple[Any, Set[str]]:
+    """(What is noted at this look, for the next; the keys of what was seen as it is now at least `grace` seconds ago).
+    watched: by what each is known, by its key. The clock is the kernel's, which nobody sets."""
+    notes: Dict[str, Any] = {}
+    ripe = set()
+    for key, known_by in watched.items():
+        before = seen.get(key)
+        clock = before["clock"] if before is not None and before["sight"] == known_by else look["clock"]
+        notes[key] = {"sight": known_by, "clock": clock}
+        if before is not None and before["sight"] == known_by and look["clock"] - clock >= grace:
+            ripe.add(key)
+    record = {"format": NOTES_FORMAT, "boot": look["boot"], "docker": daemon_of(look), "seen": notes}
+    return record, ripe

@@ -15,18 +15,20 @@ from typing import IO, Any, Dict, Iterable, List, Tuple
 
 from gpumend.payload.allocations import (
     DS01,
+    daemon_of,
     doubts,
     entries_of,
     excess,
     fingerprint,
-    held_back,
+    free_now,
     log_format,
     log_line,
+    noted,
     orphans_of,
     parsed_json,
+    seen_before,
     slot_items,
     slots_of,
-    stale_of,
 )
 from gpumend.payload.change.files import (
     Failed,
@@ -49,7 +51,6 @@ from gpumend.payload.probe.files import Json, open_file
 from gpumend.payload.probe.processes import processes
 
 NOTES = os.path.join(ROOT, "allocations.json")
-NOTES_FORMAT = 1
 ALLOCATOR_LOCK_WAIT = 10  # seconds
 ALLOCATOR_TIMEOUT = 60
 QUIET = 0.5  # seconds in which the state file stays as it is
@@ -57,33 +58,16 @@ LOOK_TIMEOUT = 10
 
 
 def notes_of(look: Json) -> Dict[str, Any]:
-    """What was seen stale before, by entry: when, and by what it is known. Nothing of another boot or another dockerd counts,
-    nor what cannot be read."""
+    """What was seen stale before, as far as it counts at this look, by entry."""
     try:
         with open_file(NOTES) as handle:
-            found = json.loads(handle.read().decode("ascii"))
-        same = (found["format"], found["boot"], found["docker"]) == (
-            NOTES_FORMAT,
-            look["boot"],
-            daemon_of(look),
-        )
-        kept: Dict[str, Any] = found["seen"] if same else {}
-        return {
-            key: value
-            for key, value in kept.items()
-            if isinstance(value["sight"], str) and 0 <= value["clock"] <= look["clock"]
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return dict(seen_before(json.loads(handle.read().decode("ascii")), look))
+    except (OSError, ValueError):
         return {}
 
 
-def daemon_of(look: Json) -> List[int]:
-    return [look["docker"]["pid"], look["docker"]["ticks"]]
-
-
-def keep_notes(look: Json, seen: Dict[str, Any]) -> None:
+def keep_notes(record: Json) -> None:
     """What is stale now is known at the next look. Raises OSError."""
-    record = {"format": NOTES_FORMAT, "boot": look["boot"], "docker": daemon_of(look), "seen": seen}
     os.makedirs(ROOT, 0o700, exist_ok=True)
     replace(NOTES, json.dumps(record, sort_keys=True).encode("ascii"), mode=0o600)
 
@@ -245,10 +229,7 @@ class ReconcileAllocations(Step):
     def wanted_of(self, look: Json) -> Tuple[List[Dict[str, str]], List[str]]:
         """(The planned entries, the planned orphans), each of them stale in this look and held back by nothing. Raises
         Refused, `moved` where one is not."""
-        stale = {(entry["slot"], entry["name"]): entry for entry in stale_of(look)}
-        free = {
-            key: entry for key, entry in stale.items() if not held_back(look, entry, self.wanted["monitors"])
-        }
+        free = {(entry["slot"], entry["name"]): entry for entry in free_now(look, self.wanted["monitors"])}
         planned = [(slot, name) for slot, name in self.wanted["entries"]]
         orphans = set(orphans_of(look))
         for key in planned:
@@ -265,27 +246,19 @@ class ReconcileAllocations(Step):
     def check(self) -> None:
         self.look = self.look_now()
         entries, orphans = self.wanted_of(self.look)
-        seen, now = notes_of(self.look), self.look["clock"]
-        notes: Dict[str, Any] = {}
         files = {each["file"]: each for each in (self.look["metadata"] or {}).get("files", ())}
-        watched: List[Tuple[str, str, Any]] = []
+        watched: Dict[str, str] = {}
         for entry in entries:
-            watched.append((key_of(entry["slot"], entry["name"]), fingerprint(self.look, entry), entry))
+            watched[key_of(entry["slot"], entry["name"])] = fingerprint(self.look, entry)
         for name in orphans:
-            file = files[name]
-            known = {"slot": "", "name": file["name"], "user": "", "since": ""}
-            watched.append((key_of("", name), fingerprint(self.look, known), name))
-        for key, known_by, what in watched:
-            before = seen.get(key)
-            same = before is not None and before["sight"] == known_by
-            notes[key] = {"sight": known_by, "clock": before["clock"] if before and same else now}
-            if not (before and same and now - before["clock"] >= self.wanted["grace"]):
-                self.unripe.append(what if isinstance(what, str) else what["name"])
-            elif isinstance(what, str):
-                self.aside.append(what)
-            else:
-                self.ripe.append(what)
-        keep_notes(self.look, notes)
+            known = {"slot": "", "name": files[name]["name"], "user": "", "since": ""}
+            watched[key_of("", name)] = fingerprint(self.look, known)
+        record, ripe = noted(self.look, watched, notes_of(self.look), self.wanted["grace"])
+        keep_notes(record)
+        self.ripe = [entry for entry in entries if key_of(entry["slot"], entry["name"]) in ripe]
+        self.aside = [name for name in orphans if key_of("", name) in ripe]
+        self.unripe = [entry["name"] for entry in entries if entry not in self.ripe]
+        self.unripe.extend(name for name in orphans if name not in self.aside)
         if not self.ripe and not self.aside:
             raise Refused(self.waits(), "pending")
         self.check_places()
@@ -351,10 +324,10 @@ class ReconcileAllocations(Step):
             raise Failed(str(reason))
         if daemon_of(look) != daemon_of(self.look):
             raise Failed("dockerd was restarted meanwhile: nothing is freed")
-        stale = {(entry["slot"], entry["name"]): entry for entry in stale_of(look)}
+        free = {(entry["slot"], entry["name"]): entry for entry in free_now(look, self.wanted["monitors"])}
         for entry in entries:
-            found = stale.get((entry["slot"], entry["name"]))
-            if found is None or held_back(look, found, self.wanted["monitors"]):
+            found = free.get((entry["slot"], entry["name"]))
+            if found is None:
                 raise Failed("slot %s of %s is not stale any more" % (entry["slot"], entry["name"]))
             if fingerprint(look, found) != fingerprint(self.look, entry):
                 raise Failed("something was written of %s meanwhile" % entry["name"])

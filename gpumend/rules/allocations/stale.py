@@ -33,15 +33,20 @@ def stale(context: Context) -> Iterator[Finding]:
     entries, found = ledger.entries_of(look), ledger.stale_of(look)
     # While the hardware is not known, so is what anything holds: that is said instead.
     known = not ledger.waits(look, wanted.grace)
-    held = [ledger.held_back(look, entry, wanted.monitors) if known else "" for entry in found]
+    books = ledger.claims(look)
+    held = [ledger.held_back(look, entry, wanted.monitors, books) if known else "" for entry in found]
     why = not_now(context, look, held.count(""), len(entries))
-    yield from first([_stale(look, entry, each or why) for entry, each in zip(found, held)])
+    files: dict[str, list[Any]] = {}
+    for file in (look.get("metadata") or {}).get("files", ()):
+        files.setdefault(file.get("name", ""), []).append(file)
+    told = zip(found, held)
+    yield from first([_stale(look, entry, files, each or why) for entry, each in told])
 
 
-def _stale(look: dict[str, Any], entry: dict[str, str], refused: str) -> Finding:
+def _stale(look: dict[str, Any], entry: dict[str, str], files: dict[str, list[Any]], refused: str) -> Finding:
     name, slot, state = entry["name"], entry["slot"], look["state"]
     said = look["history"]["last"].get(name)
-    metadata = [each for each in (look.get("metadata") or {}).get("files", ()) if each.get("name") == name]
+    metadata = files.get(name, ())
     evidence = [
         Evidence(state["path"], f"slot {slot}: {name}"),
         Evidence("docker ps -a", f"{len(look['docker']['containers'])} containers, none of this name or id"),
@@ -75,27 +80,27 @@ def _stale(look: dict[str, Any], entry: dict[str, str], refused: str) -> Finding
 )
 def orphans(context: Context) -> Iterator[Finding]:
     look, wanted = whole_look(context), books_of(context)
+    names = {
+        str(each["file"]): str(each.get("name")) for each in (look.get("metadata") or {}).get("files", ())
+    }
     files = ledger.orphans_of(look)
     kept = _kept(look, wanted.monitors)
-    free = [each for each in files if _name(look, each) not in kept]
-    why = not_now(context, look, len(free), len((look.get("metadata") or {}).get("files", ())))
+    free = [each for each in files if names[each] not in kept]
+    why = not_now(context, look, len(free), len(names))
     if wanted.reconcile == "release" and not wanted.lock and not why:
         why = "allocations.lock is not named: nothing of the site's is moved without it"
-    yield from first([_orphan(look, each, kept.get(_name(look, each), "") or why) for each in files])
+    yield from first([_orphan(look, each, names[each], kept.get(names[each], "") or why) for each in files])
 
 
 def _kept(look: dict[str, Any], monitors: Sequence[str]) -> dict[str, str]:
     """Why the state file's entry of a container stays, by its name."""
-    reasons = ((entry["name"], ledger.held_back(look, entry, monitors)) for entry in ledger.stale_of(look))
+    books, stale = ledger.claims(look), ledger.stale_of(look)
+    reasons = ((entry["name"], ledger.held_back(look, entry, monitors, books)) for entry in stale)
     return {name: why for name, why in reasons if why}
 
 
-def _name(look: dict[str, Any], file: str) -> str:
-    return next(str(each["name"]) for each in look["metadata"]["files"] if each["file"] == file)
-
-
-def _orphan(look: dict[str, Any], file: str, refused: str) -> Finding:
-    name, path = _name(look, file), f"{look['metadata']['path']}/{file}"
+def _orphan(look: dict[str, Any], file: str, name: str, refused: str) -> Finding:
+    path = f"{look['metadata']['path']}/{file}"
     return Finding(
         code="GM803",
         status=Status.WARN,
