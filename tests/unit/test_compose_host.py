@@ -160,6 +160,11 @@ def test_a_container_made_before_the_file_was_changed_is_pending() -> None:
     assert found.change is None
 
 
+def test_docker_s_default_runtime_is_no_other_request() -> None:
+    assert of(host(runtime="nvidia").but(info={"DefaultRuntime": "nvidia"})) == ["GM907 note"]
+    assert of(host(runtime="nvidia")) == ["GM907 note", "GM911 note"]
+
+
 # --- changed
 
 

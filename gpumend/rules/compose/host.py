@@ -55,12 +55,16 @@ def wanted_form(context: Context, found: HostProject) -> str:
     return "" if wanted.compose_form == "keep" or not meant else wanted.compose_form
 
 
-def pending(found: HostProject) -> dict[str, str]:
-    """The services whose containers were made from another request than their files have, with what was and is asked."""
+def pending(context: Context, found: HostProject) -> dict[str, str]:
+    """The services whose containers were made from another request than their files have, with what was and is asked. The
+    runtime that Docker gives to all is no request."""
+    default = str((context.state.docker.info.value or {}).get("DefaultRuntime") or "")
     rows = {}
     for service, containers in found.containers.items():
         now = set(found.asks[service])
         made = {way for each in containers for way in ways(each)}
+        if default.startswith("nvidia") and "runtime" not in now:
+            made.discard("runtime")
         if found.readable and now and made and now != made:
             rows[service] = (
                 f"made with {' and '.join(sorted(made))}, the file has {' and '.join(sorted(now))}"
@@ -80,7 +84,7 @@ def command(found: HostProject, services: tuple[str, ...]) -> str:
 )
 def recreated(context: Context) -> Iterator[Finding]:
     for found in context.state.compose.projects:
-        for service, text in pending(found).items():
+        for service, text in pending(context, found).items():
             place = requests(found.project.services[service])[0].place
             refused = held(found, found.given) if recreates(context) else NOT_ALLOWED
             refused = refused if wanted_form(context, found) else "compose.form is keep"
