@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, always, rule
+from gpumend.state.runs import DIRECTORY, LOCK
 
 
 @rule(
@@ -62,3 +63,18 @@ def half_installed(context: Context) -> Iterator[Finding]:
         remedy="Its scripts may restart daemons: look at what runs, then\n"
         + f"dpkg --configure {' '.join(names)}",
     )
+
+
+@rule("GM009", "no other run is at work", "flock(2); proc(5) locks", applies=always)
+def at_work(context: Context) -> Iterator[Finding]:
+    run = context.state.runs.at_work
+    if run:
+        yield Finding(
+            code="GM009",
+            status=Status.NOTE,
+            summary=f"run {run} is at work here",
+            evidence=(Evidence(LOCK, f"held, and names run {run}"),),
+            cause="Somebody mends this host just now, or a run goes on whose operator no longer waits for it: what this audit "
+            "sees may be half of a change.",
+            remedy=f"Audit it again when that is done; {DIRECTORY}/{run} has its journals.",
+        )

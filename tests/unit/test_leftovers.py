@@ -146,3 +146,7 @@ def test_a_run_that_is_at_work_was_not_interrupted(said: str, locks: str, told: 
     }
     found = findings(healthy().but(files=files), "GM003")
     assert [each.status for each in found] == [Status.FAIL] * told
+    noted = findings(healthy().but(files=files), "GM009")
+    assert [each.status for each in noted] == [Status.NOTE] * (
+        "pid 4711" in said and "WRITE 4711" in locks and "FLOCK" in locks
+    )
