@@ -241,8 +241,8 @@ def hardware_of(text: str) -> Dict[str, str]:
     found: Dict[str, str] = {}
     index = ""
     for line in text.splitlines():
-        gpu = re.match(r"GPU (\d+): .* \(UUID: (GPU-[^)]+)\)", line)
-        mig = re.match(r"\s+MIG .*Device\s+(\d+): \(UUID: (MIG-[^)]+)\)", line)
+        gpu = re.match(r"GPU (\d+): .* \(UUID: (GPU-[^()]+)\)", line)
+        mig = re.match(r"\s+MIG .*Device\s+(\d+): \(UUID: (MIG-[^()]+)\)", line)
         if gpu:
             index = gpu.group(1)
             found[index] = gpu.group(2)

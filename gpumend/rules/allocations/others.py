@@ -50,7 +50,7 @@ def _wants(name: str) -> Any:
 
 def hostlist_has(text: str, host: str) -> bool:
     """Whether Slurm's list of nodes, `gpu[01-04,7],login`, has a host (scontrol show hostnames)."""
-    for part in re.findall(r"[^,\[]+(?:\[[^\]]*\][^,\[]*)?", text):
+    for part in re.findall(r"[^,\[]+(?:\[[^][]*\][^,\[]*)?", text):
         found = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", part)
         if found is None:
             if part in (host, "DEFAULT"):
