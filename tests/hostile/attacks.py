@@ -146,7 +146,7 @@ def program(asked: Mapping[str, Any] | None = None, without: Callable[[str], str
 
 def add(more: str) -> Callable[[str], str]:
     """A text with definitions that count instead of its own."""
-    return lambda text: text.replace("#END\n", more + "\n", 1)
+    return lambda text: text.replace("#END\n", more + "\n#END\n", 1)
 
 
 def put(*pairs: tuple[str, str]) -> Callable[[str], str]:

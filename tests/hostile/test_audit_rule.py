@@ -23,7 +23,7 @@ PLANTED = {
     "gm-root-file": "echo gm-root-file >/root/.secret; chmod 600 /root/.secret",
     "gm-ssh-key": "echo gm-ssh-key >/etc/ssh/ssh_host_rsa_key; chmod 600 /etc/ssh/ssh_host_rsa_key",
     "gm-registry": 'mkdir -p /root/.docker; echo \'{"auths": {"x": {"auth": "gm-registry"}}}\' >/root/.docker/config.json',
-    "gm-argument": "cp /bin/sleep /run/k3s; setsid /run/k3s 300 --token gm-argument >/dev/null 2>&1 &",
+    "gm-argument": "cp /bin/bash /run/k3s; setsid /run/k3s -c 'sleep 300; :' x --token gm-argument >/dev/null 2>&1 &",
     "gm-environ": "cp /bin/sleep /run/kubelet; AWS_SECRET=gm-environ setsid /run/kubelet 300 >/dev/null 2>&1 &",
     "gm-unit": "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=API_KEY=gm-unit\\n'"
     " >/etc/systemd/system/docker.service.d/x.conf; chmod 600 /etc/systemd/system/docker.service.d/x.conf; systemctl daemon-reload",

@@ -29,7 +29,7 @@ FOLLOWED = add("open_inside = lambda pid, path: os.open('/proc/%d/root%s' % (pid
 # A privileged container's dockerd, by its name and what it executes: what it answers is what /fake/kind says.
 SERVER = r"""
 import os, socket, sys, threading, time
-OK = b"HTTP/1.1 200 OK\r\n"
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 def body(text):
     return lambda to: to.sendall(OK + b"Content-Length: %d\r\n\r\n" % len(text) + text)
 def trickle(to):
@@ -38,7 +38,7 @@ def trickle(to):
         to.sendall(b" ")
         time.sleep(0.05)
 def endless(to):
-    to.sendall(OK + b"Connection: close\r\n\r\n")
+    to.sendall(OK + b"\r\n")
     while True:
         to.sendall(b" " * 65536)
 def chunks(to):
@@ -140,7 +140,7 @@ ATTACKS = (
     Attack(
         "the environment of its own containers",
         10,
-        silent("gm-env1ronment"),
+        lambda seen: silent("gm-env1ronment")(seen) and inside(seen)["docker"]["status"] == "ok",
         add("allowed_env = lambda pairs: dict(pair.partition('=')[::2] for pair in pairs or ())"),
         answers("environment"),
     ),

@@ -225,14 +225,14 @@ ATTACKS = (
         14,
         lambda seen: "/root/closed" not in seen.answer["listings"],
         put(('if process["uid"] == 0 and not inner(', "if not inner(")),
-        "cp /bin/sleep dockerd; (./dockerd 300 --data-root=/root/closed; true) >/dev/null 2>&1 &",
+        "cp /bin/bash dockerd; ./dockerd -c 'sleep 300; :' x --data-root=/root/closed >/dev/null 2>&1 &",
     ),
     Attack(
         "forty processes with the name of a daemon and arguments of 100 KB",
         9,
         lambda seen: 0 < len(unpacked(seen.out)) < 15_000_000 and sum(map(len, map(str, seen.answer["processes"]["processes"]))) < 1_000_000,
         add("MAX_OTHERS_ARGV = MAX_OTHERS = 1 << 40"),
-        "cp /bin/sleep k0s; long=$(head -c 100000 /dev/zero | tr '\\0' x);"
+        "cp /bin/sleep k0s; long=$(head -c 100000 /dev/zero | tr '\\0' 0);"
         " for n in $(seq 40); do ./k0s 300 $long >/dev/null 2>&1 & done",
     ),
     Attack(
@@ -240,7 +240,7 @@ ATTACKS = (
         10,
         silent(TOKEN),
         add("without_secrets = list"),
-        f"cp /bin/sleep k3s; ./k3s 300 --token={TOKEN} >/dev/null 2>&1 &",
+        f"cp /bin/bash k3s; ./k3s -c 'sleep 300; :' x --token={TOKEN} >/dev/null 2>&1 &",
     ),
     Attack(
         "another user's environment, asked of the audit rule",
