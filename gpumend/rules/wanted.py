@@ -72,6 +72,7 @@ class Wanted:
     compose_form: str = "keep"
     compose_projects: tuple[str, ...] = ("*",)
     compose_recreate: str = "never"
+    compose_paths: tuple[str, ...] = ()
     restarts: str = "idle"
     restart_watch: int = 6
     ask_cuda: str = "auto"
@@ -152,6 +153,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         compose_form=compose.get("form", "keep"),
         compose_projects=tuple(compose.get("projects", ("*",))),
         compose_recreate=compose.get("recreate", "never"),
+        compose_paths=tuple(compose.get("paths", ())),
         restarts=raw.get("restarts", "idle"),
         restart_watch=raw.get("restart_watch", 6),
         ask_cuda=raw.get("ask_cuda", "auto"),

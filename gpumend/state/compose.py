@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from errno import ENOENT
 from os import strerror
+from typing import Any
 
 from gpumend.state.compose_files import Project, project
 from gpumend.state.compose_request import requests
@@ -16,14 +17,22 @@ from gpumend.state.snapshot import Snapshot
 from gpumend.text.version import Version, parse_version
 
 LABEL = "com.docker.compose."
-REQUEST = Request()  # the files are found through the labels of containers
+KEY = "compose"  # of the desired state
+REQUEST = Request()  # the files are found through the labels of containers, and through the desired state
+
+
+def request(raw: Any) -> dict[str, Any]:
+    """What the probe is asked for the files that a desired state names (`compose.paths`)."""
+    paths = raw.get("paths") if isinstance(raw, Mapping) else None
+    return {"compose": [str(path) for path in paths]} if paths else {}
 
 
 @dataclass(frozen=True)
 class HostProject:
     """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
     real bytes of each file that was read. others: who besides root could have chosen what lies at a path; empty for nobody.
-    compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask."""
+    compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask.
+    named: whether it is here for its file alone, which the desired state names."""
 
     name: str
     directory: str
@@ -34,6 +43,7 @@ class HostProject:
     others: Mapping[str, str]
     compose: Version | None
     asks: Mapping[str, tuple[str, ...]]
+    named: bool = False
 
     @property
     def readable(self) -> bool:
@@ -59,7 +69,7 @@ class HostProject:
 
 @dataclass(frozen=True)
 class Compose:
-    """projects: those with containers that want a GPU, by name."""
+    """projects: those with containers that want a GPU, and those of files that the desired state names; by name."""
 
     projects: tuple[HostProject, ...] = ()
 
@@ -72,6 +82,11 @@ def parse(snapshot: Snapshot) -> Compose:
         if each.project and files and (each.wants_gpu() or _asks(each)):
             key = (each.project, each.labels.get(f"{LABEL}project.working_dir", ""), files)
             found.setdefault(key, []).append(each)
+    used = {path for _, _, files in found for path in files.split(",")}
+    for path in snapshot.compose_paths():
+        if path not in used:
+            directory = path.rpartition("/")[0]
+            found[directory.rpartition("/")[2], directory, path] = []
     return Compose(tuple(_project(snapshot, *key, users) for key, users in sorted(found.items())))
 
 
@@ -110,6 +125,7 @@ def _project(
         {path: str(item.get("others", "")) for path, item in items.items()},
         _version(versions[0]) if versions else None,
         {service: tuple(sorted(_asked(made, service))) for service in services},
+        named=not users,
     )
 
 

@@ -133,5 +133,5 @@ def request(ask_cuda: bool = True, besides: str = "") -> dict[str, Any]:
 
 def besides_of(raw: Mapping[str, Any]) -> str:
     """What a desired state calls for besides, as JSON; empty where that is nothing."""
-    found = allocations.request(raw.get(allocations.KEY))
+    found = {**allocations.request(raw.get(allocations.KEY)), **compose.request(raw.get(compose.KEY))}
     return json.dumps(found, sort_keys=True) if found else ""

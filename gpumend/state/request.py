@@ -86,7 +86,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
             "files", "stats", "globs", "programs", "processes", "units", "unit_properties", "spaces", "listings",
         )
     }  # fmt: skip
-    single: dict[str, Any] = {"inside": None, "beside_compose": None, "log_keep": ""}
+    single: dict[str, Any] = {"inside": None, "beside_compose": None, "log_keep": "", "compose": []}
     commands: dict[str, Any] = {}
     for request in requests:
         for key, seen in merged.items():

@@ -248,6 +248,11 @@ class Snapshot:
         wanted = [hits.get(search_key(search), [])] if search else hits.values()
         return Reading(Status.OK, tuple(str(text) for texts in wanted for text in texts), path)
 
+    def compose_paths(self) -> tuple[str, ...]:
+        """The compose files that the probe looked at."""
+        found = self.answer.get("compose")
+        return tuple(sorted(map(str, found))) if isinstance(found, dict) else ()
+
     def compose(self, path: str) -> Mapping[str, Any]:
         """What is known of a compose file: its masked `text`, `sha256` and `others`, with the tag of how it was read."""
         return self._item("compose", path)

@@ -15,12 +15,14 @@ from gpumend.plan.plan import plan
 from gpumend.plan.step import EditFile, RunCommand
 from gpumend.plan.transaction import Transaction
 from gpumend.reports.diff import diff
-from gpumend.rules.finding import Component
+from gpumend.rules.finding import Component, Status
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted
 from gpumend.state.compose_files import project
 from gpumend.state.compose_request import requests
-from tests.unit.build import TODAY, Host, container, file, findings, healthy, verdict
+from gpumend.state.host_state import besides_of, request
+from tests.unit.build import TODAY, Host, absent, container, file, findings, healthy, state, verdict
+from tests.unit.build import _compose as compose_item
 from tests.unit.test_compose import REPORT
 from tests.unit.test_compose_fix import NEW, SHAPES, rewritten
 
@@ -242,3 +244,38 @@ def test_facts_say_who_asks_how() -> None:
     told = as_json(host().state().compose)
     assert json.loads(json.dumps(told))["projects"][0]["asks"] == {"worker": ["reservation"]}
     assert SECRET not in json.dumps(told)
+
+
+# --- files that the desired state names
+
+
+def named(text: str | None, path: str = "/srv/night/compose.yaml") -> Any:
+    """The answer of a host without a container of compose's, that was asked for a file."""
+    answer = healthy("28.5.2", "1.18.1", "cdi").answer()
+    answer["compose"][path] = compose_item(file(text)) if text is not None else absent()
+    return answer
+
+
+def test_what_the_desired_state_names_is_asked_for_and_nothing_else() -> None:
+    assert json.loads(besides_of({"compose": {"paths": ["/srv/night/compose.yaml"]}})) == {
+        "compose": ["/srv/night/compose.yaml"]
+    }
+    assert besides_of({"compose": {"form": "auto"}}) == ""
+    assert request(besides=besides_of({"compose": {"paths": ["/a/b.yaml"]}}))["compose"] == ["/a/b.yaml"]
+
+
+def test_a_named_file_is_judged_without_a_container() -> None:
+    """Every night a cron job starts it: nothing of it is in docker ps."""
+    found = findings(named(REPORT), "GM905")
+    assert found and all(each.evidence[0].source.startswith("/srv/night/compose.yaml:") for each in found)
+    assert findings(named("services:\n  web:\n    image: nginx\n"), "GM905") == []
+
+
+def test_a_named_file_that_is_not_there_is_not_fine() -> None:
+    assert [each.status for each in findings(named(None), "GM902")] == [Status.UNKNOWN]
+
+
+def test_a_file_of_a_project_with_containers_is_judged_once() -> None:
+    answer = host().answer()
+    assert PATH in answer["compose"]
+    assert len(state(answer).compose.projects) == 1

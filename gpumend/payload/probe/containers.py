@@ -7,7 +7,7 @@ import os
 import time
 from typing import Iterable, List, Optional
 
-from gpumend.payload.probe.compose import compose_file, compose_paths
+from gpumend.payload.probe.compose import MAX_COMPOSE_FILES, compose_file, compose_paths
 from gpumend.payload.probe.docker import ask_all, container, docker
 from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
@@ -138,7 +138,9 @@ def look_further(
                 path = os.path.join(directory, name)
                 reads.append((answer["stats"], path, search, (path, beside["search"])))
     answer["compose"] = {}
-    for path in compose_paths(answer["docker"].get("containers", ())):
+    named = [path for path in request.get("compose") or () if path.startswith("/")]
+    used = compose_paths(answer["docker"].get("containers", ()))
+    for path in used + [path for path in named[:MAX_COMPOSE_FILES] if path not in used]:
         reads.append((answer["compose"], path, compose_file, (path,)))
     read_side_by_side(reads, end or time.monotonic() + 2 * timeout, seconds + 2)
     jobs: List[Job] = []

@@ -23,11 +23,11 @@ def compose_rule(code: str, title: str, source: str) -> Callable[[Check], Check]
         @rule(code, title, source, applies=has_projects)
         def on_host(context: Context) -> Iterator[Finding]:
             for found in context.state.compose.projects:
-                mine = without_problems(found)
+                mine = found if found.named else without_problems(found)
                 services = {
                     name: service
                     for name, service in mine.project.services.items()
-                    if name in mine.containers
+                    if found.named or name in mine.containers
                 }
                 yield from check(replace(mine.project, services=services), where_of(context, found))
 
