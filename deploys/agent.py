@@ -27,7 +27,12 @@ elif verb == "install":
         raise SystemExit(int(Exit.USAGE)) from None
     asked = wanted.get("agent", {})
     config = Config(
-        host.name, wanted, digest(), int(asked.get("interval", 15)), str(asked.get("textfile", ""))
+        host.name,
+        wanted,
+        digest(),
+        int(asked.get("interval", 15)),
+        str(asked.get("textfile", "")),
+        tuple(asked.get("mend", ())),
     )
     agent.installed(program=bundle(), config=config.text())
 else:

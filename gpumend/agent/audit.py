@@ -105,8 +105,13 @@ def tell(old: dict[str, Any], new: dict[str, Any], host: str) -> None:
 
 def run(config: Config) -> int:
     """The exit status of the audit, which is the report's: 0 as wanted, 1 not known, 3 drift. Raises OSError where the
-    report cannot be written; the metrics' directory is somebody else's, and whatever is wrong there is in the journal."""
-    report = audit(config)
+    report cannot be written."""
+    return published(config, audit(config))
+
+
+def published(config: Config, report: dict[str, Any]) -> int:
+    """The report is the last one, the journal has what is new in it, the metrics are its; returns its exit status. Raises
+    OSError; the metrics' directory is somebody else's, and whatever is wrong there is in the journal."""
     old = before()
     os.makedirs(STATE, 0o700, exist_ok=True)
     written(REPORT, json.dumps(report, indent=1).encode(), 0o600)

@@ -16,9 +16,9 @@ import yaml
 import gpumend
 from gpumend.reports.document import tool_version
 
-# What an audit needs, and no more: neither what changes a host nor what talks to one.
+# What judges a host and what changes one; not what talks to other hosts.
 ROOMS = ("agent", "payload", "plan", "reports", "rules", "run", "schemas", "state", "text")
-APART = ("run/remote", "reports/formats", "payload/change", "agent/bundle.py", "rules/sources.py")
+APART = ("run/remote", "reports/formats", "agent/bundle.py", "rules/sources.py")
 FORMATS = ("__init__", "prometheus")
 LIBRARIES = (tomli, tomlkit, yaml)  # their Python sources; what is compiled of them stays here
 HEAD = b"#!/usr/bin/python3 -ISB\n"

@@ -20,13 +20,14 @@ class ConfigError(ValueError):
 class Config(NamedTuple):
     """host: its name in the inventory. wanted: the desired state, as its layers came together on the controller.
     digest: SHA-256 of the agent's file as the controller made it. interval: minutes between two audits. textfile: the
-    directory for metrics; empty: none."""
+    directory for metrics; empty: none. mend: the components that the agent may change (units.WRITES)."""
 
     host: str
     wanted: Mapping[str, Any]
     digest: str
     interval: int = 15
     textfile: str = ""
+    mend: tuple[str, ...] = ()
 
     def text(self) -> str:
         return json.dumps({**self._asdict(), "wanted": dict(self.wanted)}, indent=1, sort_keys=True) + "\n"
@@ -42,6 +43,7 @@ def parse(text: str) -> Config:
             digest=str(raw["digest"]),
             interval=int(raw.get("interval", 15)),
             textfile=str(raw.get("textfile", "")),
+            mend=tuple(map(str, raw.get("mend", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{CONFIG} is not one of ours: {error}") from None

@@ -100,13 +100,32 @@ def installed(config: Config, data: bytes) -> list[str]:
         if _holds(path) != text:
             written(path, text, mode)
             changed.append(path)
+    changed += [
+        path for name in (units.AUDIT, units.MEND) if name not in units.names(config) for path in _away(name)
+    ]
     if changed:
         _systemctl("daemon-reload")
-    for unit in units.STARTED:
-        _systemctl("enable", "--quiet", unit)
-        # a timer that is restarted counts from now with its new text
-        _systemctl("restart" if changed else "start", unit)
+    for name in units.names(config):
+        for unit in units.started(name):
+            _systemctl("enable", "--quiet", unit)
+            # a timer that is restarted counts from now with its new text
+            _systemctl("restart" if changed else "start", unit)
     return changed
+
+
+def _away(name: str) -> list[str]:
+    """The units of an audit or a mend do not run, and their files are gone; returns those. Raises InstallError."""
+    gone = []
+    for unit in (*units.started(name), f"{name}.service"):
+        path = f"{UNITS}/{unit}"
+        if os.path.lexists(path):
+            if not unit.endswith(".service"):
+                _systemctl("disable", "--quiet", "--now", unit)
+            elif name == units.AUDIT:  # a mend that is at work ends by itself
+                _systemctl("stop", unit)
+            os.unlink(path)
+            gone.append(path)
+    return gone
 
 
 def uninstalled() -> list[str]:
@@ -115,11 +134,8 @@ def uninstalled() -> list[str]:
     textfile = ""
     with contextlib.suppress(ConfigError):
         textfile = read().textfile
-    for unit in (*units.STARTED, units.SERVICE):
-        if os.path.lexists(f"{UNITS}/{unit}"):
-            _systemctl("disable", "--quiet", "--now", unit)
-    paths = [f"{UNITS}/{name}" for name in (units.TIMER, units.PATH, units.SERVICE)]
-    for path in (*paths, *((f"{textfile}/{METRICS}",) if textfile else ()), CONFIG, PROGRAM):
+    gone += _away(units.MEND) + _away(units.AUDIT)
+    for path in (*((f"{textfile}/{METRICS}",) if textfile else ()), CONFIG, PROGRAM):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             gone.append(path)
@@ -133,7 +149,7 @@ def uninstalled() -> list[str]:
             os.rmdir(os.path.dirname(path))
     _systemctl("daemon-reload")
     with contextlib.suppress(InstallError):
-        _systemctl("reset-failed", "gpumend-audit.*")
+        _systemctl("reset-failed", "gpumend-*")
     return gone
 
 
@@ -147,14 +163,15 @@ def status() -> dict[str, Any]:
     found: dict[str, Any] = {"installed": True, **config._asdict()}
     del found["wanted"]
     found["config"] = hashlib.sha256(config.text().encode()).hexdigest()
-    for unit in units.STARTED:
+    starting = [unit for name in units.names(config) for unit in units.started(name)]
+    for unit in starting:
         done = subprocess.run(
             ["systemctl", "is-active", unit], stdout=subprocess.PIPE, timeout=60, check=False
         )
         found[unit] = done.stdout.decode("ascii", "replace").strip()
     wanted = {f"{UNITS}/{name}": text for name, text in units.texts(config, sys.executable).items()}
     found["sound"] = all(_holds(path) == text.encode("ascii") for path, text in wanted.items()) and all(
-        found[unit] == "active" for unit in units.STARTED
+        found[unit] == "active" for unit in starting
     )
     with contextlib.suppress(OSError, ValueError, KeyError), open(REPORT, encoding="utf-8") as file:
         report = json.load(file)

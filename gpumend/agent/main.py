@@ -1,4 +1,4 @@
-"""`agent audit|status|uninstall`, on the host itself; `install` is what the controller sends."""
+"""`agent audit|mend|status|uninstall`, on the host itself; `install` is what the controller sends."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("audit", help="judge this host, and write the report, the metrics and the journal")
+    verbs.add_parser("mend", help="put right what the configuration allows the agent to change")
     verbs.add_parser("status", help="what is installed, and how the last audit ended")
     verbs.add_parser("uninstall", help="no file of the agent is left")
     verbs.add_parser("install", help="as the configuration on standard input says").add_argument("file")
@@ -37,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from gpumend.agent import audit  # only here: it brings all the rules
 
             return audit.run(read())
+        if asked.verb == "mend":
+            from gpumend.agent import mend  # only here: an audit changes nothing
+
+            return mend.run(read())
         from gpumend.agent import install  # only here: an audit needs none of it
 
         try:

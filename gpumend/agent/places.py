@@ -6,5 +6,6 @@ PROGRAM = "/usr/local/lib/gpumend/agent"
 CONFIG = "/etc/gpumend/agent.json"
 STATE = "/var/lib/gpumend/agent"
 REPORT = f"{STATE}/report.json"
+MENDED = f"{STATE}/mended.json"  # the last mend that did something
 UNITS = "/etc/systemd/system"
 METRICS = "gpumend.prom"  # in the directory of node_exporter's textfile collector, where one is given

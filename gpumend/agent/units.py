@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from gpumend.agent.config import Config
 from gpumend.agent.places import PROGRAM, STATE
 
-SERVICE, TIMER, PATH = "gpumend-audit.service", "gpumend-audit.timer", "gpumend-audit.path"
-# They start the audit; in this order they are started.
-STARTED = (TIMER, PATH)
+AUDIT, MEND = "gpumend-audit", "gpumend-mend"
+# What the agent may be allowed to change, and the directories that this writes to. One that is not there is not made.
+WRITES = {
+    "cdi.spec_current": ("/etc/cdi", "/run/cdi"),
+    "toolkit.runtime_config": ("/etc/nvidia-container-runtime",),
+    "containerd.config": ("/etc/containerd",),
+    "docker.daemon_config": ("/etc/docker",),
+    "allocations.reconciled": (),  # and where the desired state says that the books lie
+}
 # What nvidia-smi and cuInit open: by the names in /proc/devices (nvidia-frontend before driver 550), and by path, for what
 # stands there under another number. A path that is not there is passed over (systemd.resource-control(5)).
 DEVICES = (
@@ -20,7 +28,6 @@ DEVICES = (
 def service(config: Config, python: str) -> str:
     """The audit. ProtectKernelModules, PrivateDevices, PrivateTmp and ProtectHome are not here: they would hide from the
     audit what it judges (systemd.exec(5): /usr/lib/modules becomes inaccessible)."""
-    devices = "\n".join(f"DeviceAllow={device} rw" for device in DEVICES)
     writes = " ".join((STATE, *((f"-{config.textfile}",) if config.textfile else ())))
     return f"""[Unit]
 Description=gpumend: audit of what containers need to use the GPU
@@ -36,7 +43,14 @@ TimeoutStartSec=300
 Nice=10
 IOSchedulingClass=idle
 MemoryMax=256M
-TasksMax=256
+{_hardened(writes)}"""
+
+
+def _hardened(writes: str) -> str:
+    """What both services have. Temporary files lie in the state directory: /tmp is read-only, and everybody's."""
+    devices = "\n".join(f"DeviceAllow={device} rw" for device in DEVICES)
+    return f"""TasksMax=256
+Environment=TMPDIR={STATE}
 ProtectSystem=strict
 ReadWritePaths={writes}
 RestrictAddressFamilies=AF_UNIX
@@ -49,10 +63,39 @@ DevicePolicy=closed
 """
 
 
-def timer(config: Config) -> str:
+def _books(config: Config, component: str) -> list[str]:
+    """The directories of the state file and the log, and that of the metadata, where the agent may free allocations."""
+    wanted = config.wanted.get("allocations") or {}
+    if component != "allocations.reconciled":
+        return []
+    files = (os.path.dirname(str(wanted[key])) for key in ("state", "log") if wanted.get(key))
+    return [*files, *([str(wanted["metadata"])] if wanted.get("metadata") else [])]
+
+
+def mend_service(config: Config, python: str) -> str:
+    """The mend of what is allowed. Its transactions are not ended in the middle, so nothing here ends them; they write below
+    /run (lock, staged trees), to gpumend's own state, and to what the allowed components are kept in."""
+    paths = [path for name in config.mend for path in (*WRITES[name], *_books(config, name))]
+    paths += [config.textfile] if config.textfile else []
+    writes = " ".join(("/var/lib/gpumend", "/run", *(f"-{path}" for path in dict.fromkeys(paths))))
+    return f"""[Unit]
+Description=gpumend: mend of {", ".join(config.mend)}
+Documentation=file:{PROGRAM}
+After=docker.service containerd.service nvidia-persistenced.service nvidia-cdi-refresh.service
+
+[Service]
+Type=oneshot
+ExecStart={python} -I -S -B {PROGRAM} mend
+# 1 something is not known, 4 a change was put back: the report and the journal say it. 5 is a failure of the unit, too
+SuccessExitStatus=1 4
+TimeoutStartSec=infinity
+{_hardened(writes)}"""
+
+
+def timer(config: Config, what: str) -> str:
     """RandomizedDelaySec spreads a fleet's audits; AccuracySec must be small for it (systemd.timer(5))."""
     return f"""[Unit]
-Description=gpumend: an audit every {config.interval} minutes
+Description=gpumend: {what} every {config.interval} minutes
 
 [Timer]
 OnBootSec=2min
@@ -65,16 +108,16 @@ WantedBy=timers.target
 """
 
 
-def path() -> str:
+def path(name: str) -> str:
     """A driver was changed: its module is another, or its package. Neither /proc nor /sys tells inotify anything;
     modules.dep is what depmod renames into place, as nvidia-cdi-refresh.path has it (toolkit 1.18). It is watched alone: beside a
     path that is not there, systemd 257 watches all anew at every event in the directory and loses the other's (seen)."""
     return f"""[Unit]
-Description=gpumend: an audit when the driver's modules or packages change
+Description=gpumend: the driver's modules have changed
 
 [Path]
 PathChanged=/lib/modules/%v/modules.dep
-Unit={SERVICE}
+Unit={name}.service
 
 [Install]
 WantedBy=paths.target
@@ -83,4 +126,19 @@ WantedBy=paths.target
 
 def texts(config: Config, python: str) -> dict[str, str]:
     """Every unit by name."""
-    return {SERVICE: service(config, python), TIMER: timer(config), PATH: path()}
+    found = {f"{AUDIT}.service": service(config, python)}
+    if config.mend:
+        found[f"{MEND}.service"] = mend_service(config, python)
+    for name in names(config):
+        found[f"{name}.timer"] = timer(config, "an audit" if name == AUDIT else "a mend")
+        found[f"{name}.path"] = path(name)
+    return found
+
+
+def names(config: Config) -> tuple[str, ...]:
+    return (AUDIT, MEND) if config.mend else (AUDIT,)
+
+
+def started(name: str) -> tuple[str, str]:
+    """What starts an audit or a mend."""
+    return f"{name}.timer", f"{name}.path"

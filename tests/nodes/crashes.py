@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpumend.payload.source import change_source as program_source
-from gpumend.run.remote.component import rollback_data
+from gpumend.run.attempt import rollback_data
 from tests.nodes.faults import SIGHT, Before, Sight, fault
 from tests.nodes.lab import Node
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpumend.agent.journal import message_id
-from tests.nodes import gpu
+from tests.nodes import gpu, scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, start
 from tests.nodes.lab import Lab, Node
@@ -17,6 +17,7 @@ from tests.nodes.slot import wait_for
 
 PROGRAM = "/usr/local/lib/gpumend/agent"
 REPORT = "/var/lib/gpumend/agent/report.json"
+MENDED = "/var/lib/gpumend/agent/mended.json"
 TEXTFILE = "/var/lib/node-exporter"
 WANTED = {"agent": {"interval": 60, "textfile": TEXTFILE}}
 # Ten sick hosts, and one that is well.
@@ -26,11 +27,11 @@ SICK = (
 )  # fmt: skip
 
 
-def agent(lab: Lab, node: Node, verb: str) -> str:
+def agent(lab: Lab, node: Node, verb: str, wanted: dict[str, Any] = WANTED) -> str:
     """What `gpumend agent VERB` says of a node; it ended well."""
     flags = ("--dry",) if verb == "status" else ("-y",)
     ran = start(
-        lab, Target(node, wanted=WANTED), deploy="agent", more=(*flags, "--data", f"agent_verb={verb}")
+        lab, Target(node, wanted=wanted), deploy="agent", more=(*flags, "--data", f"agent_verb={verb}")
     ).finish()
     assert ran.rc == 0, ran.said
     return ran.stdout
@@ -105,6 +106,42 @@ def test_an_agent_from_its_first_audit_to_its_last_file(lab: Lab, boot: Boot) ->
     assert files(node, *everything) == before, "no file is left"
     assert "no agent is installed" in agent(lab, node, "status")
     assert node.run(["systemctl", "list-units", "--all", "--no-legend", "gpumend-*"]).stdout.strip() == ""
+
+
+def test_what_the_agent_may_change_is_mended_when_the_driver_changes(lab: Lab, boot: Boot) -> None:
+    """A new driver makes the CDI spec stale: the agent writes it anew, as an operator would. What it may not change stays."""
+    node = boot("trixie", "healthy")
+    node.sh("mkdir -p /lib/modules/$(uname -r); touch /lib/modules/$(uname -r)/modules.dep")
+    scenarios.write_daemon(node, {"log-driver": "json-file"})
+    daemon = node.read(scenarios.DAEMON)
+    wanted = {"agent": {"interval": 60, "mend": ["cdi.spec_current"]}}
+    agent(lab, node, "install", wanted)
+    assert node.is_active("gpumend-mend.timer") and node.is_active("gpumend-mend.path")
+    stale = node.read(scenarios.SPEC)
+
+    gpu.set_driver(node, "560.35.03")
+    node.sh("cd /lib/modules/$(uname -r) && touch modules.new && mv modules.new modules.dep")
+    wait_for("the agent has mended", lambda: node.exists(MENDED), 90.0)
+    node.run(["systemctl", "start", "gpumend-audit.service"])
+    mended = json.loads(node.read(MENDED))
+    [host] = mended["hosts"].values()
+    assert {change["component"]: change["status"] for change in host["changes"]} == {
+        "cdi.spec_current": "changed"
+    }
+    assert b"560.35.03" in node.read(scenarios.SPEC) and node.read(scenarios.SPEC) != stale
+    codes = {code for code, status, _ in found(json.loads(node.read(REPORT))) if status == "fail"}
+    assert "GM403" in codes and "GM304" not in codes, codes
+    assert node.read(scenarios.DAEMON) == daemon, "Docker's configuration was not allowed"
+    [row] = entries(node, "GPUMEND_COMPONENT=cdi.spec_current")
+    assert row["MESSAGE"].startswith("cdi.spec_current: changed") and row["GPUMEND_RUN"] == mended["run"]
+
+    # It is a run as any other: an operator rolls it back. And what is not allowed any more is gone.
+    ran = start(lab, node, deploy="rollback", more=("-y", "--data", f"run={mended['run']}")).finish()
+    assert ran.rc == 0, ran.said
+    assert node.read(scenarios.SPEC) == stale
+    agent(lab, node, "install")
+    assert not node.exists("/etc/systemd/system/gpumend-mend.service")
+    assert not node.is_active("gpumend-mend.timer") and node.is_active("gpumend-audit.timer")
 
 
 @pytest.mark.parametrize("scenario", SICK)

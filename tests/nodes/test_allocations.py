@@ -13,7 +13,7 @@ import pytest
 
 from gpumend.payload.allocations import line_of_log
 from gpumend.rules.finding import Component
-from gpumend.run.remote.component import rollback_data
+from gpumend.run.attempt import rollback_data
 from tests.nodes import gpu, images
 from tests.nodes.conftest import Boot
 from tests.nodes.crashes import kill_at_every_step

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpumend.rules.finding import Component
+from gpumend.run.attempt import rollback_data
 from gpumend.run.programs import probe_program
-from gpumend.run.remote.component import rollback_data
 from gpumend.state.containerd import cri_of, merge
 from gpumend.state.host_state import parse
 from gpumend.state.snapshot import Snapshot

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gpumend.rules.finding import Component
-from gpumend.run.remote.component import rollback_data
+from gpumend.run.attempt import rollback_data
 from gpumend.state.docker import DAEMON_JSON
 from tests.nodes import images, scenarios, toolkit
 from tests.nodes.base import SUITE

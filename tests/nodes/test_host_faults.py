@@ -13,8 +13,8 @@ import pytest
 
 from gpumend.payload.source import change_source as program_source
 from gpumend.rules.finding import Component
+from gpumend.run.attempt import rollback_data
 from gpumend.run.programs import probe_program
-from gpumend.run.remote.component import rollback_data
 from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.host_state import parse
 from gpumend.state.snapshot import Snapshot

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand
@@ -11,15 +11,12 @@ from pyinfra.context import host as context_host
 
 from gpumend.plan.needs import held
 from gpumend.plan.transaction import Transaction
-from gpumend.plan.wire import as_data
 from gpumend.rules.finding import Component
 from gpumend.run import record as run
+from gpumend.run.attempt import attempt
 from gpumend.run.outcome import Outcome
-from gpumend.run.programs import who
 from gpumend.run.remote import assessment
-from gpumend.run.remote.connection import AuditOnly, RemoteError
 from gpumend.run.remote.exchange import send
-from gpumend.state.snapshot import AnswerError
 from gpumend.text.mask import mask
 
 if TYPE_CHECKING:
@@ -89,66 +86,11 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
 
 
 def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcome:
-    """One exec: the transaction's answer, judged by the state of the host that came with it."""
-    assert record.now is not None
-    this = run.current(host.inventory)
-    try:
-        wanted = record.now.context.wanted
-        outcome, snapshot = send(
-            host, as_data(transaction, this.id, wanted.restarts, who(), wanted.restart_watch)
-        )
-        after = assessment.take(host, record, snapshot)
-    except AuditOnly as error:
-        outcome = Outcome("refused", str(error))
-        record.done.append((transaction, outcome))
-        return outcome
-    except Exception as error:  # something was sent: whatever its answer does to us is this host's alone
-        outcome = Outcome("lost", f"{told(error)}; the host finishes or puts back by itself: audit it again")
-        record.done.append((transaction, outcome))
-        return outcome
-    left = [
-        finding.code
-        for finding in after.verdict.findings
-        if finding.change
-        and finding.change.component is transaction.component
-        and finding.code in transaction.codes
-    ]
-    # The putting back of an interrupted run is not itself undone: another run may have begun meanwhile. Nor is what was
-    # freed: what is stale by now became so meanwhile, and another container may hold the slot already.
-    undoable = transaction.component not in (Component.RECOVER, Component.ALLOCATIONS)
-    if left and undoable and outcome.status in ("changed", "unchanged"):
-        outcome = _take_back(host, record, transaction, left)
-    if outcome.status != "conflict":
-        record.done.append((transaction, outcome))
-    return outcome
-
-
-def told(error: Exception) -> str:
-    """What went wrong, for the report: one of ours in its words, any other with its kind."""
-    expected = isinstance(error, RemoteError | AnswerError)
-    return str(error) if expected else f"internal error: {type(error).__name__}: {error}"
-
-
-def _take_back(host: Host, record: run.Record, transaction: Transaction, left: list[str]) -> Outcome:
-    """What was to be put right is still wrong: the change is undone. The second and last exec of a component."""
-    reason = f"{', '.join(left)} is still found after the change"
-    this = run.current(host.inventory)
-    assert record.now is not None
-    restarts = record.now.context.wanted.restarts
-    try:
-        # What runs in a container whose daemon we have started a moment ago is ours to stop; the host's daemon may have new work.
-        outcome, snapshot = send(host, rollback_data(this.id, restarts, str(transaction.component), "allow"))
-        assessment.take(host, record, snapshot)
-    except Exception as error:
-        return Outcome("broken", f"{reason}; it could not be undone: {told(error)}")
-    if outcome.status == "broken":
-        return Outcome("broken", f"{reason}; then: {outcome.detail}")
-    waits = f"; then: {outcome.detail}" if outcome.status == "pending" else ""
-    return Outcome("put_back", reason + waits, outcome.files)
-
-
-def rollback_data(run_id: str, restarts: str, component: str = "", inner: str = "") -> dict[str, Any]:
-    """The program's JSON that undoes a run, or one component of it. inner: what of `restarts` counts for Dockers in
-    containers, where it is not the same."""
-    named = {"verb": "rollback", "run": run_id, "who": who(), "component": component}
-    return {**named, "restarts": restarts, "inner": inner}
+    """One exec; a second one where what it changed did not help."""
+    return attempt(
+        run.current(host.inventory).id,
+        record,
+        transaction,
+        lambda data: send(host, data),
+        lambda snapshot: assessment.take(host, record, snapshot),
+    )

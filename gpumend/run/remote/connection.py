@@ -13,6 +13,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.context import ctx_config
 
 from gpumend.run import audit_program
+from gpumend.run.attempt import HostError, NotAllowed
 from gpumend.run.audit_program import AUDIT, AUDIT_ONLY, SUDO
 from gpumend.run.remote.output import TOO_MUCH, bounded
 
@@ -30,11 +31,11 @@ INSTALL = "pyinfra inventory.py deploys/audit_rule.py --data audit_user=USER"
 bounded()
 
 
-class RemoteError(Exception):
-    """The host gave no answer. The text is its own last word, or the connection's."""
+class RemoteError(HostError):
+    """No answer over the connection."""
 
 
-class AuditOnly(RemoteError):
+class AuditOnly(RemoteError, NotAllowed):
     """The host lets us audit, and nothing else."""
 
 

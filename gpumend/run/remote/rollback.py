@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pyinfra import logger
 
 from gpumend.run import record as run
+from gpumend.run.attempt import rollback_data
 from gpumend.run.outcome import Outcome
 from gpumend.run.programs import who
 from gpumend.run.remote import assessment
-from gpumend.run.remote.component import rollback_data
 from gpumend.run.remote.connection import AuditOnly, RemoteError
 from gpumend.run.remote.exchange import send
 from gpumend.state.reading import Unread
