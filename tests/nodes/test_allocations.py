@@ -208,6 +208,29 @@ def test_the_sites_allocator_frees_them(node: Node) -> None:
     assert pid(node) == live
 
 
+def test_the_agent_frees_them_by_its_timer_where_it_may(lab: Lab, node: Node) -> None:
+    """Without a terminal and without anybody asking; the first time it only takes note."""
+    live = pid(node)
+    allowed = {**WANTED, "agent": {"interval": 60, "mend": [str(Component.ALLOCATIONS)]}}
+
+    def agent(verb: str) -> None:
+        ran = start(
+            lab, Target(node, wanted=allowed), deploy="agent", more=("-y", "--data", f"agent_verb={verb}")
+        ).finish()
+        assert ran.rc == 0, ran.said
+
+    agent("install")
+    assert node.is_active("gpumend-mend.timer")
+    node.run(["systemctl", "start", "gpumend-mend.service"])
+    assert node.read(STATE) == BEFORE.encode()
+    age(node)
+    node.run(["systemctl", "start", "gpumend-mend.service"])
+    assert json.loads(node.read(STATE)) == json.loads(AFTER)
+    assert [each["name"] for each in lines_since(node)] == [VALIDATION, DEBUG]
+    assert pid(node) == live
+    agent("uninstall")
+
+
 def freed(node: Node, run: str) -> None:
     """Those two and nothing else are freed, the log says so, a second run has nothing to do, and it can be rolled back."""
     assert json.loads(node.read(STATE)) == json.loads(AFTER)

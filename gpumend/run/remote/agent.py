@@ -101,7 +101,7 @@ def _install(state: State, host: Host, program: bytes, config: str) -> bool:
         found = {"error": str(error)}
     if "error" in found:
         return _say(host.name, f"not installed: {found['error']}", False)
-    return _say(host.name, "the agent is installed; its first audit is due in two minutes")
+    return _say(host.name, "the agent is installed; its first audit comes by itself")
 
 
 def gone() -> Generator[FunctionCommand, None, None]:
