@@ -19,7 +19,7 @@ from typing import Any
 from gpumend.agent import units
 from gpumend.agent.config import Config, ConfigError, read
 from gpumend.agent.files import written
-from gpumend.agent.places import CONFIG, METRICS, PROGRAM, REPORT, STATE, UNITS
+from gpumend.agent.places import CONFIG, CRON, METRICS, PROGRAM, REPORT, STATE, UNITS
 
 OLDEST = (3, 9)
 UNCHECKED = 0b01  # PEP 552: by hash, and the source is not looked at: it is in the same file
@@ -71,9 +71,17 @@ def _systemctl(*argv: str) -> None:
 def _files(config: Config, program: bytes) -> dict[str, tuple[bytes, int]]:
     """What is written, in order: the program, what it was told, then what starts it."""
     found = {PROGRAM: (program, 0o755), CONFIG: (config.text().encode(), 0o600)}
+    if not systemd():
+        found[CRON] = (units.cron(config, sys.executable).encode("ascii"), 0o644)
+        return found
     for name, text in units.texts(config, sys.executable).items():
         found[f"{UNITS}/{name}"] = (text.encode("ascii"), 0o644)
     return found
+
+
+def systemd() -> bool:
+    """Whether systemd runs here (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")
 
 
 def _holds(path: str) -> bytes | None:
@@ -88,8 +96,8 @@ def installed(config: Config, data: bytes) -> list[str]:
     if sys.version_info < OLDEST:
         version = ".".join(map(str, sys.version_info[:3]))
         raise InstallError(f"the agent needs Python {'.'.join(map(str, OLDEST))}; this host has {version}")
-    if not os.path.isdir("/run/systemd/system"):
-        raise InstallError("no systemd runs on this host: nothing would start the agent")
+    if not systemd() and not os.path.isdir(os.path.dirname(CRON)):
+        raise InstallError("neither systemd nor cron is on this host: nothing would start the agent")
     if hashlib.sha256(data).hexdigest() != config.digest:
         raise InstallError("the agent's file did not come whole")
     for directory in {os.path.dirname(path) for path in (PROGRAM, CONFIG, STATE)}:
@@ -103,6 +111,8 @@ def installed(config: Config, data: bytes) -> list[str]:
     changed += [
         path for name in (units.AUDIT, units.MEND) if name not in units.names(config) for path in _away(name)
     ]
+    if not systemd():
+        return changed
     if changed:
         _systemctl("daemon-reload")
     for name in units.names(config):
@@ -135,7 +145,7 @@ def uninstalled() -> list[str]:
     with contextlib.suppress(ConfigError):
         textfile = read().textfile
     gone += _away(units.MEND) + _away(units.AUDIT)
-    for path in (*((f"{textfile}/{METRICS}",) if textfile else ()), CONFIG, PROGRAM):
+    for path in (*((f"{textfile}/{METRICS}",) if textfile else ()), CRON, CONFIG, PROGRAM):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             gone.append(path)
@@ -147,9 +157,10 @@ def uninstalled() -> list[str]:
             OSError
         ):  # others' files are in it: gpumend's runs, the audit rule's program
             os.rmdir(os.path.dirname(path))
-    _systemctl("daemon-reload")
-    with contextlib.suppress(InstallError):
-        _systemctl("reset-failed", "gpumend-*")
+    if systemd():
+        _systemctl("daemon-reload")
+        with contextlib.suppress(InstallError):
+            _systemctl("reset-failed", "gpumend-*")
     return gone
 
 
@@ -163,14 +174,15 @@ def status() -> dict[str, Any]:
     found: dict[str, Any] = {"installed": True, **config._asdict()}
     del found["wanted"]
     found["config"] = hashlib.sha256(config.text().encode()).hexdigest()
-    starting = [unit for name in units.names(config) for unit in units.started(name)]
+    starting = [unit for name in units.names(config) for unit in units.started(name)] if systemd() else []
     for unit in starting:
         done = subprocess.run(
             ["systemctl", "is-active", unit], stdout=subprocess.PIPE, timeout=60, check=False
         )
         found[unit] = done.stdout.decode("ascii", "replace").strip()
-    wanted = {f"{UNITS}/{name}": text for name, text in units.texts(config, sys.executable).items()}
-    found["sound"] = all(_holds(path) == text.encode("ascii") for path, text in wanted.items()) and all(
+    wanted = _files(config, b"")
+    del wanted[PROGRAM]
+    found["sound"] = all(_holds(path) == text for path, (text, _) in wanted.items()) and all(
         found[unit] == "active" for unit in starting
     )
     with contextlib.suppress(OSError, ValueError, KeyError), open(REPORT, encoding="utf-8") as file:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -27,13 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="agent", description="Judges this host, as it was told when it was installed."
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("audit", help="judge this host, and write the report, the metrics and the journal")
-    verbs.add_parser("mend", help="put right what the configuration allows the agent to change")
+    for verb, text in (
+        ("audit", "judge this host, and write the report, the metrics and the journal"),
+        ("mend", "put right what the configuration allows the agent to change"),
+    ):
+        working = verbs.add_parser(verb, help=text)
+        working.add_argument(
+            "--spread", type=int, default=0, metavar="SECONDS", help="begin within so many seconds"
+        )
     verbs.add_parser("status", help="what is installed, and how the last audit ended")
     verbs.add_parser("uninstall", help="no file of the agent is left")
     verbs.add_parser("install", help="as the configuration on standard input says").add_argument("file")
     asked = parser.parse_args(argv)
     try:
+        if getattr(asked, "spread", 0) > 0:
+            time.sleep(
+                asked.spread * int.from_bytes(os.urandom(2), "big") / 65536
+            )  # cron starts a whole fleet in the same second
         if asked.verb == "audit":
             from gpumend.agent import audit  # only here: it brings all the rules
 

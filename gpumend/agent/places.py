@@ -8,4 +8,5 @@ STATE = "/var/lib/gpumend/agent"
 REPORT = f"{STATE}/report.json"
 MENDED = f"{STATE}/mended.json"  # the last mend that did something
 UNITS = "/etc/systemd/system"
+CRON = "/etc/cron.d/gpumend-agent"  # where no systemd runs
 METRICS = "gpumend.prom"  # in the directory of node_exporter's textfile collector, where one is given

@@ -135,6 +135,20 @@ def texts(config: Config, python: str) -> dict[str, str]:
     return found
 
 
+def cron(config: Config, python: str) -> str:
+    """The same for a host without systemd, as crontab(5) has it. Minutes are those of a full hour, from an hour on hours.
+    Standard output goes nowhere: cron would send it by mail every time."""
+    hours = config.interval // 60
+    when = f"*/{config.interval} * * * *" if hours == 0 else f"0 */{min(hours, 23)} * * *"
+    verbs = ("audit", "mend") if config.mend else ("audit",)
+    spread = max(config.interval * 60 // 10, 1)
+    lines = (
+        f"{when} root {python} -I -S -B {PROGRAM} {verb} --spread {spread} >/dev/null 2>&1\n"
+        for verb in verbs
+    )
+    return "# gpumend's agent, on a host without systemd\nSHELL=/bin/sh\n" + "".join(lines)
+
+
 def names(config: Config) -> tuple[str, ...]:
     return (AUDIT, MEND) if config.mend else (AUDIT,)
 

@@ -18,6 +18,7 @@ from gpumend.agent.config import Config, ConfigError, parse
 from gpumend.agent.install import compiled
 from gpumend.agent.journal import entry, message_id
 from gpumend.agent.places import PROGRAM
+from gpumend.agent.units import cron
 from tests.scripts.test_python36 import runs
 from tests.unit.build import healthy
 from tests.unit.farm import sick
@@ -122,3 +123,14 @@ def test_a_line_in_a_value_is_no_field_of_its_own() -> None:
         entry({"MESSAGE": "a\nPRIORITY=0"}) == b"MESSAGE\n" + (12).to_bytes(8, "little") + b"a\nPRIORITY=0\n"
     )
     assert message_id("GM301") == message_id("GM301") != message_id("GM302")
+
+
+@pytest.mark.parametrize(
+    ("interval", "when"), [(15, "*/15 * * * *"), (60, "0 */1 * * *"), (1440, "0 */23 * * *")]
+)
+def test_what_cron_is_told(interval: int, when: str) -> None:
+    rows = cron(
+        Config("gpu1", {}, digest(), interval, mend=("cdi.spec_current",)), "/usr/bin/python3"
+    ).splitlines()
+    assert [row.split(" root ")[0] for row in rows if " root " in row] == [when, when]
+    assert [row.split(PROGRAM)[1].split()[0] for row in rows if PROGRAM in row] == ["audit", "mend"]
