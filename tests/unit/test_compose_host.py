@@ -279,3 +279,12 @@ def test_a_file_of_a_project_with_containers_is_judged_once() -> None:
     answer = host().answer()
     assert PATH in answer["compose"]
     assert len(state(answer).compose.projects) == 1
+
+
+def test_the_mode_is_not_switched_under_a_named_file() -> None:
+    """Toolkit 1.17: `cdi` would take the reservation away, and nobody would see it before tonight."""
+    answer = healthy("28.5.2", "1.17.8", "auto").answer()
+    quiet = [each.refused for each in findings(answer, "GM204")]
+    answer["compose"]["/data/night/compose.yaml"] = compose_item(file(REPORT))
+    [refused] = [each.refused for each in findings(answer, "GM204")]
+    assert quiet == [""] and "/data/night/compose.yaml:12" in refused

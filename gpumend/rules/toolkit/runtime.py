@@ -10,6 +10,7 @@ from gpumend.rules.engines.docker_config import GPUS_BY_CDI
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.toolkit import change, config_evidence, readable, unmanaged
+from gpumend.state.compose_request import requests
 from gpumend.state.docker import Container
 from gpumend.state.gpus_flag import starts_by_itself
 
@@ -81,7 +82,22 @@ def gpus_flag_users(context: Context) -> tuple[Container, ...] | None:
 
 def hidden_users(context: Context) -> tuple[Evidence, ...]:
     """Who else uses --gpus: what cron, systemd, CI and people start, and no `docker ps` shows."""
-    return tuple(Evidence(path, text) for path, text in context.state.gpus_flag.found)
+    found = tuple(Evidence(path, text) for path, text in context.state.gpus_flag.found)
+    known = {each.source for each in found}
+    return found + tuple(
+        each for each in compose_users(context) if each.source.rpartition(":")[0] not in known
+    )
+
+
+def compose_users(context: Context) -> Iterator[Evidence]:
+    """The services of compose projects that ask as --gpus does, and have no container now."""
+    for project in context.state.compose.projects:
+        for name, service in project.project.services.items():
+            asked = [
+                each for each in requests(service) if each.way in ("reservation", "gpus") and not each.cdi
+            ]
+            if name not in project.containers and asked and asked[0].driver in ("", "nvidia"):
+                yield Evidence(asked[0].place, f"service {name}: {asked[0].shown}")
 
 
 def switch_refused(context: Context, target: str) -> tuple[str, tuple[Evidence, ...]]:
