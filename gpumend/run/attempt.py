@@ -7,7 +7,7 @@ from typing import Any
 
 from gpumend.plan.transaction import Transaction
 from gpumend.plan.wire import as_data
-from gpumend.rules.finding import Component
+from gpumend.rules.finding import Component, Finding
 from gpumend.run.outcome import Outcome
 from gpumend.run.programs import who
 from gpumend.run.record import Assessment, Record
@@ -44,7 +44,7 @@ def attempt(run_id: str, record: Record, transaction: Transaction, send: Send, t
         record.done.append((transaction, outcome))
         return outcome
     left = [
-        finding.code
+        finding
         for finding in after.verdict.findings
         if finding.change
         and finding.change.component is transaction.component
@@ -67,10 +67,11 @@ def told(error: Exception) -> str:
 
 
 def _take_back(
-    run_id: str, record: Record, transaction: Transaction, left: list[str], send: Send, take: Take
+    run_id: str, record: Record, transaction: Transaction, left: list[Finding], send: Send, take: Take
 ) -> Outcome:
     """What was to be put right is still wrong: the change is undone. The second and last exec of a component."""
-    reason = f"{', '.join(left)} is still found after the change"
+    codes = ", ".join(dict.fromkeys(finding.code for finding in left))
+    reason = f"{codes} is still found after the change: {left[0].summary}"
     assert record.now is not None
     restarts = record.now.context.wanted.restarts
     try:

@@ -75,7 +75,7 @@ def forked(wanted, fatal):
 
 def state():
     found = sight((), WATCHED)
-    for top in KEPT:
+    for top in DATA_KEPT:
         # What a daemon has written there is never deleted; a directory that is empty, or ours, is to be seen.
         for path in glob.glob(top + "/*") + glob.glob(top + "/*/*") + glob.glob(top + "/*/*/.gpumend*"):
             if ".gpumend" in path:
@@ -139,7 +139,7 @@ def kill_at_every_step(
         "ROLLBACK": rollback_data(str(data["run"]), "allow"),
         "WATCHED": list(watched),
         "ASKED": [list(argv) for argv in asked],
-        "KEPT": list(kept),
+        "DATA_KEPT": list(kept),
         "RESET": [list(argv) for argv in reset],
     }
     given = "".join(f"{name} = json.loads({json.dumps(value)!r})\n" for name, value in names.items())

@@ -41,7 +41,7 @@ class Docker(http.client.HTTPConnection):
         self.sock.settimeout(60)
         self.sock.connect("/run/docker.sock")
 
-def settled(unit):
+def is_settled(unit):
     end = time.monotonic() + 60
     while True:
         argv = ["systemctl", "show", "-p", "ActiveState", "-p", "Job", unit]
@@ -53,7 +53,7 @@ def settled(unit):
         time.sleep(0.05)
 
 def containers_now():
-    if settled("docker.service") != "active":
+    if is_settled("docker.service") != "active":
         return None
     try:
         docker = Docker("localhost")
