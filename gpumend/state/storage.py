@@ -228,10 +228,10 @@ class Inner(NamedTuple):
     def log(self) -> tuple[str, ...]:
         """What its daemon last said of its storage: by its container's log, and by its unit's while no container runs, or in
         a loop, where one that has just begun has said nothing yet. Else the unit's log is of an earlier start, which may
-        have been another command's."""
+        have been another command's: a daemon that answers has ended its loop."""
         own, before = self.container.log if self.container else (), self.unit.log if self.unit else ()
         begun = self.container is not None and self.container.running
-        return (*before, *own) if self.loops or not begun else own
+        return own if self.info.ok or (begun and not self.loops) else (*before, *own)
 
     def named_driver(self) -> str:
         """The driver that its environment names. Docker reads DOCKER_DRIVER; the other two are site entry points'."""
