@@ -19,6 +19,7 @@ from tests.nodes.conftest import Boot
 from tests.nodes.crashes import kill_at_every_step
 from tests.nodes.drive import Target, audit, carry_out, planned, result_of, start
 from tests.nodes.lab import Lab, Node
+from tests.nodes.slot import wait_for
 
 STATE, METADATA = "/var/lib/ds01/gpu-state.json", "/var/lib/ds01/container-metadata"
 LOG, LOCK = "/var/log/ds01/gpu-allocations.log", "/var/log/ds01/gpu-allocator.lock"
@@ -117,6 +118,10 @@ def equipped(shared_boot: Boot) -> Node:
     )
     granted = ["--runtime=nvidia", "--gpus", "device=MIG-00000000-0000-0000-0000-000000000012"]
     node.run(["docker", "create", "--name", STOPPED, *granted, images.BASE, "true"])
+    # Nothing is freed under a dockerd that has run for less than `grace`.
+    pid = str(node.main_pid("docker.service"))
+    age = ["ps", "-o", "etimes=", "-p", pid]
+    wait_for("dockerd is old enough", lambda: int(node.run(age).stdout) > BOOKS["grace"] + 1, 60.0)
     return node
 
 
