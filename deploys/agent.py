@@ -10,6 +10,7 @@ from gpumend.agent.bundle import bundle, digest
 from gpumend.agent.config import Config
 from gpumend.reports.document import Exit
 from gpumend.run.remote import agent as remote
+from gpumend.run.remote.assessment import merged
 from gpumend.schemas.wanted import WantedError
 
 from operations import agent
@@ -21,7 +22,7 @@ elif verb == "uninstall":
     agent.uninstalled()
 elif verb == "install":
     try:
-        wanted = remote.wanted(host)
+        wanted = merged(host)
     except WantedError as error:
         click.echo(f"gpumend: {error}", err=True)
         raise SystemExit(int(Exit.USAGE)) from None

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from gpumend.agent import journal
@@ -18,45 +15,31 @@ from gpumend.agent.places import METRICS, REPORT, STATE
 from gpumend.reports.document import document
 from gpumend.reports.formats.prometheus import render
 from gpumend.rules import wanted as wanted_state
-from gpumend.run.budget import JUDGING, within
+from gpumend.run.attempt import HostError
+from gpumend.run.local.here import ran
 from gpumend.run.programs import probe_program
-from gpumend.run.record import Run, judged, new_id
-from gpumend.state.host_state import besides_of, parse
-from gpumend.state.snapshot import MAX_ANSWER_BYTES, AnswerError, Snapshot
+from gpumend.run.record import Assessment, Run, judged_answer, new_id
+from gpumend.state.host_state import asked_of
+from gpumend.state.snapshot import AnswerError, Snapshot
 
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits
 
 
-def answer(wanted: Mapping[str, Any]) -> Snapshot:
-    """What the probe says of this host, asked as an operator's audit asks it. Raises AnswerError where it says nothing."""
-    program = probe_program(wanted.get("ask_cuda", "auto") == "auto", besides_of(wanted))
+def looked(config: Config) -> Assessment:
+    """This host, asked and judged as an operator's audit does it. Raises AnswerError where that does not come about."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-B", "-"],
-            input=program.encode("ascii"),
-            capture_output=True,
-            timeout=PROBE_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        answer = ran(probe_program(*asked_of(config.wanted)), PROBE_TIMEOUT)
+    except HostError as error:
         raise AnswerError(f"the probe gave no answer: {error}") from None
-    if len(done.stdout) > MAX_ANSWER_BYTES:
-        raise AnswerError("the probe's answer is too long")
-    if not done.stdout.strip():
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
-        raise AnswerError(f"the probe gave no answer: {last[0]}")
-    return Snapshot.from_output(done.stdout.decode("ascii", "replace"))
+    return judged_answer(Snapshot.from_output(answer), wanted_state.parse(config.wanted), config.host)
 
 
 def audit(config: Config) -> dict[str, Any]:
     """The report of this host, as an operator's audit has it. It is unread where the probe says nothing."""
     run = Run(new_id(), time.time())
     record = run.record(config.host)
-    wanted = wanted_state.parse(config.wanted)
     try:
-        snapshot = answer(config.wanted)
-        with within(JUDGING):
-            record.before = record.now = judged(parse(snapshot), wanted, config.host)
+        record.before = record.now = looked(config)
     except AnswerError as error:
         record.error = str(error)
     return document(run, executed=False)

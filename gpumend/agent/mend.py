@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from typing import Any
 
 from gpumend.agent import journal
-from gpumend.agent.audit import answer, published
+from gpumend.agent.audit import looked, published
 from gpumend.agent.config import Config
 from gpumend.agent.files import written
 from gpumend.agent.places import MENDED, STATE
 from gpumend.plan.needs import held
 from gpumend.reports.document import Exit, document
-from gpumend.rules import wanted as wanted_state
 from gpumend.rules.finding import Component
-from gpumend.run.attempt import HostError, attempt
-from gpumend.run.budget import JUDGING, within
+from gpumend.run.attempt import attempt
+from gpumend.run.local.here import ran
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.programs import change_program
-from gpumend.run.record import Assessment, Record, Run, judged, new_id
-from gpumend.state.host_state import besides_of, parse
+from gpumend.run.record import Assessment, Record, Run, judged_answer, new_id
+from gpumend.state.host_state import asked_of
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 
 def send(config: Config, data: dict[str, Any]) -> tuple[Outcome, Snapshot]:
     """The transaction's program on this host. It bounds each of its own waits, and is not ended from here. Raises HostError
     or AnswerError."""
-    program = change_program(data, config.wanted.get("ask_cuda", "auto") == "auto", besides_of(config.wanted))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", "-"],
-        input=program.encode("ascii"),
-        capture_output=True,
-        check=False,
-    )
-    if not done.stdout.strip():
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
-        raise HostError(last[0])
-    return parse_answer(done.stdout.decode("ascii", "replace"))
+    return parse_answer(ran(change_program(data, *asked_of(config.wanted))))
 
 
 def recovers(config: Config, now: Assessment) -> bool:
@@ -55,8 +42,7 @@ def carried_out(config: Config, run: Run, record: Record) -> None:
 
     def take(snapshot: Snapshot) -> Assessment:
         assert record.now is not None
-        with within(JUDGING):
-            record.now = judged(parse(snapshot), record.now.context.wanted, record.name)
+        record.now = judged_answer(snapshot, record.now.context.wanted, record.name)
         return record.now
 
     for component in Component:
@@ -91,11 +77,7 @@ def run(config: Config) -> int:
     run = Run(new_id(), time.time())
     record = run.record(config.host)
     try:
-        snapshot = answer(config.wanted)
-        with within(JUDGING):
-            record.before = record.now = judged(
-                parse(snapshot), wanted_state.parse(config.wanted), config.host
-            )
+        record.before = record.now = looked(config)
         carried_out(config, run, record)
     except AnswerError as error:
         record.error = str(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-PROGRAM = "/usr/local/lib/gpumend/agent"
+from gpumend.run import audit_program
+
+PROGRAM = audit_program.AGENT
 CONFIG = "/etc/gpumend/agent.json"
 STATE = "/var/lib/gpumend/agent"
 REPORT = f"{STATE}/report.json"

@@ -29,27 +29,30 @@ def service(config: Config, python: str) -> str:
     """The audit. ProtectKernelModules, PrivateDevices, PrivateTmp and ProtectHome are not here: they would hide from the
     audit what it judges (systemd.exec(5): /usr/lib/modules becomes inaccessible)."""
     writes = " ".join((STATE, *((f"-{config.textfile}",) if config.textfile else ())))
+    own = """# 0 as wanted, 1 something is not known, 3 drift: the report and the journal say it
+SuccessExitStatus=1 3
+TimeoutStartSec=300
+Nice=10
+IOSchedulingClass=idle
+MemoryMax=256M"""
+    return _service(
+        "audit of what containers need to use the GPU", f"{python} -I -S -B {PROGRAM} audit", own, writes
+    )
+
+
+def _service(what: str, command: str, own: str, writes: str) -> str:
+    """What both services have. Temporary files lie in the state directory: /tmp is read-only, and everybody's."""
+    devices = "\n".join(f"DeviceAllow={device} rw" for device in DEVICES)
     return f"""[Unit]
-Description=gpumend: audit of what containers need to use the GPU
+Description=gpumend: {what}
 Documentation=file:{PROGRAM}
 After=docker.service containerd.service nvidia-persistenced.service nvidia-cdi-refresh.service
 
 [Service]
 Type=oneshot
-ExecStart={python} -I -S -B {PROGRAM} audit
-# 0 as wanted, 1 something is not known, 3 drift: the report and the journal say it
-SuccessExitStatus=1 3
-TimeoutStartSec=300
-Nice=10
-IOSchedulingClass=idle
-MemoryMax=256M
-{_hardened(writes)}"""
-
-
-def _hardened(writes: str) -> str:
-    """What both services have. Temporary files lie in the state directory: /tmp is read-only, and everybody's."""
-    devices = "\n".join(f"DeviceAllow={device} rw" for device in DEVICES)
-    return f"""TasksMax=256
+ExecStart={command}
+{own}
+TasksMax=256
 Environment=TMPDIR={STATE}
 ProtectSystem=strict
 ReadWritePaths={writes}
@@ -78,18 +81,10 @@ def mend_service(config: Config, python: str) -> str:
     paths = [path for name in config.mend for path in (*WRITES[name], *_books(config, name))]
     paths += [config.textfile] if config.textfile else []
     writes = " ".join(("/var/lib/gpumend", "/run", *(f"-{path}" for path in dict.fromkeys(paths))))
-    return f"""[Unit]
-Description=gpumend: mend of {", ".join(config.mend)}
-Documentation=file:{PROGRAM}
-After=docker.service containerd.service nvidia-persistenced.service nvidia-cdi-refresh.service
-
-[Service]
-Type=oneshot
-ExecStart={python} -I -S -B {PROGRAM} mend
-# 1 something is not known, 4 a change was put back: the report and the journal say it. 5 is a failure of the unit, too
+    own = """# 1 something is not known, 4 a change was put back: the report and the journal say it. 5 is a failure of the unit, too
 SuccessExitStatus=1 4
-TimeoutStartSec=infinity
-{_hardened(writes)}"""
+TimeoutStartSec=infinity"""
+    return _service(f"mend of {', '.join(config.mend)}", f"{python} -I -S -B {PROGRAM} mend", own, writes)
 
 
 def timer(config: Config, what: str) -> str:

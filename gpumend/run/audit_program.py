@@ -12,7 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-PATH = "/usr/local/lib/gpumend/audit"
+DIRECTORY = "/usr/local/lib/gpumend"
+PATH = f"{DIRECTORY}/audit"
+AGENT = f"{DIRECTORY}/agent"  # beside it: the host's own agent (gpumend/agent)
 RULE = "/etc/sudoers.d/gpumend-audit"
 # Host data key: `audit` where sudo gives us the installed audit program and nothing else (hosts.toml: sudo = "audit").
 SUDO = "gpumend_sudo"

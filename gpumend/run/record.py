@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,9 +16,11 @@ from gpumend.rules.finding import Component, Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import Wanted
+from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.concern import Concern
 from gpumend.run.outcome import Outcome
-from gpumend.state.host_state import HostState
+from gpumend.state.host_state import HostState, parse
+from gpumend.state.snapshot import AnswerError, Snapshot
 
 
 @dataclass
@@ -130,6 +132,21 @@ def current(inventory: Any) -> Run:
     if inventory not in _runs:
         _runs[inventory] = Run(new_id(), time.time())
     return _runs[inventory]
+
+
+def judged_answer(
+    snapshot: Snapshot,
+    wanted: Wanted,
+    name: str,
+    complete: Callable[[HostState], HostState] = lambda state: state,
+) -> Assessment:
+    """An answer taken apart and judged, within the time that one host may take. complete: what is known of the host besides.
+    Raises AnswerError."""
+    try:
+        with within(JUDGING):
+            return judged(complete(parse(snapshot)), wanted, name)
+    except OverBudget as over:
+        raise AnswerError(f"judging this host {over}") from None
 
 
 def judged(state: HostState, wanted: Wanted, name: str) -> Assessment:

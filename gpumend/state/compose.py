@@ -14,7 +14,7 @@ from gpumend.state.compose_request import requests
 from gpumend.state.docker import Container, containers_of, whole
 from gpumend.state.request import Request
 from gpumend.state.snapshot import Snapshot
-from gpumend.text.version import Version, parse_version
+from gpumend.text.version import Version, told_version
 
 LABEL = "com.docker.compose."
 KEY = "compose"  # of the desired state
@@ -123,17 +123,10 @@ def _project(
         {service: tuple(found) for service, found in services.items()},
         {path: str(item["sha256"]) for path, item in items.items() if "sha256" in item},
         {path: str(item.get("others", "")) for path, item in items.items()},
-        _version(versions[0]) if versions else None,
+        told_version(versions[0]) if versions else None,
         {service: tuple(sorted(_asked(made, service))) for service in services},
         named=not users,
     )
-
-
-def _version(text: str) -> Version | None:
-    try:
-        return parse_version(text)
-    except ValueError:
-        return None
 
 
 def ways(found: Container) -> frozenset[str]:

@@ -131,6 +131,12 @@ def request(ask_cuda: bool = True, besides: str = "") -> dict[str, Any]:
     return asked
 
 
+def asked_of(raw: Mapping[str, Any]) -> tuple[bool, str]:
+    """What of the probe's request a desired state decides, as `request` takes it: whether CUDA may be asked (not where
+    `ask_cuda` is anything but `auto`), and what it calls for besides."""
+    return raw.get("ask_cuda", "auto") == "auto", besides_of(raw)
+
+
 def besides_of(raw: Mapping[str, Any]) -> str:
     """What a desired state calls for besides, as JSON; empty where that is nothing."""
     found = {**allocations.request(raw.get(allocations.KEY)), **compose.request(raw.get(compose.KEY))}

@@ -15,6 +15,16 @@ def parse_version(text: str) -> Version:
     return tuple(int(part) for part in match.group().split("."))
 
 
+def told_version(value: object) -> Version | None:
+    """A version as our own documents or a program tell it, `29.2.1` or [29, 2, 1]; None of anything else."""
+    if isinstance(value, list) and value and all(isinstance(part, int) for part in value):
+        return tuple(value)
+    try:
+        return parse_version(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def show(version: Version) -> str:
     """The number as people write it. Driver parts keep their two digits (550.54.15, 580.65.06)."""
     if (

@@ -85,7 +85,7 @@ import json, sys
 from pyinfra_cli.inventory import make_inventory_from_files
 from pyinfra.api import State
 from pyinfra.context import ctx_state
-from gpumend.run.remote.layers import layers, may_ask_cuda
+from gpumend.run.remote.layers import asked, layers
 from gpumend.rules.wanted import merge
 with ctx_state.use(State()):
     inventory = make_inventory_from_files(sys.argv[1] + "/inventory.py", cwd=sys.argv[1])
@@ -123,7 +123,7 @@ def test_cuda_is_not_asked_on_a_host_that_says_never(tmp_path: Path) -> None:
         '[groups.laptops]\nhosts = ["gpu3"]\ngpumend = { ask_cuda = "never" }\n',
     )
     (tmp_path / "inventory.py").write_text(INVENTORY)
-    assert read(tmp_path, "may_ask_cuda(host)") == {"gpu1": True, "gpu2": False, "gpu3": False}
+    assert read(tmp_path, "asked(host)[0]") == {"gpu1": True, "gpu2": False, "gpu3": False}
     asked = [probe_program(ask) for ask in (True, False)]
     assert ['"never": true' in program for program in asked] == [False, True]
     assert audit_identity(True) != audit_identity(False), (

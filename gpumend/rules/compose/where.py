@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumend.rules.engines.docker_config import CDI_BY_DEFAULT, CDI_SINCE, GPUS_BY_CDI
-from gpumend.text.version import Version, parse_version, show
+from gpumend.text.version import Version, show, told_version
 
 # Compose: docker/compose PR #12184 (long `gpus:`, CDI names in `devices:`); `gpus: all` from 2.33.0 on.
 COMPOSE_CDI: Version = (2, 30)
@@ -60,16 +60,6 @@ class Where:
 NOWHERE = Where()
 
 
-def _version(value: Any) -> Version | None:
-    """`29.2.1` of an audit, [29, 2, 1] of facts; None of anything else."""
-    if isinstance(value, list) and value and all(isinstance(part, int) for part in value):
-        return tuple(value)
-    try:
-        return parse_version(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
 def from_report(document: Any) -> tuple[Where, ...]:
     """The hosts of a report that gave an answer: of an audit or a mend what it has of each at a glance, of facts much more.
     Raises ValueError for anything else."""
@@ -92,8 +82,8 @@ def _of_audit(name: str, host: Mapping[str, Any]) -> Where:
     facts = host.get("facts") or {}
     return Where(
         host=name,
-        docker=_version(facts.get("docker")),
-        toolkit=_version(facts.get("toolkit")),
+        docker=told_version(facts.get("docker")),
+        toolkit=told_version(facts.get("toolkit")),
         mode=str(facts.get("mode") or ""),
     )
 
@@ -107,7 +97,7 @@ def _at(found: Any, *path: str) -> Any:
 def _of_facts(name: str, host: Mapping[str, Any]) -> Where:
     docker, config = _at(host, "docker"), _at(host, "toolkit", "config")
     info = _at(docker, "info")
-    version = _version(_at(docker, "version"))
+    version = told_version(_at(docker, "version"))
     known = isinstance(info, Mapping) and "unread" not in info
     found = _at(info, "DiscoveredDevices")
     names = (
@@ -122,7 +112,7 @@ def _of_facts(name: str, host: Mapping[str, Any]) -> Where:
     return Where(
         host=name,
         docker=version,
-        toolkit=_version(_at(host, "toolkit", "version")),
+        toolkit=told_version(_at(host, "toolkit", "version")),
         mode=str(mode or "auto") if there else "",
         cdi=cdi if isinstance(cdi, bool) else None,
         names=frozenset(names) or None,

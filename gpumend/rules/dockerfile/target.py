@@ -9,7 +9,7 @@ from typing import Any
 
 from gpumend.state.gpu import Detail, Details
 from gpumend.state.reading import Reading, Status
-from gpumend.text.version import Version, parse_version
+from gpumend.text.version import Version, told_version
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,6 @@ class Target:
     toolkit: Version
     details: Reading[Details]
     wsl2: bool = False
-
-
-def _version(value: Any) -> Version | None:
-    if isinstance(value, list) and value and all(isinstance(part, int) for part in value):
-        return tuple(value)
-    try:
-        return parse_version(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -53,7 +44,7 @@ def hosts(document: Any, source: str, name: str = "") -> Iterator[Target]:
 
 
 def _driver(told: Any, source: str, error: Any) -> Reading[Version]:
-    version = _version(told)
+    version = told_version(told)
     if version is not None:
         return Reading.of(version, source)
     if error or isinstance(told, Mapping):
@@ -72,7 +63,7 @@ def _of_report(name: str, host: Mapping[str, Any], source: str) -> Target:
         gpus = tuple(_detail(_mapping(card)) for card in cards)
         details = Reading.of(Details(gpus, driver.value, None), source)
     wsl2 = bool(re.search("microsoft", str(facts.get("kernel") or ""), re.IGNORECASE))
-    return Target(name, driver, _version(facts.get("toolkit")) or (), details, wsl2)
+    return Target(name, driver, told_version(facts.get("toolkit")) or (), details, wsl2)
 
 
 def _of_facts(name: str, host: Mapping[str, Any], source: str) -> Target:
@@ -83,12 +74,12 @@ def _of_facts(name: str, host: Mapping[str, Any], source: str) -> Target:
     details: Reading[Details] = Reading(
         Status.FAILED, None, source, "it does not tell the GPUs' architecture"
     )
-    version = _version(told.get("driver"))
+    version = told_version(told.get("driver"))
     if isinstance(told.get("gpus"), list) and version:
         cards = tuple(_detail(_mapping(card)) for card in told["gpus"])
-        details = Reading.of(Details(cards, version, _version(told.get("cuda"))), source)
+        details = Reading.of(Details(cards, version, told_version(told.get("cuda"))), source)
         driver = driver if driver.value else Reading.of(version, source)
-    toolkit = _version(_mapping(host.get("toolkit")).get("version")) or ()
+    toolkit = told_version(_mapping(host.get("toolkit")).get("version")) or ()
     return Target(name, driver, toolkit, details, bool(machine.get("wsl2")))
 
 

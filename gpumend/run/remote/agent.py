@@ -12,10 +12,9 @@ import click
 from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
-from gpumend.rules import wanted as wanted_state
+from gpumend.payload.source import probe_source
+from gpumend.run.audit_program import AGENT
 from gpumend.run.remote.connection import AuditOnly, RemoteError, must_be_whole, run_program
-from gpumend.run.remote.layers import layers
-from gpumend.schemas.wanted import check
 from gpumend.text.mask import mask
 
 if TYPE_CHECKING:
@@ -23,20 +22,18 @@ if TYPE_CHECKING:
     from pyinfra.api.state import State
 
 TIMEOUT = 300  # seconds; the host's own waits are bounded, this bounds a dead connection
-PROGRAM = "/usr/local/lib/gpumend/agent"
-# The file that is there answers for itself; it is root's, or it is not run.
+# The file that is there answers for itself, where nobody but root could have put it there (payload/probe/execution.py).
 ASK = """
-import os, subprocess, sys
-path, verb = {path!r}, {verb!r}
-try:
-    found = os.lstat(path)
-except OSError:
-    print('{{"installed": false}}')
-    sys.exit(0)
-if found.st_uid != 0 or found.st_mode & 0o022 or os.path.realpath(path) != path:
-    print('{{"error": "its file can be changed by others than root"}}')
-    sys.exit(0)
-sys.exit(subprocess.call([sys.executable, "-I", "-S", "-B", path, verb], stdin=subprocess.DEVNULL))
+def ask_agent(path, verb):
+    if not os.path.lexists(path):
+        return print(json.dumps({"installed": False}))
+    why = distrust(path)
+    if why:
+        return print(json.dumps({"error": "its file can be changed by others than root: %s" % why}))
+    sys.exit(subprocess.call([sys.executable, "-I", "-S", "-B", path, verb], stdin=subprocess.DEVNULL))
+
+
+ask_agent(*json.loads(ASKED))
 """
 SEND = """
 import base64, os, shutil, subprocess, sys, tempfile
@@ -54,16 +51,10 @@ finally:
 """
 
 
-def wanted(host: Host) -> dict[str, Any]:
-    """The desired state of a host as its layers come together, checked. Raises WantedError."""
-    merged = wanted_state.merge(layers(host))
-    check(merged)
-    return dict(merged)
-
-
 def asked(host: Host, verb: str) -> dict[str, Any]:
     """What the agent of a host says to `status` or `uninstall`; `installed` is false where there is none. Raises RemoteError."""
-    return _parsed(run_program(host, ASK.format(path=PROGRAM, verb=verb), timeout=TIMEOUT))
+    call = ASK.replace("ASKED", repr(json.dumps([AGENT, verb])))
+    return _parsed(run_program(host, f"{probe_source()}\n{call}", timeout=TIMEOUT))
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gpumend.run.remote.connection import (
     run_audit_program,
     run_program,
 )
-from gpumend.run.remote.layers import besides, may_ask_cuda
+from gpumend.run.remote.layers import asked
 from gpumend.state.host_state import HostState, parse
 from gpumend.state.snapshot import AnswerError, Snapshot
 
@@ -29,11 +29,11 @@ PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bou
 
 def answer_of(host: Host) -> Snapshot:
     """The host's answer, in one exec. Raises RemoteError or AnswerError."""
-    asked = (may_ask_cuda(host), besides(host))
+    request = asked(host)
     if not audit_only(host):
-        return Snapshot.from_output(run_program(host, probe_program(*asked), timeout=PROBE_TIMEOUT))
+        return Snapshot.from_output(run_program(host, probe_program(*request), timeout=PROBE_TIMEOUT))
     snapshot = Snapshot.from_output(run_audit_program(host, timeout=PROBE_TIMEOUT))
-    if snapshot.answer.get("program") != audit_identity(*asked):
+    if snapshot.answer.get("program") != audit_identity(*request):
         raise RemoteError(
             f"{audit_program.PATH} on this host is another version's, or was made for another ask_cuda or other allocations; "
             f"this one's is put there by: {INSTALL}"

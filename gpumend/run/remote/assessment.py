@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
 from gpumend.run.budget import JUDGING, OverBudget, within
-from gpumend.run.record import Assessment, Record, current, judged
+from gpumend.run.record import Assessment, Record, current, judged, judged_answer
 from gpumend.run.remote.asking import complete, host_state, remember
 from gpumend.run.remote.connection import RemoteError
 from gpumend.run.remote.layers import layers
 from gpumend.schemas.wanted import check
-from gpumend.state.host_state import parse
-from gpumend.state.snapshot import AnswerError, Snapshot
+from gpumend.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 
-def wanted_of(host: Host) -> Wanted:
-    """The wanted state of a host; raises WantedError."""
+def merged(host: Host) -> dict[str, Any]:
+    """The wanted state of a host as its layers come together, each of them and the whole checked. Raises WantedError."""
     parts = layers(host)
     for part in parts:
         check(part)
-    merged = wanted_state.merge(parts)
-    check(merged)
-    return wanted_state.parse(merged)
+    found = wanted_state.merge(parts)
+    check(found)
+    return found
+
+
+def wanted_of(host: Host) -> Wanted:
+    """The wanted state of a host; raises WantedError."""
+    return wanted_state.parse(merged(host))
 
 
 def assess(host: Host) -> Record:
@@ -48,12 +53,7 @@ def assess(host: Host) -> Record:
 def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:
     """The host was looked at again: judge what is there now. Raises AnswerError."""
     assert record.now is not None
-    try:
-        with within(JUDGING):
-            state = complete(host, parse(snapshot))
-            found = judged(state, record.now.context.wanted, host.name)
-    except OverBudget as over:
-        raise AnswerError(f"judging this host {over}") from None
-    remember(host, state)
+    found = judged_answer(snapshot, record.now.context.wanted, host.name, partial(complete, host))
+    remember(host, found.context.state)
     record.now = current(host.inventory).seen(found)
     return record.now

@@ -23,7 +23,7 @@ from gpumend.run.programs import installed_program, who
 from gpumend.run.remote.asking import PROBE_TIMEOUT
 from gpumend.run.remote.connection import RemoteError, run_program
 from gpumend.run.remote.exchange import TIMEOUT
-from gpumend.run.remote.layers import besides, may_ask_cuda
+from gpumend.run.remote.layers import asked as asked_of_host
 from gpumend.state.reading import Unread
 from gpumend.state.snapshot import AnswerError, FileContent, Snapshot
 from gpumend.text.mask import mask
@@ -52,7 +52,7 @@ def allowed(user: str) -> Generator[FunctionCommand, None, None]:
     visudo has read the rule before it counts, and sudo has said afterwards that the user may; else all is as before.
     Fails where somebody but root could change the program that is there now.
     """
-    asked = (may_ask_cuda(context_host), besides(context_host))
+    asked = asked_of_host(context_host)
     wanted = {
         PATH: (installed_program(*asked).encode("ascii"), 0o755),
         RULE: (rule_text(user, *asked).encode("ascii"), 0o440),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.programs import change_program
 from gpumend.run.remote.connection import must_be_whole, run_program
-from gpumend.run.remote.layers import besides, may_ask_cuda
+from gpumend.run.remote.layers import asked
 from gpumend.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -20,5 +20,5 @@ def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
     """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer, AuditOnly where
     it may not be sent."""
     must_be_whole(host)
-    program = change_program(wanted, may_ask_cuda(host), besides(host))
+    program = change_program(wanted, *asked(host))
     return parse_answer(run_program(host, program, timeout=TIMEOUT))

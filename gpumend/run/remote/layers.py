@@ -1,4 +1,4 @@
-"""The desired state's layers for a host, of pyinfra's data; and the one key of it that is needed before the host is read."""
+"""The desired state's layers for a host, of pyinfra's data; and what of it is needed before the host is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpumend.rules import wanted as wanted_state
 from gpumend.run.record import current
-from gpumend.state.host_state import besides_of
+from gpumend.state.host_state import asked_of
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -28,14 +28,7 @@ def layers(host: Host) -> list[Mapping[str, Any]]:
     return [current(inventory).wanted, *parts]
 
 
-def may_ask_cuda(host: Host) -> bool:
-    """Whether the probe may ask CUDA on a host: not where `ask_cuda` is anything but `auto`. What else is wrong with the
-    desired state is said where it is checked."""
-    parts = [part for part in layers(host) if isinstance(part, Mapping)]
-    return bool(wanted_state.merge(parts).get("ask_cuda", "auto") == "auto")
-
-
-def besides(host: Host) -> str:
-    """What the probe is asked on this host because its desired state calls for it, as JSON."""
-    parts = [part for part in layers(host) if isinstance(part, Mapping)]
-    return besides_of(wanted_state.merge(parts))
+def asked(host: Host) -> tuple[bool, str]:
+    """What the probe is asked on a host by its desired state (`asked_of`). What else is wrong with that is said where it is
+    checked."""
+    return asked_of(wanted_state.merge(part for part in layers(host) if isinstance(part, Mapping)))
