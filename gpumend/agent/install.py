@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 from gpumend.agent import units
@@ -46,9 +47,10 @@ def compiled(data: bytes) -> bytes:
     return data[:begins] + out.getvalue()
 
 
-def _own(directory: str) -> None:
-    """The directory is there, and root's alone to change, as is every one above it. Raises InstallError."""
-    os.makedirs(directory, 0o755, exist_ok=True)
+def _own(directory: str, mode: int = 0o755) -> None:
+    """The directory is there, with this mode where it was not, and root's alone to change, as is every one above it. Raises
+    InstallError."""
+    os.makedirs(directory, mode, exist_ok=True)
     above = directory
     while True:
         found = os.lstat(above)
@@ -100,10 +102,12 @@ def installed(config: Config, data: bytes) -> list[str]:
         raise InstallError("neither systemd nor cron is on this host: nothing would start the agent")
     if hashlib.sha256(data).hexdigest() != config.digest:
         raise InstallError("the agent's file did not come whole")
-    for directory in {os.path.dirname(path) for path in (PROGRAM, CONFIG, STATE)}:
-        _own(directory)
-    _own(STATE)
-    changed = []
+    for path in (PROGRAM, CONFIG):
+        _own(os.path.dirname(path))
+    for directory in (os.path.dirname(STATE), STATE):
+        _own(directory, 0o700)  # as a transaction makes gpumend's own
+    before = _textfile()
+    changed = [] if before == config.textfile else _gone(_metrics(before))
     for path, (text, mode) in _files(config, compiled(data)).items():
         if _holds(path) != text:
             written(path, text, mode)
@@ -138,17 +142,33 @@ def _away(name: str) -> list[str]:
     return gone
 
 
-def uninstalled() -> list[str]:
-    """No file of the agent is left, and nothing of it runs; returns the paths that are gone. Raises InstallError."""
+def _textfile() -> str:
+    """Where the agent that is installed writes its metrics; empty where it writes none."""
+    try:
+        return read().textfile
+    except ConfigError:
+        return ""
+
+
+def _metrics(textfile: str) -> tuple[str, ...]:
+    return (f"{textfile}/{METRICS}",) if textfile else ()
+
+
+def _gone(paths: Iterable[str]) -> list[str]:
+    """Those of the paths that were there, and are not any more. Raises OSError."""
     gone = []
-    textfile = ""
-    with contextlib.suppress(ConfigError):
-        textfile = read().textfile
-    gone += _away(units.MEND) + _away(units.AUDIT)
-    for path in (*((f"{textfile}/{METRICS}",) if textfile else ()), CRON, CONFIG, PROGRAM):
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             gone.append(path)
+    return gone
+
+
+def uninstalled() -> list[str]:
+    """No file of the agent is left, and nothing of it runs; returns the paths that are gone. Raises InstallError."""
+    textfile = _textfile()
+    gone = _away(units.MEND) + _away(units.AUDIT)
+    gone += _gone((*_metrics(textfile), CRON, CONFIG, PROGRAM))
     if os.path.isdir(STATE):
         shutil.rmtree(STATE)
         gone.append(STATE)

@@ -164,12 +164,17 @@ def test_where_no_systemd_runs_cron_starts_it(lab: Lab, boot: Boot) -> None:
     node = boot("trixie", "healthy")
     node.wait_active("cron.service")
     node.sh("mv /run/systemd/system /run/systemd/system.away")  # what sd_booted(3) looks for
-    wanted = {"agent": {"interval": 1}}
+    node.sh(f"mkdir -p {TEXTFILE}")
+    wanted = {"agent": {"interval": 1, "textfile": TEXTFILE}}
     agent(lab, node, "install", wanted)
     assert "installed as wanted" in agent(lab, node, "install", wanted)
     assert not node.exists("/etc/systemd/system/gpumend-audit.timer")
     wait_for("cron has started the audit", lambda: node.exists(REPORT), 120.0)
     assert json.loads(node.read(REPORT))["kind"] == "audit"
+    wait_for("its metrics are there", lambda: node.exists(f"{TEXTFILE}/gpumend.prom"), 30.0)
+    agent(lab, node, "install", {"agent": {"interval": 60}})
+    assert not node.exists(f"{TEXTFILE}/gpumend.prom"), "nobody keeps these up any more"
+    assert node.sh("stat -c %a /var/lib/gpumend /var/lib/gpumend/agent").stdout.split() == ["700", "700"]
     agent(lab, node, "uninstall")
     assert not node.exists("/etc/cron.d/gpumend-agent") and not node.exists(PROGRAM)
 
@@ -184,7 +189,12 @@ def test_a_file_that_others_could_change_is_not_run(lab: Lab, boot: Boot) -> Non
         lab, Target(node, wanted=WANTED), deploy="agent", more=("--dry", "--data", "agent_verb=status")
     )
     assert "can be changed by others than root" in ran.finish().stdout
-    node.sh("chown daemon /usr/local/lib/gpumend")
+    # Whoever owns its directory puts another file there at any moment.
+    node.sh(f"chmod 0755 {PROGRAM}; chown daemon /usr/local/lib/gpumend")
+    ran = start(
+        lab, Target(node, wanted=WANTED), deploy="agent", more=("--dry", "--data", "agent_verb=status")
+    )
+    assert "can be changed by others than root" in ran.finish().stdout
     ran = start(lab, Target(node, wanted=WANTED), deploy="agent", more=("-y", "--data", "agent_verb=install"))
     said = ran.finish()
     assert said.rc != 0 and "can be changed by others than root" in said.stdout, said.said
