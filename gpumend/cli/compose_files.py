@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from gpumend.deploy import trust
+from gpumend.reports.outputs import replaced
 from gpumend.state.compose_files import DEFAULTS, OVERRIDES
 from gpumend.text.yaml_nodes import LARGEST
 
@@ -101,14 +101,4 @@ def write(path: str, before: bytes, after: bytes) -> None:
     status = real.stat()
     if status.st_uid != os.geteuid():
         raise PermissionError(13, f"it belongs to uid {status.st_uid}: run this as that user")
-    handle, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(after)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).chmod(stat.S_IMODE(status.st_mode))
-        Path(temporary).replace(real)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+    replaced(real, after, stat.S_IMODE(status.st_mode))

@@ -96,10 +96,15 @@ def write(document: dict[str, Any], output: Output) -> None:
     mode = 0o644 if found.public else 0o600
     if path.exists():
         mode = stat.S_IMODE(path.stat().st_mode)
+    replaced(path, text.encode("utf-8"), mode)
+
+
+def replaced(path: Path, data: bytes, mode: int) -> None:
+    """The file holds this, with this mode, or is what it was. Raises OSError."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-            out.write(text)
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
         os.chmod(temporary, mode)

@@ -12,6 +12,7 @@ from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
+from tests.unit.test_compose import REPORT
 
 FILE = "/srv/moe/docker-compose.yml"
 SECRET = "hunter2-of-the-stack"
@@ -23,17 +24,8 @@ WORKER = """\
     init: true
     restart: always
     env_file: secrets.env
-    environment:
-      - NVIDIA_VISIBLE_DEVICES=all
-      - CUDA_VISIBLE_DEVICES=0
-    deploy:
-      resources:
-        reservations:
-          devices:
-            - driver: nvidia
-              device_ids: ["0"]
-              capabilities: [gpu]
 """
+WORKER += REPORT[REPORT.index("    environment:") :]  # it asks as the report's does
 STACK = "# the stack of the report\nservices:\n" + WORKER.format(0) + WORKER.format(1)
 AFTER = "    deploy:" + WORKER.partition("    deploy:")[2]
 REPORTED = "invoking the NVIDIA Container Runtime Hook directly"

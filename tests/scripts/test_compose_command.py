@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,23 +15,15 @@ import pytest
 import yaml
 
 from gpumend import schemas
+from tests.scripts import command
 from tests.unit.test_compose import REPORT
 
-ROOT = Path(__file__).resolve().parents[2]
 HOST = {"kind": "audit", "hosts": {"gpu1": {"error": "", "facts": {"docker": "29.1.3", "mode": "cdi"}}}}
 SECRET = "hunter2-in-no-report"
 
 
 def gpumend(cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (sys.executable, "-m", "gpumend.cli.main", "compose", *argv),
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return command.gpumend(cwd, "compose", *argv)
 
 
 @pytest.fixture
@@ -121,7 +112,7 @@ def test_a_pipe_in_place_of_the_file_holds_nothing(copy: Path) -> None:
 
 
 def test_the_pre_commit_hook_calls_what_there_is(copy: Path) -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    hooks = yaml.safe_load((command.ROOT / ".pre-commit-hooks.yaml").read_text())
     (hook,) = [each for each in hooks if each["id"] == "gpumend-compose"]
     names = [
         "compose.yaml",

@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import command
+
 DOCKERFILE = 'FROM python:3.11-slim\nWORKDIR /srv\nCOPY app ./app\nRUN pip install uvicorn\nCMD ["uvicorn", "expert_worker.main:app"]\n'
 
 
 def audit(cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (sys.executable, "-m", "gpumend.cli.main", "dockerfile", "audit", *argv),
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return command.gpumend(cwd, "dockerfile", "audit", *argv)
 
 
 @pytest.fixture
