@@ -473,56 +473,68 @@ def claims(look: Look) -> Dict[str, Set[str]]:
     return found
 
 
-def held_back(
-    look: Look,
-    entry: Dict[str, str],
-    monitors: Iterable[str] = (),
-    books: Optional[Dict[str, Set[str]]] = None,
-) -> str:
-    """Why an entry that looks stale is not freed all the same: a live container or a process that no other entry covers
-    holds its slot, somebody is about to make its container, its name is none. Empty where nothing holds it back.
-    monitors: containers that look at GPUs and hold none. books: `claims`, where they are known."""
-    name, slot = entry["name"], entry["slot"]
-    if not DOCKER_NAME.match(name) or "\n" in name or "|" in slot:
-        return "%r is no name that a container can have" % name
-    busy = (look.get("busy") or {}).get(name)
-    if busy:
-        return "process %d names it: somebody is at work on it" % busy
-    hardware = hardware_or_none(look)
-    uuid = ((look["state"].get("slots") or {}).get(slot) or {}).get("uuid") or ""
-    unit = (unit_of(uuid, hardware) if uuid else None) or unit_of(slot, hardware)
-    books = claims(look) if books is None else books
+class Holders(object):
+    """What of one look may hold a slot: the containers that run, each with its slots in the books, and what computes.
+    monitors: containers that look at GPUs and hold none."""
 
-    def covered(container: Dict[str, Any]) -> bool:
+    def __init__(self, look: Look, monitors: Iterable[str] = ()) -> None:
+        self.look, self.monitors, self.hardware = look, set(monitors), hardware_or_none(look)
+        self.by_id = {each["id"][:12]: each for each in look["docker"].get("containers", ())}
+        self.running = [each for each in self.by_id.values() if each["running"]]
+        self.apps, self.books = apps_of(look), claims(look)
+        self.grants: Dict[str, Tuple[Set[str], List[str]]] = {}
+
+    def granted(self, container: Dict[str, Any]) -> Tuple[Set[str], List[str]]:
+        if container["id"] not in self.grants:
+            self.grants[container["id"]] = granted(container, self.hardware)
+        return self.grants[container["id"]]
+
+    def covers(self, container: Dict[str, Any], slot: str) -> bool:
         """Whether it has an allocation of this very slot, or is one that needs none."""
-        mine = [each for name in container["names"] for each in books.get(name, ())]
-        return slot in mine or any(each in monitors for each in container["names"])
+        names = container["names"]
+        return any(slot in self.books.get(name, ()) or name in self.monitors for name in names)
 
-    by_id = {each["id"][:12]: each for each in look["docker"].get("containers", ())}
-    for container in by_id.values():
-        if not container["running"] or covered(container):
-            continue
-        units, strange = granted(container, hardware)
-        if unit is None and (units or strange):
-            return "%s runs and holds a GPU that may be this slot" % container["names"][0]
-        if unit is not None and overlaps(unit, units):
-            return "%s runs and holds this slot without an allocation of it" % container["names"][0]
-        if strange:
-            return "%s runs and holds %s, which is not known here" % (container["names"][0], strange[0])
-    for pid, gpu in apps_of(look):
-        user = by_id.get((look.get("pids") or {}).get(str(pid), {}).get("container") or "")
-        used = unit_of(gpu, hardware)
-        if user is not None and covered(user):
-            continue
-        if used is None or unit is None or overlaps(unit, [used]):
-            if user is not None and used is not None and unit is not None and "." in unit and "." not in used:
-                units, strange = granted(
-                    user, hardware
-                )  # of a MIG device nvidia-smi may tell the whole GPU's UUID
-                if not strange and not overlaps(unit, units):
-                    continue
-            return "process %d computes on this GPU and no allocation covers it" % pid
-    return ""
+    def why(self, entry: Dict[str, str]) -> str:
+        """Why an entry that looks stale is not freed all the same: a live container or a process that no other entry covers
+        holds its slot, somebody is about to make its container, its name is none. Empty where nothing holds it back."""
+        look, hardware, name, slot = self.look, self.hardware, entry["name"], entry["slot"]
+        if not DOCKER_NAME.match(name) or "\n" in name or "|" in slot:
+            return "%r is no name that a container can have" % name
+        busy = (look.get("busy") or {}).get(name)
+        if busy:
+            return "process %d names it: somebody is at work on it" % busy
+        uuid = ((look["state"].get("slots") or {}).get(slot) or {}).get("uuid") or ""
+        unit = (unit_of(uuid, hardware) if uuid else None) or unit_of(slot, hardware)
+        for container in self.running:
+            if self.covers(container, slot):
+                continue
+            units, strange = self.granted(container)
+            if unit is None and (units or strange):
+                return "%s runs and holds a GPU that may be this slot" % container["names"][0]
+            if unit is not None and overlaps(unit, units):
+                return "%s runs and holds this slot without an allocation of it" % container["names"][0]
+            if strange:
+                return "%s runs and holds %s, which is not known here" % (container["names"][0], strange[0])
+        for pid, gpu in self.apps:
+            user = self.by_id.get((look.get("pids") or {}).get(str(pid), {}).get("container") or "")
+            used = unit_of(gpu, hardware)
+            if user is not None and self.covers(user, slot):
+                continue
+            if used is None or unit is None or overlaps(unit, [used]):
+                if (
+                    user is not None
+                    and used is not None
+                    and unit is not None
+                    and "." in unit
+                    and "." not in used
+                ):
+                    units, strange = self.granted(
+                        user
+                    )  # of a MIG device nvidia-smi may tell the whole GPU's UUID
+                    if not strange and not overlaps(unit, units):
+                        continue
+                return "process %d computes on this GPU and no allocation covers it" % pid
+        return ""
 
 
 def fingerprint(look: Look, entry: Dict[str, str]) -> str:
@@ -537,8 +549,8 @@ def fingerprint(look: Look, entry: Dict[str, str]) -> str:
 
 def free_now(look: Look, monitors: Iterable[str]) -> List[Dict[str, str]]:
     """The stale entries that nothing holds back. Meaningless while there are `doubts`."""
-    monitors, books = list(monitors), claims(look)
-    return [entry for entry in stale_of(look) if not held_back(look, entry, monitors, books)]
+    holders = Holders(look, monitors)
+    return [entry for entry in stale_of(look) if not holders.why(entry)]
 
 
 def daemon_of(look: Look) -> List[int]:

@@ -1,4 +1,4 @@
-"""Books of 10,000 containers, as ds01 keeps them: `python -m tests.bench.allocations` says what a look at them costs."""
+"""Books of 10,000 containers, as ds01 keeps them: `python -m tests.bench.allocations` says what a look at them costs, and judging it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import json
 import resource
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpumend.payload.allocations import entries_of
 from gpumend.payload.probe.allocations import ledger
+from gpumend.rules import judge  # noqa: F401 - registers every rule
+from gpumend.rules.rule import RULES, Context
+from gpumend.rules.wanted import parse
 from gpumend.state.allocations import books
+from tests.unit.build import TODAY, state
+from tests.unit.ledger import WANTED, docker, granted, host, said
 
 COUNT = 10_000
 SLOTS = 56  # eight GPUs of seven MIG devices
@@ -50,6 +57,29 @@ def main() -> None:
     sys.stdout.write(
         f"{len(entries_of(look))} entries: {seconds:.2f} s of CPU, {after.ru_maxrss / 1024:.0f} MB\n"
     )
+    names = sorted(entry["name"] for entry in entries_of(look))
+    for what, there in (("each with its container", names), ("eight with a container", names[:8])):
+        judging = judged_in(look, there)
+        sys.stdout.write(f"judged, {what}: {judging:.2f} s of CPU\n")
+
+
+def judged_in(look: dict[str, Any], names: list[str]) -> float:
+    """CPU seconds of the rules about allocations, where these containers run, each on the slot that the books give it."""
+    gpus = (f"GPU {gpu}: H100 (UUID: GPU-{gpu:08})\n" + "".join(map(mig(gpu), range(7))) for gpu in range(8))
+    held = {entry["name"]: entry["slot"] for entry in entries_of(look)}
+    uuids = {name: "MIG-{:0>4}{:0>4}".format(*held[name].split(".")) for name in names}
+    grants = docker(*(granted(name, uuid) for name, uuid in uuids.items()))
+    found = {**look, "docker": grants, "smi": said("".join(gpus)), "apps": said(), "pids": {}, "present": 8}
+    context = Context(state(dict(host(found))), parse(WANTED), "gpu1", TODAY)
+    began = time.process_time()
+    for code, rule in RULES.items():
+        if code.startswith("GM8"):
+            list(rule.check(context))
+    return time.process_time() - began
+
+
+def mig(gpu: int) -> Callable[[int], str]:
+    return lambda number: f"  MIG 1g.10gb     Device  {number}: (UUID: MIG-{gpu:04}{number:04})\n"
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def test_no_live_grant_is_freed_and_each_stale_one_is_within_two_passes(history:
     left = {(each["slot"], each["name"]) for each in ledger.free_now(site.look(), ())}
     assert left == ({(each["slot"], each["name"]) for each in free} if refused else set())
     for each in ledger.stale_of(site.look()):
-        assert refused or ledger.held_back(site.look(), each), "what stays stale is held back by somebody"
+        assert refused or ledger.Holders(site.look()).why(each), "what stays stale is held back by somebody"
 
 
 def test_the_histories_free_something() -> None:

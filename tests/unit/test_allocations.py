@@ -237,7 +237,7 @@ def test_it_is_refused(tmp_path: Path, why: str, more: Look, word: str) -> None:
 )  # fmt: skip
 def test_a_slot_that_may_be_somebodys_is_held_back(tmp_path: Path, more: Look, held: str) -> None:
     why = {
-        entry["name"]: ledger.held_back(look(tmp_path, live(), **more), entry)
+        entry["name"]: ledger.Holders(look(tmp_path, live(), **more)).why(entry)
         for entry in ledger.stale_of(look(tmp_path, live(), **more))
     }
     assert held in why[DEBUG]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gpumend.payload import allocations as ledger
@@ -102,13 +102,17 @@ def _label_units(wanted: Books, container: Look, units: dict[str, str]) -> set[s
     return ledger.units_named(texts, units)[0]
 
 
-def _covers(look: Look, wanted: Books, container: Look, units: dict[str, str]) -> set[str]:
-    """The units that the books give a container: the state file, else its labels."""
+def _booked(look: Look, wanted: Books, units: dict[str, str]) -> Callable[[Look], set[str]]:
+    """What the books give a container, in units: the state file, else its labels."""
     if look.get("state") is None:
-        return _label_units(wanted, container, units)
+        return lambda container: _label_units(wanted, container, units)
     books = ledger.claims(look)
-    slots = [slot for name in container["names"] for slot in books.get(name, ())]
-    return {ledger.unit_of(slot, units) or slot for slot in slots}
+
+    def of(container: Look) -> set[str]:
+        slots = [slot for name in container["names"] for slot in books.get(name, ())]
+        return {ledger.unit_of(slot, units) or slot for slot in slots}
+
+    return of
 
 
 @rule(
@@ -125,6 +129,7 @@ def uncovered(context: Context) -> Iterator[Finding]:
             Reading.fail("nvidia-smi --query-compute-apps", str(look["apps"].get("error") or "it failed"))
         )
     by_id = {found["id"][:12]: found for found in look["docker"]["containers"]}
+    booked = _booked(look, wanted, units)
     for pid, uuid in ledger.apps_of(look):
         who = look["pids"].get(str(pid))
         if who is None:
@@ -133,7 +138,7 @@ def uncovered(context: Context) -> Iterator[Finding]:
         used = ledger.unit_of(uuid, units) or uuid
         if container and any(name in wanted.monitors for name in container["names"]):
             continue
-        if container and ledger.overlaps(used, _covers(look, wanted, container, units)):
+        if container and ledger.overlaps(used, booked(container)):
             continue
         where = f"container {container['names'][0]}" if container else who["container"] or "the host"
         yield Finding(
@@ -158,7 +163,7 @@ def uncovered(context: Context) -> Iterator[Finding]:
 def unbooked(context: Context) -> Iterator[Finding]:
     look, wanted = whole_look(context), books_of(context)
     units = hardware(context)
-    found = []
+    booked, found = _booked(look, wanted, units), []
     for container in look["docker"]["containers"]:
         name, held = container["names"][0], ledger.asked_for(container)
         if (
@@ -167,7 +172,7 @@ def unbooked(context: Context) -> Iterator[Finding]:
             or any(each in wanted.monitors for each in container["names"])
         ):
             continue
-        if not _covers(look, wanted, container, units):
+        if not booked(container):
             found.append(
                 Finding(
                     code="GM807",
@@ -194,7 +199,7 @@ def unbooked(context: Context) -> Iterator[Finding]:
 )
 def agree(context: Context) -> Iterator[Finding]:
     look, wanted = whole_look(context), books_of(context)
-    units, there = hardware(context), _there(look)
+    units, there, books = hardware(context), _there(look), ledger.claims(look)
     metadata = {
         each["name"]: each for each in (look.get("metadata") or {}).get("files", ()) if "name" in each
     }
@@ -203,7 +208,9 @@ def agree(context: Context) -> Iterator[Finding]:
         *(
             each
             for name, container in sorted(there.items())
-            for each in _container(look, wanted, name, container, metadata.get(name), units)
+            for each in _container(
+                look, wanted, name, container, metadata.get(name), units, books.get(name, ())
+            )
         ),
     ]
     yield from first(found)
@@ -221,11 +228,17 @@ def _counts(look: Look, slots: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _container(
-    look: Look, wanted: Books, name: str, container: Look, metadata: Look | None, units: dict[str, str]
+    look: Look,
+    wanted: Books,
+    name: str,
+    container: Look,
+    metadata: Look | None,
+    units: dict[str, str],
+    slots: Iterable[str],
 ) -> Iterator[Finding]:
     granted, strange = ledger.granted(container, units)
     said = {
-        "the state file": {ledger.unit_of(slot, units) or slot for slot in ledger.claims(look).get(name, ())},
+        "the state file": {ledger.unit_of(slot, units) or slot for slot in slots},
         "its labels": _label_units(wanted, container, units),
     }
     if metadata and metadata["slot"]:

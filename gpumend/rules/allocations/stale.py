@@ -33,8 +33,8 @@ def stale(context: Context) -> Iterator[Finding]:
     entries, found = ledger.entries_of(look), ledger.stale_of(look)
     # While the hardware is not known, so is what anything holds: that is said instead.
     known = not ledger.waits(look, wanted.grace)
-    books = ledger.claims(look)
-    held = [ledger.held_back(look, entry, wanted.monitors, books) if known else "" for entry in found]
+    holders = ledger.Holders(look, wanted.monitors)
+    held = [holders.why(entry) if known else "" for entry in found]
     why = not_now(context, look, held.count(""), len(entries))
     files: dict[str, list[Any]] = {}
     for file in (look.get("metadata") or {}).get("files", ()):
@@ -94,8 +94,8 @@ def orphans(context: Context) -> Iterator[Finding]:
 
 def _kept(look: dict[str, Any], monitors: Sequence[str]) -> dict[str, str]:
     """Why the state file's entry of a container stays, by its name."""
-    books, stale = ledger.claims(look), ledger.stale_of(look)
-    reasons = ((entry["name"], ledger.held_back(look, entry, monitors, books)) for entry in stale)
+    holders = ledger.Holders(look, monitors)
+    reasons = ((entry["name"], holders.why(entry)) for entry in ledger.stale_of(look))
     return {name: why for name, why in reasons if why}
 
 
