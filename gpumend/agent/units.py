@@ -83,7 +83,9 @@ def mend_service(config: Config, python: str) -> str:
     writes = " ".join(("/var/lib/gpumend", "/run", *(f"-{path}" for path in dict.fromkeys(paths))))
     own = """# 1 something is not known, 4 a change was put back: the report and the journal say it. 5 is a failure of the unit, too
 SuccessExitStatus=1 4
-TimeoutStartSec=infinity"""
+TimeoutStartSec=infinity
+# a transaction that takes longer than its answer may goes on when this has ended
+KillMode=process"""
     return _service(f"mend of {', '.join(config.mend)}", f"{python} -I -S -B {PROGRAM} mend", own, writes)
 
 

@@ -18,7 +18,7 @@ from gpumend.agent.config import Config, ConfigError, parse
 from gpumend.agent.install import compiled
 from gpumend.agent.journal import entry, message_id
 from gpumend.agent.places import PROGRAM
-from gpumend.agent.units import cron
+from gpumend.agent.units import cron, texts
 from tests.scripts.test_python36 import runs
 from tests.unit.build import healthy
 from tests.unit.farm import sick
@@ -134,3 +134,10 @@ def test_what_cron_is_told(interval: int, when: str) -> None:
     ).splitlines()
     assert [row.split(" root ")[0] for row in rows if " root " in row] == [when, when]
     assert [row.split(PROGRAM)[1].split()[0] for row in rows if PROGRAM in row] == ["audit", "mend"]
+
+
+def test_a_transaction_that_goes_on_is_not_ended_with_the_unit() -> None:
+    """systemd.kill(5): by default all that is left in a unit's cgroup is killed as its main process ends."""
+    made = texts(Config("gpu1", {}, digest(), mend=("cdi.spec_current",)), "/usr/bin/python3")
+    assert "\nKillMode=process\n" in made["gpumend-mend.service"]
+    assert "KillMode" not in made["gpumend-audit.service"]
