@@ -16,7 +16,7 @@ import yaml
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
-from gpumend.text.limits import check_yaml
+from gpumend.text.limits import LOADER, check_yaml
 from gpumend.text.version import Version, parse_version
 
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")  # pkg/cdi/spec-dirs.go: later has priority
@@ -202,7 +202,7 @@ class Resolution(NamedTuple):
         return tuple({file.path: file for file in self.devices.values()}.values())
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(LOADER):  # type: ignore[misc]
     """YAML as sigs.k8s.io/yaml takes it: a key that stands twice is an error, and a date is a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

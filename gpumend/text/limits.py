@@ -6,8 +6,11 @@ What lies on a host is nobody's word: one file of one host must not end the run 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it is
 
 # tomllib takes the square of a dotted key's parts (3.11 tomllib/_parser.py, Flags): 20,000 are 14 s. tomlkit stops here, too.
 MAX_KEY_PARTS = 100
@@ -42,7 +45,7 @@ def check_yaml(text: str) -> None:
         tuple[str | None, int]
     ] = []  # of each open collection its anchor, and how many nodes came before it
     decoded = aliased = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             inside.append((event.anchor, decoded))
             decoded += 1
@@ -70,7 +73,7 @@ def check_yaml(text: str) -> None:
 def _nodes(text: str) -> int:
     """How many nodes the text has, counted no further than the limit."""
     count = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=LOADER):
         count += isinstance(event, yaml.NodeEvent)
         if count > MAX_NODES:
             break

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from gpumend.text.documents import toml
-from gpumend.text.limits import check_yaml
+from gpumend.text.limits import LOADER, check_yaml
 from gpumend.text.mask import MASK, SECRET_KEY
 
 LEAST = 4  # characters; a shorter value is found everywhere, and its key masks it where it stands
@@ -58,7 +58,7 @@ def documents(text: str) -> Iterator[Any]:
         pass
     try:
         check_yaml(text)
-        yield yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        yield yaml.load(text, Loader=LOADER)
     except (ValueError, RecursionError, yaml.YAMLError):
         pass
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 
-from gpumend.text.limits import check_yaml
+from gpumend.text.limits import LOADER, check_yaml
 
 LARGEST = 1 << 20  # bytes: of 419 public compose files the largest has 60 KiB
 LARGEST_TREE = 50_000  # nodes, each as often as anchors repeat it
 BOM = "\ufeff"
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 RESET, OVERRIDE = "!reset", "!override"  # docs.docker.com compose-file/13-merge
 
 

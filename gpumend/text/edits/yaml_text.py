@@ -13,7 +13,8 @@ from functools import cached_property
 import yaml
 
 from gpumend.text.edits.edit import EditError
-from gpumend.text.yaml_nodes import LOADER, Source
+from gpumend.text.limits import LOADER
+from gpumend.text.yaml_nodes import Source
 
 ALIAS = re.compile(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
 # In an edit: these characters of the text itself. Whoever has the text masked makes edits that hold for the text as it is.
