@@ -13,6 +13,7 @@ import click
 from gpumend.deploy import trust
 from gpumend.reports.outputs import replaced
 from gpumend.state.compose_files import DEFAULTS, OVERRIDES
+from gpumend.text.interpolate import dotenv
 from gpumend.text.yaml_nodes import LARGEST
 
 PATTERN = "*compose*.y*ml"
@@ -53,6 +54,8 @@ def projects(paths: Iterable[str], together: Iterable[str]) -> list[tuple[str, .
 
 def _of_directory(directory: str) -> list[tuple[str, ...]]:
     prefix = "" if directory in (".", "./") else f"{directory.rstrip('/')}/"
+    if named := _of_env(prefix):
+        return [named]
     for name in DEFAULTS:
         if os.path.lexists(f"{prefix}{name}"):
             more = [found for over in OVERRIDES if os.path.lexists(found := f"{prefix}{over}")]
@@ -61,6 +64,17 @@ def _of_directory(directory: str) -> list[tuple[str, ...]]:
     if not names:
         raise click.UsageError(f"{directory}: no compose file here ({', '.join(DEFAULTS)}, {PATTERN})")
     return [(f"{prefix}{name}",) for name in names]
+
+
+def _of_env(prefix: str) -> tuple[str, ...]:
+    """The files that .env's COMPOSE_FILE names, as Compose takes them where no -f is given. Nothing else of it counts here: whatever
+    the profiles every service is judged, and no Docker is asked."""
+    try:
+        known = dotenv(opened(f"{prefix}.env").decode("utf-8", "replace"))
+    except OSError:
+        return ()
+    listed = (known.get("COMPOSE_FILE") or "").split(known.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)
+    return tuple(str(Path(prefix, name)) for name in listed if name)
 
 
 def uncommitted(path: str) -> str:

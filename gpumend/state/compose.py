@@ -3,6 +3,7 @@ container of each service."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from errno import ENOENT
@@ -30,7 +31,7 @@ def request(raw: Any) -> dict[str, Any]:
 @dataclass(frozen=True)
 class HostProject:
     """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
-    real bytes of each file that was read. others: who besides root could have chosen what lies at a path; empty for nobody.
+    real bytes of each file that was read, the included and the extended too. others: who besides root could have chosen what lies at a path; empty for nobody.
     compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask.
     named: whether it is here for its file alone, which the desired state names."""
 
@@ -53,6 +54,7 @@ class HostProject:
     def up(self, services: tuple[str, ...]) -> tuple[str, ...]:
         """The command that makes the containers of these services anew."""
         files = tuple(word for path in self.given for word in ("-f", path))
+        files += tuple(word for path in self.project.env_files for word in ("--env-file", path))
         return (
             "docker",
             "compose",
@@ -94,35 +96,58 @@ def _asks(found: Container) -> bool:
     return bool(found.requests) or any("nvidia" in path for path in found.devices)
 
 
+def _text(path: str, item: Mapping[str, Any]) -> str:
+    """A file as far as it left its host. Of .env the variables that are asked for: what is set to something that stayed there is made
+    of itself, which is no value. Raises OSError."""
+    if item.get("status") == "absent":
+        raise FileNotFoundError(ENOENT, strerror(ENOENT))
+    if isinstance(variables := item.get("variables"), Mapping):
+        return "".join(
+            f"{name}='{value}'\n" if isinstance(value, str) else f"{name}=${{{name}}}\n"
+            for name, value in variables.items()
+        )
+    if "text" not in item:
+        raise OSError(0, str(item.get("error") or "not read"))
+    return str(item["text"])
+
+
 def _project(
-    snapshot: Snapshot, name: str, directory: str, files: str, users: list[Container]
+    snapshot: Snapshot,
+    name: str,
+    directory: str,
+    files: str,
+    users: list[Container],
 ) -> HostProject:
     given = tuple(path for path in files.split(",") if path)
-    items = {path: snapshot.compose(path) for path in given if path.startswith("/")}
+    env_files = next(
+        (text.split(",") for each in users if (text := each.labels.get(f"{LABEL}project.environment_file"))),
+        [],
+    )
+    read: dict[str, Mapping[str, Any]] = {}
 
     def opener(path: str) -> bytes:
-        item = items.get(path)
-        if item is None:  # .env, and what is included or extended: nobody looked
-            raise FileNotFoundError(
-                ENOENT, "not read on a host" if path.endswith((".yml", ".yaml")) else strerror(ENOENT)
-            )
-        if "text" not in item:
-            raise OSError(0, str(item.get("error") or "not read"))
-        return str(item["text"]).encode("utf-8")
+        if not path.startswith("/"):
+            raise OSError(0, "not read on a host: it is relative to where Compose was called")
+        item = snapshot.compose(path)
+        if item.get("status") != "absent":
+            read[path] = item
+        return _text(path, item).encode("utf-8")
 
     services: dict[str, list[Container]] = {}
     for each in users:
         services.setdefault(each.labels.get(f"{LABEL}service", ""), []).append(each)
     versions = [text for each in users if (text := each.labels.get(f"{LABEL}version"))]
-    made = project(given, opener)
+    base = directory or given[0].rpartition("/")[0]
+    named = [posixpath.join(base, path) for path in env_files if path]
+    made = project(given, opener, directory=base, env_files=named)
     return HostProject(
         name,
         directory,
         given,
         made,
         {service: tuple(found) for service, found in services.items()},
-        {path: str(item["sha256"]) for path, item in items.items() if "sha256" in item},
-        {path: str(item.get("others", "")) for path, item in items.items()},
+        {path: str(item["sha256"]) for path, item in read.items() if "sha256" in item},
+        {path: str(item.get("others", "")) for path, item in read.items()},
         told_version(versions[0]) if versions else None,
         {service: tuple(sorted(_asked(made, service))) for service in services},
         named=not users,

@@ -10,8 +10,9 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from errno import ENOENT, ENOTDIR
 
-from gpumend.text.interpolate import dotenv, resolve
+from gpumend.text.interpolate import Known, dotenv, resolve
 from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, load, read
 
 # What `docker compose` takes where no -f is given: the first that is there, and the override beside it.
@@ -41,51 +42,70 @@ class Service:
 
     name: str
     value: Value
-    known: Mapping[str, str] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
     context: str = ""
 
 
 @dataclass(frozen=True)
 class Project:
     """files: every one that was read, by path; roots: what stands in each. given: those that were named (-f). problems: what
-    keeps parts unknown."""
+    keeps parts unknown. directory: the project's, empty for where we are. env_files: named in place of .env; envs: the bytes of
+    each that was read."""
 
     given: tuple[str, ...]
     files: Mapping[str, Source] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     roots: Mapping[str, Value] = field(default_factory=dict)
+    directory: str = ""
+    env_files: tuple[str, ...] = ()
+    envs: Mapping[str, bytes] = field(default_factory=dict)
 
-    @property
-    def directory(self) -> str:
-        return posixpath.dirname(self.given[0]) if self.given else ""
+    def again(self, opener: Read) -> Project:
+        """The same project of other bytes."""
+        return project(self.given, opener, directory=self.directory, env_files=self.env_files)
 
 
-def project(given: Iterable[str], opener: Read, known: Mapping[str, str] | None = None) -> Project:
-    """The project of these files. known: variables that count before .env's. Never raises for what a file holds."""
+def project(
+    given: Iterable[str],
+    opener: Read,
+    known: Known | None = None,
+    directory: str | None = None,
+    env_files: Iterable[str] = (),
+) -> Project:
+    """The project of these files. known: variables that count before .env's. directory: the project's, where it is not that of the
+    first file; env_files: what `--env-file` named in place of .env. Never raises for what a file holds."""
     paths = tuple(given)
     loader = _Loader(opener, dict(known or {}))
-    services = loader.project(paths, loader.env(posixpath.dirname(paths[0]) if paths else ""), 0)
+    base = posixpath.dirname(paths[0]) if paths and directory is None else directory or ""
+    named = tuple(env_files)
+    services = loader.project(paths, base, loader.env(base, named), 0)
     roots = {path: root for path, root in loader.roots.items() if root is not None}
-    return Project(paths, loader.files, services, tuple(dict.fromkeys(loader.problems)), roots)
+    problems = tuple(dict.fromkeys(loader.problems))
+    return Project(paths, loader.files, services, problems, roots, base, named, loader.envs)
 
 
 class _Loader:
-    def __init__(self, opener: Read, known: dict[str, str]) -> None:
+    def __init__(self, opener: Read, known: dict[str, str | None]) -> None:
         self.opener = opener
         self.known = known
         self.files: dict[str, Source] = {}
         self.roots: dict[str, Value | None] = {}
+        self.envs: dict[str, bytes] = {}
         self.problems: list[Problem] = []
 
-    def env(self, directory: str, named: Iterable[str] = ()) -> dict[str, str]:
-        """The variables of a project's .env; those of the caller count before them."""
-        found: dict[str, str] = {}
-        for path in tuple(named) or (posixpath.join(directory, ".env"),):
+    def env(self, directory: str, named: Iterable[str] = ()) -> dict[str, str | None]:
+        """The variables of a project's .env; those of the caller count before them. That a file is there, and cannot be read, is
+        told: what it sets is not known."""
+        found: dict[str, str | None] = {}
+        paths = tuple(named)
+        for path in paths or (posixpath.join(directory, ".env"),):
             try:
-                found |= dotenv(self.opener(path).decode("utf-8", "replace"))
-            except OSError:
-                continue
+                self.envs[path] = self.opener(path)
+                found |= dotenv(self.envs[path].decode("utf-8", "replace"))
+            except OSError as error:
+                if paths or error.errno not in (ENOENT, ENOTDIR):
+                    self.tell(path, 0, f"the variables that it sets: {error.strerror or error}")
         return {**found, **self.known}
 
     def root(self, path: str) -> Value | None:
@@ -115,18 +135,18 @@ class _Loader:
     def tell(self, path: str, line: int, text: str, wrong: bool = False) -> None:
         self.problems.append(Problem(path, line, text, wrong))
 
-    def project(self, paths: tuple[str, ...], known: Mapping[str, str], depth: int) -> dict[str, Service]:
-        """Every service of these files, each one's mapping merged in their order, and of what they include."""
+    def project(self, paths: tuple[str, ...], directory: str, known: Known, depth: int) -> dict[str, Service]:
+        """Every service of these files, each one's mapping merged in their order, and of what they include. directory: the
+        project's, at which relative paths of all of them begin."""
         found: dict[str, Service] = {}
         for path in paths:
             root = self.root(path)
             if root is None:
                 continue
-            directory = posixpath.dirname(path)
             for name, service in self.included(root, directory, known, depth):
                 found[name] = service
             for name, value in self.services(root, path):
-                base = self.extended(value, path, known, (f"{path}#{name}",))
+                base = self.extended(value, path, directory, known, (f"{path}#{name}",))
                 if name in found:
                     merged = merge(found[name].value, base)
                     found[name] = replace(found[name], value=merged)
@@ -148,7 +168,7 @@ class _Loader:
                 self.tell(path, value.line, f"service {name} is not a mapping", wrong=True)
 
     def included(
-        self, root: Value, directory: str, known: Mapping[str, str], depth: int
+        self, root: Value, directory: str, known: Known, depth: int
     ) -> Iterator[tuple[str, Service]]:
         listed = root.get("include")
         for item in listed.items if listed is not None else ():
@@ -176,11 +196,13 @@ class _Loader:
             if inner is not None:
                 base = posixpath.normpath(posixpath.join(directory, inner.text))
             own = self.env(base, [posixpath.join(directory, name) for name in named])
-            services = self.project(tuple(paths), {**own, **known}, depth + 1)
+            services = self.project(tuple(paths), base, {**own, **known}, depth + 1)
             yield from services.items()
 
-    def extended(self, value: Value, path: str, known: Mapping[str, str], chain: tuple[str, ...]) -> Value:
-        """The service on top of the one that it extends."""
+    def extended(
+        self, value: Value, path: str, directory: str, known: Known, chain: tuple[str, ...]
+    ) -> Value:
+        """The service on top of the one that it extends. directory: at which its file's paths begin."""
         said = value.get("extends")
         if said is None or said.null:
             return value
@@ -193,7 +215,7 @@ class _Loader:
                 why = names(text.unknown) if text.unknown else "it lies elsewhere and is not fetched"
                 self.tell(path, said.line, f"extends a file that is not known: {why}")
                 return value
-            where = posixpath.normpath(posixpath.join(posixpath.dirname(path), text.text))
+            where = posixpath.normpath(posixpath.join(directory, text.text))
         key = f"{where}#{name}"
         if key in chain or len(chain) > MAX_CHAIN:
             self.tell(path, said.line, f"extends itself: {name}", wrong=True)
@@ -204,7 +226,8 @@ class _Loader:
             if root is not None:
                 self.tell(path, said.line, f"extends {name}, which is not in {where}", wrong=True)
             return value
-        return merge(self.extended(base, where, known, (*chain, key)), value)
+        beside = directory if where == path else posixpath.dirname(where)
+        return merge(self.extended(base, where, beside, known, (*chain, key)), value)
 
 
 def names(variables: Iterable[str]) -> str:

@@ -7,11 +7,11 @@ and 2.40.3 send to a recording socket (tests/nodes/test_compose_calls.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from gpumend.state.compose_files import Service, environment
-from gpumend.text.interpolate import Resolved, resolve
+from gpumend.text.interpolate import Known, Resolved, resolve
 from gpumend.text.yaml_nodes import Value
 
 RESERVATIONS = ("deploy", "resources", "reservations", "devices")
@@ -125,7 +125,7 @@ def _variables(names: Iterable[str]) -> str:
 class _Texts:
     """Scalars of a request, with what their variables say."""
 
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Known) -> None:
         self.known = known
         self.unknown: list[str] = []
         self.variables: list[str] = []

@@ -249,12 +249,15 @@ class Snapshot:
         return Reading(Status.OK, tuple(str(text) for texts in wanted for text in texts), path)
 
     def compose_paths(self) -> tuple[str, ...]:
-        """The compose files that the probe looked at."""
+        """The compose files that the probe looked at; not those that it found named in others."""
         found = self.answer.get("compose")
-        return tuple(sorted(map(str, found))) if isinstance(found, dict) else ()
+        if not isinstance(found, dict):
+            return ()
+        return tuple(sorted(path for path in map(str, found) if "followed" not in self.compose(path)))
 
     def compose(self, path: str) -> Mapping[str, Any]:
-        """What is known of a compose file: its masked `text`, `sha256` and `others`, with the tag of how it was read."""
+        """What is known of a compose file: its masked `text`, `sha256` and `others`, with the tag of how it was read; of a .env
+        file `variables` in place of the text."""
         return self._item("compose", path)
 
     def section(self, path: str) -> Reading[bytes]:

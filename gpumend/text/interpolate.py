@@ -12,6 +12,7 @@ from dataclasses import dataclass
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DEPTH = 20  # of defaults within defaults
 ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)")
+Known = Mapping[str, "str | None"]  # values by name; None for what is set to something that nobody here knows
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Resolved:
     variables: tuple[str, ...] = ()
 
 
-def resolve(text: str, known: Mapping[str, str], depth: int = 0) -> Resolved:
+def resolve(text: str, known: Known, depth: int = 0) -> Resolved:
     """The text as Compose sees it where the shell sets nothing. A variable without a value and without a default is unknown:
     whoever runs Compose may have it set."""
     parts: list[str] = []
@@ -59,17 +60,20 @@ def resolve(text: str, known: Mapping[str, str], depth: int = 0) -> Resolved:
     return Resolved("".join(parts), tuple(dict.fromkeys(unknown)), tuple(dict.fromkeys(variables)))
 
 
-def _value(name: str, operation: str, known: Mapping[str, str], depth: int) -> Resolved:
+def _value(name: str, operation: str, known: Known, depth: int) -> Resolved:
     found = re.match(r"(:?[-+?])", operation)
     mark, rest = (found.group(), operation[found.end() :]) if found else ("", "")
-    there = name in known and (bool(known[name]) or not mark.startswith(":"))
+    value = known.get(name)
+    if name in known and value is None:  # a default counts only where it is not set
+        return Resolved("", (name,), (name,))
+    there = value is not None and (bool(value) or not mark.startswith(":"))
     if mark.endswith("+"):
         other = resolve(rest, known, depth + 1)
         if there:
             return Resolved(other.text, other.unknown, (name, *other.variables))
         return Resolved("", () if name in known else (name,), (name, *other.variables))
-    if there:
-        return Resolved(known[name], (), (name,))
+    if value is not None and there:
+        return Resolved(value, (), (name,))
     if mark.endswith("-"):
         default = resolve(rest, known, depth + 1)
         return Resolved(default.text, default.unknown, (name, *default.variables))
@@ -89,20 +93,24 @@ def _closing(text: str, at: int) -> int:
     return -1
 
 
-def dotenv(text: str) -> dict[str, str]:
-    """The variables of an .env file: NAME=value lines, quotes taken off, comments left out (compose-go dotenv)."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
+def dotenv(text: str) -> dict[str, str | None]:
+    """The variables of an .env file: NAME=value lines, quotes taken off, comments left out (compose-go dotenv). None for what is
+    made of variables that the file does not say."""
+    found: dict[str, str | None] = {}
+    lines = iter(text.splitlines())
+    for line in lines:
         match = ENV_LINE.fullmatch(line)
         if match is None or line.lstrip().startswith("#"):
             continue
         name, value = match.group(1), match.group(2).strip()
         quote = value[:1]
+        if quote in ("'", '"'):
+            while quote not in value[1:] and (more := next(lines, None)) is not None:  # over several lines
+                value += f"\n{more}"
         if quote in ("'", '"') and quote in value[1:]:
             value = value[1 : value.index(quote, 1)]
-            if quote == '"':
-                value = resolve(value, found).text
         else:
-            value = resolve(re.split(r"\s#", value, maxsplit=1)[0].strip(), found).text
-        found[name] = value
+            quote, value = "", re.split(r"\s#", value, maxsplit=1)[0].strip()
+        made = resolve(value, found)
+        found[name] = value if quote == "'" else None if made.unknown else made.text
     return found

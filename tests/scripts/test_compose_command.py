@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from gpumend import schemas
+from gpumend.payload.change import step
+from gpumend.payload.change.files import Failed
 from tests.scripts import command
 from tests.unit.test_compose import REPORT
 
@@ -125,6 +127,89 @@ def test_the_pre_commit_hook_calls_what_there_is(copy: Path) -> None:
     program, *argv = hook["entry"].split()
     assert program == "gpumend"
     assert gpumend(copy, *argv[1:], "docker-compose.yml").returncode == 0
+
+
+# --- nothing is run or asked, and nothing of what a service is given is told
+
+
+@pytest.fixture
+def watched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working copy where whatever would be run leaves `ran` behind: docker, git's and a plugin's programs."""
+    (copy / "bin").mkdir()
+    for name in ("docker", "docker-compose", "docker-evil", "evil", "git", "curl", "ssh"):
+        (copy / "bin" / name).write_text(f"#!/bin/sh\necho $0 >> {copy}/ran\n")
+        (copy / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{copy}/bin:{os.environ['PATH']}")
+    return copy
+
+
+SERVICE = "services:\n  a:\n    image: x\n    gpus: all\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        (f"include:\n  - https://127.0.0.1:9/x.yml\n{SERVICE}", 1, "compose.yml:2: an include from elsewhere"),
+        (f"include:\n  - path: git@127.0.0.1:x/y.git\n{SERVICE}", 1, "compose.yml:2: an include from elsewhere"),
+        (f"include:\n  - oci://127.0.0.1:9/x\n{SERVICE}", 1, "compose.yml:2: an include from elsewhere"),
+        (f"{SERVICE}    extends: {{file: 'https://127.0.0.1:9/x.yml', service: b}}\n", 1, "lies elsewhere"),
+        (f"{SERVICE}    env_file: /etc/shadow\n", 0, ""),
+        (f"{SERVICE}    env_file: [{{path: /etc/shadow, format: raw}}]\n    runtime: nvidia\n", 1, "an env_file may set it"),
+        (f"{SERVICE}  db:\n    provider: {{type: evil, options: {{x: {SECRET}}}}}\n", 0, ""),
+        (f"{SERVICE}    secrets: [s]\nsecrets: {{s: {{file: /etc/shadow}}}}\n", 0, ""),
+        (f"include:\n  - path: sub.yml\n    env_file: /etc/shadow\n{SERVICE}", 1, "sub.yml"),
+    ],
+)  # fmt: skip
+def test_what_compose_would_fetch_run_or_open_is_not(
+    watched: Path, text: str, status: int, said: str
+) -> None:
+    (watched / "compose.yml").write_text(text)
+    done = gpumend(watched, "audit", "compose.yml", "--output", "json=told.json")
+    assert (done.returncode, said in done.stdout) == (status, True), done.stdout + done.stderr
+    told = done.stdout + done.stderr + (watched / "told.json").read_text()
+    shadow = [
+        word
+        for line in Path("/etc/shadow").read_text().splitlines()
+        for word in line.split(":")[1:2]
+        if len(word) > 1
+    ]
+    assert not [word for word in (SECRET, "root:", *shadow) if word in told]
+    assert not (watched / "ran").exists()
+
+
+def test_env_s_own_switches_of_compose_are_minded_and_its_docker_is_not(watched: Path) -> None:
+    for name, service in (("base.yml", "b"), ("gpu.yml", "g"), ("compose.yml", "c")):
+        (watched / name).write_text(
+            f"services:\n  {service}:\n    image: x\n    gpus: one\n    profiles: [never]\n"
+        )
+    (watched / ".env").write_text(
+        f"DOCKER_HOST=tcp://127.0.0.1:9\nCOMPOSE_PROFILES=other\nCOMPOSE_PATH_SEPARATOR=;\nCOMPOSE_FILE=base.yml;gpu.yml\nX={SECRET}\n"
+    )
+    done = gpumend(watched, "audit")
+    assert done.returncode == 3, done.stderr
+    assert [name in done.stdout for name in ("base.yml:4", "gpu.yml:4", "compose.yml:4")] == [
+        True,
+        True,
+        False,
+    ]
+    assert SECRET not in done.stdout
+    assert not (watched / "ran").exists()
+
+
+def test_a_compose_that_does_not_end_is_ended_and_says_nothing_of_an_env_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What makes a container anew on a host is bounded, whatever Compose does: of an anchor bomb it computed 11 minutes, SIGTERM ignored."""
+    monkeypatch.setattr(step, "COMMAND_TIMEOUT", 0.5)
+    began = time.monotonic()
+    with pytest.raises(Failed, match=r"0\.5 s"):
+        step.command(["sh", "-c", "trap '' TERM; while :; do :; done"])
+    assert time.monotonic() - began < 15
+    said = f'failed to read s.env: line 2: unexpected character "$" in variable name near "{SECRET} a=b"'
+    with pytest.raises(Failed) as failed:
+        step.command(["sh", "-c", f"echo '{said}' >&2; exit 1"])
+    assert "line 2: unexpected character" in str(failed.value).partition(": ")[2]
+    assert SECRET not in step.last_error({"err": said, "rc": 1})
 
 
 # --- fix

@@ -15,6 +15,7 @@ import base64
 import datetime
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gpumend.payload.probe.compose import compose_paths, masked_compose
+from gpumend.payload.probe.compose import asked as asked_by
+from gpumend.payload.probe.compose import compose_projects, keep_project, masked_compose, variables_of
 from gpumend.payload.probe.files import matches, mentioned, search_key
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
@@ -337,12 +339,44 @@ def answer(
         "inside": dict(inside or {}),
         "listings": {**{path: absent() for path in asked["listings"]}, **(listings or {})},
         "spaces": dict(spaces or {}),
-        "compose": {
-            path: _compose(lying[path]) if path in lying else absent()
-            for path in compose_paths((docker or {}).get("containers", ()))
-        },
+        "compose": _projects(lying, (docker or {}).get("containers", ())),
         "seconds": 0.1,
     }
+
+
+def _projects(lying: Mapping[str, Item], containers: Iterable[Item]) -> Item:
+    """What the probe's `compose_project` says of files that are not on this machine: names are looked for beside their file."""
+    kept: Item = {}
+    for given, directory, env_files in compose_projects(containers):
+        found: Item = {}
+        variables: set[str] = set()
+        waiting = list(given)
+        for path in waiting:
+            found[path] = _compose(lying[path]) if path in lying else absent()
+            if path not in given:
+                found[path]["followed"] = True
+            names, more = asked_by(_text_of(lying[path]) if path in lying else "")
+            variables |= more
+            beside = [posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) for name in names]
+            waiting += [each for each in beside if each not in waiting]
+        envs = [posixpath.join(directory, each) for each in env_files or (".env",)]
+        envs += [posixpath.join(posixpath.dirname(path), ".env") for path in waiting[len(given) :]]
+        for path in dict.fromkeys(envs):
+            found[path] = {**absent(), "followed": True}
+            if path in lying:
+                sets = variables_of(_text_of(lying[path]), variables)
+                found[path] = {
+                    "others": lying[path].get("others", ""),
+                    **_stat(lying[path]),
+                    "variables": sets,
+                    "followed": True,
+                }
+        keep_project(kept, given, found)
+    return kept
+
+
+def _text_of(found: Item) -> str:
+    return base64.b64decode(found.get("data", "")).decode("utf-8")
 
 
 def _compose(found: Item) -> Item:
@@ -350,7 +384,12 @@ def _compose(found: Item) -> Item:
     if "data" not in found:
         return found
     text = base64.b64decode(found["data"]).decode("utf-8")
-    return {"others": "", **_stat(found), "sha256": found["sha256"], "text": masked_compose(text)}
+    return {
+        "others": found.get("others", ""),
+        **_stat(found),
+        "sha256": found["sha256"],
+        "text": masked_compose(text),
+    }
 
 
 def _command(asked: Mapping[str, Any], found: Command | Item | None) -> Item:

@@ -10,7 +10,7 @@ import pytest
 
 from gpumend.deploy.facts_report import as_json
 from gpumend.payload.change.file_steps import EditFile as Edited
-from gpumend.payload.probe.compose import compose_paths, masked_compose
+from gpumend.payload.probe.compose import asked, compose_project, compose_projects, masked_compose
 from gpumend.plan.plan import plan
 from gpumend.plan.step import EditFile, RunCommand
 from gpumend.plan.transaction import Transaction
@@ -114,18 +114,21 @@ def test_no_value_leaves_the_host(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["-" * 250_000 + " x", "'" * 250_001, '"a' * 120_000, "$A" * 120_000, ": " * 120_000, "&a " * 80_000, " " * 250_000 + "x", "{a" * 120_000]
+    "text", ["-" * 250_000 + " x", "'" * 250_001, '"a' * 120_000, "$A" * 120_000, ": " * 120_000, "&a " * 80_000, " " * 250_000 + "x", "{a" * 120_000,
+             "include: [" + "a.yml, " * 35_000, "gpus: " + "$A " * 80_000, "path: " + "a" * 250_000, "count: '" + "a/" * 120_000,
+             "include:\n" + "- a.yml\n" * 30_000, "file: a.yml\n" * 20_000]
 )  # fmt: skip
 def test_no_file_holds_the_probe(text: str) -> None:
     began = time.process_time()
     assert len(masked_compose(text)) == len(text)
+    asked(text)
     assert time.process_time() - began < 5
 
 
 def test_only_files_of_containers_that_ask_for_a_gpu_are_read() -> None:
     web = container("web", labels=labels("web", "/srv/web/compose.yml"))
     mine = container("a", gpus=True, labels=labels("a", f"{PATH},relative.yml,-"))
-    assert compose_paths([web, mine]) == [PATH]
+    assert [given for given, _, _ in compose_projects([web, mine])] == [(PATH,)]
 
 
 # --- judged
@@ -225,6 +228,135 @@ def test_what_a_user_could_have_chosen_is_not_written_to(wanted: dict[str, Any])
 def test_what_includes_more_than_is_known_is_not_written_to() -> None:
     found = host(f"include: [other.yml]\n{TEXT}")
     assert transaction(found, FORM) is None
+    assert transaction(host(f"include: ['https://x.example/{SECRET}.yml']\n{TEXT}"), FORM) is None
+
+
+# --- what a project is made of besides
+
+
+def made(files: dict[str, str], others: str = "", **more: Any) -> Host:
+    """The report's host with these files below its project's directory."""
+    lying = {f"/srv/moe/{name}": {**file(text), "others": others} for name, text in files.items()}
+    found = host(files.get("docker-compose.yml", TEXT), **more)
+    return found.but(files={path: item for path, item in lying.items() if path != PATH})
+
+
+GPU = TEXT.replace('["0"]', '["${WORKER}"]').replace("      - CUDA_VISIBLE_DEVICES=0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("env", "ids", "unknown"),
+    [
+        ("WORKER=0\n", ("0",), ()),
+        ("export WORKER='1:2' # mig\nDB=" + SECRET, ("1:2",), ()),
+        ("WORKER=0\nWORKER=GPU-1a2b3c4d5e\n", ("GPU-1a2b3c4d5e",), ()),
+        (f"WORKER={SECRET}\n", (), ("WORKER",)),
+        (f'TEXT="\nWORKER=3\n{SECRET}"\n', (), ("WORKER",)),
+        ("WORKER=$OTHER\n", (), ("WORKER",)),
+        ("", (), ("WORKER",)),
+    ],
+)
+def test_what_env_sets_for_a_request_is_known_and_nothing_else(
+    env: str, ids: tuple[str, ...], unknown: tuple[str, ...]
+) -> None:
+    found = made({"docker-compose.yml": GPU, ".env": env})
+    assert SECRET not in json.dumps(found.answer())
+    (project_,) = found.state().compose.projects
+    (request_,) = requests(project_.project.services["worker"])
+    assert (request_.unknown or request_.ids) == (unknown or ids)
+
+
+def test_a_default_does_not_count_where_env_sets_what_stays_on_the_host() -> None:
+    text = GPU.replace("${WORKER}", "${WORKER:-0}")
+    for env, unknown in ((f"WORKER={SECRET}", ("WORKER",)), ("OTHER=1", ()), ("WORKER=", ())):
+        (found,) = made({"docker-compose.yml": text, ".env": env}).state().compose.projects
+        assert requests(found.project.services["worker"])[0].unknown == unknown
+    assert rows_of(made({"docker-compose.yml": text, ".env": f"WORKER={SECRET}"}), "GM902") == [
+        "worker: which GPUs it asks for is not known: ${WORKER} has no value here"
+    ]
+
+
+def rows_of(found: Host, code: str) -> list[str]:
+    return [each.summary for each in findings(found, code)]
+
+
+def test_included_and_extended_files_are_judged_and_written_with_the_project() -> None:
+    files = {
+        "docker-compose.yml": "include:\n  - sub/gpu.yml\nservices:\n  worker:\n    extends:\n      file: base.yaml\n      service: gpu\n",
+        "sub/gpu.yml": f"services:\n  other:\n    image: {SECRET}\n    gpus: all\n",
+        "base.yaml": TEXT.replace("  worker:", "  gpu:"),
+    }
+    found = made(files, mode="cdi")
+    assert SECRET not in json.dumps(found.answer())
+    assert [each.evidence[0].source for each in findings(found, "GM905")] == ["/srv/moe/base.yaml:12"]
+    done = transaction(made(files), FORM)
+    assert done is not None and sorted(step.path for step in done.steps if isinstance(step, EditFile)) == [
+        "/srv/moe/base.yaml",
+        "/srv/moe/sub/gpu.yml",
+    ]
+    theirs = made(files, others="/srv/moe/base.yaml belongs to uid 1000")
+    assert transaction(theirs, FORM) is None
+    (refused,) = findings(theirs, "GM912", FORM)
+    assert "uid 1000" in refused.refused
+
+
+def test_a_project_whose_env_is_another_s_is_not_made_anew() -> None:
+    found = made({"docker-compose.yml": TEXT, ".env": "A=1"}, others="/srv/moe/.env belongs to uid 1000")
+    assert transaction(found, FORM) is not None
+    assert transaction(found, RECREATE) is None
+
+
+@pytest.mark.parametrize(
+    ("include", "why"),
+    [
+        ("https://x.example/a/compose.yml", "elsewhere"),
+        ("git@github.com:x/y.git", "elsewhere"),
+        ("oci://x.example/y", "elsewhere"),
+        ("${STACK}/gpu.yml", "${STACK}"),
+        ("gone.yml", "No such file"),
+    ],
+)
+def test_an_include_that_is_not_read_says_why(include: str, why: str) -> None:
+    (found,) = host(f"include:\n  - {include}\n{TEXT}").state().compose.projects
+    assert [why in each.text for each in found.project.problems] == [True]
+    assert not found.readable
+
+
+def test_env_files_that_were_named_are_asked_and_told() -> None:
+    more = {"com.docker.compose.project.environment_file": "/srv/moe/gpu.env"}
+    found = made({"docker-compose.yml": GPU, "gpu.env": "WORKER=0"}, labels={**labels(), **more})
+    (project_,) = found.state().compose.projects
+    assert requests(project_.project.services["worker"])[0].ids == ("0",)
+    assert project_.up(("worker",))[-6:] == (PATH, "--env-file", "/srv/moe/gpu.env", "up", "-d", "worker")
+
+
+def test_the_probe_reads_a_project_as_far_as_it_is_made_of(tmp_path: Any) -> None:
+    files = {
+        "compose.yml": "include: [sub/c.yml, 'sub/c.yml']\n" + GPU,
+        "sub/c.yml": "services: {b: {gpus: [{device_ids: ['$ID']}], extends: {file: ../compose.yml, service: worker}}}\n",
+        "sub/.env": f"ID=1\nTOKEN={SECRET}\n",
+        ".env": f"WORKER=2\nPASSWORD=7\nTOKEN={SECRET}\n",
+        "other.yml": SECRET,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = compose_project((f"{tmp_path}/compose.yml",), str(tmp_path), ())
+    there = {
+        path.removeprefix(f"{tmp_path}/"): item.get("variables")
+        for path, item in found.items()
+        if item["status"] == "ok"
+    }
+    assert there == {"compose.yml": None, "sub/c.yml": None, "sub/.env": {"ID": "1"}, ".env": {"WORKER": "2"}}
+    assert SECRET not in json.dumps(found)
+
+
+def test_what_includes_itself_without_end_is_bounded(tmp_path: Any) -> None:
+    for number in range(100):
+        (tmp_path / f"{number}.yml").write_text(f"include: [{number + 1}.yml]\n#" + "x" * 20_000)
+    found = compose_project((f"{tmp_path}/0.yml",), str(tmp_path), ())
+    assert len(found) < 30
+    assert sum(len(item.get("text", "")) for item in found.values()) < 400_000
 
 
 def test_projects_that_are_not_meant_stay() -> None:
@@ -253,6 +385,7 @@ def named(text: str | None, path: str = "/srv/night/compose.yaml") -> Any:
     """The answer of a host without a container of compose's, that was asked for a file."""
     answer = healthy("28.5.2", "1.18.1", "cdi").answer()
     answer["compose"][path] = compose_item(file(text)) if text is not None else absent()
+    answer["compose"][f"{path.rpartition('/')[0]}/.env"] = {**absent(), "followed": True}
     return answer
 
 
@@ -286,5 +419,6 @@ def test_the_mode_is_not_switched_under_a_named_file() -> None:
     answer = healthy("28.5.2", "1.17.8", "auto").answer()
     quiet = [each.refused for each in findings(answer, "GM204")]
     answer["compose"]["/data/night/compose.yaml"] = compose_item(file(REPORT))
+    answer["compose"]["/data/night/.env"] = {**absent(), "followed": True}
     [refused] = [each.refused for each in findings(answer, "GM204")]
     assert quiet == [""] and "/data/night/compose.yaml:12" in refused

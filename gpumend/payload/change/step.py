@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import sys
 from typing import Any, Dict, List
 
@@ -145,4 +146,6 @@ def command(argv: List[str]) -> None:
 def last_error(found: Dict[str, Any]) -> str:
     """The last line of what a command said, or that it said nothing."""
     lines = (found.get("err", "").strip() or found.get("error", "")).splitlines()
+    # Compose quotes an env_file there (compose-go dotenv/parser.go).
+    lines = [re.sub(r"\bnear \".*", "near ...", line) for line in lines[-1:]]
     return str(lines[-1] if lines else "exit status %s" % found.get("rc", found["status"]))

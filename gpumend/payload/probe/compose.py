@@ -1,16 +1,21 @@
 """Compose files of a host's projects, as far as they may leave it: their shape, and what asks for GPUs. Every other word is masked
-by as many x, so that a place in what is sent is the same place in the file."""
+by as many x, so that a place in what is sent is the same place in the file. Of .env the variables by which a GPU is asked for."""
 
 import hashlib
+import os
 import re
-from typing import Any, Iterable, List
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import Json, failure, opened
 
 MAX_COMPOSE_BYTES = 1 << 18  # of 419 public ones the largest has 60 KiB
 MAX_COMPOSE_FILES = 40
-FILES_LABEL = "com.docker.compose.project.config_files"
+MAX_FOLLOWED = 20  # names that one project's files include or extend
+MAX_FOLLOWED_BYTES = 1 << 18  # of them all
+LABEL = "com.docker.compose.project."
+FILES_LABEL = LABEL + "config_files"
+Named = Tuple[Tuple[str, ...], str, Tuple[str, ...]]  # a project's files, its directory, its .env files
 
 # What is sent as it stands: names of devices, and the words of requests for them.
 PLAIN = re.compile(
@@ -33,6 +38,21 @@ PIECE = re.compile(
     r"|(?P<dashes>-+)"  # a run of them at once: whoever writes a thousand has the rest read in a thousand steps
 )
 KEY = re.compile(r"[ \t]*(?:-[ \t]+)*(?:[\"']?[\w./-]{1,64}[\"']?|<<)[ \t]*:(?=\s|$)")
+# Keys, and variables of an environment, that say which GPU is asked for, or what else a project is made of.
+WORDS = (
+    r"(?:count|device_ids|driver|capabilities|gpus|runtime|devices|include|extends|file|path"
+    r"|NVIDIA_VISIBLE_DEVICES|CUDA_VISIBLE_DEVICES|NVIDIA_DRIVER_CAPABILITIES)"
+)
+ASKS = re.compile(r"(?:^|[\s{,\"'\[])" + WORDS + r"[\"']?(?:[ \t]*:(?:\s|$)|=)")
+ITEM = re.compile(r"[ \t]*-(?:\s|$)")
+YAML_FILE = re.compile(r"[\w./-]{1,200}\.ya?ml")
+# In a line that asks, a file's name, the name of a variable, and what is extended, leave the host.
+ASKED = re.compile(
+    r"(?P<file>(?<=[\s\"'\[,])[\w./-]{1,200}\.ya?ml(?=[\s\"'\],}]|$))"
+    r"|(?P<far>(?<=[\s\"'\[,])(?:https?://|ssh://|git://|git@|oci://))"
+    r"|(?P<name>(?<!\$)\$(?:\{[A-Za-z_]\w{0,60}(?=[}:?+-])|[A-Za-z_]\w{0,60}))|(?P<of>\bservice:[ ]+[\w.-]{1,64}(?=[ ]*[,}]))"
+)
+ENV_LINE = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]{0,60})[ \t]*[=:][ \t]*(.*)")
 BLOCK = re.compile(r"(?:.*[:-]|[ \t]*-)[ \t]+(?:[&!][\w.-]+[ \t]+)*[|>][-+0-9]{0,2}[ \t]*(?:#.*)?$")
 SIGNS = re.compile(r"[|>][-+0-9]{0,2}[ \t]*$")
 # What names another service of the same file.
@@ -60,8 +80,8 @@ def masked_piece(found: Any) -> str:
     return text if PLAIN.fullmatch(text) else "x" * len(text)
 
 
-def masked_line(line: str) -> str:
-    """A line outside of block scalars."""
+def masked_line(line: str, asks: bool = False) -> str:
+    """A line outside of block scalars. asks: it says which GPU is asked for, or what else a project is made of."""
     if NAMES.match(line) or line.strip() in ("---", "..."):
         return line
     key = KEY.match(line)
@@ -70,41 +90,167 @@ def masked_line(line: str) -> str:
     block = SIGNS.search(line) if BLOCK.match(line) else None
     if block:
         end = block.start()
-    return line[:start] + PIECE.sub(masked_piece, line[start:end]) + line[end:]
+    found = line[:start] + PIECE.sub(masked_piece, line[start:end]) + line[end:]
+    for kept in askers(line) if asks else ():
+        found = found[: kept.start()] + kept.group() + found[kept.end() :]
+    return found
+
+
+def askers(line: str) -> List[Any]:
+    """What a line that asks has that leaves the host: matches, none of them in a comment."""
+    head = re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]
+    return list(ASKED.finditer(head))
+
+
+def lines_of(text: str) -> Iterable[Tuple[str, str, bool, bool]]:
+    """(line, its end, whether it is of a block scalar, whether it asks) of each line of a text without a byte order mark."""
+    inside = -1  # the column of the key whose block scalar this is
+    asking = -1  # the column of the key whose items say what is asked for
+    for row in text.splitlines(True):
+        line = row.rstrip("\r\n")
+        column = len(line) - len(line.lstrip(" "))
+        if inside >= 0 and (not line.strip() or column > inside):
+            yield line, row[len(line) :], True, False
+            continue
+        inside = column if BLOCK.match(line) else -1
+        start = line[:4096]
+        if ASKS.search(start):
+            asking = column
+            yield line, row[len(line) :], False, True
+            continue
+        if line.strip() and column < asking + (not ITEM.match(line)):
+            asking = -1
+        yield line, row[len(line) :], False, asking >= 0 and bool(ITEM.match(line))
 
 
 def masked_compose(text: str) -> str:
     """The text with everything masked but its keys, variables' names and what asks for GPUs; character by character as long."""
     found: List[str] = [text[:1]] if text.startswith("\ufeff") else []
-    inside = -1  # the column of the key whose block scalar this is
-    for row in text[len(found) :].splitlines(True):
-        line = row.rstrip("\r\n")
-        column = len(line) - len(line.lstrip(" "))
-        if inside >= 0 and (not line.strip() or column > inside):
-            found.append(crossed(line) + row[len(line) :])
-            continue
-        inside = column if BLOCK.match(line) else -1
-        found.append(masked_line(line) + row[len(line) :])
+    for line, end, block, asks in lines_of(text[len(found) :]):
+        found.append((crossed(line) if block else masked_line(line, asks)) + end)
     return "".join(found)
+
+
+def asked(text: str) -> Tuple[List[str], Set[str]]:
+    """(names of files, names of variables) that the lines of a compose file have which ask."""
+    files: List[str] = []
+    variables: Set[str] = set()
+    for line, _, _, asks in lines_of(text):
+        for found in askers(line) if asks else ():
+            if found.lastgroup == "file" and found.group() not in files:
+                files.append(found.group())
+            elif found.lastgroup == "name":
+                variables.add(found.group().lstrip("${"))
+        for name in re.findall(VARIABLE, line[:4096]):
+            variables.add(name.lstrip("${"))
+    return files, variables
+
+
+def env_file(path: str, names: Set[str]) -> Json:
+    """A .env file's metadata, and under `variables` those of these names that it sets: the value where it is a device's name, a
+    number or another word of a request for GPUs, else None. What else it sets stays on the host."""
+    item, data = opened(path, MAX_COMPOSE_BYTES)
+    if data is None:
+        return item
+    item["others"] = resolved(path)[1] or ""
+    item["variables"] = variables_of(data.decode("utf-8", "replace"), names)
+    return item
+
+
+def variables_of(text: str, names: Set[str]) -> Dict[str, Optional[str]]:
+    found: Dict[str, Optional[str]] = {}
+    lines = iter(text.lstrip("\ufeff").splitlines())
+    for line in lines:
+        match = ENV_LINE.match(line)
+        if not match or line.lstrip().startswith("#"):
+            continue
+        name, value = match.group(1), match.group(2).strip()
+        quote = value[:1]
+        if quote in ("'", '"') and quote not in value[1:]:  # over several lines: no device's name
+            for more in lines:
+                if quote in more:
+                    break
+            value = "$"
+        elif quote in ("'", '"'):
+            value = value[1 : value.index(quote, 1)]
+        else:
+            value = re.split(r"\s#", value, maxsplit=1)[0].strip()
+        if name in names:
+            words = [word.strip() for word in re.split("[,:=]", value)]
+            plain = all(not word or PLAIN.fullmatch(word) for word in words) or YAML_FILE.fullmatch(value)
+            found[name] = value if plain else None
+    return found
 
 
 def compose_file(path: str) -> Json:
     """A file's metadata, the SHA-256 of its bytes, its masked text, and `others`: who besides root could have chosen what lies
     there, or an empty text."""
+    return _compose_file(path)[0]
+
+
+def _compose_file(path: str) -> Tuple[Json, str]:
+    """The file as it leaves the host, and its text."""
     item, data = opened(path, MAX_COMPOSE_BYTES)
     if data is None:
-        return item
+        return item, ""
     try:
-        item["text"] = masked_compose(data.decode("utf-8"))
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         item.update(status="failed", error="not UTF-8 at byte %d" % error.start)
-        return item
+        return item, ""
+    item["text"] = masked_compose(text)
     item["sha256"] = hashlib.sha256(data).hexdigest()
     try:
         item["others"] = resolved(path)[1] or ""
     except OSError as error:
         item.update(failure(error))
-    return item
+    return item, text
+
+
+def compose_project(given: Tuple[str, ...], directory: str, env_files: Tuple[str, ...]) -> Json:
+    """By path, the files of a project and what they include or extend, as `compose_file` has each; and its .env files, and those
+    beside included ones, as `env_file` has them."""
+    found: Json = {}
+    variables: Set[str] = set()
+    waiting = [(path, directory) for path in given]
+    envs = [os.path.join(directory, path) for path in env_files or (".env",)]
+    left = MAX_FOLLOWED_BYTES
+    while waiting:
+        path, base = waiting.pop(0)
+        if path in found or not path.startswith("/") or len(found) >= len(given) + MAX_FOLLOWED:
+            continue
+        item, text = _compose_file(path)
+        left -= 0 if path in given else len(text)
+        if left < 0:
+            error = "what is included or extended has more than %d bytes" % MAX_FOLLOWED_BYTES
+            found[path] = {"status": "failed", "error": error, "followed": True}
+            break
+        found[path] = item if path in given else dict(item, followed=True)
+        names, more = asked(text)
+        variables |= more
+        here = os.path.dirname(path)
+        for name in names:
+            # Of an included file relative paths begin where it lies; of several -f where the project does.
+            for start in dict.fromkeys((base, here)):
+                waiting.append((os.path.normpath(os.path.join(start, name)), here))
+        if path not in given and "text" in item and os.path.join(here, ".env") not in envs:
+            envs.append(os.path.join(here, ".env"))
+    for path in envs:
+        if path.startswith("/"):
+            found[path] = dict(env_file(path, variables), followed=True)
+    return found
+
+
+def keep_project(kept: Json, given: Tuple[str, ...], found: Json) -> None:
+    """What was found of one project is among what is known of all: a file that one has given is no other's that it follows."""
+    if "status" in found:
+        found = {path: dict(found) for path in given}
+    for path, item in found.items():
+        before = kept.get(path, {})
+        if "variables" in before and "variables" in item:
+            before["variables"].update(item["variables"])
+        elif not before or ("followed" in before and "followed" not in item):
+            kept[path] = item
 
 
 def wants_gpu(found: Json) -> bool:
@@ -115,11 +261,24 @@ def wants_gpu(found: Json) -> bool:
     )
 
 
-def compose_paths(containers: Iterable[Json]) -> List[str]:
-    """The files of the projects of containers that may ask for a GPU, as Compose itself wrote them down."""
-    found: List[str] = []
+def compose_projects(containers: Iterable[Json], named: Iterable[str] = ()) -> List[Named]:
+    """The projects of containers that may ask for a GPU, as Compose itself wrote them down, then files that are named, each as a
+    project of its own."""
+    found: List[Named] = []
+    count = 0
+    used: Set[str] = set()
     for each in containers:
-        if wants_gpu(each):
-            listed = (each["labels"].get(FILES_LABEL) or "").split(",")
-            found.extend(path for path in listed if path.startswith("/") and path not in found)
-    return found[:MAX_COMPOSE_FILES]
+        labels = each["labels"]
+        listed = (labels.get(FILES_LABEL) or "").split(",")
+        given = tuple(path for path in listed if path.startswith("/"))
+        directory = labels.get(LABEL + "working_dir") or (os.path.dirname(given[0]) if given else "")
+        env = tuple(path for path in (labels.get(LABEL + "environment_file") or "").split(",") if path)
+        project = (given, directory, env)
+        if not given or not wants_gpu(each) or project in found or count + len(given) > MAX_COMPOSE_FILES:
+            continue
+        count += len(given)
+        used.update(given)
+        found.append(project)
+    for path in [path for path in named if path.startswith("/") and path not in used][:MAX_COMPOSE_FILES]:
+        found.append(((path,), os.path.dirname(path), ()))
+    return found

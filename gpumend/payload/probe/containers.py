@@ -7,7 +7,7 @@ import os
 import time
 from typing import Iterable, List, Optional
 
-from gpumend.payload.probe.compose import MAX_COMPOSE_FILES, compose_file, compose_paths
+from gpumend.payload.probe.compose import compose_project, compose_projects, keep_project
 from gpumend.payload.probe.docker import ask_all, container, docker
 from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
@@ -138,11 +138,13 @@ def look_further(
                 path = os.path.join(directory, name)
                 reads.append((answer["stats"], path, search, (path, beside["search"])))
     answer["compose"] = {}
-    named = [path for path in request.get("compose") or () if path.startswith("/")]
-    used = compose_paths(answer["docker"].get("containers", ()))
-    for path in used + [path for path in named[:MAX_COMPOSE_FILES] if path not in used]:
-        reads.append((answer["compose"], path, compose_file, (path,)))
+    projects = compose_projects(answer["docker"].get("containers", ()), request.get("compose") or ())
+    made: Json = {}
+    for number, project in enumerate(projects):
+        reads.append((made, str(number), compose_project, project))
     read_side_by_side(reads, end or time.monotonic() + 2 * timeout, seconds + 2)
+    for number, project in enumerate(projects):
+        keep_project(answer["compose"], project[0], made[str(number)])
     jobs: List[Job] = []
     for name, command in request.get("commands", {}).items():
         if command.get("without_docker"):

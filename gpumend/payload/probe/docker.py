@@ -29,6 +29,7 @@ COMPOSE_LABELS = (
     "com.docker.compose.service",
     "com.docker.compose.project.working_dir",
     "com.docker.compose.project.config_files",
+    "com.docker.compose.project.environment_file",
     "com.docker.compose.version",
 )
 

@@ -86,7 +86,7 @@ def recreated(context: Context) -> Iterator[Finding]:
     for found in context.state.compose.projects:
         for service, text in pending(context, found).items():
             place = requests(found.project.services[service])[0].place
-            refused = held(found, found.given) if recreates(context) else NOT_ALLOWED
+            refused = held(found, found.others) if recreates(context) else NOT_ALLOWED
             refused = refused if wanted_form(context, found) else "compose.form is keep"
             yield Finding(
                 code="GM911",
@@ -113,9 +113,11 @@ def opener(found: HostProject) -> Callable[[str], bytes]:
 
     def read(path: str) -> bytes:
         source = found.project.files.get(path)
-        if source is None:
-            raise FileNotFoundError(ENOENT, strerror(ENOENT))
-        return source.encode(source.text)
+        if source is not None:
+            return source.encode(source.text)
+        if path in found.project.envs:
+            return found.project.envs[path]
+        raise FileNotFoundError(ENOENT, strerror(ENOENT))
 
     return read
 
@@ -136,7 +138,7 @@ def held(found: HostProject, files: Iterable[str]) -> str:
             f"{problem.path}: {problem.text}" if problem else "a container's service is in none of its files"
         )
         return f"not all that the project is made of is known: {why}"
-    for path in files:
+    for path in sorted(files):
         if found.others.get(path):
             return f"{found.others[path]}: `gpumend compose fix` as the owner of {path} rewrites it"
     return ""
@@ -163,7 +165,7 @@ def wanted_forms(context: Context) -> Iterator[Finding]:
             )
         if not done.texts:
             continue
-        refused = held(found, found.given if recreates(context) else done.texts)
+        refused = held(found, found.others if recreates(context) else done.texts)
         action = RewriteRequests((found.name, found.directory), form)
         yield Finding(
             code="GM912",

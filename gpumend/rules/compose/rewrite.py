@@ -14,7 +14,7 @@ import yaml
 
 from gpumend.rules.compose.where import COMPOSE_CDI, Where
 from gpumend.rules.engines.docker_config import CDI_BY_DEFAULT
-from gpumend.state.compose_files import Project, Service, environment, project
+from gpumend.state.compose_files import Project, Service, environment
 from gpumend.state.compose_request import (
     DRIVER_CAPABILITIES,
     KIND,
@@ -549,7 +549,7 @@ def _verify(
     form: str,
 ) -> None:
     """Raises Refused where the new texts do not say the same of every service, but for the form of these."""
-    again = project(found.given, lambda path: texts[path] if path in texts else opener(path))
+    again = found.again(lambda path: texts[path] if path in texts else opener(path))
     names = set(changed)
     wrong = [problem for problem in again.problems if problem not in found.problems and problem.wrong]
     if wrong:

@@ -120,7 +120,7 @@ def _started(service: Service, directory: str) -> Started:
 
 
 # Of `source:target:mode`, where colons in ${V:-x} do not count.
-PART = re.compile(r"(?:\$\{[^}]*\}|[^:])*")
+PART = re.compile(r"(?:\$\{[^}]{0,200}\}|[^:])*")
 
 
 def _mounts(service: Service, directory: str) -> Iterator[Mount]:
