@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
-from gpumend.cli import compose_files, report_options, start, telling
+from gpumend.cli import compose_files, report_options, telling, told
 from gpumend.reports import working_copy
 from gpumend.reports.diff import diff_of
 from gpumend.rules.compose.judge import CHECKS, judge_project
@@ -25,8 +22,6 @@ from gpumend.run.record import Run, new_id
 from gpumend.state.compose_files import Project, project
 from gpumend.text.mask import mask
 from gpumend.text.version import parse_version
-
-LARGEST_REPORT = 64 << 20
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -43,25 +38,12 @@ def _hosts(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     if value is None:
         return ()
     try:
-        hosts = from_report(_report(value))
+        hosts = from_report(told.document(value), value)
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{value}: {error}") from None
     if not hosts:
         raise click.BadParameter(f"{value}: no host in it gave an answer")
     return hosts
-
-
-def _report(value: str) -> Any:
-    """A file's report, or the facts of hosts of this name. Raises OSError or ValueError."""
-    if Path(value).exists() or "/" in value or value.endswith(".json"):
-        with Path(value).open("rb") as file:
-            return json.loads(file.read(LARGEST_REPORT))
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "facts.json"
-        start.Call((value,), report=str(path)).run("facts", "--dry")
-        if not path.exists():
-            raise ValueError("neither a report nor a host that answers")
-        return json.loads(path.read_text("utf-8"))
 
 
 FORM_OPTIONS = (
@@ -142,8 +124,8 @@ def audit(paths: tuple[str, ...], together: tuple[str, ...], report: str | None,
     judged = {}
     places_ = places(**more)
     for found in read(paths, together):
-        images = tuple(builds.of_project(found, compose_files.opened))
         for where in places_:
+            images = builds.of_project(found, compose_files.opened, [where.target] if where.target else ())
             name = found.given[0] + (f" for {where.host}" if where.host and len(places_) > 1 else "")
             judged[name] = (*judge_project(found, where), *images)
     document = working_copy.document(run, judged, CHECKS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from gpumend.cli import report_options, telling
+from gpumend.cli import report_options, telling, told
 from gpumend.deploy import trust
 from gpumend.reports import working_copy as working_copy_report
 from gpumend.reports.document import Exit
@@ -23,8 +22,6 @@ from gpumend.rules.finding import Finding
 from gpumend.run.local import working_copy
 from gpumend.run.local.working_copy import WorkingCopyError
 from gpumend.run.record import Run, new_id
-
-LARGEST = 256 * 1024 * 1024  # bytes of a report that is read
 
 
 @click.group("dockerfile")
@@ -38,8 +35,8 @@ def command() -> None:
     "--for",
     "reports",
     multiple=True,
-    metavar="REPORT",
-    help="Judge against the hosts of a report (`gpumend audit --report FILE`, or facts').",
+    metavar="REPORT|HOST",
+    help="Judge for the hosts of this JSON report (audit or facts), or for a host, which is asked.",
 )
 @click.option("--host", "host", default="", metavar="NAME", help="Only this host of the reports.")
 @click.option("--context", "context", metavar="DIR", help="The build's context; else it is looked for.")
@@ -124,13 +121,11 @@ def _hosts(reports: tuple[str, ...], host: str) -> list[targets.Target]:
     found: list[targets.Target] = []
     for report in reports:
         try:
-            with Path(report).open("rb") as opened:
-                told = json.loads(opened.read(LARGEST))
-            found += targets.hosts(told, report, host)
+            found += targets.hosts(told.document(report), report, host)
         except OSError as error:
             _usage(f"{report} could not be read: {error.strerror}")
         except RecursionError:
             _usage(f"{report} is no JSON that anybody reads")
         except ValueError as error:
-            _usage(str(error) if report in str(error) else f"{report} is no JSON: {error}")
+            _usage(str(error) if report in str(error) else f"{report}: {error}")
     return found

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
@@ -20,7 +21,10 @@ from gpumend.payload.change.files import Failed
 from tests.scripts import command
 from tests.unit.test_compose import REPORT
 
-HOST = {"kind": "audit", "hosts": {"gpu1": {"error": "", "facts": {"docker": "29.1.3", "mode": "cdi"}}}}
+HOST: dict[str, Any] = {
+    "kind": "audit",
+    "hosts": {"gpu1": {"error": "", "facts": {"docker": "29.1.3", "mode": "cdi"}}},
+}
 SECRET = "hunter2-in-no-report"
 
 
@@ -44,6 +48,23 @@ def test_an_audit_names_file_and_line_and_its_exit_status_says_drift(copy: Path)
     assert "docker-compose.yml:12" in done.stdout
     assert "refuses in mode 'cdi'" in done.stdout
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_the_hosts_of_a_report_judge_the_images_that_a_project_builds(copy: Path) -> None:
+    (copy / "compose.yml").write_text("services:\n  a:\n    build: .\n    gpus: all\n")
+    (copy / "Dockerfile").write_text("FROM nvidia/cuda:13.0.1-base-ubuntu24.04\n")
+    cards = [{"name": "A100", "brand": "NVIDIA", "architecture": "Ampere"}]
+    hosts = {
+        name: {"error": "", "facts": {**HOST["hosts"]["gpu1"]["facts"], "driver": driver, "kernel": "6.8.0", "cards": cards}}
+        for name, driver in (("old", "470.256.02"), ("new", "580.95.05"))
+    }  # fmt: skip
+    (copy / "two.json").write_text(json.dumps({"kind": "audit", "hosts": hosts}))
+    assert "GM955" not in gpumend(copy, "audit", "compose.yml").stdout
+    done = gpumend(copy, "audit", "compose.yml", "--for", "two.json", "--output=json=told.json")
+    told = json.loads((copy / "told.json").read_text())["hosts"]
+    found = {name: [each["code"] for each in host["findings"]] for name, host in told.items()}
+    assert [("GM955" in found[f"compose.yml for {name}"]) for name in ("old", "new")] == [True, False], found
+    assert done.returncode == 3 and "Dockerfile:1" in done.stdout
 
 
 def test_without_a_host_the_report_s_file_is_fine(copy: Path) -> None:

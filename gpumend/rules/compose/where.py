@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpumend.rules import told
+from gpumend.rules.dockerfile.target import Target, target_of
 from gpumend.rules.engines.docker_config import CDI_BY_DEFAULT, CDI_SINCE, GPUS_BY_CDI
 from gpumend.text.version import Version, show, told_version
 
@@ -19,7 +21,7 @@ class Where:
     """host: its name; empty without one. docker, compose, toolkit: versions; None where not known. mode, wanted: of
     nvidia-container-runtime, now and as it is to be; empty where not known. cdi: whether dockerd loads CDI specs; names: the GPUs
     that its specs define, without the kind; runtime: whether it knows the runtime nvidia; hook: whether Docker's --gpus is served
-    by the hook, with `skips` where that takes any mode. Each None where not known."""
+    by the hook, with `skips` where that takes any mode. Each None where not known. target: the host as images see it."""
 
     host: str = ""
     docker: Version | None = None
@@ -31,6 +33,7 @@ class Where:
     names: frozenset[str] | None = None
     runtime: bool | None = None
     skips: bool = False
+    target: Target | None = field(default=None, compare=False)
 
     @property
     def loads_cdi(self) -> bool | None:
@@ -60,62 +63,50 @@ class Where:
 NOWHERE = Where()
 
 
-def from_report(document: Any) -> tuple[Where, ...]:
-    """The hosts of a report that gave an answer: of an audit or a mend what it has of each at a glance, of facts much more.
-    Raises ValueError for anything else."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("hosts"), Mapping):
-        raise ValueError("no report of gpumend's")
-    kind, hosts = document.get("kind"), document["hosts"]
-    if kind not in ("audit", "mend", "facts"):
-        raise ValueError(
-            f"a report of {kind!r} does not say what hosts have; one of audit, mend or facts does"
-        )
-    reader = _of_facts if kind == "facts" else _of_audit
+def from_report(document: Any, source: str = "it") -> tuple[Where, ...]:
+    """The hosts of a report that gave an answer. Raises ValueError for anything else than a report of hosts."""
     return tuple(
-        reader(name, found)
-        for name, found in hosts.items()
-        if isinstance(found, Mapping) and not found.get("error")
+        replace(_of_facts(host) if host.whole else _of_audit(host), target=target_of(host))
+        for host in told.hosts(document, source)
+        if not host.error
     )
 
 
-def _of_audit(name: str, host: Mapping[str, Any]) -> Where:
-    facts = host.get("facts") or {}
+def _of_audit(host: told.Told) -> Where:
     return Where(
-        host=name,
-        docker=told_version(facts.get("docker")),
-        toolkit=told_version(facts.get("toolkit")),
-        mode=str(facts.get("mode") or ""),
+        host=host.name,
+        docker=told_version(host.at("docker")),
+        toolkit=told_version(host.at("toolkit")),
+        mode=str(host.at("mode") or ""),
     )
 
 
-def _at(found: Any, *path: str) -> Any:
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
-def _of_facts(name: str, host: Mapping[str, Any]) -> Where:
-    docker, config = _at(host, "docker"), _at(host, "toolkit", "config")
-    info = _at(docker, "info")
-    version = told_version(_at(docker, "version"))
+def _of_facts(host: told.Told) -> Where:
+    version, info, config = (
+        told_version(host.at("docker", "version")),
+        host.at("docker", "info"),
+        host.at("toolkit", "config"),
+    )
     known = isinstance(info, Mapping) and "unread" not in info
-    found = _at(info, "DiscoveredDevices")
-    names = (
-        {str(_at(each, "ID")).partition("=")[2] for each in found if _at(each, "ID")}
-        if isinstance(found, list)
-        else set()
-    )
-    mode = _at(config, "nvidia-container-runtime", "mode")
+    found = host.at("docker", "info", "DiscoveredDevices")
+    ids = [told.mapping(each).get("ID") for each in found] if isinstance(found, list) else []
+    names = {str(each).partition("=")[2] for each in ids if each}
+    mode = host.at("toolkit", "config", "nvidia-container-runtime", "mode")
     there = isinstance(config, Mapping) and "unread" not in config
-    switch = _at(docker, "config", "features", "cdi")
-    cdi = bool(_at(info, "CDISpecDirs")) if known and version and version >= CDI_SINCE else switch
+    switch = host.at("docker", "config", "features", "cdi")
+    cdi = (
+        bool(host.at("docker", "info", "CDISpecDirs"))
+        if known and version and version >= CDI_SINCE
+        else switch
+    )
+    skips = host.at("toolkit", "config", "nvidia-container-runtime-hook", "skip-mode-detection")
     return Where(
-        host=name,
+        host=host.name,
         docker=version,
-        toolkit=told_version(_at(host, "toolkit", "version")),
+        toolkit=told_version(host.at("toolkit", "version")),
         mode=str(mode or "auto") if there else "",
         cdi=cdi if isinstance(cdi, bool) else None,
         names=frozenset(names) or None,
-        runtime="nvidia" in (_at(info, "Runtimes") or {}) if known else None,
-        skips=_at(config, "nvidia-container-runtime-hook", "skip-mode-detection") is True,
+        runtime="nvidia" in told.mapping(host.at("docker", "info", "Runtimes")) if known else None,
+        skips=skips is True,
     )

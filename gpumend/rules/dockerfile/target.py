@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpumend.rules import told
 from gpumend.state.gpu import Detail, Details
 from gpumend.state.reading import Reading, Status
 from gpumend.text.version import Version, told_version
+
+UNTOLD = "it does not tell the GPUs' architecture"
 
 
 @dataclass(frozen=True)
@@ -24,63 +27,46 @@ class Target:
     wsl2: bool = False
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def hosts(document: Any, source: str, name: str = "") -> Iterator[Target]:
     """The hosts of a report of an audit, a mend or of facts. Raises ValueError where it is none, or has no such host."""
-    kind = _mapping(document).get("kind")
-    if kind not in ("audit", "mend", "facts") or not isinstance(document.get("hosts"), Mapping):
-        raise ValueError(f"{source} is no report of `gpumend audit`, `mend` or `facts`")
-    found = {key: _mapping(value) for key, value in document["hosts"].items()}
-    if name and name not in found:
-        raise ValueError(f"{source} has no host {name!r}; it has: {', '.join(found) or 'none'}")
-    if not found:
-        raise ValueError(f"{source} has no host")
-    for key, host in found.items():
-        if name in ("", key):
-            yield _of_facts(key, host, source) if kind == "facts" else _of_report(key, host, source)
+    return map(target_of, told.hosts(document, source, name))
 
 
-def _driver(told: Any, source: str, error: Any) -> Reading[Version]:
-    version = told_version(told)
-    if version is not None:
-        return Reading.of(version, source)
-    if error or isinstance(told, Mapping):
-        return Reading.fail(source, str(error or "its driver could not be read"))
-    return Reading.none(source, "no driver is loaded")
+def target_of(host: told.Told) -> Target:
+    """What a report tells of a host. Its driver is a failed reading where the host gave no answer."""
+    return _of_facts(host) if host.whole else _of_report(host)
 
 
-def _of_report(name: str, host: Mapping[str, Any], source: str) -> Target:
-    facts = _mapping(host.get("facts"))
-    driver = _driver(facts.get("driver"), source, host.get("error"))
-    cards = facts.get("cards")
-    details: Reading[Details] = Reading(
-        Status.FAILED, None, source, "it does not tell the GPUs' architecture"
-    )
+def _driver(version: Any, host: told.Told) -> Reading[Version]:
+    found = told_version(version)
+    if found is not None:
+        return Reading.of(found, host.source)
+    if host.error or isinstance(version, Mapping):
+        return Reading.fail(host.source, host.error or "its driver could not be read")
+    return Reading.none(host.source, "no driver is loaded")
+
+
+def _of_report(host: told.Told) -> Target:
+    driver, cards = _driver(host.at("driver"), host), host.at("cards")
+    details: Reading[Details] = Reading(Status.FAILED, None, host.source, UNTOLD)
     if isinstance(cards, list) and cards and driver.value:
-        gpus = tuple(_detail(_mapping(card)) for card in cards)
-        details = Reading.of(Details(gpus, driver.value, None), source)
-    wsl2 = bool(re.search("microsoft", str(facts.get("kernel") or ""), re.IGNORECASE))
-    return Target(name, driver, told_version(facts.get("toolkit")) or (), details, wsl2)
+        gpus = tuple(_detail(told.mapping(card)) for card in cards)
+        details = Reading.of(Details(gpus, driver.value, None), host.source)
+    wsl2 = bool(re.search("microsoft", str(host.at("kernel") or ""), re.IGNORECASE))
+    return Target(host.name, driver, told_version(host.at("toolkit")) or (), details, wsl2)
 
 
-def _of_facts(name: str, host: Mapping[str, Any], source: str) -> Target:
-    gpus, machine = _mapping(host.get("gpus")), _mapping(host.get("host"))
-    loaded = _mapping(host.get("driver")).get("loaded")
-    driver = _driver(loaded, source, host.get("error"))
-    told = _mapping(gpus.get("details"))
-    details: Reading[Details] = Reading(
-        Status.FAILED, None, source, "it does not tell the GPUs' architecture"
-    )
-    version = told_version(told.get("driver"))
-    if isinstance(told.get("gpus"), list) and version:
-        cards = tuple(_detail(_mapping(card)) for card in told["gpus"])
-        details = Reading.of(Details(cards, version, told_version(told.get("cuda"))), source)
-        driver = driver if driver.value else Reading.of(version, source)
-    toolkit = told_version(_mapping(host.get("toolkit")).get("version")) or ()
-    return Target(name, driver, toolkit, details, bool(machine.get("wsl2")))
+def _of_facts(host: told.Told) -> Target:
+    driver = _driver(host.at("driver", "loaded"), host)
+    details: Reading[Details] = Reading(Status.FAILED, None, host.source, UNTOLD)
+    version, gpus = told_version(host.at("gpus", "details", "driver")), host.at("gpus", "details", "gpus")
+    if isinstance(gpus, list) and version:
+        cards = tuple(_detail(told.mapping(card)) for card in gpus)
+        cuda = told_version(host.at("gpus", "details", "cuda"))
+        details = Reading.of(Details(cards, version, cuda), host.source)
+        driver = driver if driver.value else Reading.of(version, host.source)
+    toolkit = told_version(host.at("toolkit", "version")) or ()
+    return Target(host.name, driver, toolkit, details, bool(host.at("host", "wsl2")))
 
 
 def _detail(card: Mapping[str, Any]) -> Detail:
