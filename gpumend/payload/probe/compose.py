@@ -47,7 +47,7 @@ ASKS = re.compile(r"(?:^|[\s{,\"'\[])" + WORDS + r"[\"']?(?:[ \t]*:(?:\s|$)|=)")
 ITEM = re.compile(r"[ \t]*-(?:\s|$)")
 YAML_FILE = re.compile(r"[\w./-]{1,200}\.ya?ml")
 # In a line that asks, a file's name, the name of a variable, and what is extended, leave the host.
-ASKED = re.compile(
+LEAVING = re.compile(
     r"(?P<file>(?<=[\s\"'\[,])[\w./-]{1,200}\.ya?ml(?=[\s\"'\],}]|$))"
     r"|(?P<far>(?<=[\s\"'\[,])(?:https?://|ssh://|git://|git@|oci://))"
     r"|(?P<name>(?<!\$)\$(?:\{[A-Za-z_]\w{0,60}(?=[}:?+-])|[A-Za-z_]\w{0,60}))|(?P<of>\bservice:[ ]+[\w.-]{1,64}(?=[ ]*[,}]))"
@@ -99,7 +99,7 @@ def masked_line(line: str, asks: bool = False) -> str:
 def askers(line: str) -> List[Any]:
     """What a line that asks has that leaves the host: matches, none of them in a comment."""
     head = re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]
-    return list(ASKED.finditer(head))
+    return list(LEAVING.finditer(head))
 
 
 def lines_of(text: str) -> Iterable[Tuple[str, str, bool, bool]]:
