@@ -6,7 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -94,8 +93,8 @@ def places(hosts: tuple[Where, ...], docker: Any, compose_: Any, mode: str | Non
     found = []
     for where in hosts or (NOWHERE,):
         if docker:
-            where = replace(where, docker=docker, host=where.host or "the named host")
-        found.append(replace(where, compose=compose_ or where.compose, wanted=mode or where.wanted))
+            where = where._replace(docker=docker, host=where.host or "the named host")
+        found.append(where._replace(compose=compose_ or where.compose, wanted=mode or where.wanted))
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpumend.deploy import session
 from gpumend.reports.document import Exit, envelope, worst
 from gpumend.run import record as run
+from gpumend.state.compose_files import Project
 from gpumend.state.reading import Reading
 from gpumend.state.snapshot import FileContent
 
@@ -32,10 +32,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
-        return {name: as_json(item) for name, item in value._asdict().items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        told = (field for field in fields(value) if field.metadata.get("facts", True))
-        return {field.name: as_json(getattr(value, field.name)) for field in told}
+        told = ((name, item) for name, item in value._asdict().items() if not isinstance(item, Project))
+        return {name: as_json(item) for name, item in told}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

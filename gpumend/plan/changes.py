@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Optional, TypeVar
 
 from gpumend.plan.step import WriteFile
-from gpumend.rules.change import Action
 from gpumend.rules.finding import Change
 from gpumend.state.snapshot import FileContent
 from gpumend.text.edits import Edit, apply
 
-Kind = TypeVar("Kind", bound=Action)
+Kind = TypeVar("Kind")
 Apply = Callable[[str, Optional[bytes], Iterable[Edit]], bytes]
 
 

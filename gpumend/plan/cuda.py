@@ -6,10 +6,9 @@ A package comes before the files that name its directory, and goes after the fil
 
 from __future__ import annotations
 
-from gpumend.plan.changes import of_kind
 from gpumend.plan.step import CudaCheck, NoteCheck, PackageStep, RemoveFile, RunCommand, Step, WriteFile, seen
 from gpumend.plan.transaction import Transaction
-from gpumend.rules.change import Action, ActivateCompat, RemoveCompat
+from gpumend.rules.change import ActivateCompat, RemoveCompat
 from gpumend.rules.cuda import compat
 from gpumend.rules.finding import Change, Component
 from gpumend.rules.rule import Context
@@ -18,7 +17,7 @@ from gpumend.text.version import Version, show
 
 
 def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
-    actions = of_kind(changes, Action)
+    actions = list(dict.fromkeys(change.action for change in changes))
     release = compat.compat_release(context) if ActivateCompat() in actions else None
     files, away = compat.files(context, actions, release)
     manager = context.state.packages.manager

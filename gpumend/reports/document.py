@@ -9,7 +9,6 @@ import json
 import pkgutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -24,6 +23,7 @@ from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import Wanted
 from gpumend.run.audit_program import AUDIT_ONLY
 from gpumend.run.record import Assessment, Record, Run
+from gpumend.state.allocations import Books
 from gpumend.text.mask import mask_all
 from gpumend.text.version import show
 
@@ -150,11 +150,11 @@ def tool_version() -> str:
 
 def digest(wanted: Wanted) -> str:
     """SHA-256 of what is wanted of a host beyond the defaults: equal for two hosts, or two runs, of which the same is wanted."""
-    usual, values = Wanted(), asdict(wanted)
+    usual = Wanted()._asdict()
     said = {
-        item.name: values[item.name]
-        for item in fields(wanted)
-        if getattr(wanted, item.name) != getattr(usual, item.name)
+        name: value._asdict() if isinstance(value, Books) else value
+        for name, value in wanted._asdict().items()
+        if value != usual[name]
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -1,153 +1,193 @@
-"""What a component does to put a finding right: one class a kind, with what that kind needs."""
+"""What a component does to put a finding right: one class a kind, with what that kind needs.
+
+A named tuple equals any tuple of the same values: `kind` keeps apart what has no other field, or the same ones.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple, Union
 
 from gpumend.text.edits import Edit
 
 
-class Action:
-    """A kind of change. The component's builder in gpumend/plan knows the kinds of its own component."""
-
-
-@dataclass(frozen=True)
-class SetValues(Action):
+class SetValues(NamedTuple):
     """Values in files are set."""
 
     edits: tuple[Edit, ...]
+    kind: str = "SetValues"
 
 
-@dataclass(frozen=True)
-class TellDaemon(Action):
+class TellDaemon(NamedTuple):
     """No file is changed: the daemon has not read what is there."""
 
+    kind: str = "TellDaemon"
 
-@dataclass(frozen=True)
-class RecoverRun(Action):
+
+class RecoverRun(NamedTuple):
     """An interrupted run is put back. journal: the path of its journal."""
 
     journal: str
+    kind: str = "RecoverRun"
 
 
-@dataclass(frozen=True)
-class RemoveFiles(Action):
+class RemoveFiles(NamedTuple):
     """Files are moved into the run's backup."""
 
     paths: tuple[str, ...]
+    kind: str = "RemoveFiles"
 
 
-@dataclass(frozen=True)
-class SetMode(Action):
+class SetMode(NamedTuple):
     """A file has the mode with which it is written."""
 
     path: str
+    kind: str = "SetMode"
 
 
-@dataclass(frozen=True)
-class GenerateSpec(Action):
+class GenerateSpec(NamedTuple):
     """The CDI spec is written anew."""
 
+    kind: str = "GenerateSpec"
 
-@dataclass(frozen=True)
-class RefreshLinkerCache(Action):
+
+class RefreshLinkerCache(NamedTuple):
     """ldconfig has run."""
 
+    kind: str = "RefreshLinkerCache"
 
-@dataclass(frozen=True)
-class RunModprobe(Action):
+
+class RunModprobe(NamedTuple):
     """nvidia-modprobe has made the device nodes."""
 
+    kind: str = "RunModprobe"
 
-@dataclass(frozen=True)
-class MakeControlNodes(Action):
+
+class MakeControlNodes(NamedTuple):
     """nvidia-ctk has made the control device nodes."""
 
+    kind: str = "MakeControlNodes"
 
-@dataclass(frozen=True)
-class LinkCharDevices(Action):
+
+class LinkCharDevices(NamedTuple):
     """The device nodes have their links in /dev/char, now and at every boot."""
 
+    kind: str = "LinkCharDevices"
 
-@dataclass(frozen=True)
-class InstallPackages(Action):
+
+class InstallPackages(NamedTuple):
     """The toolkit's packages are there in one version. verb: `install` or `downgrade`; targets: names or `NAME=VERSION`;
     version: empty for the newest."""
 
     verb: str
     targets: tuple[str, ...]
     version: str
+    kind: str = "InstallPackages"
 
 
-@dataclass(frozen=True)
-class ActivateCompat(Action):
+class ActivateCompat(NamedTuple):
     """cuda-compat is installed and on the library path of those who need it."""
 
+    kind: str = "ActivateCompat"
 
-@dataclass(frozen=True)
-class DeactivateCompat(Action):
+
+class DeactivateCompat(NamedTuple):
     """cuda-compat that harms is on no library path."""
 
+    kind: str = "DeactivateCompat"
 
-@dataclass(frozen=True)
-class RemoveCompat(Action):
+
+class RemoveCompat(NamedTuple):
     """cuda-compat that the driver has outgrown is on no library path, and its package gone."""
 
+    kind: str = "RemoveCompat"
 
-@dataclass(frozen=True)
-class ForgetCompat(Action):
+
+class ForgetCompat(NamedTuple):
     """What gpumend put on a library path and nobody asks for any more is gone."""
 
+    kind: str = "ForgetCompat"
 
-@dataclass(frozen=True)
-class AddTemplateTable(Action):
+
+class AddTemplateTable(NamedTuple):
     """k3s' template has GRIT's table."""
 
+    kind: str = "AddTemplateTable"
 
-@dataclass(frozen=True)
-class SetSpecDirectories(Action):
+
+class SetSpecDirectories(NamedTuple):
     """podman reads both directories of CDI specs."""
 
+    kind: str = "SetSpecDirectories"
 
-@dataclass(frozen=True)
-class InnerStorage(Action):
+
+class InnerStorage(NamedTuple):
     """The Docker in a container has storage that works."""
 
     container: str
+    kind: str = "InnerStorage"
 
 
-@dataclass(frozen=True)
-class FuseDevice(Action):
+class FuseDevice(NamedTuple):
     """/dev/fuse is there, now and at every boot."""
 
+    kind: str = "FuseDevice"
 
-@dataclass(frozen=True)
-class ReleaseAllocation(Action):
+
+class ReleaseAllocation(NamedTuple):
     """A container that is not there holds no slot any more, once that was seen twice."""
 
     slot: str
     container: str
+    kind: str = "ReleaseAllocation"
 
 
-@dataclass(frozen=True)
-class SetMetadataAside(Action):
+class SetMetadataAside(NamedTuple):
     """A metadata file of a container that is not there is in the run's backup, once that was seen twice."""
 
     file: str
     container: str
+    kind: str = "SetMetadataAside"
 
 
-@dataclass(frozen=True)
-class RewriteRequests(Action):
+class RewriteRequests(NamedTuple):
     """Services of a compose project ask for their GPUs in another form. project: its name and directory."""
 
     project: tuple[str, str]
     form: str
+    kind: str = "RewriteRequests"
 
 
-@dataclass(frozen=True)
-class RecreateServices(Action):
+class RecreateServices(NamedTuple):
     """Services of a compose project run as their files say."""
 
     project: tuple[str, str]
     services: tuple[str, ...]
+    kind: str = "RecreateServices"
+
+
+# The component's builder in gpumend/plan knows the kinds of its own component.
+Action = Union[
+    SetValues,
+    TellDaemon,
+    RecoverRun,
+    RemoveFiles,
+    SetMode,
+    GenerateSpec,
+    RefreshLinkerCache,
+    RunModprobe,
+    MakeControlNodes,
+    LinkCharDevices,
+    InstallPackages,
+    ActivateCompat,
+    DeactivateCompat,
+    RemoveCompat,
+    ForgetCompat,
+    AddTemplateTable,
+    SetSpecDirectories,
+    InnerStorage,
+    FuseDevice,
+    ReleaseAllocation,
+    SetMetadataAside,
+    RewriteRequests,
+    RecreateServices,
+]

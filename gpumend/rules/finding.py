@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpumend.rules.change import Action, SetValues
@@ -77,8 +76,7 @@ class Change(NamedTuple):
         return self.action.edits if isinstance(self.action, SetValues) else ()
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One rule's verdict on one host.
 
     summary: what is wrong, in one line. cause: why. remedy: what to do, for a person. change: what mend does; None
@@ -95,7 +93,3 @@ class Finding:
     change: Change | None = None
     refused: str = ""
     symptoms: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.status is Status.NOTE and self.change is not None:
-            raise ValueError(f"{self.code}: a note carries no change")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import pkgutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import NamedTuple
 
 from gpumend import rules
 from gpumend.rules import managers
@@ -28,8 +28,7 @@ for _found in pkgutil.walk_packages(rules.__path__, f"{rules.__name__}."):
         import_module(_found.name)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """All findings on one host; passed: the codes of the rules that found nothing; inapplicable: of those that do
     not apply to it."""
 
@@ -85,8 +84,7 @@ def _waive(findings: Iterable[Finding], context: Context) -> list[Finding]:
             None,
         )
         if waiver and finding.status in (Status.FAIL, Status.WARN, Status.UNKNOWN):
-            finding = replace(
-                finding,
+            finding = finding._replace(
                 status=Status.WAIVED,
                 change=None,
                 refused=f"waived until {waiver.until} by {waiver.owner}: {waiver.reason}",
@@ -116,7 +114,7 @@ def _without_changes(findings: Iterable[Finding], faulty: Iterable[str]) -> list
     run is put back, which no rule holds."""
     held = f"internal error of gpumend in {', '.join(faulty)}"
     return [
-        replace(found, change=None, refused=held)
+        found._replace(change=None, refused=held)
         if found.change and found.change.component is not Component.RECOVER
         else found
         for found in findings
@@ -143,6 +141,8 @@ def judge(
                 skipped.append(code)
                 continue
             for finding in rule.check(context):
+                if finding.status is Status.NOTE and finding.change is not None:
+                    raise ValueError(f"{finding.code}: a note carries no change")
                 found.append(finding)
         except Unread as unread:
             found.append(_unknown(code, rule.title, unread))

@@ -7,7 +7,6 @@ its name; `allow_managed` in the wanted state lets mend go on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from gpumend.rules.finding import Component, Finding
@@ -145,6 +144,6 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
         if keeper is None:
             return finding
         refused = f"{keeper.title} keeps this here: change it there, or name {keeper.name!r} in allow_managed"
-        return replace(finding, change=None, refused=refused)
+        return finding._replace(change=None, refused=refused)
 
     return [held(finding) for finding in findings]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 KINDS = ("audit", "mend", "facts")
 
@@ -13,8 +12,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """One host of a report. host: the report's own words; whole: they are all its facts."""
 
     name: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
@@ -29,8 +28,7 @@ class Waiver(NamedTuple):
         return self.code == code and fnmatch(host, self.host)
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One host's wanted state, every default filled in. The schema says what each key means."""
 
     toolkit_install: bool = False

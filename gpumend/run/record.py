@@ -6,7 +6,7 @@ import datetime
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -98,7 +98,7 @@ class Run:
         components = frozenset(component for concern in self.concern for component in concern.components)
         return Assessment(
             whole.context,
-            replace(whole.verdict, findings=findings),
+            whole.verdict._replace(findings=findings),
             Plan(
                 tuple(t for t in whole.plan.transactions if t.component in components),
                 {component: why for component, why in whole.plan.blocked.items() if component in components},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.payload.allocations import DS01, DS01_LABELS
 from gpumend.state.reading import Reading, Status
@@ -28,8 +27,7 @@ SLURM_LINES = r"(?mi)^[ \t]*(NodeName=[^#\n]{0,1000}|GresTypes=[^#\n]{0,100})"
 KUBELET = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
 
 
-@dataclass(frozen=True)
-class Books:
+class Books(NamedTuple):
     """What the desired state says of a site's allocations. labels: names of labels that hold slots, UUIDs, the user.
     shape: JSON pointers by what they lead to (gpumend/payload/allocations.py DS01). reconcile: `report` or `release`.
     grace: seconds between two looks. monitors: containers that look at GPUs and hold none. holders: how many containers
@@ -113,17 +111,19 @@ def request(raw: Any) -> dict[str, Any]:
     return asked
 
 
-@dataclass(frozen=True)
-class Allocations:
+NONE: Reading[Any] = Reading.none()
+
+
+class Allocations(NamedTuple):
     """look: one look at books, grants and processes, as gpumend/payload/allocations.py takes it; absent where the desired
     state names none. timers: units that reconcile, with their programs. gres, nodes: lines of Slurm's files; kubelet: its
     device manager's checkpoint, as text. Each absent where it was not asked for."""
 
     look: Reading[Mapping[str, Any]]
-    timers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    gres: Reading[tuple[str, ...]] = field(default_factory=Reading.none)
-    nodes: Reading[tuple[str, ...]] = field(default_factory=Reading.none)
-    kubelet: Reading[str] = field(default_factory=Reading.none)
+    timers: Mapping[str, tuple[str, ...]] = {}
+    gres: Reading[tuple[str, ...]] = NONE
+    nodes: Reading[tuple[str, ...]] = NONE
+    kubelet: Reading[str] = NONE
 
 
 def _look(snapshot: Snapshot) -> Reading[Mapping[str, Any]]:

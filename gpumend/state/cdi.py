@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -79,14 +78,13 @@ class DeviceNode(NamedTuple):
     minor: int
 
 
-@dataclass(frozen=True)
-class Edits:
+class Edits(NamedTuple):
     nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[tuple[str, str], ...] = ()  # (host path, container path)
     hooks: tuple[tuple[str, ...], ...] = ()  # (path, *args)
     env: tuple[str, ...] = ()
 
-    def __add__(self, other: Edits) -> Edits:
+    def __add__(self, other: Edits) -> Edits:  # type: ignore[override]  # of a spec's edits, and not of a tuple's items
         return Edits(
             self.nodes + other.nodes,
             self.mounts + other.mounts,

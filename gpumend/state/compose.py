@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from errno import ENOENT
 from os import strerror
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.compose_files import Project, project
 from gpumend.state.compose_request import requests
@@ -28,8 +27,7 @@ def request(raw: Any) -> dict[str, Any]:
     return {"compose": [str(path) for path in paths]} if paths else {}
 
 
-@dataclass(frozen=True)
-class HostProject:
+class HostProject(NamedTuple):
     """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
     real bytes of each file that was read, the included and the extended too. others: who besides root could have chosen what lies at a path; empty for nobody.
     compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask.
@@ -38,7 +36,7 @@ class HostProject:
     name: str
     directory: str
     given: tuple[str, ...]
-    project: Project = field(metadata={"facts": False})
+    project: Project
     containers: Mapping[str, tuple[Container, ...]]
     sha256: Mapping[str, str]
     others: Mapping[str, str]
@@ -69,8 +67,7 @@ class HostProject:
         )
 
 
-@dataclass(frozen=True)
-class Compose:
+class Compose(NamedTuple):
     """projects: those with containers that want a GPU, and those of files that the desired state names; by name."""
 
     projects: tuple[HostProject, ...] = ()

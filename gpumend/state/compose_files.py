@@ -9,8 +9,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from errno import ENOENT, ENOTDIR
+from typing import NamedTuple
 
 from gpumend.text.interpolate import Known, dotenv, resolve
 from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, load, read
@@ -25,8 +25,7 @@ REPLACED = {"command", "entrypoint", "test"}
 Read = Callable[[str], bytes]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What is wrong with a file (`wrong`), or cannot be known of it. line: 0 where it is the whole file."""
 
     path: str
@@ -35,31 +34,29 @@ class Problem:
     wrong: bool = False
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """A service with all that its files say of it. value: the merged mapping; its nodes stand in the files they came from.
     environment: the variables that its project knows. context: the directory that its relative paths begin at."""
 
     name: str
     value: Value
-    known: Known = field(default_factory=dict)
+    known: Known = {}
     context: str = ""
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(NamedTuple):
     """files: every one that was read, by path; roots: what stands in each. given: those that were named (-f). problems: what
     keeps parts unknown. directory: the project's, empty for where we are. env_files: named in place of .env; envs: the bytes of
     each that was read."""
 
     given: tuple[str, ...]
-    files: Mapping[str, Source] = field(default_factory=dict)
-    services: Mapping[str, Service] = field(default_factory=dict)
+    files: Mapping[str, Source] = {}
+    services: Mapping[str, Service] = {}
     problems: tuple[Problem, ...] = ()
-    roots: Mapping[str, Value] = field(default_factory=dict)
+    roots: Mapping[str, Value] = {}
     directory: str = ""
     env_files: tuple[str, ...] = ()
-    envs: Mapping[str, bytes] = field(default_factory=dict)
+    envs: Mapping[str, bytes] = {}
 
     def again(self, opener: Read) -> Project:
         """The same project of other bytes."""
@@ -149,7 +146,7 @@ class _Loader:
                 base = self.extended(value, path, directory, known, (f"{path}#{name}",))
                 if name in found:
                     merged = merge(found[name].value, base)
-                    found[name] = replace(found[name], value=merged)
+                    found[name] = found[name]._replace(value=merged)
                 else:
                     found[name] = Service(name, base, known, directory)
         return found
@@ -246,18 +243,17 @@ def merge(base: Value, over: Value, key: str = "") -> Value:
                 entries.pop(name, None)
             else:
                 entries[name] = merge(entries[name], value, name) if name in entries else value
-        return replace(
-            over,
+        return over._replace(
             entries=entries,
             keys={**base.keys, **over.keys},
             owners={**base.owners, **over.owners},
         )
     if key == "environment" and {base.kind, over.kind} <= {"map", "seq"}:
-        return replace(
-            over, kind="map", entries={**environment(base), **environment(over)}, items=(), keys={}, owners={}
+        return over._replace(
+            kind="map", entries={**environment(base), **environment(over)}, items=(), keys={}, owners={}
         )
     if base.kind == "seq" and over.kind == "seq" and key not in REPLACED:
-        return replace(over, items=(*base.items, *over.items))
+        return over._replace(items=(*base.items, *over.items))
     return base if over.null and base.kind != "scalar" else over
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gpumend.state.compose_files import Service, environment
 from gpumend.text.interpolate import Known, Resolved, resolve
@@ -29,8 +29,7 @@ NAMED = re.compile(r"[\w.:/=,*-]{1,120}", re.ASCII)
 OTHER_DRIVERS = ("amd", "intel")
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One request of a service. way: reservation, gpus, devices (a CDI name), runtime, or node (a path below /dev).
 
     ids: what it names, without the CDI kind; empty with count, and where neither is said. count: -1 for all. unknown: variables
@@ -41,7 +40,7 @@ class Request:
     value: Value
     driver: str = ""
     ids: tuple[str, ...] = ()
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # no tuple's method is asked for here
     capabilities: tuple[str, ...] = ()
     options: bool = False
     unknown: tuple[str, ...] = ()
@@ -80,8 +79,7 @@ WAYS = {
 }
 
 
-@dataclass(frozen=True)
-class Visible:
+class Visible(NamedTuple):
     """What a service's environment says of one variable. text: None where nothing does. unknown: why it is not known. at: the
     place that says it."""
 
@@ -140,8 +138,7 @@ class _Texts:
 
     def told(self, request: Request) -> Request:
         """The request with the variables that its texts named."""
-        return replace(
-            request,
+        return request._replace(
             unknown=tuple(dict.fromkeys(self.unknown)),
             variables=tuple(dict.fromkeys(self.variables)),
         )
@@ -277,8 +274,7 @@ def _runtime(service: Service) -> Iterator[Request]:
 # --- what is granted
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(NamedTuple):
     """The GPUs that a service is given. devices: names, `all` among them where it is all. unknown: why that is not known."""
 
     devices: frozenset[str] = frozenset()

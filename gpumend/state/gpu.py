@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status, first_unknown
@@ -63,11 +62,10 @@ REQUEST = Request(
 )
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """index as nvidia-smi counts; uuid `GPU-...`; mig: UUIDs of its MIG devices."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # no tuple's method is asked for here
     name: str
     uuid: str
     mig: tuple[str, ...] = ()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state import (
     allocations,
@@ -45,8 +44,7 @@ SUBSYSTEMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class HostState:
+class HostState(NamedTuple):
     """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
 
     host: host.HostFacts

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gpumend.text.backports import StrEnum
 
@@ -30,14 +29,31 @@ class Unread(Exception):
         self.reading = reading
 
 
-@dataclass(frozen=True)
 class Reading(Generic[T]):
-    """`value` is there exactly when `status` is ok. `source` is the path or command that was read."""
+    """`value` is there exactly when `status` is ok. `source` is the path or command that was read.
 
-    status: Status
-    value: T | None = None
-    source: str = ""
-    detail: str = ""
+    Written by hand: before Python 3.11 a named tuple is not generic, and importing dataclasses costs more than most rooms do.
+    """
+
+    __slots__ = ("detail", "source", "status", "value")
+
+    def __init__(self, status: Status, value: T | None = None, source: str = "", detail: str = "") -> None:
+        self.status: Final = status
+        self.value: Final = value
+        self.source: Final = source
+        self.detail: Final = detail
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.status, self.value, self.source, self.detail
+
+    def __eq__(self, other: object) -> bool:
+        return self._parts() == other._parts() if isinstance(other, Reading) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def __repr__(self) -> str:
+        return f"Reading{self._parts()!r}"
 
     @property
     def ok(self) -> bool:
@@ -67,6 +83,10 @@ class Reading(Generic[T]):
     def without_value(self) -> Reading[Any]:
         """How this was read, for something that was to be made of it."""
         return Reading(self.status, None, self.source, self.detail)
+
+    def renamed(self, source: str) -> Reading[T]:
+        """The same, read under another name."""
+        return Reading(self.status, self.value, source, self.detail)
 
     def map(self, parse: Callable[[T], U]) -> Reading[U]:
         """This reading with its value parsed. A ValueError of `parse` becomes status `failed`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -585,9 +584,7 @@ def _inner(
     daemon = within is not None and "docker" in within.answer
     socket = f"/run/docker.sock in {name}"
     raw = (
-        replace(within.docker, source=socket)
-        if within and daemon
-        else Reading.none(socket, "no dockerd runs in it")
+        within.docker.renamed(socket) if within and daemon else Reading.none(socket, "no dockerd runs in it")
     )
     if within is None or ended(within):
         where = _outer_root(container, unit, docker, mounts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DEPTH = 20  # of defaults within defaults
@@ -15,8 +15,7 @@ ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)")
 Known = Mapping[str, "str | None"]  # values by name; None for what is set to something that nobody here knows
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """text: with every variable that is known. unknown: the others. variables: all that were named."""
 
     text: str

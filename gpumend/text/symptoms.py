@@ -7,7 +7,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,11 +74,10 @@ class Symptom(NamedTuple):
     whole: str
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     code: str
     title: str
-    text: str = field(repr=False)
+    text: str
     symptoms: tuple[Symptom, ...]
 
 

@@ -7,7 +7,7 @@ Scalars are texts: PyYAML would read `1:2`, a MIG device, as the number 62.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 
@@ -28,8 +28,7 @@ class YamlError(ValueError):
         self.unread = unread  # a limit of ours: Compose itself may read it
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A file's text without its byte order mark. Offsets of nodes count characters of `text`."""
 
     path: str
@@ -41,8 +40,7 @@ class Source:
         return ((BOM if self.bom else "") + text).encode("utf-8")
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """A node as it counts where it stands. kind: map, seq or scalar. text: of a scalar; plain: it has no quotes.
 
     shared: it is reached through an alias or a merge key, so that others may have the same node. tag: Compose's !reset and
@@ -57,9 +55,9 @@ class Value:
     text: str = ""
     plain: bool = False
     items: tuple[Value, ...] = ()
-    entries: Mapping[str, Value] = field(default_factory=dict)
-    keys: Mapping[str, yaml.Node] = field(default_factory=dict)
-    owners: Mapping[str, yaml.MappingNode] = field(default_factory=dict)
+    entries: Mapping[str, Value] = {}
+    keys: Mapping[str, yaml.Node] = {}
+    owners: Mapping[str, yaml.MappingNode] = {}
 
     @property
     def line(self) -> int:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +73,7 @@ def looked(tree: Path, scratch: Path) -> cuda.Cuda:
 
 def judged(found: cuda.Cuda) -> list[Finding]:
     """GM605 on a healthy host with this CUDA."""
-    state: HostState = replace(healthy().state(), cuda=found)
+    state: HostState = healthy().state()._replace(cuda=found)
     context = Context(state, Wanted(), "gpu1", datetime.date(2026, 11, 29))
     return list(RULES["GM605"].check(context))
 

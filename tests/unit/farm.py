@@ -35,7 +35,7 @@ def assessed(
     wants = parse_wanted(dict(wanted or {}))
     context = Context(state, wants, name, TODAY)
     verdict = judge(state, wants, name, TODAY)
-    verdict = replace(verdict, findings=(*verdict.findings, *extra))
+    verdict = verdict._replace(findings=(*verdict.findings, *extra))
     return Assessment(context, verdict, plan(context, verdict.findings))
 
 

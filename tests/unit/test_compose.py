@@ -92,7 +92,7 @@ def test_the_reports_service_fails_in_mode_cdi_and_its_fix_would_widen_the_grant
 
 def test_in_mode_auto_it_works_until_mode_cdi_is_wanted() -> None:
     assert rows(judged(REPORT, AUTO)) == ["GM907 note"]
-    wanted = Where(**{**AUTO.__dict__, "wanted": "cdi"})
+    wanted = AUTO._replace(wanted="cdi")
     assert rows(judged(REPORT, wanted)) == ["GM906 warn", "GM907 note"]
 
 

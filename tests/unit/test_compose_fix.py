@@ -187,7 +187,7 @@ SHARED = "x-gpu: &gpu\n  gpus: all\nservices:\n  a:\n    <<: *gpu\n    image: x\
         (
             reserved(ONE.replace('"0"', '"7"')),
             DEVICES,
-            Where(**{**NEW.__dict__, "names": frozenset("01")}),
+            NEW._replace(names=frozenset("01")),
             "define 7",
         ),
         (SHARED + "    runtime: runc\n", RUNTIME, NEW, "runtime 'runc'"),

@@ -40,7 +40,7 @@ def run(*concerns: str) -> Run:
     return this
 
 
-VERDICT_REST = ((), ()) if "passed" in Verdict.__dataclass_fields__ else (0, 0)
+VERDICT_REST = ((), ()) if "passed" in Verdict._fields else (0, 0)
 
 
 def told(this: Run) -> tuple[int, list[str], list[str], list[str]]:

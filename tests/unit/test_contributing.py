@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def example() -> Iterator[str]:
 
 def test_the_rule_of_the_example_judges(example: str) -> None:
     state = healthy().state()
-    nameless = replace(state, host=state.host._replace(kernel=""))
+    nameless = state._replace(host=state.host._replace(kernel=""))
 
     def found(of: object) -> list[Finding]:
         verdict = judge(of, Wanted(), "gpu1", TODAY)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -742,7 +742,7 @@ def told_of_files() -> dict[str, Any]:
 
 def moved(finding: Finding, number: int) -> Finding:
     first, *rest = finding.evidence
-    return replace(finding, evidence=(first._replace(source=f"d{number}/{first.source}"), *rest))
+    return finding._replace(evidence=(first._replace(source=f"d{number}/{first.source}"), *rest))
 
 
 def test_files_have_an_audits_report(told_of_files: dict[str, Any]) -> None:

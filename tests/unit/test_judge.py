@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumend.plan.plan import plan
-from gpumend.rules.change import RecoverRun
+from gpumend.rules import change
+from gpumend.rules.change import RecoverRun, RunModprobe
 from gpumend.rules.finding import Change, Component, Finding, Status
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.rule import RULES, Context, Rule
@@ -97,6 +98,27 @@ def test_codes_are_of_their_room() -> None:
 
 
 # --- not root
+
+
+def test_a_note_carries_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(context: Context) -> Iterator[Finding]:
+        yield Finding("GM999", Status.NOTE, "found", change=Change(Component.DRIVER, RunModprobe()))
+
+    monkeypatch.setitem(RULES, "GM999", Rule("GM999", "nothing is found", "here", noted, lambda _: True))
+    with pytest.raises(ValueError, match="a note carries no change"):
+        judged(healthy().answer())
+
+
+def test_two_kinds_of_change_are_never_equal() -> None:
+    """A plan takes each change once: of two kinds with the same values, both."""
+    made = [
+        kind(*((),) * (len(kind._fields) - 1))
+        for kind in vars(change).values()
+        if isinstance(kind, type) and issubclass(kind, tuple)
+    ]
+    assert len(made) > 20
+    assert len(set(made)) == len(made)
+    assert [each.kind for each in made] == [type(each).__name__ for each in made]
 
 
 def test_gm001_without_root_nothing_is_certain() -> None:

@@ -348,7 +348,7 @@ def hostile(text: str, other: str, kind: str) -> dict[str, Any]:
         for code, status in (("GM101", Status.FAIL), ("GM102", Status.UNKNOWN), ("GM103", Status.NOTE), ("GM104", Status.WAIVED))
     ]  # fmt: skip
     found = host_that_plans()
-    verdict = replace(found.verdict, findings=(*found.verdict.findings, *extra))
+    verdict = found.verdict._replace(findings=(*found.verdict.findings, *extra))
     now = replace(found, verdict=verdict, plan=Plan(found.plan.transactions, {Component.STORAGE: text}))
     first = Record(f"h{text}", before=now, now=now)
     first.done = [(now.plan.transactions[0], Outcome("put_back", text, (other,), "restart", (text, other)))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from gpumend.rules.compose.host import has_projects, where_of, without_problems
 from gpumend.rules.compose.where import Where
@@ -29,7 +28,7 @@ def compose_rule(code: str, title: str, source: str) -> Callable[[Check], Check]
                     for name, service in mine.project.services.items()
                     if found.named or name in mine.containers
                 }
-                yield from check(replace(mine.project, services=services), where_of(context, found))
+                yield from check(mine.project._replace(services=services), where_of(context, found))
 
         CHECKS[code] = check
         return check

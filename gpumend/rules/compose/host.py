@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from errno import ENOENT
 from fnmatch import fnmatch
 from os import strerror
@@ -192,4 +191,4 @@ def recreates(context: Context) -> bool:
 
 def without_problems(found: HostProject) -> HostProject:
     """The project with what could not be read left out: on a host its containers say what they ask for."""
-    return replace(found, project=replace(found.project, problems=()))
+    return found._replace(project=found.project._replace(problems=()))

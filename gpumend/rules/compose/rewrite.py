@@ -8,7 +8,7 @@ the same of every service, nothing is changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 
@@ -36,8 +36,7 @@ FORMS = (DEVICES, RUNTIME, RESERVATION)
 UUIDS = ("GPU-", "MIG-")
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A service whose request stays as it is, and why."""
 
     service: str
@@ -45,17 +44,16 @@ class Refusal:
     why: str
 
 
-@dataclass(frozen=True)
-class Rewrite:
+class Rewrite(NamedTuple):
     """texts: the new bytes of each file that changes. changed: the services that ask in another form. shared: places that
     several services have by an anchor, with the services. edits: of each file (start, end, text), as gpumend/text/edits/yaml_text.py
     has them."""
 
-    texts: Mapping[str, bytes] = field(default_factory=dict)
+    texts: Mapping[str, bytes] = {}
     changed: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
     shared: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    edits: Mapping[str, tuple[tuple[int, int, str], ...]] = field(default_factory=dict)
+    edits: Mapping[str, tuple[tuple[int, int, str], ...]] = {}
 
 
 class Refused(Exception):
@@ -185,8 +183,7 @@ def _ids(due: Iterable[Request], seen: Visible) -> tuple[str, ...]:
 # --- the edits
 
 
-@dataclass
-class _Step:
+class _Step(NamedTuple):
     """A key on the way to a request: the mapping that it stands in, and what it leads to. alias: by an alias."""
 
     owner: yaml.MappingNode

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.rules import told
 from gpumend.rules.dockerfile.target import Target, target_of
@@ -16,8 +15,7 @@ COMPOSE_CDI: Version = (2, 30)
 COMPOSE_GPUS_ALL: Version = (2, 33)
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """host: its name; empty without one. docker, compose, toolkit: versions; None where not known. mode, wanted: of
     nvidia-container-runtime, now and as it is to be; empty where not known. cdi: whether dockerd loads CDI specs; names: the GPUs
     that its specs define, without the kind; runtime: whether it knows the runtime nvidia; hook: whether Docker's --gpus is served
@@ -33,7 +31,7 @@ class Where:
     names: frozenset[str] | None = None
     runtime: bool | None = None
     skips: bool = False
-    target: Target | None = field(default=None, compare=False)
+    target: Target | None = None
 
     @property
     def loads_cdi(self) -> bool | None:
@@ -66,7 +64,7 @@ NOWHERE = Where()
 def from_report(document: Any, source: str = "it") -> tuple[Where, ...]:
     """The hosts of a report that gave an answer. Raises ValueError for anything else than a report of hosts."""
     return tuple(
-        replace(_of_facts(host) if host.whole else _of_audit(host), target=target_of(host))
+        (_of_facts(host) if host.whole else _of_audit(host))._replace(target=target_of(host))
         for host in told.hosts(document, source)
         if not host.error
     )

@@ -6,7 +6,6 @@ Decisions are by the driver's version, never by nvidia-smi's banner, which an ac
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gpumend.rules.cuda.releases import (
@@ -81,8 +80,7 @@ class Case(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """A row of the decision table. The first row whose `when` holds decides; refusals come first.
 
     action: windows | vendor | reboot | no_driver | deactivate | unknown_release | old_gpu | containers | fine | limited |
@@ -91,7 +89,7 @@ class Decision:
 
     number: int
     action: str
-    when: Callable[[Case], bool] = field(repr=False)
+    when: Callable[[Case], bool]
     source: str = ""
 
 

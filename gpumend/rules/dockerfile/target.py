@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.rules import told
 from gpumend.state.gpu import Detail, Details
@@ -15,8 +14,7 @@ from gpumend.text.version import Version, told_version
 UNTOLD = "it does not tell the GPUs' architecture"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """driver: the loaded one, None where the host has none. toolkit: NVIDIA's container toolkit. details: brands and
     architectures of its GPUs."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from gpumend.rules.driver import gpus
 from gpumend.rules.driver.driver import loaded, native
@@ -57,7 +56,7 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
             return True
         return stopped_by_restart(context, change.component, change.service)
 
-    return [replace(found, change=None, refused=reason) if harmful(found) else found for found in findings]
+    return [found._replace(change=None, refused=reason) if harmful(found) else found for found in findings]
 
 
 def driver_packages(context: Context) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gpumend.rules.data import load
@@ -323,7 +322,7 @@ def hold(findings: list[Finding], context: Context) -> list[Finding]:
     if not reason:
         return findings
     return [
-        replace(found, change=None, refused=reason)
+        found._replace(change=None, refused=reason)
         if found.change and found.change.component in (Component.CDI, Component.TOOLKIT)
         else found
         for found in findings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -46,7 +45,7 @@ def complete(host: Host, state: HostState) -> HostState:
     if host.name != "@local" or state.gpus.details.ok:
         return state
     found = nvml.read()
-    return replace(state, gpus=state.gpus._replace(details=found)) if found.ok else state
+    return state._replace(gpus=state.gpus._replace(details=found)) if found.ok else state
 
 
 # By inventory and host name: `host` may be pyinfra's context proxy, whose identity says nothing.
