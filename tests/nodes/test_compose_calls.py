@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
@@ -96,7 +95,7 @@ def test_a_rewritten_file_asks_for_the_same(suite: str) -> None:
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_project_of_several_files_asks_for_the_same(suite: str, given: tuple[str, ...]) -> None:
-    where = replace(NEW, compose=(2, 26, 1) if suite == TRIXIE else (2, 40, 3))
+    where = NEW._replace(compose=(2, 26, 1) if suite == TRIXIE else (2, 40, 3))
     files = {name: text.encode() for name, text in PROJECT.items()}
     found, done, _ = rewritten(PROJECT, FORM[suite], where, given)
     assert done.refused == () and done.texts
