@@ -9,10 +9,12 @@ from operations import (
     cuda,
     docker,
     driver,
+    engine,
     grit,
     packages,
     podman,
     proof,
+    repositories,
     runs,
     storage,
     toolkit,
@@ -28,6 +30,8 @@ def in_order() -> None:
     has the exit status."""
     runs.recovered(_ignore_errors=True)
     toolkit.apt_sources(_ignore_errors=True)
+    repositories.trusted(_ignore_errors=True)
+    engine.installed(_ignore_errors=True)
     packages.toolkit_installed(_ignore_errors=True)
     driver.ready(_ignore_errors=True)
     cuda.compat(_ignore_errors=True)

@@ -35,6 +35,7 @@ CHANGE = (
     "change.file_steps",
     "change.storage_steps",
     "change.package_steps",
+    "change.repository_steps",
     "change.unfinished",
     "change.json_spans",
     "change.allocation_steps",

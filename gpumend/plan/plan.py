@@ -17,10 +17,12 @@ from gpumend.plan import (
     cuda,
     docker,
     driver,
+    engine,
     grit,
     packages,
     podman,
     recover,
+    repositories,
     storage,
     toolkit,
 )
@@ -36,6 +38,8 @@ Builder = Callable[[Context, tuple[str, ...], list[Change]], Transaction]
 BUILDERS: Mapping[Component, Builder] = {
     Component.RECOVER: recover.build,
     Component.APT: apt.build,
+    Component.REPOSITORIES: repositories.build,
+    Component.ENGINE: engine.build,
     Component.PACKAGES: packages.build,
     Component.DRIVER: driver.build,
     Component.CUDA: cuda.build,

@@ -268,6 +268,55 @@ class PackageStep(Step):
 
 
 @dataclass(frozen=True)
+class IndexDirectory(FileStep):
+    """The file is an index of the packages in a directory, which has to be root's alone; each package stands in it with its
+    SHA-256."""
+
+    do = "index"
+    directory: str
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+        absolute(self.directory)
+
+    def describe(self) -> str:
+        return f"{self.path} <- the packages in {self.directory}"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "directory": self.directory}
+
+
+@dataclass(frozen=True)
+class TryRepository(Step):
+    """A repository answers, and what it answers is signed by this key: asked before any file of it is there. Then its files are,
+    and the package manager has its lists. address: for people; source: the text of its source file; index: a directory whose
+    index is made here, local: one that has to be root's alone; empty where there is none."""
+
+    do = "repository"
+    name: str
+    manager: str
+    address: str
+    path: str
+    source: str
+    keyring: str
+    key: bytes
+    index: str = ""
+    local: str = ""
+
+    def __post_init__(self) -> None:
+        for path in (self.path, self.keyring, *filter(None, (self.index, self.local))):
+            absolute(path)
+
+    def describe(self) -> str:
+        return f"ask {self.address} by itself, with its key alone; then fetch its lists"
+
+    def fields(self) -> dict[str, Any]:
+        key = base64.b64encode(self.key).decode("ascii")
+        names = ("name", "manager", "address", "source", "keyring", "index", "local")
+        return {**{name: getattr(self, name) for name in names}, "source_file": self.path, "key": key}
+
+
+@dataclass(frozen=True)
 class ToolkitProof(Step):
     """The toolkit's packages and programs say that they are of one version; of this one, where it is not empty."""
 

@@ -84,6 +84,21 @@ class InstallPackages(NamedTuple):
     kind: str = "InstallPackages"
 
 
+class AddRepository(NamedTuple):
+    """A wanted repository is among the host's, with its key. name: as in the desired state."""
+
+    name: str
+    kind: str = "AddRepository"
+
+
+class InstallEngine(NamedTuple):
+    """A container engine's packages are there, and it answers. proof: what is asked then."""
+
+    targets: tuple[str, ...]
+    proof: tuple[str, ...]
+    kind: str = "InstallEngine"
+
+
 class ActivateCompat(NamedTuple):
     """cuda-compat is installed and on the library path of those who need it."""
 
@@ -178,6 +193,8 @@ Action = Union[
     MakeControlNodes,
     LinkCharDevices,
     InstallPackages,
+    AddRepository,
+    InstallEngine,
     ActivateCompat,
     DeactivateCompat,
     RemoveCompat,

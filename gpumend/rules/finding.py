@@ -37,6 +37,8 @@ class Component(StrEnum):
 
     RECOVER = "runs.recovered"
     APT = "toolkit.apt_sources"
+    REPOSITORIES = "repositories.trusted"
+    ENGINE = "engine.installed"
     PACKAGES = "packages.toolkit_installed"
     DRIVER = "driver.ready"
     CUDA = "cuda.compat"

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from gpumend.state.allocations import Books, books
+from gpumend.state.repositories import Entry, entries
 from gpumend.text.version import Version, parse_version
 
 # Host data that repeats what hosts.toml says under `gpumend`: a file of group_data takes the place of that key for all hosts,
@@ -81,6 +82,8 @@ class Wanted(NamedTuple):
     prove_command: tuple[str, ...] = ()
     prove_engines: tuple[str, ...] | None = None
     allocations: Books | None = None
+    repositories: tuple[Entry, ...] = ()
+    engine: str = ""
     waivers: tuple[Waiver, ...] = ()
 
 
@@ -162,6 +165,8 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         prove_command=tuple(prove.get("command", ())),
         prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),
         allocations=books(raw["allocations"]) if "allocations" in raw else None,
+        repositories=entries(raw.get("repositories", {})),
+        engine=raw.get("engine", ""),
         waivers=tuple(
             Waiver(
                 code=entry["code"],

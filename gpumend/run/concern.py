@@ -35,7 +35,13 @@ CONCERNS = {
     for concern in (
         _concern("driver", (Component.DRIVER,), "GM1"),
         _concern("toolkit", (Component.APT, Component.TOOLKIT), "GM2"),
-        _concern("packages", (Component.APT, Component.PACKAGES), "GM203", "GM210", "GM212", "GM213"),
+        _concern(
+            "packages",
+            (Component.APT, Component.REPOSITORIES, Component.PACKAGES),
+            *("GM203", "GM210", "GM212", "GM213", "GM23"),
+        ),
+        _concern("repositories", (Component.APT, Component.REPOSITORIES), "GM210", "GM230", "GM231", "GM232"),
+        _concern("engine", (Component.APT, Component.REPOSITORIES, Component.ENGINE), "GM210", "GM23"),
         _concern("cdi", (Component.CDI,), "GM3"),
         _concern("docker", (Component.DOCKER,), "GM4"),
         _concern("containerd", (Component.CONTAINERD,), "GM50", "GM51"),

@@ -31,6 +31,7 @@ from gpumend.state import (
     nodes,
     packages,
     podman,
+    repositories,
     runs,
     storage,
     toolkit,
@@ -73,6 +74,7 @@ class HostState(NamedTuple):
     fabric: fabric.Fabric
     cuinit: cuinit.CuInit
     allocations: allocations.Allocations
+    repositories: repositories.Repositories
 
 
 def parse(snapshot: Snapshot) -> HostState:
@@ -114,6 +116,7 @@ def _parse(snapshot: Snapshot) -> HostState:
         fabric=fabric.parse(snapshot),
         cuinit=cuinit.parse(snapshot),
         allocations=allocations.parse(snapshot),
+        repositories=repositories.parse(snapshot),
     )
 
 
@@ -125,7 +128,7 @@ def request(ask_cuda: bool = True, besides: str = "") -> dict[str, Any]:
     if not ask_cuda:
         asked["commands"][cuinit.NAME] = {**asked["commands"][cuinit.NAME], "never": True}
     for key, value in (json.loads(besides) if besides else {}).items():
-        asked[key] = [*asked[key], *value] if isinstance(value, list) else value
+        asked[key] = _both(asked.get(key), value)
     return asked
 
 
@@ -137,5 +140,19 @@ def asked_of(raw: Mapping[str, Any]) -> tuple[bool, str]:
 
 def besides_of(raw: Mapping[str, Any]) -> str:
     """What a desired state calls for besides, as JSON; empty where that is nothing."""
-    found = {**allocations.request(raw.get(allocations.KEY)), **compose.request(raw.get(compose.KEY))}
+    found: dict[str, Any] = {}
+    for part in (
+        allocations.request(raw.get(allocations.KEY)),
+        compose.request(raw.get(compose.KEY)),
+        repositories.request(raw),
+    ):
+        for key, value in part.items():
+            found[key] = _both(found.get(key), value)
     return json.dumps(found, sort_keys=True) if found else ""
+
+
+def _both(have: Any, more: Any) -> Any:
+    """Lists and tables add up; of anything else there is one."""
+    if isinstance(have, list) and isinstance(more, list):
+        return [*have, *(item for item in more if item not in have)]
+    return {**have, **more} if isinstance(have, dict) and isinstance(more, dict) else more

@@ -103,7 +103,8 @@ class Packages(NamedTuple):
     packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
     fetched: whether apt has its distribution's lists. halves: of dpkg's packages, GPU's or not, those that are not whole:
     name -> in which way. compats: what apt's lists have of cuda-compat's packages, where one is there; archives: those that
-    apt has kept. doubles: rpm's packages of which two versions are there, which is one too many."""
+    apt has kept. doubles: rpm's packages of which two versions are there, which is one too many.
+    forbidden: of the toolkit's packages those that repositories have and a pin forbids, in every version."""
 
     installed: Reading[Mapping[str, str]]
     held: frozenset[str] = frozenset()
@@ -115,6 +116,7 @@ class Packages(NamedTuple):
     compats: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy")
     archives: tuple[str, ...] = ()
     doubles: Mapping[str, str] = MappingProxyType({})
+    forbidden: frozenset[str] = frozenset()
 
     def unfinished(self) -> tuple[str, ...]:
         """dpkg's packages that apt finishes, whosever they are, whatever else it is asked for: all that are not whole but
@@ -210,6 +212,15 @@ def parse_policy(output: Output) -> dict[str, Offer]:
     return found
 
 
+def parse_forbidden(output: Output) -> frozenset[str]:
+    """`apt-cache policy`: packages that a repository has, and of which a pin below 0 forbids every version."""
+    blocks = re.split(r"(?m)^(?=\S)", output.out)
+    pinned = {
+        block.partition(":")[0] for block in blocks if re.search(r"(?m)^ (?:\*\*\*|   ) \S+ -\d+$", block)
+    }
+    return frozenset(pinned - set(parse_policy(output)))
+
+
 def parse(snapshot: Snapshot) -> Packages:
     parts = (snapshot.command("dpkg").map(parse_dpkg), snapshot.command("rpm").map(parse_rpm))
     unread = [part for part in parts if not part.known]
@@ -240,4 +251,5 @@ def parse(snapshot: Snapshot) -> Packages:
         snapshot.succeeded("compat-offers").map(parse_policy),
         snapshot.glob(ARCHIVES).value or (),
         snapshot.command("rpm").map(parse_doubles).value or {},
+        snapshot.succeeded("apt-offers").map(parse_forbidden).value or frozenset(),
     )

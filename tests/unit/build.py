@@ -121,7 +121,7 @@ class Host:
 
     docker: {"info": ..., "containers": [...]} while dockerd runs, an `unread` item, or None where none runs.
     units: properties by unit; None on a host without systemd. globs: items that stand for a whole listing.
-    inside: by container; listings: by directory; spaces: by mount point.
+    inside: by container; listings: by directory; spaces: by mount point. besides: what a desired state asks for.
     """
 
     files: Files = field(default_factory=dict)
@@ -135,6 +135,7 @@ class Host:
     inside: Mapping[str, Item] = field(default_factory=dict)
     listings: Mapping[str, Item] = field(default_factory=dict)
     spaces: Mapping[str, Item] = field(default_factory=dict)
+    besides: str = ""
 
     def but(self, **changes: Any) -> Host:
         """This host with entries added, replaced, or (None) taken away. `info` merges into docker's info."""
@@ -171,6 +172,7 @@ class Host:
             self.inside,
             self.listings,
             self.spaces,
+            self.besides,
         )
 
     def state(self) -> HostState:
@@ -258,11 +260,13 @@ def answer(
     inside: Mapping[str, Item] | None = None,
     listings: Mapping[str, Item] | None = None,
     spaces: Mapping[str, Item] | None = None,
+    besides: str = "",
 ) -> Item:
-    """The probe's answer of a host that holds these things and nothing else, to the request of all subsystems."""
+    """The probe's answer of a host that holds these things and nothing else, to the request of all subsystems; besides: what
+    a desired state calls for (`besides_of`)."""
     lying = {path: item for path, found in (files or {}).items() if (item := _normal(found)) is not None}
     directories = {path[:at] for path in lying for at in range(len(path)) if path[at] == "/"}
-    asked = request()
+    asked = request(True, besides)
     read: dict[str, Item] = {}
     stats: dict[str, Item] = {}
     listed: dict[str, Item] = {}

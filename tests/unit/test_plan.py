@@ -20,6 +20,7 @@ from gpumend.plan.step import (
     FileStep,
     FuseReady,
     GenerateFile,
+    IndexDirectory,
     NoteCheck,
     PackageStep,
     ReconcileAllocations,
@@ -29,6 +30,7 @@ from gpumend.plan.step import (
     Step,
     ToolkitProof,
     TriggerFile,
+    TryRepository,
     WriteFile,
     WrittenByPackage,
 )
@@ -96,6 +98,10 @@ STEPS: list[Step] = [
     RunCommand(("ldconfig",)),
     PackageStep("apt", "install", ("a=1",), WrittenByPackage("/etc/a", None)),
     PackageStep("apt", "remove", ("a",)),
+    IndexDirectory("/var/lib/a/Packages", None, "/srv/a"),
+    TryRepository(
+        "toolkit", "apt", "https://a/b /", "/etc/apt/sources.list.d/a.sources", "Types: deb\n", "/k.gpg", b"k"
+    ),
     ToolkitProof("apt", "1.17.8"),
     NoteCheck("/usr/local/a", ".note", "550.1"),
     CudaCheck("with", "/usr/local/a", 13000),

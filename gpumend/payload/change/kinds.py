@@ -13,6 +13,7 @@ from gpumend.payload.change.file_steps import (
 )
 from gpumend.payload.change.files import Refused
 from gpumend.payload.change.package_steps import CudaCheck, NoteCheck, PackageStep, ToolkitProof
+from gpumend.payload.change.repository_steps import IndexDirectory, TryRepository
 from gpumend.payload.change.step import RunCommand, Step
 from gpumend.payload.change.storage_steps import DirectoryTrial, DropIn, FuseReady
 
@@ -27,6 +28,8 @@ ALL_KINDS: List[Type[Step]] = [
     DirectoryTrial,
     FuseReady,
     RunCommand,
+    IndexDirectory,
+    TryRepository,
     PackageStep,
     ToolkitProof,
     NoteCheck,

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gpumend.rules.change import InstallPackages
+from gpumend.rules.data import load
 from gpumend.rules.engines.containerd_config import serves_pods
 from gpumend.rules.engines.docker_config import GPUS_BY_CDI, wanted_paths
 from gpumend.rules.engines.injection import is_legacy, lost_at_reload, wants_cdi
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.managers import is_described, operators_toolkit
 from gpumend.rules.rule import Context, has_gpu, rule
+from gpumend.rules.toolkit.versions import floors
 from gpumend.state.packages import TOOLKIT, Offer
-from gpumend.text.version import package_version, show, upstream
+from gpumend.text.version import package_version, parse_version, show, upstream
 
 NEVER = (
     "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` and nvidia-cdi-refresh fail in mode cdi; in this tag alone
@@ -99,8 +101,8 @@ def kept_elsewhere(context: Context) -> bool:
 
 def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str) -> str:
     """The upstream version to install, of those that all these packages are offered in: the wanted one; else the candidate,
-    which is what the host's pins say; else the newest. Empty where there is none. Release candidates and 1.18.0 only
-    where they are wanted by name, the latter never."""
+    which is what the host's pins say; else the newest. Empty where there is none. Release candidates and releases that
+    are known to be broken only where they are wanted by name, 1.18.0 never."""
     first, *others = (offers.get(name, Offer(None, ())) for name in names)
     elsewhere = [{upstream(version) for version in offer.versions} for offer in others]
     common = [
@@ -110,7 +112,8 @@ def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str) -> 
     ]
     if wanted:
         return wanted if wanted in common else ""
-    released = [version for version in common if "~" not in version and "rc" not in version]
+    broken = {row["version"] for row in load("security_floors")["broken_toolkits"]}
+    released = [found for found in common if "~" not in found and "rc" not in found and found not in broken]
     candidate = upstream(first.candidate) if first.candidate else ""
     return candidate if candidate in released else next(iter(released), "")
 
@@ -175,7 +178,13 @@ def job(context: Context) -> Job:
     if chosen:
         return Job(action, tuple(in_version(offers, name, chosen) for name in names), chosen)
     if not any(name in offers for name in names):
-        named = bool(context.state.toolkit.sources.value)
+        forbidden = sorted(name for name in names if name in packages.forbidden)
+        if forbidden:
+            return Job(
+                refused=f"a pin of this host forbids {', '.join(forbidden)}",
+                by_hand=f"Look for it: grep -rn Pin /etc/apt/preferences /etc/apt/preferences.d; apt-cache policy {forbidden[0]}",
+            )
+        named = bool(context.state.toolkit.sources.value) or bool(context.wanted.repositories)
         if packages.fetched and not named:
             lines = "".join(f"\n{line}" for line in LINES["apt"])
             return Job(
@@ -216,6 +225,8 @@ def told(context: Context, found: Job) -> str:
     names = ", ".join(target.partition("=")[0] for target in found.targets)
     newest = f"in the newest version that {context.state.packages.manager} has"
     which = f"all in version {found.version}" if found.version else newest
+    low = floors("toolkit", parse_version(found.version)) if found.version else ()
+    which += f" (below {show(low[0].minimum)}, which fixes {', '.join(low[0].fixes)})" if low else ""
     return f"Mend asks {context.state.packages.manager} to {found.action} {names}, {which}, if that touches no driver package and removes nothing;"
 
 

@@ -1,0 +1,190 @@
+"""The kinds of step on a host that add a repository: stdlib only, Python 3.6 or newer.
+
+A repository is tried before the host trusts it: in a directory of its own, with its own key, its own lists and no other source.
+"""
+
+import base64
+import glob
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from typing import Any, Dict, List
+
+from gpumend.payload.change.file_steps import StagedFile
+from gpumend.payload.change.files import Failed, Refused
+from gpumend.payload.change.journal import Journal
+from gpumend.payload.change.packaging import APT_ENV, last_line, wait_for_lock
+from gpumend.payload.change.services import LOCK_WAIT
+from gpumend.payload.change.step import Step, absolute
+from gpumend.payload.probe.execution import resolved, run
+from gpumend.payload.probe.files import Json, open_file
+
+UPDATE_TIMEOUT = 180  # seconds, for one repository's index
+SILENCE = 20  # seconds for which a server may say nothing
+
+
+def in_roots_hands(path: str) -> None:
+    """Nobody but root decides what lies at a path. Raises Refused: root would install what somebody else put there."""
+    others = resolved(path)[1]
+    if others:
+        raise Refused("packages of %s are not taken: %s" % (path, others))
+
+
+def control_of(path: str) -> str:
+    """A package's control fields, as an index has them. Raises Failed."""
+    found = run(["dpkg-deb", "--field", path], 60)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Failed("%s is no package: %s" % (path, last_line(found)))
+    return str(found["out"]).strip()
+
+
+def sum_of(path: str) -> str:
+    """The file's SHA-256."""
+    total = hashlib.sha256()
+    with open_file(path) as handle:
+        for part in iter(lambda: handle.read(1 << 20), b""):
+            total.update(part)
+    return total.hexdigest()
+
+
+def index_of(directory: str) -> bytes:
+    """An index of a directory's packages, their paths from the root on (deb(5), `Packages`). Raises Failed or Refused."""
+    stanzas = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(directory), "*.deb"))):
+        in_roots_hands(path)
+        fields = [control_of(path), "Filename: .%s" % path, "Size: %d" % os.path.getsize(path)]
+        stanzas.append("\n".join(fields + ["SHA256: %s" % sum_of(path)]) + "\n")
+    return "\n".join(stanzas).encode("utf-8")
+
+
+class IndexDirectory(StagedFile):
+    """The file is an index of a directory's packages."""
+
+    kind = "index"
+
+    def check(self) -> None:
+        StagedFile.check(self)
+        in_roots_hands(absolute(self.wanted["directory"]))
+
+    def new_bytes(self) -> bytes:
+        return index_of(self.wanted["directory"])
+
+
+def complaints(text: str) -> List[str]:
+    """What of an update's output says that a repository was not taken: apt goes on after most of it, with exit status 0."""
+    rows = [row.strip() for row in text.splitlines()]
+    wrong = [row for row in rows if re.match(r"E: |W: (?:Failed to fetch|GPG error|An error occurred)", row)]
+    # `Err:1 URL`, and below it why
+    whys = [rows[at + 1] for at, row in enumerate(rows[:-1]) if row.startswith("Err:")]
+    return whys + wrong
+
+
+class TryRepository(Step):
+    """A repository answers with what its key has signed; then its lists are here."""
+
+    kind = "repository"
+    silent = True
+
+    def __init__(self, wanted: Dict[str, Any]) -> None:
+        Step.__init__(self, wanted)
+        self.manager: str = wanted["manager"]
+        self.wait = LOCK_WAIT
+
+    def describe(self) -> str:
+        return "lists of %s" % self.wanted["address"]
+
+    def check(self) -> None:
+        absolute(self.wanted["source_file"])
+        if self.wanted["local"]:
+            in_roots_hands(absolute(self.wanted["local"]))
+
+    def foresee(self, wait: int, notes: List[str]) -> None:
+        self.wait = wait
+        waited = wait_for_lock(self.manager, wait)
+        notes.extend([waited] if waited else [])
+
+    def stage(self, journal: Journal) -> None:
+        scratch = tempfile.mkdtemp(prefix="gpumend-", dir="/var/tmp")
+        try:
+            os.chmod(scratch, 0o755)  # apt fetches and verifies as a user of its own
+            self.judge(self.tried(scratch))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def tried(self, scratch: str) -> Json:
+        """The update's answer, with nothing of the host's own configuration of repositories."""
+        text = self.wanted["source"]
+        if self.wanted["key"]:
+            keyring = os.path.join(scratch, os.path.basename(self.wanted["keyring"]))
+            put(keyring, base64.b64decode(self.wanted["key"]))
+            text = text.replace(self.wanted["keyring"], keyring)
+        if self.wanted["index"]:
+            own = os.path.join(scratch, "index")
+            os.mkdir(own, 0o755)
+            put(os.path.join(own, "Packages"), index_of(self.wanted["index"]))
+            text = re.sub("(?m)^Suites: .*$", "Suites: %s/" % own.lstrip("/"), text)
+        source = os.path.join(scratch, os.path.basename(self.wanted["source_file"]))
+        put(source, text.encode("utf-8"))
+        if self.manager == "dnf":
+            return self.asked_of_dnf(scratch)
+        for name in ("lists/partial", "cache/archives/partial"):
+            os.makedirs(os.path.join(scratch, name), 0o755)
+        return self.updated(
+            source, ["-o", "Dir::State::lists=%s/lists" % scratch, "-o", "Dir::Cache=%s/cache" % scratch]
+        )
+
+    def updated(self, source: str, more: List[str]) -> Json:
+        options = ["-o", "Dir::Etc::sourcelist=" + source, "-o", "Dir::Etc::sourceparts=/dev/null"]
+        options += ["-o", "Acquire::Retries=0", "-o", "APT::Get::List-Cleanup=0"]
+        options += ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
+        for method in ("http", "https"):
+            options += ["-o", "Acquire::%s::Timeout=%d" % (method, SILENCE)]
+        return run(APT_ENV + ["apt-get", "-q"] + options + more + ["update"], UPDATE_TIMEOUT)
+
+    def asked_of_dnf(self, scratch: str) -> Json:
+        name = "gpumend-%s" % self.wanted["name"]
+        options = [
+            "--setopt=reposdir=" + scratch,
+            "--setopt=cachedir=%s/cache" % scratch,
+            "--setopt=timeout=%d" % SILENCE,
+        ]
+        options += [
+            "--setopt=retries=1",
+            "--setopt=skip_if_unavailable=0",
+            "--disablerepo=*",
+            "--enablerepo=" + name,
+        ]
+        return run(["dnf", "-y"] + options + ["makecache"], UPDATE_TIMEOUT)
+
+    def judge(self, found: Json) -> None:
+        """Raises Failed with the repository's address and what its manager said."""
+        wrong = (
+            complaints(found.get("out", "") + "\n" + found.get("err", "")) if self.manager == "apt" else []
+        )
+        if found["status"] == "ok" and found["rc"] == 0 and not wrong:
+            return
+        said = "; ".join(dict.fromkeys(wrong[:3])) or last_line(found)
+        raise Failed("%s does not answer as it has to: %s" % (self.wanted["address"], said[:600]))
+
+    def do(self, journal: Journal, notes: List[str]) -> None:
+        journal.log(self.describe())
+        if self.manager != "apt":
+            notes.append("%s answered" % self.wanted["address"])
+            return
+        wait_for_lock(self.manager, self.wait)
+        self.judge(self.updated(self.wanted["source_file"], []))
+        notes.append(
+            "%s answered, signed as wanted" % self.wanted["address"]
+            if self.wanted["key"]
+            else "%s is read" % self.wanted["address"]
+        )
+
+
+def put(path: str, data: bytes, mode: int = 0o644) -> None:
+    """A new file in a directory that was made a moment ago."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+        os.fchmod(out.fileno(), mode)

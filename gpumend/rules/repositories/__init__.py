@@ -1,0 +1,1 @@
+"""Rules about where packages come from, and about the engines that come from there."""

@@ -1,0 +1,181 @@
+"""Where packages come from: a host's sources, keyrings and pins. Read only where the desired state has `repositories` or
+`engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpumend.state.host import os_release
+from gpumend.state.packages import NO_CACHE, Offer, parse_policy
+from gpumend.state.reading import Reading
+from gpumend.state.request import Command, Glob
+from gpumend.state.snapshot import NOT_ASKED, FileContent, Snapshot
+
+KEY, ENGINE = "repositories", "engine"
+LIST = "/etc/apt/sources.list"
+SOURCES = ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources")
+REPOS = "/etc/yum.repos.d/*.repo"
+PREFERENCES = "/etc/apt/preferences.d/*"
+KEYRINGS = ("/etc/apt/keyrings/*", "/usr/share/keyrings/*nvidia*", "/usr/share/keyrings/*cuda*")
+RPM_KEYS = "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-*"
+SQV = "/usr/bin/sqv"  # what apt verifies with from Debian 13 on (apt 2.9.19)
+INDEX = "/var/lib/gpumend/repositories/{name}/Packages"  # of a directory that has none
+ENGINES = ("docker.io", "docker-cli", "docker-ce", "docker-ce-cli", "containerd.io", "containerd", "podman")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One repository that is wanted. uri, suite, components: in place of those of the table; directory: packages that lie on the
+    host. key: a public key as text; keyring: the path on the host of one; fingerprint: whole, in capitals. pin: whether
+    packages that others have, too, are taken from here."""
+
+    name: str
+    uri: str = ""
+    suite: str = ""
+    components: str = ""
+    directory: str = ""
+    key: str = ""
+    keyring: str = ""
+    fingerprint: str = ""
+    pin: bool = True
+
+    @property
+    def index(self) -> str:
+        """Where the index of its directory lies that gpumend makes."""
+        return INDEX.format(name=self.name)
+
+    @property
+    def archives(self) -> str:
+        return f"{self.directory}/*.deb"
+
+
+def entries(raw: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Of what the schema has let pass."""
+    return tuple(
+        Entry(
+            name,
+            uri=str(each.get("uri", "")).rstrip("/"),
+            suite=each.get("suite", ""),
+            components=each.get("components", ""),
+            directory=str(each.get("directory", "")).rstrip("/"),
+            key=each.get("key", ""),
+            keyring=each.get("keyring", ""),
+            fingerprint=each.get("fingerprint", ""),
+            pin=each.get("pin", True),
+        )
+        for name, each in sorted(raw.items())
+    )
+
+
+def request(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of the probe besides, where the desired state has `repositories` or `engine`; else nothing."""
+    wanted, engine = raw.get(KEY), raw.get(ENGINE)
+    found: dict[str, Any] = {}
+    if isinstance(wanted, Mapping):
+        named = entries(wanted)
+        globs = [*map(Glob, (*SOURCES, REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
+        files, stats = [LIST, *(each.keyring for each in named if each.keyring)], [SQV]
+        for each in named:
+            if each.directory:
+                globs.append(Glob(each.archives, read=False))
+                files.append(each.index)
+                stats += [f"{each.directory}/{name}" for name in ("Packages", "InRelease")]
+        found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
+    if engine:
+        asked = Command(("apt-cache", *NO_CACHE, "policy", *ENGINES), timeout=20)
+        found["commands"] = {"engine-offers": {**asked._asdict(), "argv": list(asked.argv)}}
+    return found
+
+
+@dataclass(frozen=True)
+class Repositories:
+    """sources: files of APT sources, all of them; repos: those of dnf. keyrings: by path; preferences: files of pins.
+    indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
+    directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.
+    offers: what apt has of the engines' packages."""
+
+    sources: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
+    repos: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
+    preferences: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
+    keyrings: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
+    indexes: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
+    archives: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    own_index: frozenset[str] = frozenset()
+    signed: frozenset[str] = frozenset()
+    release: Reading[str] = field(default_factory=Reading.none)
+    sqv: bool = False
+    offers: Reading[Mapping[str, Offer]] = field(default_factory=Reading.none)
+
+    def source_file(self, path: str) -> FileContent | None:
+        """A source file's content, or None where there is none. Raises Unread."""
+        return (self.sources.get() or {}).get(path) or (self.repos.get() or {}).get(path)
+
+    def keyring(self, path: str) -> Reading[FileContent]:
+        """A keyring; absent where it is not there."""
+        return self.keyrings.get(path) or Reading.none(path, "not there")
+
+
+def _files(snapshot: Snapshot, patterns: Iterable[str], *more: str) -> Reading[Mapping[str, FileContent]]:
+    found: dict[str, FileContent] = {}
+    paths = list(more)
+    for pattern in patterns:
+        listed = snapshot.glob(pattern)
+        if not listed.ok:
+            return listed.without_value()
+        paths += listed.value or ()
+    for path in paths:
+        content = snapshot.file(path)
+        if not content.known:
+            return Reading(content.status, None, path, content.detail)
+        if content.value is not None:
+            found[path] = content.value
+    return Reading.of(found, ", ".join(patterns))
+
+
+def _release(snapshot: Snapshot) -> Reading[str]:
+    text = snapshot.text("/etc/os-release")
+    if text.absent:
+        text = snapshot.text("/usr/lib/os-release")
+    return text.map(lambda found: os_release(found).get("VERSION_ID", ""))
+
+
+def parse(snapshot: Snapshot) -> Repositories:
+    asked = snapshot.command("engine-offers")
+    offers: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy", NOT_ASKED)
+    if asked.detail != NOT_ASKED:
+        offers = snapshot.succeeded("engine-offers").map(parse_policy)
+    if snapshot.glob(PREFERENCES).detail == NOT_ASKED:
+        return Repositories(offers=offers)
+    listed = [path for pattern in (*KEYRINGS, RPM_KEYS) for path in snapshot.glob(pattern).value or ()]
+    files, stats = (_asked(snapshot, section) for section in ("files", "stats"))
+    named = [path for path in files if path.endswith((".gpg", ".asc", ".pgp"))]
+    there = [path for path in stats if snapshot.stat(path).ok]
+    directories = [str(glob) for glob in _asked(snapshot, "globs") if str(glob).endswith("/*.deb")]
+    return Repositories(
+        sources=_files(snapshot, SOURCES, LIST),
+        repos=_files(snapshot, (REPOS,)),
+        preferences=_files(snapshot, (PREFERENCES,)),
+        keyrings={path: snapshot.file(path) for path in dict.fromkeys((*listed, *named))},
+        indexes={path: snapshot.file(path) for path in files if path.startswith(INDEX.partition("{")[0])},
+        archives={
+            glob.rpartition("/")[0]: {path: _size(snapshot, path) for path in snapshot.glob(glob).value or ()}
+            for glob in directories
+        },
+        own_index=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/Packages")),
+        signed=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/InRelease")),
+        release=_release(snapshot),
+        sqv=snapshot.stat(SQV).ok,
+        offers=offers,
+    )
+
+
+def _size(snapshot: Snapshot, path: str) -> int:
+    found = snapshot.stat(path).value
+    return found.size if found else -1
+
+
+def _asked(snapshot: Snapshot, section: str) -> list[str]:
+    found = snapshot.answer.get(section)
+    return list(found) if isinstance(found, dict) else []

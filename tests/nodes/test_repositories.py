@@ -1,0 +1,300 @@
+"""Repositories, their keys, an engine and the toolkit on a node that has none of them: real apt, gpg's real keys, and Debian's own
+Docker from a repository of the test's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpumend.rules.finding import Component
+from gpumend.state.packages import TOOLKIT
+from tests.nodes import gpu, images, mirror, toolkit
+from tests.nodes.apt import AptLock, Deb
+from tests.nodes.base import SUITE
+from tests.nodes.conftest import Boot
+from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
+from tests.nodes.faults import Before, fault
+from tests.nodes.lab import Lab, Node
+from tests.nodes.mirror import ADDRESS, DOCKER, ROOT, SILENT, Key, Signer
+
+NEW = "1.17.8"
+DEVICE = ("--device", "nvidia.com/gpu=0")
+RUNTIME = ("--runtime=nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
+KEYRING = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
+SOURCE = "/etc/apt/sources.list.d/nvidia-container-toolkit.sources"
+APT = ("/etc/apt", "/usr/share/keyrings", "/var/lib/gpumend", "/var/lib/dpkg")
+RUN = "20261129T000000Z-aaaa"
+LISTED = Deb("apt", "0.1")
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    with mirror.signer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def key(signer: Signer) -> Key:
+    return signer.key("good")
+
+
+@pytest.fixture(scope="module")
+def booted(shared_boot: Boot) -> Iterator[Node]:
+    node = shared_boot(SUITE, None)
+    node.write("/etc/dpkg/dpkg.cfg.d/fast", "force-unsafe-io\n")
+    gpu.install(node)
+    images.import_image(node)
+    mirror.serve(node)
+    yield node
+
+
+@pytest.fixture
+def node(booted: Node) -> Node:
+    """The same node, with no repository and no toolkit."""
+    booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
+    booted.sh(
+        "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/* /etc/apt/keyrings/* "
+        '/usr/share/keyrings/nvidia* /usr/share/keyrings/cuda* /var/lib/gpumend /var/lib/apt/lists/* "$1" '
+        "/etc/nvidia-container-runtime /etc/cdi /var/run/cdi /etc/docker/daemon.json /srv/offline",
+        f"{ROOT}/old",
+    )
+    return booted
+
+
+def files(node: Node, *paths: str) -> dict[str, Any]:
+    """What lies below these paths; of a directory neither its times nor its size."""
+    return {path: entry for path, entry in node.tree(*paths).items() if entry[0] != "directory"}
+
+
+def wants(uri: str = f"{ADDRESS}/lnc", name: str = "toolkit", **entry: Any) -> dict[str, Any]:
+    return {"repositories": {name: {"uri": uri, **entry}}}
+
+
+def signed(key: Key, **entry: Any) -> dict[str, Any]:
+    return wants(fingerprint=key.fingerprint, key=key.public, **entry)
+
+
+def add(node: Node, wanted: dict[str, Any], extra: str = "", **more: Any) -> dict[str, Any]:
+    """What became of the repositories' transaction, without SSH."""
+    data = planned(node, Component.REPOSITORIES, RUN, wanted)
+    return result_of(carry_out(node, {**data, **more}, extra))
+
+
+def starts(node: Node, *options: str) -> bool:
+    done = node.run(["docker", "run", "--rm", *options, images.BASE, "ls", "/dev/null"], check=False)
+    return done.returncode == 0
+
+
+def sees_gpu(node: Node, options: tuple[str, ...]) -> bool:
+    done = node.run(["docker", "run", "--rm", *options, images.BASE, "ls", "/dev/nvidia0"], check=False)
+    return done.returncode == 0 and done.stdout == "/dev/nvidia0\n"
+
+
+def provision(lab: Lab, node: Node, wanted: dict[str, Any], dry: bool = False) -> Ran:
+    return start(lab, Target(node, wanted=wanted), deploy="provision", dry=dry).finish()
+
+
+def versions(node: Node, *names: str) -> set[str]:
+    done = node.run(
+        ["dpkg-query", "-W", "-f=${db:Status-Abbrev}${Version}\n", *(names or TOOLKIT)], check=False
+    )
+    return {row[3:].strip() for row in done.stdout.splitlines() if row[1:2] == "i"}
+
+
+# --- repositories and keys
+
+
+def test_a_signed_repository_is_added_and_its_packages_are_known(
+    node: Node, signer: Signer, key: Key
+) -> None:
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(NEW)), signer, key)
+    wanted = signed(key)
+    done = add(node, wanted)
+    assert done["status"] == "changed" and "signed as wanted" in done["detail"], done
+    assert f"Candidate: {NEW}-1" in node.run(["apt-cache", "policy", TOOLKIT[0]]).stdout
+    assert node.run(["apt-get", "update", "-qq"]).stderr == "", "apt itself has nothing to say of it"
+    with pytest.raises(LookupError):
+        planned(node, Component.REPOSITORIES, RUN, wanted)
+    undo = {"verb": "rollback", "run": RUN, "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, undo))["status"] == "changed"
+    assert not node.exists(SOURCE) and not node.exists(KEYRING)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("signed by another", "NO_PUBKEY|Missing key|not signed|cannot be verified|key"),
+        ("index changed", "Hash Sum mismatch|hash|size"),
+        ("404", "404"),
+        ("stalls", "Connection failed|timed out"),
+        ("no such host", "127.0.0.1:9"),
+    ],
+)
+def test_what_does_not_answer_as_it_has_to_is_never_trusted(
+    node: Node, signer: Signer, key: Key, what: str, words: str
+) -> None:
+    packages = mirror.packed(toolkit.debs(NEW))
+    mirror.publish(node, "lnc", packages, signer, signer.key("other") if what == "signed by another" else key)
+    if what == "index changed":
+        node.write(f"{ROOT}/lnc/Packages", mirror.index(packages[:-1]))
+    uri = {"404": f"{ADDRESS}/gone", "stalls": SILENT, "no such host": "http://127.0.0.1:9/lnc"}.get(
+        what, f"{ADDRESS}/lnc"
+    )
+    tree = files(node, *APT)
+    with fault("a repository that is not right"):
+        seen = Before.of(node, SOURCE, KEYRING)
+        # Its text says how long a server may be silent; a test has not so long.
+        done = add(node, wants(uri, fingerprint=key.fingerprint, key=key.public), extra="SILENCE = 2")
+        assert done["status"] == "refused", done
+        assert uri in done["detail"] and any(word in done["detail"] for word in words.split("|")), done
+        assert files(node, *APT) == tree
+        assert starts(node)
+        seen.check()
+
+
+def test_keys_that_apt_would_refuse_or_nobody_named_are_refused_in_the_audit(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    past = ("--faked-system-time", "20250101T000000")
+    weak, expired = (
+        signer.key("weak", *past, "--cert-digest-algo", "SHA1"),
+        signer.key("expired", *past, lasts="30d"),
+    )
+    for each, words in ((expired, "has expired"), (weak, "SHA-1")):
+        # gpg signs nothing with a key that has expired; of a weak one it counts when it has signed.
+        mirror.publish(node, "lnc", mirror.packed([LISTED]), signer, each, *(past if each is expired else ()))
+        wanted = signed(each)
+        with pytest.raises(LookupError):
+            planned(node, Component.REPOSITORIES, RUN, wanted)
+        found = start(lab, Target(node, wanted=wanted), deploy="repositories", dry=True).finish()
+        assert found.rc == 3 and words in found.finding(node, "GM230")["refused"], found.said
+    # What the audit says beforehand is what apt itself does.
+    node.write("/etc/apt/keyrings/k.asc", weak.public)
+    node.write("/etc/apt/sources.list.d/k.list", f"deb [signed-by=/etc/apt/keyrings/k.asc] {ADDRESS}/lnc /\n")
+    said = node.run(["apt-get", "update"], check=False)
+    assert said.returncode != 0 and "SHA1" in said.stdout + said.stderr, said
+
+
+def test_a_keyring_that_apt_cannot_read_and_a_second_signed_by_are_mended(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(NEW)), signer, key)
+    assert add(node, signed(key))["status"] == "changed"
+    node.sh("chmod 0640 $1", KEYRING)
+    node.write("/etc/apt/keyrings/other.asc", key.public)
+    old = "/etc/apt/sources.list.d/libnvidia-container.list"
+    node.write(old, f"deb [signed-by=/etc/apt/keyrings/other.asc] {ADDRESS}/lnc /\n")
+    said = node.run(["apt-get", "update"], check=False)
+    assert "Conflicting values set for option Signed-By" in said.stderr, "the fault must be seen first"
+    done = start(lab, Target(node, wanted=signed(key)), deploy="repositories").finish()
+    assert done.rc == 0 and done.statuses(node) == {Component.REPOSITORIES: "changed"}, done.said
+    assert not node.exists(old) and node.run(["stat", "-c", "%a", KEYRING]).stdout == "644\n"
+    assert node.run(["apt-get", "update", "-qq"]).stderr == ""
+
+
+def test_the_lock_and_a_full_disk(node: Node, signer: Signer, key: Key) -> None:
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(NEW)), signer, key)
+    tree = files(node, "/etc/apt", "/usr/share/keyrings")
+    with AptLock(node, "/var/lib/apt/lists/lock"):
+        done = add(node, signed(key), package_wait=1)
+        assert done["status"] == "refused" and "lock is held by process" in done["detail"], done
+    # The lists come last: where they do not fit, what was added goes again.
+    node.sh("mount -t tmpfs -o size=1k,nr_inodes=8 tmpfs /var/lib/apt/lists")
+    try:
+        with fault("full disk"):
+            done = add(node, signed(key))
+            assert done["status"] == "put_back", done
+    finally:
+        node.sh("umount /var/lib/apt/lists")
+    assert files(node, "/etc/apt", "/usr/share/keyrings") == tree and starts(node)
+
+
+KILLS = {
+    "while it is tried": "def put(*_, **__): os.kill(os.getpid(), signal.SIGKILL)",
+    "before its lists": f"def wait_for_lock(*_):\n    if os.path.exists({SOURCE!r}): os.kill(os.getpid(), signal.SIGKILL)",
+    "after its lists": "def prove(*_): os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+@pytest.mark.parametrize("at", KILLS)
+def test_killed_and_started_again_it_ends_the_same(node: Node, signer: Signer, key: Key, at: str) -> None:
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(NEW)), signer, key)
+    tree = files(node, "/etc/apt", "/usr/share/keyrings")
+    data = planned(node, Component.REPOSITORIES, RUN, signed(key))
+    with fault("kill -9"):
+        seen = Before.of(node, SOURCE, KEYRING).would_be(data)
+        assert carry_out(node, data, KILLS[at]).returncode != 0
+        seen.check()
+        journal = f"/var/lib/gpumend/runs/{RUN}/{Component.REPOSITORIES}/journal.json"
+        if node.exists(journal):
+            recover = {
+                "verb": "recover",
+                "journals": [journal],
+                "run": "next",
+                "who": "test",
+                "restarts": "idle",
+            }
+            assert result_of(carry_out(node, recover))["status"] in ("changed", "unchanged")
+        assert files(node, "/etc/apt", "/usr/share/keyrings") == tree
+        assert result_of(carry_out(node, {**data, "run": f"{RUN}b"}))["status"] == "changed"
+
+
+# --- from bare to a container with the device
+
+
+def bare(node: Node) -> None:
+    """No engine is there."""
+    names = [name for name in DOCKER if versions(node, name)]
+    node.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1', *names)
+    node.sh("rm -rf /etc/docker /var/lib/docker/* /var/lib/containerd/*")
+    assert node.run(["sh", "-c", "command -v dockerd"], check=False).returncode != 0
+
+
+def test_a_bare_node_gets_docker_and_the_toolkit_from_a_signed_mirror(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    bare(node)
+    packages = [
+        *mirror.packed_again(SUITE),
+        *mirror.packed([*toolkit.debs("1.17.7"), *toolkit.debs(NEW), LISTED]),
+    ]
+    mirror.publish(node, "lnc", packages, signer, key)
+    wanted = {**signed(key), "engine": "docker.io"}
+    tree = node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt")
+    found = provision(lab, node, wanted, dry=True)
+    assert found.rc == 3 and {"GM230", "GM233", "GM203"} <= set(found.codes(node, "fail")), found.said
+    assert node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt") == tree, "an audit writes nothing"
+    done = provision(lab, node, wanted)
+    images.import_image(node)
+    assert done.rc == 0 and done.codes(node) == [], done.said
+    parts = done.statuses(node)
+    assert all(
+        parts[part] == "changed" for part in (Component.REPOSITORIES, Component.ENGINE, Component.PACKAGES)
+    ), parts
+    assert versions(node) == {f"{NEW}-1"}
+    assert sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
+    again = provision(lab, node, wanted)
+    assert again.rc == 0 and again.statuses(node) == {}, again.said
+
+
+def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(node: Node, lab: Lab) -> None:
+    bare(node)
+    node.write("/etc/apt/sources.list.d/away.list", "deb http://192.0.2.1/debian trixie main\n")
+    node.sh("mkdir -p /srv/offline; ip route add unreachable 192.0.2.1 2>/dev/null || true")
+    for each in [*mirror.packed_again(SUITE), *mirror.packed(toolkit.debs(NEW))]:
+        node.run_bytes(["dd", "status=none", "bs=1M", f"of=/srv/offline/{each.name}"], each.data)
+    wanted = {"repositories": {"toolkit": {"directory": "/srv/offline"}}, "engine": "docker.io"}
+    node.sh("chmod 0777 /srv/offline")
+    held = result_of(carry_out(node, planned(node, Component.REPOSITORIES, RUN, wanted)))
+    assert held["status"] == "refused" and "/srv/offline" in held["detail"], held
+    node.sh("chmod 0755 /srv/offline")
+    listed = node.tree("/srv/offline")
+    done = provision(lab, node, wanted)
+    images.import_image(node)
+    assert done.rc == 0 and done.codes(node) == [], done.said
+    assert versions(node) == {f"{NEW}-1"} and sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
+    assert node.tree("/srv/offline") == listed, "nothing is written there"
+    again = provision(lab, node, wanted)
+    assert again.rc == 0 and again.statuses(node) == {}, again.said
