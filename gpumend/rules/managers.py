@@ -15,7 +15,9 @@ from gpumend.state.host_state import HostState
 from gpumend.state.manager import DRIVER_ROOT
 
 PODS = frozenset({Component.CONTAINERD, Component.CRIO})
-TOOLKIT = frozenset({Component.PACKAGES, Component.APT, Component.TOOLKIT})
+# What comes of packages.
+INSTALLED = frozenset({Component.PACKAGES, Component.REPOSITORIES, Component.ENGINE})
+TOOLKIT = INSTALLED | {Component.APT, Component.TOOLKIT}
 # What a system whose /etc comes from one description has made anew at its next switch.
 DESCRIBED = frozenset(Component) - {Component.RECOVER, Component.STORAGE}
 
@@ -67,7 +69,7 @@ MANAGERS: tuple[Manager, ...] = (
         "snap",
         "the Docker snap",
         lambda state: state.docker.snap,
-        frozenset({Component.DOCKER, Component.DOCKER_STORAGE, Component.PACKAGES}),
+        INSTALLED | {Component.DOCKER, Component.DOCKER_STORAGE},
         "docker-snap#357, #180",
     ),
     Manager("nixos", "NixOS", _named("nixos"), DESCRIBED, "NixOS/nixpkgs#337873, #322400"),
@@ -86,19 +88,19 @@ MANAGERS: tuple[Manager, ...] = (
         TOOLKIT | PODS | {Component.DRIVER, Component.CUDA},
         "cloud.google.com container-optimized-os docs: security (read-only root, stateless /etc)",
     ),
-    Manager("aks", "AKS' node image", _marked("aks"), PODS | {Component.PACKAGES}, "Azure/AgentBaker"),
+    Manager("aks", "AKS' node image", _marked("aks"), PODS | INSTALLED, "Azure/AgentBaker"),
     Manager(
         "eks",
         "EKS' node image",
         _marked("eks"),
-        PODS | {Component.PACKAGES},
+        PODS | INSTALLED,
         "awslabs/amazon-eks-ami nodeadm",
     ),
     Manager(
         "ostree",
         "an ostree image",
         _marked("ostree"),
-        frozenset({Component.PACKAGES, Component.CUDA}),
+        INSTALLED | {Component.CUDA},
         "ostree-boot(1); rpm-ostree(1): /usr is read-only",
     ),
     Manager(
