@@ -256,6 +256,13 @@ def test_a_keyring_that_apt_s_user_cannot_read() -> None:
     assert SetMode(KEYRING, file(BINARY)["sha256"]) in steps(host, MIRRORED)
 
 
+def test_of_two_with_the_right_key_the_one_in_its_own_place_stays() -> None:
+    other = "/etc/apt/keyrings/other.asc"
+    more = {OLD: LINE.replace("/etc/apt/keyrings/old.gpg", other), other: fixture("keys/good.asc")}
+    host = after(debian(MIRRORED), MIRRORED).but(files={**more, KEYRING: file(BINARY, mode=0o640)})
+    assert {step.where for step in steps(host, MIRRORED)} == {OLD, KEYRING}
+
+
 def test_the_list_of_another_release_goes_once_the_right_one_is_there() -> None:
     wrong = "/etc/apt/sources.list.d/cuda-ubuntu2204-x86_64.list"
     text = f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {CUDA}/ubuntu2204/x86_64/ /\n"

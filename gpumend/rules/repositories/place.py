@@ -258,19 +258,21 @@ def satisfied_by(context: Context, found: Place) -> Source | None:
             continue
         if found.trusted and not source.key and source.path == found.source_file:
             return source
-        if not found.trusted and holds(context, source.key, found.fingerprint):
+        if not found.trusted and holds(context, source.key, found):
             return source
     return None
 
 
-def holds(context: Context, keyring: str, fingerprint: str) -> bool:
-    """Whether what Signed-By says is the wanted key and no other: a path, or the key itself."""
-    if not keyring.startswith("/"):
-        data = "\n".join(row.strip() if row.strip() != "." else "" for row in keyring.splitlines()).encode()
-        return bool(keyring) and unfit(context, data, fingerprint) is None
-    content = context.state.repositories.keyring(keyring).get()
-    readable = content is not None and content.meta.mode & 0o004
-    return bool(readable and content and unfit(context, content.data, fingerprint) is None)
+def holds(context: Context, signed_by: str, found: Place) -> bool:
+    """Whether what Signed-By says is the wanted key and no other: a path, or the key itself. The mode of the place's own
+    keyring is another finding's."""
+    if not signed_by.startswith("/"):
+        data = "\n".join(row.strip() if row.strip() != "." else "" for row in signed_by.splitlines()).encode()
+        return bool(signed_by) and unfit(context, data, found.fingerprint) is None
+    content = context.state.repositories.keyring(signed_by).get()
+    if content is None or unfit(context, content.data, found.fingerprint):
+        return False
+    return signed_by == found.keyring or bool(content.meta.mode & 0o004)
 
 
 def superseded(context: Context, found: Place) -> tuple[tuple[str, ...], str]:
