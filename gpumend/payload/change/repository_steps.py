@@ -78,7 +78,7 @@ def complaints(text: str) -> List[str]:
     wrong = [row for row in rows if re.match(r"E: |W: (?:Failed to fetch|GPG error|An error occurred)", row)]
     # `Err:1 URL`, and below it why
     whys = [rows[at + 1] for at, row in enumerate(rows[:-1]) if row.startswith("Err:")]
-    return whys + wrong
+    return whys + wrong if wrong else []  # what is optional, as translations, may be missing
 
 
 class TryRepository(Step):
@@ -137,7 +137,14 @@ class TryRepository(Step):
 
     def updated(self, source: str, more: List[str]) -> Json:
         options = ["-o", "Dir::Etc::sourcelist=" + source, "-o", "Dir::Etc::sourceparts=/dev/null"]
-        options += ["-o", "Acquire::Retries=0", "-o", "APT::Get::List-Cleanup=0"]
+        options += [
+            "-o",
+            "Acquire::Languages=none",
+            "-o",
+            "Acquire::Retries=0",
+            "-o",
+            "APT::Get::List-Cleanup=0",
+        ]
         options += ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
         for method in ("http", "https"):
             options += ["-o", "Acquire::%s::Timeout=%d" % (method, SILENCE)]
