@@ -24,8 +24,8 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
         found = place_of(context, entry)
         gone += superseded(context, found)[0]
         if stale_index(context, entry, found):
-            before = seen(context.state.repositories.indexes[entry.index].get())
-            steps.append(IndexDirectory(entry.index, before, entry.directory))
+            before = seen(context.state.repositories.indexes[entry.index_path].get())
+            steps.append(IndexDirectory(entry.index_path, before, entry.directory))
         for path, data in files_of(context, entry, found).items():
             now = have(context, path)
             if now is None or now.data != data:

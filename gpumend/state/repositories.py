@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpumend.state.host import os_release
 from gpumend.state.packages import NO_CACHE, Offer, parse_policy
@@ -25,8 +24,7 @@ INDEX = "/var/lib/gpumend/repositories/{name}/Packages"  # of a directory that h
 ENGINES = ("docker.io", "docker-cli", "docker-ce", "docker-ce-cli", "containerd.io", "containerd", "podman")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One repository that is wanted. uri, suite, components: in place of those of the table; directory: packages that lie on the
     host. key: a public key as text; keyring: the path on the host of one; fingerprint: whole, in capitals. pin: whether
     packages that others have, too, are taken from here."""
@@ -42,7 +40,7 @@ class Entry:
     pin: bool = True
 
     @property
-    def index(self) -> str:
+    def index_path(self) -> str:
         """Where the index of its directory lies that gpumend makes."""
         return INDEX.format(name=self.name)
 
@@ -80,7 +78,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
         for each in named:
             if each.directory:
                 globs.append(Glob(each.archives, read=False))
-                files.append(each.index)
+                files.append(each.index_path)
                 stats += [f"{each.directory}/{name}" for name in ("Packages", "InRelease")]
         found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
     if engine:
@@ -89,24 +87,26 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
-class Repositories:
+NONE: Reading[Any] = Reading.none()
+
+
+class Repositories(NamedTuple):
     """sources: files of APT sources, all of them; repos: those of dnf. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
     directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.
     offers: what apt has of the engines' packages."""
 
-    sources: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
-    repos: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
-    preferences: Reading[Mapping[str, FileContent]] = field(default_factory=Reading.none)
-    keyrings: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
-    indexes: Mapping[str, Reading[FileContent]] = field(default_factory=dict)
-    archives: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    sources: Reading[Mapping[str, FileContent]] = NONE
+    repos: Reading[Mapping[str, FileContent]] = NONE
+    preferences: Reading[Mapping[str, FileContent]] = NONE
+    keyrings: Mapping[str, Reading[FileContent]] = {}
+    indexes: Mapping[str, Reading[FileContent]] = {}
+    archives: Mapping[str, Mapping[str, int]] = {}
     own_index: frozenset[str] = frozenset()
     signed: frozenset[str] = frozenset()
-    release: Reading[str] = field(default_factory=Reading.none)
+    release: Reading[str] = NONE
     sqv: bool = False
-    offers: Reading[Mapping[str, Offer]] = field(default_factory=Reading.none)
+    offers: Reading[Mapping[str, Offer]] = NONE
 
     def source_file(self, path: str) -> FileContent | None:
         """A source file's content, or None where there is none. Raises Unread."""

@@ -122,7 +122,7 @@ def in_directory(context: Context, entry: Entry, found: Place) -> Place:
             refused=f"{entry.directory} has no package (*.deb) and no index",
             by_hand="Put the packages there, with all that they depend on.",
         )
-    return local._replace(uri="file:", suite=entry.index.rpartition("/")[0].lstrip("/") + "/", made=True)
+    return local._replace(uri="file:", suite=entry.index_path.rpartition("/")[0].lstrip("/") + "/", made=True)
 
 
 def with_key(context: Context, entry: Entry, found: Place, ends: str) -> Place:
@@ -321,7 +321,7 @@ def stale_index(context: Context, entry: Entry, found: Place) -> bool:
     if not found.made:
         return False
     state = context.state.repositories
-    content = state.indexes[entry.index].get()
+    content = state.indexes[entry.index_path].get()
     if content is None:
         return True
     text = content.data.decode("utf-8", "replace")

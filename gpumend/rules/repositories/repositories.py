@@ -31,7 +31,7 @@ def lacking(context: Context, entry: Entry, found: Place) -> list[str]:
     """Files of a wanted repository that are not there or have other bytes. Raises Unread."""
     files = files_of(context, entry, found)
     lacks = [path for path, data in files.items() if (now := have(context, path)) is None or now.data != data]
-    return lacks + ([entry.index] if stale_index(context, entry, found) else [])
+    return lacks + ([entry.index_path] if stale_index(context, entry, found) else [])
 
 
 @rule(
