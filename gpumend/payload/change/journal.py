@@ -33,7 +33,7 @@ ROOT = "/var/lib/gpumend"
 # that is not known to have ended well is always kept.
 KEPT, KEPT_DAYS, KEPT_AT_MOST = 50, 90, 1000
 ENDED_WELL = ("done", "put_back")
-LABEL = "security.selinux"
+SELINUX = "security.selinux"
 # Of journal.json. 1, which has no number in it: `files`, `trials` and `packages` apart. 2: `steps`, an entry for each step
 # that has something to undo, of the kind that its `do` names, in the order in which they were made.
 JOURNAL_FORMAT = 2
@@ -284,7 +284,7 @@ def prune() -> None:
 def label_of(path: str) -> Optional[str]:
     """A file's SELinux label, or None where it has none."""
     try:
-        return os.getxattr(path, LABEL).decode("ascii", "replace")
+        return os.getxattr(path, SELINUX).decode("ascii", "replace")
     except OSError:
         return None
 
@@ -315,7 +315,7 @@ def keep_manner(path: str, theirs: List[Any]) -> None:
     if mode is not None:
         os.chmod(path, mode)
     if label is not None:
-        os.setxattr(path, LABEL, label.encode("ascii"))
+        os.setxattr(path, SELINUX, label.encode("ascii"))
 
 
 def restore(journal: Journal, entry: Entry) -> None:
