@@ -61,6 +61,16 @@ VARIANTS = {
     "sid+pods": ["podman", "crun", "criu"],
     "trixie+compose": ["docker-compose"],
     "sid+compose": ["docker-compose"],
+    # what fleets run already, and what reads our files for it
+    "trixie+fleet": [
+        "slurmctld",
+        "slurmd",
+        "slurm-client",
+        "munge",
+        "prometheus",
+        "prometheus-node-exporter",
+        "kubernetes-client",
+    ],
 }
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.
