@@ -18,7 +18,10 @@ from gpumend.reports.document import tool_version
 
 # What judges a host and what changes one; not what talks to other hosts.
 ROOMS = ("agent", "payload", "plan", "reports", "rules", "run", "schemas", "state", "text")
-APART = ("run/remote", "reports/formats", "agent/bundle.py", "rules/sources.py")
+APART = (
+    "run/remote", "reports/formats", "reports/collected.py", "reports/history.py", "reports/scraped.py",
+    "agent/bundle.py", "rules/sources.py",
+)  # fmt: skip
 FORMATS = ("__init__", "prometheus")
 LIBRARIES = (tomli, tomlkit, yaml)  # their Python sources; what is compiled of them stays here
 HEAD = b"#!/usr/bin/python3 -ISB\n"

@@ -18,6 +18,7 @@ VERBS = {
     "runs": "What gpumend did on the hosts; `runs ack RUN`: somebody has taken note of a run that ended broken.",
     "facts": "What is known of the hosts, as JSON.",
     "compose": "Compose files: how their services ask for GPUs, and whether that works; `compose fix` rewrites it.",
+    "fleet": "Many reports as one audit: agents' files, or Prometheus. No host is asked.",
     "diff": "What has come, gone and changed between two JSON reports.",
     "bundle": "Report and facts in one archive, for a support ticket.",
     "completion": "What makes a shell complete gpumend's words.",

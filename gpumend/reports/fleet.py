@@ -62,7 +62,7 @@ class Group:
 
     def add(self, host: str, finding: dict[str, Any], mend: str) -> None:
         self.codes = sorted({*self.codes, finding["code"]})
-        if host not in self.hosts:
+        if self.hosts[-1:] != [host]:  # a host's findings come together
             self.hosts.append(host)
         self.summaries[one_line(finding["summary"])] += 1
         self.mends[mend] += 1

@@ -99,12 +99,12 @@ def write(document: dict[str, Any], output: Output) -> None:
     replaced(path, text.encode("utf-8"), mode)
 
 
-def replaced(path: Path, data: bytes, mode: int) -> None:
-    """The file holds this, with this mode, or is what it was. Raises OSError."""
+def replaced(path: Path, data: bytes | Iterable[bytes], mode: int) -> None:
+    """The file holds this, with this mode, or is what it was. data: all of it, or its parts. Raises OSError."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as out:
-            out.write(data)
+            out.writelines((data,) if isinstance(data, bytes) else data)
             out.flush()
             os.fsync(out.fileno())
         os.chmod(temporary, mode)
