@@ -34,6 +34,7 @@ elif verb == "install":
         int(asked.get("interval", 15)),
         str(asked.get("textfile", "")),
         tuple(asked.get("mend", ())),
+        asked.get("slurm"),
     )
     agent.installed(program=bundle(), config=config.text())
 else:

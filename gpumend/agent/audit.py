@@ -25,21 +25,21 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits
 
 
-def looked(config: Config) -> Assessment:
-    """This host, asked and judged as an operator's audit does it. Raises AnswerError where that does not come about."""
+def looked(config: Config, seconds: float = PROBE_TIMEOUT) -> Assessment:
+    """This host, asked and judged as an operator's audit does it. Raises AnswerError where that does not come about in time."""
     try:
-        answer = ran(probe_program(*asked_of(config.wanted)), PROBE_TIMEOUT)
+        answer = ran(probe_program(*asked_of(config.wanted)), seconds)
     except HostError as error:
         raise AnswerError(f"the probe gave no answer: {error}") from None
     return judged_answer(Snapshot.from_output(answer), wanted_state.parse(config.wanted), config.host)
 
 
-def audit(config: Config) -> dict[str, Any]:
+def audit(config: Config, seconds: float = PROBE_TIMEOUT) -> dict[str, Any]:
     """The report of this host, as an operator's audit has it. It is unread where the probe says nothing."""
     run = Run(new_id(), time.time())
     record = run.record(config.host)
     try:
-        record.before = record.now = looked(config)
+        record.before = record.now = looked(config, seconds)
     except AnswerError as error:
         record.error = str(error)
     return document(run, executed=False)

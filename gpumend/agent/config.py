@@ -20,7 +20,8 @@ class ConfigError(ValueError):
 class Config(NamedTuple):
     """host: its name in the inventory. wanted: the desired state, as its layers came together on the controller.
     digest: SHA-256 of the agent's file as the controller made it. interval: minutes between two audits. textfile: the
-    directory for metrics; empty: none. mend: the components that the agent may change (units.WRITES)."""
+    directory for metrics; empty: none. mend: the components that the agent may change (units.WRITES). slurm: what it does as
+    HealthCheckProgram (agent/slurm.py); None: it is none."""
 
     host: str
     wanted: Mapping[str, Any]
@@ -28,6 +29,7 @@ class Config(NamedTuple):
     interval: int = 15
     textfile: str = ""
     mend: tuple[str, ...] = ()
+    slurm: Mapping[str, Any] | None = None
 
     def text(self) -> str:
         return json.dumps({**self._asdict(), "wanted": dict(self.wanted)}, indent=1, sort_keys=True) + "\n"
@@ -44,6 +46,7 @@ def parse(text: str) -> Config:
             interval=int(raw.get("interval", 15)),
             textfile=str(raw.get("textfile", "")),
             mend=tuple(map(str, raw.get("mend", ()))),
+            slurm=dict(raw["slurm"]) if raw.get("slurm") is not None else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{CONFIG} is not one of ours: {error}") from None

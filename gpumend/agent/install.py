@@ -20,7 +20,7 @@ from typing import Any
 from gpumend.agent import units
 from gpumend.agent.config import Config, ConfigError, read
 from gpumend.agent.files import written
-from gpumend.agent.places import CONFIG, CRON, METRICS, PROGRAM, REPORT, STATE, UNITS
+from gpumend.agent.places import CONFIG, CRON, METRICS, PROGRAM, REPORT, SLURM, STATE, UNITS
 
 OLDEST = (3, 9)
 UNCHECKED = 0b01  # PEP 552: by hash, and the source is not looked at: it is in the same file
@@ -73,6 +73,8 @@ def _systemctl(*argv: str) -> None:
 def _files(config: Config, program: bytes) -> dict[str, tuple[bytes, int]]:
     """What is written, in order: the program, what it was told, then what starts it."""
     found = {PROGRAM: (program, 0o755), CONFIG: (config.text().encode(), 0o600)}
+    if config.slurm is not None:
+        found[SLURM] = (units.slurm(sys.executable).encode("ascii"), 0o755)
     if not systemd():
         found[CRON] = (units.cron(config, sys.executable).encode("ascii"), 0o644)
         return found
@@ -115,6 +117,7 @@ def installed(config: Config, data: bytes) -> list[str]:
     changed += [
         path for name in (units.AUDIT, units.MEND) if name not in units.names(config) for path in _away(name)
     ]
+    changed += _gone((SLURM,)) if config.slurm is None else []
     if not systemd():
         return changed
     if changed:
@@ -168,7 +171,7 @@ def uninstalled() -> list[str]:
     """No file of the agent is left, and nothing of it runs; returns the paths that are gone. Raises InstallError."""
     textfile = _textfile()
     gone = _away(units.MEND) + _away(units.AUDIT)
-    gone += _gone((*_metrics(textfile), CRON, CONFIG, PROGRAM))
+    gone += _gone((*_metrics(textfile), CRON, SLURM, CONFIG, PROGRAM))
     if os.path.isdir(STATE):
         shutil.rmtree(STATE)
         gone.append(STATE)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         working.add_argument(
             "--spread", type=int, default=0, metavar="SECONDS", help="begin within so many seconds"
         )
+    verbs.add_parser("slurm", help="as Slurm's HealthCheckProgram: slurmd calls it")
     verbs.add_parser("status", help="what is installed, and how the last audit ended")
     verbs.add_parser("uninstall", help="no file of the agent is left")
     verbs.add_parser("install", help="as the configuration on standard input says").add_argument("file")
@@ -54,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from gpumend.agent import mend  # only here: an audit changes nothing
 
             return mend.run(read())
+        if asked.verb == "slurm":
+            from gpumend.agent import slurm  # only here: most hosts have none
+
+            return slurm.run(read())
         from gpumend.agent import install  # only here: an audit needs none of it
 
         try:

@@ -146,6 +146,11 @@ def cron(config: Config, python: str) -> str:
     return "# gpumend's agent, on a host without systemd\nSHELL=/bin/sh\n" + "".join(lines)
 
 
+def slurm(python: str) -> str:
+    """What slurm.conf names as HealthCheckProgram: it has no arguments there."""
+    return f"#!/bin/sh\nexec {python} -I -S -B {PROGRAM} slurm\n"
+
+
 def names(config: Config) -> tuple[str, ...]:
     return (AUDIT, MEND) if config.mend else (AUDIT,)
 
