@@ -8,10 +8,10 @@ import os
 import time
 from typing import Any
 
-from gpumend.agent import journal
+from gpumend.agent import condition, journal
 from gpumend.agent.config import Config
 from gpumend.agent.files import written
-from gpumend.agent.places import METRICS, REPORT, STATE
+from gpumend.agent.places import CONDITION, METRICS, REPORT, STATE
 from gpumend.reports.document import document
 from gpumend.reports.formats.prometheus import render
 from gpumend.rules import wanted as wanted_state
@@ -98,6 +98,8 @@ def published(config: Config, report: dict[str, Any]) -> int:
     old = before()
     os.makedirs(STATE, 0o700, exist_ok=True)
     written(REPORT, json.dumps(report, indent=1).encode(), 0o600)
+    told = condition.line(report, time.time(), config.interval)
+    written(CONDITION, told.encode("ascii"), 0o600)
     tell(old, report, config.host)
     if config.textfile:
         try:

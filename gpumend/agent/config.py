@@ -35,14 +35,14 @@ class Config(NamedTuple):
         return json.dumps({**self._asdict(), "wanted": dict(self.wanted)}, indent=1, sort_keys=True) + "\n"
 
 
-def parse(text: str) -> Config:
-    """Raises ConfigError."""
+def parse(text: str, host: str = "") -> Config:
+    """host: its name, where the text does not say it. Raises ConfigError."""
     try:
         raw = json.loads(text)
         found = Config(
-            host=str(raw["host"]),
+            host=host or str(raw["host"]),
             wanted=dict(raw["wanted"]),
-            digest=str(raw["digest"]),
+            digest=str(raw.get("digest", "")),
             interval=int(raw.get("interval", 15)),
             textfile=str(raw.get("textfile", "")),
             mend=tuple(map(str, raw.get("mend", ()))),
@@ -55,14 +55,14 @@ def parse(text: str) -> Config:
     return found
 
 
-def read() -> Config:
+def read(path: str = CONFIG, host: str = "") -> Config:
     """Raises ConfigError, too, where somebody but root could have written it."""
     try:
-        handle = os.open(CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ConfigError(f"{CONFIG}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
-            raise ConfigError(f"{CONFIG} is not a file that root alone can change")
-        return parse(file.read(MOST).decode("utf-8", "replace"))
+            raise ConfigError(f"{path} is not a file that root alone can change")
+        return parse(file.read(MOST).decode("utf-8", "replace"), host)

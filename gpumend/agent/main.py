@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from gpumend.agent.config import ConfigError, parse, read
+from gpumend.agent.places import CONFIG
 
 FAULT = 70  # EX_SOFTWARE: not one of the statuses of an audit
 
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         working.add_argument(
             "--spread", type=int, default=0, metavar="SECONDS", help="begin within so many seconds"
         )
+        if verb == "audit":
+            working.add_argument("--config", default=CONFIG, metavar="FILE", help="what it was told")
+            working.add_argument("--host", default="", metavar="NAME", help="this host's name")
     verbs.add_parser("slurm", help="as Slurm's HealthCheckProgram: slurmd calls it")
     verbs.add_parser("status", help="what is installed, and how the last audit ended")
     verbs.add_parser("uninstall", help="no file of the agent is left")
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.verb == "audit":
             from gpumend.agent import audit  # only here: it brings all the rules
 
-            return audit.run(read())
+            return audit.run(read(asked.config, asked.host))
         if asked.verb == "mend":
             from gpumend.agent import mend  # only here: an audit changes nothing
 

@@ -8,6 +8,7 @@ PROGRAM = audit_program.AGENT
 CONFIG = "/etc/gpumend/agent.json"
 STATE = "/var/lib/gpumend/agent"
 REPORT = f"{STATE}/report.json"
+CONDITION = f"{STATE}/condition"  # for node-problem-detector
 MENDED = f"{STATE}/mended.json"  # the last mend that did something
 DRAINED = f"{STATE}/drained.json"  # what Slurm was told by us
 SLURM = f"{audit_program.DIRECTORY}/slurm-health"  # Slurm calls a program without arguments
