@@ -251,6 +251,15 @@ def given(option: str, arguments: list[str]) -> list[str]:
     return found + [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
 
 
+def data_words() -> None:
+    """Ends a run of ours with exit status 2 where `--data` has no KEY=VALUE: pyinfra 3.10 has a traceback for it
+    (pyinfra_cli/cli.py _set_override_data). Called by config.py, which pyinfra runs before."""
+    for item in given("--data", sys.argv[1:]) if deploys(sys.argv[1:]) else ():
+        if not item.partition("=")[0] or "=" not in item:
+            click.echo(f"gpumend: --data {mask(item)}: KEY=VALUE is needed", err=True)
+            raise SystemExit(int(Exit.USAGE))
+
+
 def no_host(state: State) -> str:
     """What to say where the inventory has no host, or a pattern matches none; else nothing."""
     inventory = state.inventory

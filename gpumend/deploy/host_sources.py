@@ -51,8 +51,8 @@ def kubectl(found: Any, _: str) -> Raw:
 
 
 def slurm(found: Any, _: str) -> Raw:
-    """`sinfo --json` (the names of nodes one by one) or `scontrol show nodes --json`. Group `gpu`: nodes with a gres `gpu`; a group for
-    each partition (Slurm data_parser, sinfo and node)."""
+    """`scontrol show nodes --json`, or `sinfo --json`: of 22.05 the same, of newer ones the names of nodes without addresses. Group
+    `gpu`: nodes with a gres `gpu`; a group for each partition (Slurm data_parser, sinfo and node)."""
     hosts: dict[str, Raw] = {}
     groups: dict[str, list[str]] = {}
     for row in found["sinfo"] if "sinfo" in found else found["nodes"]:
@@ -64,7 +64,7 @@ def slurm(found: Any, _: str) -> Raw:
             addresses = [row["address"]] if row.get("address") else []
         for number, name in enumerate(nodes):
             if "[" in name:
-                raise SourceError(f"{name} stands for several nodes: `sinfo -N --json` names each")
+                raise SourceError(f"{name} stands for several nodes: `scontrol show nodes --json` names each")
             known = hosts.setdefault(name, {"address": name})
             if len(addresses) == len(nodes):
                 known["address"] = addresses[number]
@@ -102,11 +102,16 @@ def ansible(found: Any, _: str) -> Raw:
         if variables.get(name, {}).get("ansible_connection") == "local":
             continue
         said = variables.get(name, {})
-        hosts[name] = {
-            key: next(said[each] for each in names if each in said)
-            for key, names in ANSIBLE.items()
-            if any(each in said for each in names)
-        }
+        hosts[name] = {}
+        for key, names in ANSIBLE.items():
+            variable = next((each for each in names if each in said), "")
+            value = said.get(variable)
+            if "{{" in str(value) or isinstance(value, (dict, list)):
+                raise SourceError(
+                    f"{name}: {variable} is not filled in by ansible-inventory (a template, or from a vault): write its value"
+                )
+            if variable:
+                hosts[name][key] = value
         if "port" in hosts[name]:
             hosts[name]["port"] = int(hosts[name]["port"])
     left = {

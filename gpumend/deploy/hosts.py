@@ -83,7 +83,10 @@ def parse(path: Path, kind: str = "", part: str = "") -> Hosts:
     except host_sources.SourceError as error:
         raise HostsError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
-        raise HostsError(f"{path}: not JSON, as {kind} has it: {error}") from None
+        empty = "empty: did what should have written it fail?"
+        raise HostsError(
+            f"{path}: {empty if not text.strip() else f'not JSON, as {kind} has it: {error}'}"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise HostsError(f"{path}{_twice(text, error) or f': {error}'}") from None
     _shape(path, text, raw)

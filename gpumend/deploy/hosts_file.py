@@ -65,6 +65,8 @@ def find(named: str | None = None) -> HostsFile:
         path = Path(rest).expanduser().absolute()
         if not path.exists() or path.is_dir():
             why = "which is a directory" if path.is_dir() else "which is not there"
+            if not kind and ":" in said:
+                why += f"; formats: {', '.join(host_sources.FORMATS)}"
             raise HostsError(f"{'--hosts' if named else VARIABLE} names {said}, {why}")
         return HostsFile(path, kind, part)
     for path in places():

@@ -303,6 +303,14 @@ def test_pyinfra_is_told_before_it_connects(hosts: Path, data: str, said: str) -
     assert not (hosts.parent / "pyinfra-debug.log").exists()
 
 
+@pytest.mark.parametrize("words", [["--data", "foo"], ["--data=foo"], ["--data", "=x"]], ids=" ".join)
+def test_pyinfra_is_told_of_data_without_a_value(words: list[str]) -> None:
+    """Where pyinfra runs in the project, as README has it: it takes --data apart before it loads anything else of ours."""
+    done = run(ROOT, *PYINFRA, "inventory.py", "deploys/gpu_host.py", "--dry", *words)
+    assert done.returncode == 2, done.stderr
+    assert "KEY=VALUE is needed" in done.stderr and "Traceback" not in done.stderr
+
+
 WAIVER = {"code": "GM409", "host": "dsk*", "reason": "r", "owner": "o", "until": "2099-01-01"}
 
 
