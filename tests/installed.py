@@ -22,18 +22,15 @@ def built(where: Path) -> tuple[Path, Path]:
     with tarfile.open(sdist) as archive:
         archive.extractall(where / "source", filter="data")
     [source] = (where / "source").iterdir()
-    words = [
-        "wheel",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(where),
-        str(source),
-    ]
-    subprocess.run([*PIP, *words], cwd=where, check=True, capture_output=True)
+    return sdist, wheel_of(source, where)
+
+
+def wheel_of(source: Path, where: Path) -> Path:
+    """The wheel that pip makes of this source."""
+    words = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(where), str(source)]
+    subprocess.run([*PIP, "wheel", *words], cwd=where, check=True, capture_output=True)
     [wheel] = where.glob("*.whl")
-    return sdist, wheel
+    return wheel
 
 
 def installed(wheel: Path, where: Path) -> Path:

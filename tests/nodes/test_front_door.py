@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.installed import built, installed
+from tests.installed import ROOT, built, installed
 from tests.nodes.conftest import Boot
 from tests.nodes.lab import Lab, Node
 
@@ -208,3 +211,62 @@ def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: 
 
     status, said, asked = on_a_terminal(argv, tmp_path, "y\n")
     assert (status, asked) == (0, 0), "where nothing is to be changed, nothing is asked"
+
+
+# `pipx install PATH` without a network: a virtual environment of its own, whose programs are in ~/.local/bin.
+PIPX = f"""#!{sys.executable}
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from tests.installed import installed, wheel_of
+assert sys.argv[1] == "install", sys.argv
+made = Path.home() / "made"
+made.mkdir()
+programs = Path.home() / ".local/bin"
+programs.mkdir(parents=True)
+bin = installed(wheel_of(Path(sys.argv[2]).absolute(), made), Path.home() / "environment")
+(programs / "gpumend").symlink_to(bin / "gpumend")
+"""
+
+
+def commands(page: str) -> list[str]:
+    """A page's command lines, from the first to the first audit of a host."""
+    text = (ROOT / page).read_text("utf-8")
+    lines = [
+        line for block in re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()
+    ]
+    first = next(number for number, line in enumerate(lines) if line.startswith("git clone "))
+    last = next(number for number, line in enumerate(lines) if line.startswith("gpumend audit "))
+    return lines[first : last + 1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_from_a_clone_to_the_first_audit_as_the_page_says(
+    boot: Boot, lab: Lab, page: str, tmp_path: Path
+) -> None:
+    """At most four commands, one of which may be what installs pipx. The host is reached by ~/.ssh alone, as a user with sudo."""
+    node = boot("trixie", scenario="report_002")
+    written = commands(page)
+    assert [shlex.split(line)[:2] for line in written] == [
+        ["git", "clone"],
+        ["pipx", "install"],
+        ["gpumend", "audit"],
+    ]
+    home, programs = tmp_path / "home", tmp_path / "programs"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    (home / ".ssh/config").write_text(
+        f"Host gpu1.example.net\nHostName {node.address}\nIdentityFile {lab.key}\n"
+    )
+    (home / ".ssh/known_hosts").write_bytes(lab.known_hosts.read_bytes())
+    programs.mkdir()
+    (programs / "pipx").write_text(PIPX)
+    (programs / "pipx").chmod(0o755)
+    etc = node.tree("/etc", "/var/lib/gpumend")
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(written).replace("REPOSITORY", shlex.quote(str(ROOT)))],
+        cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS,
+        env={"HOME": str(home), "PATH": f"{home}/.local/bin:{programs}:{os.environ['PATH']}", "LANG": "C.UTF-8"},
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "GM404" in done.stdout and "would change  docker.daemon_config" in done.stdout
+    assert node.tree("/etc", "/var/lib/gpumend") == etc
