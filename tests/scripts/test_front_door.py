@@ -311,6 +311,18 @@ def test_pyinfra_is_told_of_data_without_a_value(words: list[str]) -> None:
     assert "KEY=VALUE is needed" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_sudo_says_on_this_machine_is_told(here: Path) -> None:
+    """It ends before it has read the program, which is more than a pipe holds."""
+    sudo = here.parent / "sudo"
+    sudo.write_text("#!/bin/sh\necho 'sudo: nobody is not in the sudoers file' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    done = run(
+        here, *GPUMEND, "audit", "@local", "--data", "_sudo=true", "--report", "-",
+        PATH=f"{sudo.parent}:{os.environ['PATH']}",
+    )  # fmt: skip
+    assert report(done)["hosts"]["@local"]["error"] == "sudo: nobody is not in the sudoers file"
+
+
 WAIVER = {"code": "GM409", "host": "dsk*", "reason": "r", "owner": "o", "until": "2099-01-01"}
 
 

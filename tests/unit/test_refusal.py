@@ -37,6 +37,8 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             ["the host key of [gpu1.example.net]:2222 is not known", "`ssh-keyscan -p 2222 gpu1.example.net >> ~/.ssh/known_hosts`", 'strict_host_keys = "accept-new"'],
         ),
         (paramiko.BadHostKeyException("gpu1.example.net", KEY, KEY), PORT, ["[gpu1.example.net]:2222", "somebody may be in between", "ssh-keygen -R"]),
+        # in a container, with the uid of nobody there; OpenSSH's own: "No user exists for uid 12345"
+        (KeyError("getpwuid(): uid not found: 12345"), {}, ["has no name on this machine (getent passwd)"]),
         (ValueError("something new"), {}, ["Could not connect (something new)"]),
     ],
 )  # fmt: skip

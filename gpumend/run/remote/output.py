@@ -1,7 +1,9 @@
-"""How much of a host's output is taken: pyinfra itself reads whatever comes, as fast as it comes."""
+"""How much of a host's output is taken: pyinfra itself reads whatever comes, as fast as it comes. And what is told of a program
+here that ended before it had read its input."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from queue import Queue
 from typing import Any
 
@@ -63,6 +65,20 @@ def close(io: Any) -> None:
         io.close()
 
 
+write_all = util.write_stdin
+
+
+def write_stdin(stdin: Any, buffer: Any) -> None:
+    """As pyinfra's own, for @local; where the program has ended (sudo that refuses, or is not there), its status and its words
+    are the answer, and not the broken pipe."""
+    with suppress(BrokenPipeError):
+        write_all(stdin, buffer)
+    with suppress(BrokenPipeError):
+        buffer.close()
+
+
 def bounded() -> None:
-    """pyinfra's connectors read outputs by `read_buffer`; there is no public place for it (pyinfra 3.10)."""
+    """pyinfra's connectors read outputs by `read_buffer`, and its local one writes by `write_stdin`; there is no public place for it
+    (pyinfra 3.10)."""
     util.read_buffer = read_buffer
+    util.write_stdin = write_stdin

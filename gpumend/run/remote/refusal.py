@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from socket import gaierror
@@ -48,6 +49,8 @@ def why(host: Host, error: BaseException) -> str:
                 f"the host key of {unknown.group(1)} is not known: compare it with the host's own, then "
                 f'`ssh-keyscan {at}{address} >> {named}`; or strict_host_keys = "accept-new" in hosts.toml'
             )
+        if isinstance(cause, KeyError) and "getpwuid" in str(cause):
+            return f"uid {os.geteuid()}, which gpumend runs as, has no name on this machine (getent passwd): SSH needs one"
     for cause in _causes(error):
         if isinstance(cause, (TimeoutError, OSError)) and not isinstance(cause, NoValidConnectionsError):
             return f"port {port} on {address}: {_words(cause)}"
