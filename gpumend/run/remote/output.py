@@ -3,6 +3,7 @@ here that ended before it had read its input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Queue
 from typing import Any
@@ -65,7 +66,7 @@ def close(io: Any) -> None:
         io.close()
 
 
-write_all = util.write_stdin
+write_all: Callable[[Any, Any], None] = util.write_stdin
 
 
 def write_stdin(stdin: Any, buffer: Any) -> None:
