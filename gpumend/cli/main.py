@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -28,8 +31,29 @@ VERBS = {
 }
 
 
+def opened() -> None:
+    """Standard input, output and error are there: else the next file or socket that is opened would be taken for one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            found = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(found, True)
+
+
 class Verbs(click.Group):
     """A group whose commands are modules of this package."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """As click's; a file that cannot be written, standard output among them, is told in a line."""
+        opened()
+        try:
+            return super().main(*args, **more)
+        except OSError as error:
+            click.echo(f"gpumend: {error}", err=True)
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)  # Python writes what is left as it ends, and would fail once more
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

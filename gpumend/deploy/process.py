@@ -3,12 +3,14 @@
 from pyinfra_cli.main import main  # isort: skip  # first: it puts gevent in the place of threads and sockets
 
 import sys
+from collections.abc import Callable
 
 import click
 
 from gpumend.deploy import screen
 from gpumend.deploy.guard import without_debug_log
 from gpumend.deploy.hosts import call
+from gpumend.reports.document import Exit, worst
 
 
 def quietly() -> None:
@@ -30,9 +32,23 @@ def quietly() -> None:
     sys.exit(status)
 
 
+def main_with(run: Callable[[], None]) -> int:
+    """Its exit status; where standard output could not be written, that is told, and it is at least 1. A reader who has seen
+    enough (`| head`) is no error."""
+    out = screen.Out(sys.stdout)
+    sys.stdout = out
+    status = 0
+    try:
+        run()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    out.flush()
+    if out.error and not isinstance(out.error, BrokenPipeError):
+        click.echo(f"{screen.OURS}standard output could not be written: {out.error.strerror}", err=True)
+        status = int(worst((Exit.UNREAD, Exit(status)))) if status in list(Exit) else status
+    return status
+
+
 if __name__ == "__main__":
     without_debug_log()
-    if call().get("verbose"):
-        main()
-    else:
-        quietly()
+    sys.exit(main_with(main if call().get("verbose") else quietly))

@@ -21,8 +21,45 @@ KEPT = 1 << 20  # characters of pyinfra's words that are kept
 ERASE = "\r\033[K"
 
 
+class Out:
+    """Standard output, to which nothing fails to be written: what cannot be is dropped, and `error` says why, so that the run and
+    its other reports go on."""
+
+    def __init__(self, real: TextIO) -> None:
+        self.real = real
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def write(self, text: str) -> int:
+        self._tried(lambda: self.real.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._tried(self.real.flush)
+
+    def _tried(self, what: Callable[[], object]) -> None:
+        if self.error:
+            return
+        try:
+            what()
+        except OSError as error:
+            self.error = error
+            nowhere(self.real)
+
+
+def nowhere(stream: TextIO) -> None:
+    """What the stream still holds goes to /dev/null: Python writes it as it ends, and would fail once more."""
+    found = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(found, stream.fileno())
+    os.close(found)
+
+
 class Screen:
     """Standard error as `gpumend` has it. A write that begins with a message of ours passes; anything else is kept."""
+
+    encoding = "utf-8"  # click goes past a stream of ASCII, to its bytes
 
     def __init__(self, real: TextIO) -> None:
         self.real, self.kept, self.told, self.passed = real, "", False, False

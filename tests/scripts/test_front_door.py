@@ -323,6 +323,64 @@ def test_what_sudo_says_on_this_machine_is_told(here: Path) -> None:
     assert report(done)["hosts"]["@local"]["error"] == "sudo: nobody is not in the sudoers file"
 
 
+def shell(here: Path, line: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash, in which $GPUMEND is the command."""
+    done = run(here, "bash", "-c", line, GPUMEND=" ".join(GPUMEND), **env)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_disk_that_is_full_takes_no_report_away(here: Path) -> None:
+    """Of a mend's log, say: what was done is told in the report, and that the log is not whole in the exit status."""
+    target = here / "report.json"
+    done = shell(here, f"$GPUMEND audit @local --report {target} > /dev/full")
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1]
+        == "gpumend: standard output could not be written: No space left on device"
+    )
+    assert list(json.loads(target.read_text())["hosts"]) == ["@local"]
+    for words in ("audit @local --report -", "audit @local -v"):
+        done = shell(here, f"$GPUMEND {words} > /dev/full")
+        assert done.returncode == 1
+        assert "standard output could not be written: No space left on device" in done.stderr
+    for words in ("explain", "--help"):
+        done = shell(here, f"$GPUMEND {words} > /dev/full")
+        assert (done.returncode, done.stderr) == (1, "gpumend: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_what_is_closed_changes_no_exit_status(here: Path, closed: str) -> None:
+    """As some schedulers start their jobs."""
+    target = here / "report.json"
+    done = shell(here, f"$GPUMEND audit @local --report {target} {closed}")
+    assert done.returncode == json.loads(target.read_text())["exit"]
+
+
+def test_a_reader_who_has_seen_enough(here: Path) -> None:
+    done = shell(here, "$GPUMEND audit @local --details | true; exit ${PIPESTATUS[0]}")
+    assert done.returncode == run(here, *GPUMEND, "audit", "@local").returncode
+    assert [line for line in done.stderr.splitlines() if not line.startswith("gpumend: ")] == []
+
+
+def test_a_locale_of_ascii_shows_the_report_and_no_words_of_pyinfra(here: Path) -> None:
+    """A terminal that cannot show a name shows something in its place."""
+    there = here / "pl\u00e4tze"
+    there.mkdir(mode=0o755)
+    (there / "hosts.toml").write_text(HOSTS)
+    done = run(
+        there,
+        *GPUMEND,
+        "audit",
+        LC_ALL="C",
+        PYTHONIOENCODING="ascii",
+        PYTHONCOERCECLOCALE="0",
+        PYTHONUTF8="0",
+    )
+    assert done.returncode == 1 and "3 no answer" in done.stdout
+    assert "-->" not in done.stderr and "Traceback" not in done.stderr
+
+
 WAIVER = {"code": "GM409", "host": "dsk*", "reason": "r", "owner": "o", "until": "2099-01-01"}
 
 
