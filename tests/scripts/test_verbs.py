@@ -193,7 +193,7 @@ def test_verbs_hosts_and_groups_are_completed(here: Path, words: str, found: set
 
 
 def test_hosts_of_another_program_are_the_runs_hosts(here: Path) -> None:
-    nodes = ROOT / "tests/fixtures/hosts/kubectl-nodes.json"
+    nodes = ROOT / "tests/fixtures/hosts/kubectl-1.32.4-nodes.json"
     done = run(here, "check", "--hosts", f"kubectl:{nodes}", "nvidia1")
     assert done.stderr.startswith(f"gpumend: {nodes}: 3 hosts, of them 1\n"), done.stderr
     assert "nvidia1: " in done.stderr and "ssh-keyscan" in done.stderr
