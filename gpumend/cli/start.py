@@ -70,10 +70,13 @@ class Call:
 
 
 def waited(command: list[str], **how: Any) -> int:
-    """The exit status of a program, which is told of an interrupt and ends in its own time; 1 where a signal ended it."""
+    """The exit status of a program, which is told of an interrupt and ends in its own time; 1 where a signal ended it. Whoever
+    presses Ctrl-C once more as it ends does not take that exit status away."""
     child = subprocess.Popen(command, **how)
+    came: set[int] = set()
 
     def passed(number: int, frame: object) -> None:
+        came.add(number)
         with suppress(ProcessLookupError):
             child.send_signal(number)
 
@@ -82,7 +85,7 @@ def waited(command: list[str], **how: Any) -> int:
         status = child.wait()
     finally:
         for number, handler in kept.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in came else handler)
     if status < 0:
         click.echo(f"{OURS}interrupted before a host was connected to", err=True)
     return status if status >= 0 else 1
