@@ -7,18 +7,18 @@ what is known, with its file and line. Source: docs.docker.com compose-file; com
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
 from gpumend.text.interpolate import Known, dotenv, resolve
+from gpumend.text.pattern import Pattern
 from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, load, read
 
 # What `docker compose` takes where no -f is given: the first that is there, and the override beside it.
 DEFAULTS = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 OVERRIDES = tuple(name.replace(".y", ".override.y") for name in DEFAULTS)
-REMOTE = re.compile(r"(?:\w+://|git@|github\.com[/:]|oci:)")
+REMOTE = Pattern(r"(?:\w+://|git@|github\.com[/:]|oci:)")
 MAX_FILES, MAX_CHAIN = 50, 10
 # Lists that a later file takes the place of; every other list grows (compose-go override/merge.go).
 REPLACED = {"command", "entrypoint", "test"}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gpumend.state.compose_files import Service, environment
 from gpumend.text.interpolate import Known, Resolved, resolve
+from gpumend.text.pattern import Pattern
 from gpumend.text.yaml_nodes import Value
 
 RESERVATIONS = ("deploy", "resources", "reservations", "devices")
@@ -25,7 +26,7 @@ NOTHING = (
     "none",
 )  # values of NVIDIA_VISIBLE_DEVICES that give none (nct cmd/nvidia-container-runtime-hook)
 # What a request may say of itself in a report: names of devices. All else could be a secret that a variable brought.
-NAMED = re.compile(r"[\w.:/=,*-]{1,120}", re.ASCII)
+NAMED = Pattern(r"[\w.:/=,*-]{1,120}", re.ASCII)
 OTHER_DRIVERS = ("amd", "intel")
 
 

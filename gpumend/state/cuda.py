@@ -19,6 +19,7 @@ from gpumend.state.docker import whole
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version, parse_version
 
 T = TypeVar("T")
@@ -119,8 +120,8 @@ ROLES: tuple[tuple[str, str], ...] = (
     ("distro_library", r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
      r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+"),
 )  # fmt: skip
-_ROLES = tuple((role, re.compile(pattern)) for role, pattern in ROLES)
-BUILT_TAG = re.compile(
+_ROLES = tuple((role, Pattern(pattern)) for role, pattern in ROLES)
+BUILT_TAG = Pattern(
     r"[+.~_-]cuda(\d+)\.(\d+)"
 )  # deb `-1+cuda12.2`, rpm cuDNN `-1.cuda12.2`, rpm NCCL `-1+cuda12.9`
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.pattern import Pattern
 
 CONTAINER = "/run/systemd/container"  # written by systemd as pid 1 of a container (systemd docs/CONTAINER_INTERFACE.md)
 NEEDS = ("/proc/driver/nvidia/version",)
@@ -21,7 +22,7 @@ LOG_LINES = (
     r"|^.*(?:module verification failed|Loading of (?:unsigned|module with unavailable key)|Key was rejected).*$"
 )
 KEPT = 40  # lines, the last ones
-ADDRESS = re.compile(r"\b[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\b")
+ADDRESS = Pattern(r"\b[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\b")
 
 REQUEST = Request(
     files=(CONTAINER,),

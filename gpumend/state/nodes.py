@@ -10,6 +10,7 @@ from gpumend.state.driver import PARAMS
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileMeta, Snapshot
+from gpumend.text.pattern import Pattern
 
 DEVICES = "/proc/devices"
 CAPS, CHANNELS = "/dev/nvidia-caps/nvidia-cap[0-9]*", "/dev/nvidia-caps-imex-channels/channel[0-9]*"
@@ -21,7 +22,7 @@ RULES = (
     "/lib/udev/rules.d/*nvidia*.rules",
 )
 MODE_RULE = r'(?m)^[^#\n]*nvidia[^\n]*MODE:?="[0-7]+"[^\n]*$'
-OPTION = re.compile(r"(?m)^[ \t]*options[ \t]+nvidia[ \t][^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")
+OPTION = Pattern(r"(?m)^[ \t]*options[ \t]+nvidia[ \t][^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")
 
 REQUEST = Request(
     files=(DEVICES, PARAMS),

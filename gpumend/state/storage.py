@@ -17,6 +17,7 @@ from gpumend.state.docker import parse as parse_docker
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Inside, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version, parse_version
 
 DOCKER_ROOT, CONTAINERD_ROOT = "/var/lib/docker", "/var/lib/containerd"
@@ -57,7 +58,7 @@ UNIT_LINES = (
     r"|\bgpumend:[ \t]\S+"
 )
 OUR_DROPIN = "gpumend-dind.conf"
-RUNS = re.compile(r"\brun$")
+RUNS = Pattern(r"\brun$")
 CRON = (
     "/etc/crontab",
     "/etc/cron.d/*",

@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+from gpumend.text.pattern import Pattern
+
+NAME = Pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 DEPTH = 20  # of defaults within defaults
-ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)")
+ENV_LINE = Pattern(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)")
 Known = Mapping[str, "str | None"]  # values by name; None for what is set to something that nobody here knows
 
 

@@ -5,25 +5,24 @@ What lies on a host is nobody's word: one file of one host must not end the run 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import yaml
+
+from gpumend.text.pattern import Pattern
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one, where it is
 
 # tomllib takes the square of a dotted key's parts (3.11 tomllib/_parser.py, Flags): 20,000 are 14 s. tomlkit stops here, too.
 MAX_KEY_PARTS = 100
-DOTTED = re.compile(
-    r"(?<![\w-])(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){" + str(MAX_KEY_PARTS) + "}"
-)
+DOTTED = Pattern(r"(?<![\w-])(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){" + str(MAX_KEY_PARTS) + "}")
 # PyYAML's C composer calls itself for each level, and the process ends by SIGSEGV at some ten thousand (measured, 6.0.3). No
 # spec has more than ten.
 MAX_DEPTH = 100
 # A spec for 8 GPUs with 7 MIG instances each has 3,000 nodes; PyYAML makes some 100,000 a second.
 MAX_NODES = 100_000
 # A text that can be neither nested deep nor has aliases need not be looked at twice.
-FLOW, INDENTED = re.compile(r"[\[{]"), re.compile(r"(?m)^[ \t?:-]{50}")
+FLOW, INDENTED = Pattern(r"[\[{]"), Pattern(r"(?m)^[ \t?:-]{50}")
 
 
 def check_toml(text: str) -> None:

@@ -6,46 +6,48 @@ import math
 import re
 from typing import Any
 
+from gpumend.text.pattern import Pattern
+
 MASK = "********"
 # Texts come from hosts, and a run waits for each: no pattern may take more time than in proportion to the text. (Two that began
 # with a repetition took 11 s for 20 KB.)
 # user:password@ in a URL (RFC 3986 userinfo), up to the last @ before the path: people write passwords with an @ as they are
-URL = re.compile(r"://[^/\s\"']+@")
+URL = Pattern(r"://[^/\s\"']+@")
 WORDS = (
     r"(?:password|passwd|passphrase|passcode|pwd\b|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|account[_-]?key|\bauth\b)"
 )
-SECRET_KEY = re.compile(rf"{WORDS}|^(?:proxy-)?authorization$", re.IGNORECASE)
+SECRET_KEY = Pattern(rf"{WORDS}|^(?:proxy-)?authorization$", re.IGNORECASE)
 # a key that names a secret, and its value: JSON, TOML, YAML, env and flag spelling
-NAMED = re.compile(
+NAMED = Pattern(
     rf"(?i)(?P<key>(?<![\w.-])(?=[\w.-]*?{WORDS})[\w.-]+[\"']?\s*[:=]\s*)"
     r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|\{[^{}\n]{0,2000}\}?|[^\s,}\]]+)"
 )
 # A key that begins its line, as in YAML, INI and unit files: its value goes to the line's end, spaces and all.
-LINE = re.compile(
+LINE = Pattern(
     rf"(?im)^(?P<key>[ \t+-]*(?=[\w.-]*?{WORDS})[\w.-]+[ \t]*[:=][ \t]*)(?P<value>[^\s\"'\[{{][^\n]*)$"
 )
-HEADER = re.compile(
+HEADER = Pattern(
     r"(?i)\b(?P<key>(?:proxy-)?authorization[\"']?[ \t]*[:=][ \t]*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\n]+)"
 )
 # To its end, or that of the text; in a diff each of its lines begins with a mark.
-PRIVATE = re.compile(r"(?s)(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----).*?(?=-----END|\Z)")
+PRIVATE = Pattern(r"(?s)(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----).*?(?=-----END|\Z)")
 # `--token VALUE`: an option that names a secret, and the word after it.
-OPTION = re.compile(
+OPTION = Pattern(
     rf"(?i)(?P<key>(?<!\S)--?(?=[\w-]*?{WORDS})[\w-]+[ \t]+)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|(?!-)\S+)"
 )
-OPTION_NAME = re.compile(rf"(?i)--?(?=[\w-]*?{WORDS})[\w-]+")
+OPTION_NAME = Pattern(rf"(?i)--?(?=[\w-]*?{WORDS})[\w-]+")
 # What stands beside such a name in any other way, and is as random as only a secret is: `<password>x</password>`, `token is x`.
-BESIDE = re.compile(
+BESIDE = Pattern(
     rf"(?i)(?P<key>{WORDS}\w{{0,20}}[^\w\n]{{1,5}}(?:(?:is|was|value)[^\w\n]{{1,5}})?)(?P<value>[\w+/=~.-]{{16,}})"
 )
-BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+BEARER = Pattern(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
 # What a host could do to a terminal or a log: control characters other than tab and newline, separators that some take
 # for a line's end, marks that turn the direction of what follows (CVE-2021-42574); and halves of characters, which no
 # encoding has: so Python reads file names that are not UTF-8 (PEP 383).
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = Pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ import pytest
 import gpumend
 from gpumend.payload.probe import files
 from gpumend.state.host_state import request
+from gpumend.text.pattern import Pattern
 
 ROOT = Path(gpumend.__file__).parent
 SIZE = 30_000  # characters: a square of that is a second, a line of that a millisecond
@@ -30,7 +31,8 @@ Case = tuple[str, str | bytes, int, str]  # where, pattern, flags, how
 
 # Where no call by name tells how a pattern is used: of a tuple, and by yaml, which tries both at the beginning of a scalar.
 USED = {"_ROLES": "fullmatch", "WORKDIRS": "fullmatch", "gpumend.state.cdi": "match"}
-OURS = "gpumend.rules.sources"  # reads this project's own documentation
+# The one reads this project's own documentation, the other compiles what others write down.
+OURS = ("gpumend.rules.sources", "gpumend.text.pattern")
 
 
 # These import pyinfra, whose gevent does not go together with the tests': what they write down is found without.
@@ -97,6 +99,8 @@ def within(value: Any, depth: int = 4) -> Iterator[Any]:
     """Compiled patterns in a value."""
     if isinstance(value, re.Pattern):
         yield value
+    elif isinstance(value, Pattern):
+        yield value.compiled
     elif depth and isinstance(value, dict):
         for item in [*value, *value.values()]:
             yield from within(item, depth - 1)
@@ -134,7 +138,7 @@ def everything() -> list[Case]:
     found: dict[tuple[str | bytes, int, str], str] = {}
     known = methods()
     for module, file, variables in modules():
-        if module == OURS:
+        if module in OURS:
             continue
         for name, value in variables.items():
             for compiled in within(value):

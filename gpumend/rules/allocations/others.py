@@ -13,10 +13,11 @@ from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.state.allocations import KUBELET, SLURM, SLURM_CONF
 from gpumend.state.reading import Reading, Unread
+from gpumend.text.pattern import Pattern
 
-RECONCILES = re.compile(r"reconcil|gpu[-_]state|stale[-_]gpu|validate-state")
-OURS = re.compile(r"/gpumend[^/]*$")
-RESOURCE = re.compile(r"nvidia\.com/(?:gpu|mig-)")
+RECONCILES = Pattern(r"reconcil|gpu[-_]state|stale[-_]gpu|validate-state")
+OURS = Pattern(r"/gpumend[^/]*$")
+RESOURCE = Pattern(r"nvidia\.com/(?:gpu|mig-)")
 
 
 @rule(

@@ -12,6 +12,7 @@ from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
 from gpumend.state.docker import Container
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version
 
 STATIC = "/etc/cdi/nvidia.yaml"
@@ -96,12 +97,12 @@ def persists(context: Context) -> bool:
 
 
 # What nvidia-ctk writes (nct pkg/nvcdi: driver-nvml.go, common-nvml.go, wsl, csv). All else was put there by hand.
-CTK_DEVICES = re.compile(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
-CTK_MOUNTS = re.compile(
+CTK_DEVICES = Pattern(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
+CTK_MOUNTS = Pattern(
     r"nvidia|lib(cuda|nv|GLX|EGL|GLES|OpenCL|vdpau|nvcuvid)|cudadebugger|/wsl/|tegra|dxcore|glvnd|vulkan|/gbm/|egl_|firmware|"
     r"/X11/|persistenced|fabricmanager|nvsm|-mps"
 )
-CTK_NODES = re.compile(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
+CTK_NODES = Pattern(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
 CTK_ENV = ("NVIDIA_VISIBLE_DEVICES=", "NVIDIA_CTK_")
 CTK_HOOKS = ("nvidia-ctk", "nvidia-cdi-hook", "ldconfig")
 

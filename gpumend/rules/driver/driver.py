@@ -13,6 +13,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.driver import CONTROL_NODES
 from gpumend.state.fabric import kind
 from gpumend.state.manager import DRIVER_ROOT
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version, show, upstream
 
 # Where somebody else's driver lies off the linker's path, and is meant to.
@@ -337,7 +338,7 @@ def fabric(context: Context) -> Iterator[Finding]:
 
 
 # One constraint of NVIDIA_REQUIRE_CUDA: `cuda>=12.8`, `driver<551`, `brand=tesla` (libnvidia-container src/cli/dsl.c)
-CONSTRAINT = re.compile(r"(cuda|driver|arch|brand)(>=|<=|!=|=|<|>)([\w.]+)")
+CONSTRAINT = Pattern(r"(cuda|driver|arch|brand)(>=|<=|!=|=|<|>)([\w.]+)")
 
 
 def unmet_cuda(expression: str, cuda: Version, driver: Version | None) -> Version | None:

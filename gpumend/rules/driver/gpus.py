@@ -12,14 +12,13 @@ from gpumend.rules.finding import Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
 from gpumend.state.gpu import address_of
 from gpumend.state.reading import Status as ReadStatus
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
 
 # An address in nvidia-smi's words: `GPU0: 0000:00:06.0`, `GPU0000:17:00.0`, `GPU 0000:D8:00.0` (open-gpu-kernel-modules#259,
 # dcgm-exporter#604)
-ADDRESS = re.compile(
-    r"(?<![0-9A-Fa-f:])([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])(?![0-9A-Fa-f])"
-)
-LISTED = re.compile(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)]+)\)")
+ADDRESS = Pattern(r"(?<![0-9A-Fa-f:])([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])(?![0-9A-Fa-f])")
+LISTED = Pattern(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)]+)\)")
 
 # Xid errors after which a GPU does not come back by itself (docs.nvidia.com/deploy/xid-errors)
 LOST_XIDS = {

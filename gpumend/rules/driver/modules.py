@@ -9,6 +9,7 @@ from gpumend.rules.driver.drift import NUMBERED, driver_packages
 from gpumend.rules.driver.driver import loaded, native
 from gpumend.rules.finding import Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import package_version, show
 
 
@@ -101,7 +102,7 @@ def built(context: Context) -> Iterator[Finding]:
 
 
 # Packages whose names begin like the driver's. Of others it is not ours to say.
-OURS = re.compile(
+OURS = Pattern(
     r"(?:lib)?nvidia-|linux-(?:modules|objects|signatures)-nvidia-|cuda-drivers|libcuda1|xserver-xorg-video-nvidia"
 )
 

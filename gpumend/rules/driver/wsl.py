@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpumend.rules.cdi.spec import gpu_specs_in_use
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, rule
+from gpumend.text.pattern import Pattern
 
 WSL = "/usr/lib/wsl/"
-DRIVER_PACKAGE = re.compile(
+DRIVER_PACKAGE = Pattern(
     r"libnvidia-(?:compute|gl|cfg1|encode|decode|extra|fbc|ml)\b.*|nvidia-(?:driver|utils|compute-utils|dkms|headless|open)\b.*"
     r"|nvidia-kernel-.*|cuda-drivers\b.*|xserver-xorg-video-nvidia.*|libcuda1|libnvidia-ml1|kmod-nvidia.*|linux-modules-nvidia-.*"
 )

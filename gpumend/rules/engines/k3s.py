@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpumend.rules.evidence import line_of, place
@@ -11,9 +10,10 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError, loads
 from gpumend.state.kubernetes import K3s
 from gpumend.text.documents import toml
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
 
-BASE = re.compile(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
+BASE = Pattern(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
 
 
 def has_k3s(context: Context) -> bool:
@@ -89,7 +89,7 @@ def origin(k3s: K3s, number: int) -> tuple[Evidence, ...]:
 
 
 # Runtimes that the base has: runc always (templates.go), NVIDIA's where they are installed (runtimes.go).
-THEIRS = re.compile(
+THEIRS = Pattern(
     r"(?m)^[ \t]*(\[plugins\..*\.containerd\.runtimes\.[\"']?(runc|nvidia(?:-cdi|-experimental)?)[\"']?(?:\.options)?\])"
 )
 

@@ -13,11 +13,12 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.storage.overlay import DOCUMENTED, OVERLAY_DRIVERS, is_fuse, rootful, takes_overlay
 from gpumend.state.reading import Unread
 from gpumend.state.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, Inner, vfs_bytes
+from gpumend.text.pattern import Pattern
 
-DEAD = re.compile(
+DEAD = Pattern(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
 )
-REFUSED_MOUNT = re.compile(
+REFUSED_MOUNT = Pattern(
     r"failed to mount (?:(?!failed to mount ).)*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"
 )
 

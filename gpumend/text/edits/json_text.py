@@ -7,12 +7,12 @@ where the value stands, with the standard library's own scanner for everything i
 from __future__ import annotations
 
 import json
-import re
 from typing import NamedTuple
 
 from gpumend.text.edits.edit import EditError, JsonValue
+from gpumend.text.pattern import Pattern
 
-WHITESPACE = re.compile(r"[ \t\n\r]*")
+WHITESPACE = Pattern(r"[ \t\n\r]*")
 BOM = "\ufeff"
 
 

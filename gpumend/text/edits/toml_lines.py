@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gpumend.text.backports import tomllib
 from gpumend.text.edits.edit import EditError, JsonValue
+from gpumend.text.pattern import Pattern
 
 Keys = tuple[str, ...]
 
@@ -64,9 +65,9 @@ def scan(lines: list[str]) -> list[Item]:
     return found
 
 
-TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"|\'[^\']*\'|[\[\]{}#]')
+TOKEN = Pattern(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"|\'[^\']*\'|[\[\]{}#]')
 # Where a string of several lines ends: up to two quotes more are its own (TOML 1.0, String).
-CLOSE = {'"""': re.compile(r'\\.|("{3,5})'), "'''": re.compile(r"('{3,5})")}
+CLOSE = {'"""': Pattern(r'\\.|("{3,5})'), "'''": Pattern(r"('{3,5})")}
 
 
 def _value_end(lines: list[str], start: int) -> int:

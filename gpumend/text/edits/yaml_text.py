@@ -14,11 +14,12 @@ import yaml
 
 from gpumend.text.edits.edit import EditError
 from gpumend.text.limits import LOADER
+from gpumend.text.pattern import Pattern
 from gpumend.text.yaml_nodes import Source
 
-ALIAS = re.compile(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
+ALIAS = Pattern(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
 # In an edit: these characters of the text itself. Whoever has the text masked makes edits that hold for the text as it is.
-COPY = re.compile("\ue000(\\d+),(\\d+)\ue001")
+COPY = Pattern("\ue000(\\d+),(\\d+)\ue001")
 
 
 def copied(start: int, end: int) -> str:
