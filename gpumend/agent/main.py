@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from gpumend.agent import journal
 from gpumend.agent.config import ConfigError, parse, read
 from gpumend.agent.places import CONFIG
 
@@ -80,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"gpumend: {error}", file=sys.stderr)
         return 2
+    except (
+        OSError
+    ) as error:  # a full disk: what was written before is whole, and the journal has why nothing is new
+        text = f"the agent cannot work: {error}"
+        journal.told(text, "fail")
+        print(f"gpumend: {text}", file=sys.stderr)
+        return FAULT
     except Exception:  # told as what it is, and never as the status of an audit
         traceback.print_exc()
         return FAULT

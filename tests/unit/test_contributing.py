@@ -27,6 +27,7 @@ PAGES = (
     "docs/json-and-ci.md",
     "docs/upgrades.md",
     "docs/agent.md",
+    "docs/scale.md",
     "docs/desired-state.md",
 )
 NAMED = re.compile(r"`((?:gpumend|tests|docs|deploys|facts|operations|tools|group_data)/[\w./-]*)`")
