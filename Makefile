@@ -11,7 +11,9 @@ STAMP := $(VENV)/.installed
 MATRICES := $(addprefix tests/nodes/test_,crash.py crash_components.py faults.py host_faults.py)
 
 
-.PHONY: demo test test-newest quick check unit nodes exhaustive bench fuzz format docs lock clean
+export PARTS PAGE
+
+.PHONY: demo test test-newest quick check unit nodes gpu exhaustive bench fuzz format docs lock clean
 
 ## The main job on a throwaway broken host: audited, mended, proven, audited again.
 demo: $(STAMP)
@@ -33,7 +35,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.nodes -p tests.hostile
+	$(BIN)/mypy -p tests.nodes -p tests.hostile -p tests.gpu
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/scripts
@@ -53,6 +55,10 @@ exhaustive: $(STAMP)
 	echo "== marked exhaustive"; \
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m exhaustive tests/nodes tests/hostile || status=1; \
 	exit $$status
+
+## The whole claim on a real GPU, as root (tests/gpu): PARTS=DIR brings what the machine lacks, PAGE=FILE gets the truth table.
+gpu: $(STAMP)
+	$(BIN)/python -B -m tests.gpu
 
 ## 2,000 examples of every property; each one's count is printed.
 fuzz: $(STAMP)

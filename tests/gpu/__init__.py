@@ -1,0 +1,1 @@
+"""The whole claim on a real GPU: `make gpu` (docs/real-gpu.md is what it last saw)."""
