@@ -48,6 +48,14 @@ def image_tar() -> bytes:
     )
     for line in linked.stdout.splitlines():
         files.extend(word for word in line.split() if word.startswith("/") and not word.endswith(":"))
+    # What the driver's libraries link, which an image of a distribution has.
+    for line in subprocess.run(
+        ["ldconfig", "-p"], capture_output=True, text=True, check=True
+    ).stdout.splitlines():
+        if line.strip().startswith(
+            ("libdl.so.2 ", "libpthread.so.0 ", "librt.so.1 ", "libm.so.6 ", "libgcc_s.so.1 ")
+        ):
+            files.append(line.rsplit("=> ", 1)[-1])
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in sorted(set(files)):

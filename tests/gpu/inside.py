@@ -8,9 +8,12 @@ daemons are not seen, and with its first process every other one ends.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -72,9 +75,8 @@ def enter(program: Sequence[str], parts: Path | None) -> int:
             "private",
         ]
         named = [] if parts is None else ["--parts", str(parts)]
-        return subprocess.call(
-            [*argv, sys.executable, "-B", "-m", "tests.gpu.inside", *named, "--", *program]
-        )
+        inner = [*argv, sys.executable, "-B", "-m", "tests.gpu.inside", *named, "--", *program]
+        return subprocess.call(inner, close_fds=False)
     finally:
         with cgroups() as top:
             for directory, _, _ in os.walk(top / CGROUP, topdown=False):
@@ -103,12 +105,13 @@ def overlay(scratch: Path) -> None:
 
 def own_cgroup() -> None:
     """This process is in the test's cgroup, the root of its namespace; below it daemons make theirs with every controller."""
-    place = Path("/sys/fs/cgroup")
-    run("mount", "-t", "cgroup2", "none", str(place))
-    (place / CGROUP / "cgroup.procs").write_text("0")
+    with cgroups() as top:
+        (top / CGROUP / "cgroup.procs").write_text("0")
     if ctypes.CDLL(None, use_errno=True).unshare(0x02000000):  # CLONE_NEWCGROUP
         raise OSError(ctypes.get_errno(), "unshare of the cgroup namespace")
-    run("umount", str(place))
+    place = Path("/sys/fs/cgroup")
+    if str(place) in mounts():
+        run("umount", "--recursive", str(place))
     run("mount", "-t", "cgroup2", "none", str(place))
     # A cgroup with processes of its own gives its children no controllers (the kernel's cgroup-v2.rst, "No Internal Process").
     (place / "init").mkdir()
@@ -163,7 +166,8 @@ def main() -> int:
         run("mount", "-t", "tmpfs", "none", store)
     run("mount", "-t", "tmpfs", "none", "/run")
     run("mount", "-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=False, capture_output=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x1))  # SIOCSIFFLAGS: up
     if parts is not None:
         lay(parts)
     return subprocess.call(program, close_fds=False)

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.gpu.engines import IMAGE, Machine, Seen, base_python
 from tests.gpu.kernel import ADD, HOLD
 
@@ -199,8 +201,12 @@ def stale_driver(proof: Proof) -> None:
 def spec_without_uvm(proof: Proof) -> None:
     """The spec was made before nvidia-uvm was loaded."""
     proof.settle()
-    lines = SPEC.read_text().splitlines(keepends=True)
-    SPEC.write_text("".join(line for line in lines if "nvidia-uvm" not in line))
+    spec = yaml.safe_load(SPEC.read_text())
+    for edits in [spec["containerEdits"], *(device["containerEdits"] for device in spec["devices"])]:
+        edits["deviceNodes"] = [n for n in edits.get("deviceNodes", []) if "nvidia-uvm" not in n["path"]]
+        if not edits["deviceNodes"]:
+            del edits["deviceNodes"]
+    SPEC.write_text(yaml.safe_dump(spec, sort_keys=False))
     proof.audit()
     proof.claim("GM304", "device", False)
     proof.mend()
@@ -267,7 +273,9 @@ def modes(proof: Proof) -> None:
             else:
                 proof.claim(f"mode {mode}: --gpus", "gpus", True)
             continue
-        proof.claim("GM203", "gpus", False)
+        proof.audit(runtime={"mode": literal}, docker={"paths": ["runtime", "device", "gpus"]})
+        code = next((c for c in ("GM205", "GM203") if proof.finding(c)), "GM203")
+        proof.claim(code, "gpus", False)
         if mode == "legacy":
             proof.claim("GM203", "runtime", False)
         else:
@@ -307,7 +315,7 @@ def default_runtime(proof: Proof) -> None:
 def unknown_key(proof: Proof) -> None:
     """daemon.json has a key that dockerd does not know."""
     proof.settle()
-    write(DAEMON, json.dumps({**GOOD, "cdi-spec-dir": "/etc/cdi"}))
+    write(DAEMON, json.dumps({**GOOD, "nvidia-runtime": True}))
     proof.audit()
     starts = proof.machine.docker.restart()
     proof.claim("GM412", "dockerd", False, seen=Seen(starts, proof.machine.docker.words()))
@@ -538,6 +546,7 @@ def versions(machine: Machine) -> dict[str, str]:
 
 def main() -> int:
     """All scenarios, one after the other; what they saw goes as JSON to the file that the environment names."""
+    os.environ.pop("LD_LIBRARY_PATH", None)  # the programs of a host are found as its services find theirs
     machine = Machine()
     proof = Proof(machine)
     machine.start()
