@@ -102,6 +102,7 @@ class Daemon:
     def __init__(self, argv: Sequence[str], ready: Sequence[str]) -> None:
         self.argv, self.ready = list(argv), list(ready)
         self.process: subprocess.Popen[bytes] | None = None
+        self.began = 0
 
     @property
     def log(self) -> Path:
@@ -110,6 +111,7 @@ class Daemon:
     def start(self) -> bool:
         """Whether it answers; False where it ended or did not within START_SECONDS."""
         with self.log.open("ab") as log:
+            self.began = log.tell()
             self.process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
