@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -138,11 +139,10 @@ class Daemon:
         return self.start()
 
     def words(self) -> str:
-        """The last line of its log that is an error."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return next((line for line in reversed(lines) if "fail" in line or "error" in line.lower()), "")[
-            -300:
-        ]
+        """The last line that it said since its start that is an error."""
+        said = self.log.read_bytes()[self.began :] if self.log.exists() else b""
+        lines = said.decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if re.search("fail|unable|error[^=]", line)), "")[-300:]
 
 
 class Machine:
