@@ -475,6 +475,21 @@ def checkpoint(proof: Proof) -> None:
     if not proof.machine.has("criu"):
         proof.absent.append("criu")
         return
+    write(Path("/etc/containerd/grit.toml"), 'BinaryName = "/usr/bin/nvidia-container-runtime"\n')
+    proof.audit()
+    checked = proof.machine.run(["criu", "check"])
+    words = (checked.stderr.strip().splitlines() or [checked.stdout.strip()])[-1]
+    refused = proof.finding("GM532")
+    proof.claim(
+        "GM532" if refused else "no GM532: criu check passes",
+        "criu",
+        refused is None,
+        because="Error|error|criu",
+        seen=Seen(checked.returncode == 0, words),
+    )
+    for code in ("GM531", "GM533", "GM535"):
+        said_of = proof.finding(code)
+        sys.stdout.write(f"  {code}: {said_of['summary'] if said_of else 'nothing'}\n")
     with (
         subprocess.Popen(
             [base_python(), "-c", HOLD],
@@ -498,13 +513,7 @@ def checkpoint(proof: Proof) -> None:
         proof.absent.append(f"CRIU's dump, before it came to the GPU: {said}")
         return
     dumped_seen = Seen(dumped.returncode == 0, said)
-    proof.claim(
-        "no CUDA plugin: criu dumps no process that uses the GPU",
-        "criu",
-        False,
-        because="nvidia",
-        seen=dumped_seen,
-    )
+    proof.claim("GM533", "criu", False, because="nvidia", seen=dumped_seen)
 
 
 def costs(proof: Proof) -> None:
