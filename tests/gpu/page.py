@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ then really did: cuInit, and a vector addition on every device that it saw. A cl
 
 
 def cell(text: str) -> str:
-    """Text as a cell of a table has it."""
+    """Text as a cell of a table has it, without what names one machine's GPU."""
+    text = re.sub(r"GPU-[0-9a-f]{8}-[0-9a-f-]{27}", "GPU-UUID", text)
     return text.replace("|", "\\|").replace("\n", " ").strip()
 
 

@@ -28,6 +28,7 @@ PAGES = (
     "docs/upgrades.md",
     "docs/agent.md",
     "docs/scale.md",
+    "docs/real-gpu.md",
     "docs/desired-state.md",
 )
 NAMED = re.compile(r"`((?:gpumend|tests|docs|deploys|facts|operations|tools|group_data)/[\w./-]*)`")
