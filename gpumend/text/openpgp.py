@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-BLOCK = re.compile(
+ARMORED = re.compile(
     r"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\n((?:[A-Za-z]+: [^\n]*\n)*)[ \t]*\n([A-Za-z0-9+/=\s]*?)-----END PGP PUBLIC KEY BLOCK-----"
 )
 PUBLIC, SUBKEY, SIGNATURE, SECRET = 6, 14, 2, (5, 7)
@@ -47,7 +47,7 @@ def binary(data: bytes) -> bytes:
         return data
     text = data.decode("ascii", "replace").replace("\r\n", "\n")
     found = b""
-    for match in BLOCK.finditer(text):
+    for match in ARMORED.finditer(text):
         rows = [row for row in match.group(2).split() if not row.startswith("=")]
         try:
             found += base64.b64decode("".join(rows), validate=True)
