@@ -29,7 +29,7 @@ from tests.bench.contestants import (
     Measured,
     Task,
 )  # fmt: skip
-from tests.bench.report import table
+from tests.bench.report import table, worse
 
 # The most hosts at which a program is measured, without and with an added round trip: Ansible takes ten minutes for 50
 # hosts and shows nothing at 200 that it does not there.
@@ -106,7 +106,8 @@ def over_ssh(hosts: list[int], rtts: list[float], repeat: int) -> tuple[list[dic
         return rows, about
 
 
-def main() -> None:
+def main() -> int:
+    """Writes the page; 1 where a ratio has grown since the one that is there."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 10, 50, 200])
     parser.add_argument("--rtt", type=float, nargs="+", default=[0, 10, 50])
@@ -125,7 +126,9 @@ def main() -> None:
         "commands": alone.commands(),
         "full_docker": alone.full_docker(),
     }
-    asked.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    committed = asked.output.with_suffix(".json")
+    grown = worse(found, json.loads(committed.read_text())) if committed.exists() else []
+    committed.write_text(json.dumps(found, indent=1) + "\n")
     text = table(found)
     asked.output.with_suffix(".md").write_text(text)
     plot = [str(PEERS / "bin" / "python"), str(Path(__file__).parent / "plot.py")]
@@ -133,7 +136,9 @@ def main() -> None:
         [*plot, str(asked.output.with_suffix(".json")), str(asked.output.with_suffix(".svg"))], check=True
     )
     sys.stdout.write(text)
+    sys.stderr.write("".join(f"dearer than before: {line}\n" for line in grown))
+    return 1 if grown else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

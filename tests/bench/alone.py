@@ -37,11 +37,11 @@ done
 """
 
 
-def timed(argv: list[str], good: tuple[int, ...], **env: str) -> tuple[float, float, float]:
+def timed(argv: list[str], good: tuple[int, ...], cwd: Path = ROOT, **env: str) -> tuple[float, float, float]:
     """Wall and CPU in seconds and peak memory in MB of one process."""
     began = time.monotonic()
     child = subprocess.Popen(
-        argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, **env},
     )  # fmt: skip
     memory = 0.0

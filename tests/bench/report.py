@@ -54,6 +54,35 @@ def targets(found: Mapping[str, Any]) -> list[tuple[str, str, float | None, str]
     ]  # fmt: skip
 
 
+LOSS = 1.25  # a ratio that has grown by more than two runs of the same program differ
+
+
+def ratios(found: Mapping[str, Any]) -> dict[str, float]:
+    """What two runs on different machines have in common: each figure over its floor's in the same run; less is better."""
+    ours, own, floor = "gpumend audit, replayed", "gpumend audit", "pyinfra, one exec"
+    full, one, least = found["full_docker"], slope(found, ours, 1, 200), slope(found, floor, 1, 200)
+    told = {
+        "audit of 50 hosts, replayed, over ssh": _ratio(found, ours, "ssh host true", 50),
+        "audit of 50 hosts over ssh": _ratio(found, own, "ssh host true", 50),
+        "audit of 50 hosts over Ansible": _ratio(found, own, "Ansible --check", 50),
+        "audit of 50 hosts over stock pyinfra": _ratio(found, own, "stock pyinfra facts", 50),
+        "CPU a host over pyinfra's one exec": one / least if one and least else None,
+        "memory at 200 hosts over pyinfra's one exec": _ratio(found, ours, floor, 200, "memory"),
+        "probe on a full Docker over a healthy host": full["full"]["seconds"] / full["empty"]["seconds"],
+    }
+    return {what: value for what, value in told.items() if value is not None}
+
+
+def worse(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """What is more than `LOSS` times as dear as it was, a line each."""
+    was = ratios(before)
+    return [
+        f"{what}: {value:.2f} x, was {was[what]:.2f} x"
+        for what, value in ratios(found).items()
+        if what in was and value > was[what] * LOSS
+    ]
+
+
 def met(target: str, value: float | None) -> str:
     """Whether a target is met, in a word; empty where there is none."""
     if value is None:
