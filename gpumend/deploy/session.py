@@ -190,8 +190,8 @@ def begin(
     wanted: Mapping[str, Any] | None = None,
     concern: str | None = None,
 ) -> bool:
-    """Read and judge the host of this context. True where something is planned for it: only then are operations worth
-    their 1 ms each of pyinfra's own time, which on a thousand hosts that are as wanted would be most of the audit.
+    """Read and judge the host of this context. True where something is planned for it and is to be done: only then are
+    operations worth their 1 ms each of pyinfra's own time, which on a thousand hosts would be most of the audit.
 
     A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
     shown: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
@@ -226,7 +226,7 @@ def begin(
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(mask(record.error), fg='red')}", err=True)
         state.fail_hosts({real(host)})
-    return record.now is not None and bool(record.now.plan.transactions)
+    return record.now is not None and bool(record.now.plan.transactions) and "--dry" not in sys.argv
 
 
 def real(host: Any) -> Host:
