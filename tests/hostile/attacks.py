@@ -1,8 +1,9 @@
 """One attack, how it is carried out, and the count of all.
 
-An attack names the promise of the design (README.md, docs/architecture.md) at which it aims. Its protection can be taken out:
-`without` makes of the probe's text one that lacks it. With GPUMEND_UNGUARDED=1 in the environment every case runs that text,
-and passes where the attack succeeds: so each was seen to be one.
+An attack names the promise of the design (README.md, docs/architecture.md) at which it aims. PROTECTED names what it fails by,
+and that can be taken out: of the probe's text by `without`, of the controller's functions by a `Lie`'s. With
+GPUMEND_UNGUARDED=1 in the environment every case runs without its protection, and passes where the attack succeeds: so each
+was seen to be one. The last lines then say of each how it went. An attack without a row in PROTECTED is none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
@@ -30,6 +31,77 @@ SECONDS = 30  # in which a probe ends on any host
 RESIDENT = 128 << 20  # bytes that our own processes have together (PSS, proc(5) smaps_rollup)
 TRIED: Counter[str] = Counter()
 HELD: Counter[str] = Counter()
+SUCCEEDED: list[tuple[str, str]] = []  # without its protection: (by whom, which attack)
+
+# What each attack fails by, which is what is taken out where it is to succeed.
+PROTECTED: dict[str, dict[str, str]] = {
+    "a user": {
+        "a link to root's file where a version is read": "walked",
+        "a directory of root's under a name of the user's": "walked",
+        "a name more for root's file, where the kernel lets users make them": "walked",
+        "a link to root's file where a pattern is looked for": "walked",
+        "a link to a closed directory where a pattern is looked for": "walked",
+        "what the kernel shows to root alone, whatever its mode says": "walked",
+        "a FIFO where a library is looked for": "open_file, the reader's time",
+        "an ELF file that says that its headers are half a gigabyte": "the limit of what is read of headers, the reader's memory",
+        "a crontab line of 300,000 slashes": "a linear pattern, the limit of a line, the reader's time",
+        "a file of 20 MB where a pattern is looked for": "MAX_SEARCHED_BYTES",
+        "twelve files of a megabyte that are read whole": "MAX_USER_BYTES, MAX_USERS_BYTES",
+        "names of files that are no text, with line breaks and escape sequences": "an answer of ASCII",
+        "a mount that does not answer, and links into it": "dead_mounts, the reader's time",
+        "a program of the user's that root is led to": "distrust",
+        "a program in a directory that the user's group may write to": "distrust",
+        "a program of root's whose interpreter is the user's": "distrust",
+        "a program that root's own scripts call by its name": "surroundings",
+        "su under the name dockerd, with root's directory for its data": "impostor",
+        "a dockerd of the user's with root's directory for its data": "whose process it is",
+        "forty processes with the name of a daemon and arguments of 100 KB": "MAX_OTHERS_ARGV, MAX_OTHERS",
+        "another user's token on a command line, asked of the audit rule": "without_secrets",
+        "another user's environment, asked of the audit rule": "allowed_env",
+        "su under the name dockerd, and a file that is not Docker's": "impostor",
+        "su under the name dockerd, where Docker is stopped on purpose": "impostor",
+        "nvcc in a user's home": "distrust",
+        "what only root may read, asked of the audit rule": "the request, which the rule's program has",
+        "secrets of root's, asked of the audit rule": "without_secrets, allowed_env",
+    },
+    "a container": {
+        "an answer that trickles": "BoundedSocket.hurry, the reader's time",
+        "an answer without end": "Budget, MAX_ANSWER, the reader's time and memory",
+        "an answer of chunks without end": "Budget, MAX_ANSWER, the reader's time and memory",
+        "one that will go on, without end": "Budget, MAX_ANSWER, the reader's time and memory",
+        "six megabytes of lists": "Budget, MAX_ANSWER, the reader's time and memory",
+        "a number of four million digits": "number, the reader's CPU time",
+        "a proxy's password in what it says of itself": "docker_info_of",
+        "the environment of its own containers": "allowed_env",
+        "the environment of its dockerd": "allowed_env",
+        "the lines of its log that nobody asked for": "matches",
+        "a link to the host's file": "open_inside",
+        "a link to the host's directory": "open_inside",
+        "a link to the host's own Docker": "open_inside",
+        "a FIFO where its daemon.json is read": "open_file, the reader's time",
+        "a daemon.json of 60 MB": "MAX_FILE_BYTES, the reader's memory",
+        "a dockerd in the host's own process namespace, with root's directory for its data": "inner, impostor",
+    },
+    "a lying host": {
+        "a line without end": "LIMIT and LINES of output",
+        "lines without end": "LIMIT and LINES of output",
+        "nothing, and all is well": "an answer has to be one",
+        "an answer without anything in it": "what was not read is unknown",
+        "bytes that are no text": "read_buffer",
+        "a hundred thousand lists, one in another": "RecursionError is an answer's",
+        "an answer that unpacks to a gigabyte": "MAX_ANSWER_BYTES",
+        "a number of four million digits": "Python's limit of digits",
+        "a spec of two megabytes of numbers to base 60": "YAML without base 60, JUDGING",
+        "a spec whose aliases multiply": "check_yaml, JUDGING",
+        "escape sequences and lines of others in its texts": "printable",
+        "lists where there are texts, and texts where there are lists": "the types of an answer, one host's error is its own",
+        "a program that never answers": "a command's time",
+        "a program that prints without end": "MAX_OUTPUT_BYTES, the scope",
+        "a program whose child keeps its output open, in a session of its own": "the scope's end",
+        "a program that would take all memory": "the scope",
+        "a program that ends by a signal": "a command's exit status",
+    },
+}
 
 # Runs on a node: a program in a cgroup of its own, so that nothing that it starts is lost sight of.
 RUNNER = r"""
@@ -177,27 +249,35 @@ class Attack:
     user: str = ""
     root: str = ""
     clean: str = ""
-    limit: float = 12  # seconds that a probe without protection gets
+    limit: float = SECONDS  # seconds that a probe without protection gets
 
     def __str__(self) -> str:
         return self.name
 
+    def succeeds(self, seen: Seen) -> bool:
+        """Whether it reached its aim. That of most of promise 9 is that there is no answer in time; others need one."""
+        answered = seen.rc == 0 and bool(seen.answer)
+        return answered and not self.held(seen) or (not answered and self.promise == 9)
+
 
 @contextlib.contextmanager
-def attempt(by: str) -> Iterator[None]:
-    """One attack: it failed where the body ends."""
+def attempt(by: str, name: str) -> Iterator[None]:
+    """One attack: it failed where the body ends; without its protection, it succeeded."""
+    assert PROTECTED[by][name], "what protects from it"
     TRIED[by] += 1
     yield
     HELD[by] += 1
+    if UNGUARDED:
+        SUCCEEDED.append((by, name))
 
 
-def counted(by: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+def counted(by: str, name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """A test that is one attack."""
 
     def decorate(test: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(test)
         def wrapped(*arguments: P.args, **named: P.kwargs) -> None:
-            with attempt(by):
+            with attempt(by, name):
                 test(*arguments, **named)
 
         return wrapped
@@ -208,7 +288,14 @@ def counted(by: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
 def summary(tried: Mapping[str, int], held: Mapping[str, int]) -> str:
     """The line for people: how many in all, and by whom."""
     by = ", ".join(f"{who} {held.get(who, 0)}/{count}" for who, count in sorted(tried.items()))
-    return f"{sum(tried.values())} attacks, {sum(held.values())} held: {by}"
+    how = "succeeded without their protection" if UNGUARDED else "held"
+    return f"{sum(tried.values())} attacks, {sum(held.values())} {how}: {by}"
+
+
+def succeeded(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each attack that succeeded: by whom, what was taken out, which."""
+    for by, name in sorted(rows):
+        yield f"  {by:<13} without {PROTECTED[by][name]}: {name}"
 
 
 def as_user(node: Node, script: str, user: str = "nosudo") -> subprocess.CompletedProcess[str]:

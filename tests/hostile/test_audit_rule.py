@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gpumend.run.programs import installed_program
+from gpumend.state.host_state import request
 from gpumend.state.snapshot import unpacked
-from tests.hostile.attacks import as_user, attempt, told
+from tests.hostile.attacks import UNGUARDED, add, as_user, attempt, probed, program, told
 from tests.nodes.conftest import Boot
 from tests.nodes.images import BASE, import_image
 from tests.nodes.lab import Node
@@ -35,6 +36,11 @@ PLANTED = {
     " chmod 600 /etc/systemd/system/y.service",
     "gm-journal": "logger -t docker gm-journal",
 }
+
+
+SPEAKING = add(
+    "without_secrets = list\nallowed_env = lambda pairs: dict(pair.partition('=')[::2] for pair in pairs or ())"
+)
 
 
 def learned(root: dict[str, Any], user: dict[str, Any]) -> Iterator[str]:
@@ -69,14 +75,18 @@ def test_it_gives_nothing_but_what_its_page_lists(shared_boot: Boot) -> None:
     for script in PLANTED.values():
         node.sh(script)
     node.write("/srv/audit", installed_program(), 0o755)
+    probed(node, program()).bounds()
+    more_asked = {**request(), "files": [*request()["files"], "/root/.secret"]}
+    if UNGUARDED:
+        node.write("/srv/audit", "#!/usr/bin/python3 -ISB\n" + program(more_asked, SPEAKING), 0o755)
     root = json.loads(unpacked(node.run(["/srv/audit"]).stdout))
     user = json.loads(unpacked(as_user(node, "/srv/audit").stdout))
     listed = re.findall(r"(?m)^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8"))
     more = sorted(set(learned(root, user)))
-    with attempt("a user"):
+    with attempt("a user", "what only root may read, asked of the audit rule"):
         unlisted = [each for each in more if not any(fnmatchcase(each, entry) for entry in listed)]
-        assert not unlisted, "\n".join(unlisted)
+        assert unlisted == ["content of /root/.secret"] * UNGUARDED, "\n".join(unlisted)
     assert more, "there is something that root alone may see"
     text = told(json.dumps(root))
-    with attempt("a user"):
-        assert [secret for secret in PLANTED if secret in text] == []
+    with attempt("a user", "secrets of root's, asked of the audit rule"):
+        assert bool([secret for secret in PLANTED if secret in text]) is UNGUARDED

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpumend.run.programs import probe_program
+from gpumend.state.host_state import parse
 from gpumend.state.snapshot import Snapshot
-from tests.hostile.attacks import as_user, counted
+from tests.hostile.attacks import UNGUARDED, add, as_user, counted, probed, program
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import audit, mend
 from tests.nodes.lab import Lab, Node
 
 USER = "nosudo"
 TEMPLATE = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl"
+
+
+BELIEVING = add("impostor = lambda name, entry: None")
+TRUSTING = add("distrust = lambda path: None")
 
 
 def answer(node: Node) -> Snapshot:
@@ -38,13 +43,17 @@ def false_dockerd(node: Node, arguments: str) -> Iterator[int]:
     node.run(["pkill", "-P", shell], check=False)
 
 
-@counted("a user")
+@counted("a user", "su under the name dockerd, and a file that is not Docker's")
 def test_a_false_dockerd_is_told_and_its_file_is_not_written(lab: Lab, boot: Boot) -> None:
     """`exec -a dockerd su root -- --config-file=PATH`: Docker's JSON came to lie in k3s' template for containerd."""
     node = boot("trixie", "healthy")
     node.sh('mkdir -p "$(dirname "$1")"', TEMPLATE)
     with false_dockerd(node, f"--config-file={TEMPLATE} --data-root=/root") as pid:
         node.restart("docker")  # from now on the false one comes first in /proc
+        if UNGUARDED:
+            seen = probed(node, program(None, BELIEVING)).answer
+            assert "/root" in seen["listings"] and parse(Snapshot(seen)).docker.config_path == TEMPLATE
+            return
         before = node.main_pid("docker.service")
         ran, mended = audit(lab, node), mend(lab, node)
         assert not node.exists(TEMPLATE), node.read(TEMPLATE)
@@ -59,20 +68,25 @@ def test_a_false_dockerd_is_told_and_its_file_is_not_written(lab: Lab, boot: Boo
     assert "GM006" not in audit(lab, node).codes(node)
 
 
-@counted("a user")
+@counted("a user", "su under the name dockerd, where Docker is stopped on purpose")
 def test_a_false_dockerd_starts_no_docker(lab: Lab, boot: Boot) -> None:
     """docker.service is stopped on purpose, docker.socket is up: whoever connects starts it."""
     node = boot("trixie", "healthy")
     node.sh("systemctl start docker.socket; systemctl stop docker.service")
     assert node.is_active("docker.socket")
     with false_dockerd(node, "--data-root=/root"):
+        if UNGUARDED:
+            probed(node, program(None, BELIEVING))
+            assert node.is_active("docker.service")
+            return
+        probed(node, program()).bounds()
         ran = audit(lab, node)
         assert not node.is_active("docker.service")
         assert "GM006" in ran.codes(node, "warn"), ran.said
         assert answer(node).docker.absent
 
 
-@counted("a user")
+@counted("a user", "nvcc in a user's home")
 def test_nvcc_in_a_users_home_is_not_executed_by_root(lab: Lab, boot: Boot) -> None:
     """/usr/local/cuda -> /home/USER/cuda-12.4, as people do who have no place elsewhere."""
     node = boot("trixie", "healthy")
@@ -83,6 +97,10 @@ def test_nvcc_in_a_users_home_is_not_executed_by_root(lab: Lab, boot: Boot) -> N
         f"{home}/cuda-12.4/bin/nvcc", "#!/bin/sh\nid >/tmp/pwned\necho release 12.4, V12.4.131\n", 0o755
     )
     node.sh(f"chown -R {USER}: {home}; ln -sfn {home}/cuda-12.4 /usr/local/cuda")
+    if UNGUARDED:
+        probed(node, program(None, TRUSTING))
+        assert node.exists("/tmp/pwned")
+        return
     ran = audit(lab, node)
     assert not node.exists("/tmp/pwned"), ran.said
     told = answer(node).command("nvcc")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -41,14 +41,13 @@ def spec(text):
 @dataclass(frozen=True)
 class Lie:
     """script: Python, which is told nothing and prints what the controller takes for the probe's answer. held: whether the
-    report, and what was said, is as it should be. without: Python for the controller, which takes the protection out; an
-    empty text where that is no one place (test_unread.py and the fuzz tests have those)."""
+    report, and what was said, is as it should be. without: Python for the controller, which takes the protection out."""
 
     name: str
     promise: int
     script: str
     held: Callable[[dict[str, Any], str], bool]
-    without: str = ""
+    without: str
 
     def __str__(self) -> str:
         return self.name
@@ -78,41 +77,65 @@ def plain(host: dict[str, Any], said: str) -> bool:
 
 
 LIMIT = "output.LIMIT = output.LINES = 1 << 50"
-EMPTY = "snapshot.Snapshot.from_output = classmethod(lambda cls, text: cls({}))"
+KNOWN = 'put(judge.judge, ("found.append(_unknown(code, rule.title, unread))", "pass")); '
+EMPTY = KNOWN + "snapshot.Snapshot.from_output = classmethod(lambda cls, text: cls({'system': {'uid': 0}}))"
 PACKED = "snapshot.MAX_ANSWER_BYTES = 1 << 40"
 SLOW = "assessment.JUDGING = asking.JUDGING = 1e6; "
 BASE = SLOW + "cdi._Loader.yaml_implicit_resolvers = yaml.SafeLoader.yaml_implicit_resolvers"
 ALIASES = SLOW + "cdi.check_yaml = lambda text: None"
+TEXT = 'put(output.read_buffer, ("except ValueError", "except ZeroDivisionError"))'
+ALL = '; put(session.begin, ("except Exception", "except ZeroDivisionError"))'
+DEEP = 'put(snapshot.Snapshot.from_output, ("(ValueError, RecursionError)", "ValueError"))' + ALL
+DIGITS = "sys.set_int_max_str_digits(0)"
+PRINTED = "mask.printable.__code__ = (lambda text: text).__code__"
+TYPES = 'put(snapshot.Snapshot._item, (" if isinstance(part, dict) else None", ""))' + ALL
 CONTROLLER = """
 from gevent import monkey
 monkey.patch_all()
-import runpy, sys, yaml
+import __future__, inspect, runpy, sys, textwrap, yaml
 import gpumend.run.remote.connection
+from gpumend.deploy import session
+from gpumend.rules import judge
 from gpumend.run.remote import asking, assessment, output
 from gpumend.state import cdi, snapshot
+from gpumend.text import mask
+def put(function, *pairs):
+    function = getattr(function, "__func__", function)
+    text = textwrap.dedent(inspect.getsource(function))
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new)
+    made = {{}}
+    exec(compile(text, "without", "exec", __future__.annotations.compiler_flag), function.__globals__, made)
+    made = made[function.__name__]
+    function.__code__ = getattr(made, "__func__", made).__code__
 {}
 sys.argv = ["pyinfra", *sys.argv[1:]]
-runpy.run_module("pyinfra", run_name="__main__")
+try:
+    runpy.run_module("pyinfra", run_name="__main__")
+finally:
+    with open("/proc/self/status") as status:
+        print(*(line for line in status if line.startswith("VmHWM:")), file=sys.stderr)
 """
 
 LIES = (
     Lie("a line without end", 9, "while True: sys.stdout.write('x' * 65536)", lost, LIMIT),
     Lie("lines without end", 9, "while True: sys.stdout.write('gumend\\n' * 8192)", lost, LIMIT),
     Lie("nothing, and all is well", 4, "pass", lost, EMPTY),
-    Lie("an answer without anything in it", 4, "send({'gpumend': 1})", unknown),
-    Lie("bytes that are no text", 9, "os.write(1, bytes(range(128, 256)) * 100 + b'\\n')", lost),
-    Lie("a hundred thousand lists, one in another", 9, "print('[' * 100000)", lost),
+    Lie("an answer without anything in it", 4, "send({'gpumend': 1, 'system': answer['system']})", unknown, KNOWN),
+    Lie("bytes that are no text", 9, "os.write(1, bytes(range(128, 256)) * 100 + b'\\n')", lost, TEXT),
+    Lie("a hundred thousand lists, one in another", 9, "print('[' * 100000)", lost, DEEP),
     Lie(
         "an answer that unpacks to a gigabyte",
         9,
         "z = zlib.compressobj(9); data = b''.join(z.compress(b' ' * (1 << 20)) for _ in range(1024)) + z.flush();"
         " print('gpumend:zlib:' + base64.b64encode(data).decode())",
         lost, PACKED),
-    Lie("numbers of a hundred thousand digits", 9, "answer['system']['time'] = 'N'; print(json.dumps(answer).replace('\"N\"', '9' * 100000))", lost),
+    Lie("a number of four million digits", 9, "answer['system']['time'] = 'N'; print(json.dumps(answer).replace('\"N\"', '9' * 4000000))", lost, DIGITS),
     Lie("a spec of two megabytes of numbers to base 60", 9, "spec('cdiVersion: 0.6.0\\nx: [' + '1:' * 500000 + '1]\\n')", told, BASE),
     Lie("a spec whose aliases multiply", 9, "spec('a: &a [x, x, x, x, x, x, x, x, x]\\n' + ''.join('%s: &%s [%s]\\n' % (b, b, ', '.join(['*' + a] * 9)) for a, b in zip('abcdefgh', 'bcdefghi')))", told, ALIASES),
-    Lie("escape sequences and lines of others in its texts", 9, "answer['system']['hostname'] = answer['system']['kernel'] = '\\33[2Jx\\n::error gm-forged\\ngood gm-forged'; send(answer)", plain),
-    Lie("lists where there are texts, and texts where there are lists", 9, "answer.update(files=[], stats='x', commands=7, docker=[], units=None); send(answer)", unknown),
+    Lie("escape sequences and lines of others in its texts", 9, "answer['system']['hostname'] = answer['system']['kernel'] = '\\33[2Jx\\n::error gm-forged\\ngood gm-forged'; send(answer)", plain, PRINTED),
+    Lie("lists where there are texts, and texts where there are lists", 9, "answer.update(files=[], stats='x', commands=7, docker=[], units=None); send(answer)", unknown, TYPES),
 )  # fmt: skip
 SET_UP = r"""
 mkdir -p /srv/liars
@@ -184,9 +207,11 @@ def succeeds(lab: Lab, host: Node, directory: Path, number: int) -> bool:
         )
     except subprocess.TimeoutExpired:
         return True
-    larger = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 700_000
-    liar = report.get("hosts", {}).get(f"liar{number}")
-    return larger or not liar or not LIES[number].held(liar, done.stdout + done.stderr)
+    hosts, said = report.get("hosts", {}), done.stdout + done.stderr
+    peak = re.findall(r"VmHWM:\s+(\d+) kB", said)
+    larger = not peak or int(peak[-1]) > 700_000
+    liar = hosts.get(f"liar{number}")
+    return larger or "Traceback" in said or "good" not in hosts or not liar or not LIES[number].held(liar, said)
 
 
 @pytest.mark.parametrize("number", range(len(LIES)), ids=map(str, LIES))
@@ -194,10 +219,10 @@ def test_a_lie_harms_the_liar_alone(
     lab: Lab, host: Node, audited: tuple[dict[str, Any], str], number: int, tmp_path: Path
 ) -> None:
     report, said = audited
-    if UNGUARDED:
-        assert not LIES[number].without or succeeds(lab, host, tmp_path, number)
-        return
-    with attempt("a lying host"):
+    with attempt("a lying host", LIES[number].name):
+        if UNGUARDED:
+            assert succeeds(lab, host, tmp_path, number)
+            return
         assert LIES[number].held(report["hosts"][f"liar{number}"], said), report["hosts"][f"liar{number}"]
         assert not report["hosts"]["good"]["error"], "the other host is judged"
         assert "Traceback" not in said
@@ -251,10 +276,9 @@ def seen(broken: Node) -> Seen:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 def test_a_broken_program_harms_its_answer_alone(broken: Node, seen: Seen, attack: Attack) -> None:
-    with attempt("a lying host"):
+    with attempt("a lying host", attack.name):
         if UNGUARDED:
-            seen = probed(broken, program(None, attack.without), attack.limit)
-            assert not (seen.rc == 0 and attack.held(seen))
+            assert attack.succeeds(probed(broken, program(None, attack.without), attack.limit))
         else:
             assert attack.held(seen), (attack.promise, seen.answer["commands"])
 

@@ -365,6 +365,31 @@ def test_modes_and_owners_that_are_newer_than_the_run_stay(laid_out: LayOut) -> 
     assert generated.stat().st_mode & 0o7777 == 0o600, "nobody changed that one"
 
 
+LABEL = "security.selinux"
+OLD, NEW = b"system_u:object_r:etc_t:s0\0", b"system_u:object_r:container_config_t:s0\0"
+
+
+@pytest.mark.parametrize("number", [0, 60], ids=["rolled-back", "killed-and-recovered"])
+def test_labels_that_are_newer_than_the_run_stay_and_others_are_as_they_were(
+    number: int, laid_out: LayOut
+) -> None:
+    """SELinux' labels: root may set them on a kernel without SELinux, too."""
+    host = laid_out(trees.BEFORE)
+    names = ("edited.toml", "cdi/strict.yaml", "cdi/generated.yaml", "cdi/triggered.yaml")
+    paths = [host.root / "etc" / name for name in names]
+    edited = paths[0]
+    for path in paths:
+        os.setxattr(path, LABEL, OLD)
+    answer, at = run_of("files", host, number)
+    assert (answer is None) is bool(number), (answer, at)
+    assert [os.getxattr(path, LABEL) for path in paths] == [OLD] * 4
+    assert edited.read_text() != trees.BEFORE["etc/edited.toml"][1]
+    os.setxattr(edited, LABEL, NEW)
+    assert (host.recover() if number else host.rollback())["status"] == "changed"
+    assert edited.read_text() == trees.BEFORE["etc/edited.toml"][1]
+    assert [os.getxattr(path, LABEL) for path in paths] == [NEW, OLD, OLD, OLD]
+
+
 def test_no_journal_has_what_the_files_hold(laid_out: LayOut) -> None:
     host = laid_out(trees.BEFORE)
     secret = "Zq00001x7KpVt"

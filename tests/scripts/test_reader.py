@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change import inner
-from gpumend.payload.probe import execution, files, reader
+from gpumend.payload.probe import allocations, execution, files, reader
 from gpumend.payload.source import probe_source
 from tests.scripts.test_bounded import AS_ROOT, body, serving, trickle
 from tests.scripts.test_probe import a_glob, alive, output
@@ -239,3 +239,41 @@ def test_a_link_below_a_dead_mount_is_not_followed(tmp_path: Path) -> None:
 )
 def test_where_the_limit_of_memory_is(rows: str, expected: str | None) -> None:
     assert execution.members_of(rows.split("\n")) == expected
+
+
+# --- a site's books, and whose names stand in arguments: users may write there, and start thousands of processes
+
+BOOKS = {"socket": "/nonexistent", "pods": False}
+NO_DOCKER = {"status": "ok", "processes": []}
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (lambda path: path.write_text("[" + "[]," * 2_700_000 + "0]"), "reading it takes more than 40 MiB"),
+        (lambda path: path.write_text("[" * 100_000), "too many levels"),
+        (os.mkfifo, "a fifo, not a file"),
+    ],
+)
+def test_a_book_that_a_user_wrote_harms_itself_alone(
+    programs: Path, write: Callable[[Path], Any], error: str
+) -> None:
+    write(programs / "state.json")
+    (programs / "books").mkdir()
+    spec = {**BOOKS, "state": str(programs / "state.json"), "metadata": str(programs / "books")}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    look = allocations.ledger(spec, NO_DOCKER, 1)
+    assert look["state"]["status"] == "failed" and error in look["state"]["error"], look["state"]
+    assert look["state"]["path"] == spec["state"] and look["metadata"]["status"] == look["status"] == "ok"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 << 10
+
+
+@pytest.mark.parametrize("name", ["names_at_work", "computing"])
+def test_processes_that_take_long_to_read_end_one_look_at_the_books(
+    programs: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand processes of a user's, with arguments of 256 KB: the books are then not known, and all else is."""
+    monkeypatch.setattr(allocations, "STILL", WAIT)
+    monkeypatch.setattr(allocations, name, lambda _: spin())
+    look = allocations.ledger(BOOKS, NO_DOCKER, 1)
+    assert look == {"status": "timeout", "error": "no answer within 0.5 s"}

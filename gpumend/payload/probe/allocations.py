@@ -33,6 +33,7 @@ from gpumend.payload.probe.files import (
     walked,
 )
 from gpumend.payload.probe.processes import CONTAINER_ID, MAX_ARGV, age, inner, start_ticks
+from gpumend.payload.probe.reader import HERE, Source, each_answer, goes_on
 
 MAX_STATE = 8 << 20  # bytes of a state file: 10,000 entries are 1.5 MB
 MAX_METADATA = 1 << 16  # of one container's
@@ -41,6 +42,8 @@ MAX_METADATA_FILES = 50000
 MAX_LOG = 1 << 20  # of a log's end
 MAX_CONFIG = 1 << 20  # of a container's config.v2.json
 MAX_LABEL = 1000
+STILL = 5  # seconds in which a reader of books, or of processes, does not go on
+BOOKS = 12  # seconds for all of them
 LOOKS = 3  # at Docker's list, until it stays the same meanwhile
 SMI_TIMEOUT = 15
 SMI_NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0")
@@ -83,6 +86,7 @@ def ledger_metadata(directory: str, shape: Json) -> Json:
             raise OSError("more than %d files" % MAX_METADATA_FILES)
         alone = os.geteuid() != 0 or resolved(directory)[0] is not None
         for name in names:
+            goes_on()
             if alone:
                 item, data = read_beside(handle, name, MAX_METADATA)
             else:  # somebody else may turn the path elsewhere: each file by the whole of it
@@ -312,6 +316,7 @@ def running_now(among: Optional[Set[str]] = None) -> Json:
         for pid in os.listdir("/proc"):
             if not pid.isdigit():
                 continue
+            goes_on()
             try:
                 ident = container_of(pid, ours)
                 if ident:
@@ -355,9 +360,11 @@ def names_at_work(names: Iterable[str]) -> Dict[str, int]:
     found: Dict[str, int] = {}
     if not exact:
         return found
+    ours = {os.getpid(), os.getppid()} if HERE else {os.getpid()}  # a reader, and whom it reads for
     for pid in os.listdir("/proc"):
-        if not pid.isdigit() or int(pid) == os.getpid():
+        if not pid.isdigit() or int(pid) in ours:
             continue
+        goes_on()
         try:
             with open("/proc/%s/cmdline" % pid, "rb") as handle:
                 text = handle.read(MAX_ARGV).decode("utf-8", "replace")
@@ -391,19 +398,31 @@ def computing(apps: Json) -> Json:
     return found
 
 
+def apart(sources: Iterable[Source]) -> List[Json]:
+    """What each says, read by a child: a site's books may lie where users write, and of processes anybody starts thousands,
+    with arguments that take long to read or never are."""
+    return each_answer(list(sources), time.monotonic() + BOOKS, STILL)
+
+
 def ledger(spec: Json, daemons: Json, timeout: float) -> Json:
     """One look at a site's allocations, from the books to what holds GPUs: the books first, so that what is made meanwhile
     is on Docker's list and not missing from it."""
     shape = dict(DS01, **(spec.get("shape") or {}))
     look: Json = {"status": "ok", "state": None, "metadata": None, "history": {"logs": {}, "last": {}}}
+    books: List[Tuple[str, Source]] = []
     if spec.get("state"):
-        look["state"] = ledger_state(spec["state"], shape)
+        books.append(("state", lambda: ledger_state(spec["state"], shape)))
     if spec.get("metadata"):
-        look["metadata"] = ledger_metadata(spec["metadata"], shape)
+        books.append(("metadata", lambda: ledger_metadata(spec["metadata"], shape)))
+    for (name, _), found in zip(books, apart(source for _, source in books)):
+        look[name] = dict(found, path=spec[name])
     names = {entry["name"] for entry in entries_of(look)}
     names.update(each["name"] for each in (look["metadata"] or {}).get("files", ()) if "name" in each)
-    look["history"] = ledger_history(spec.get("history") or (), names)
-    live = running_now()
+    logs = list(spec.get("history") or ())
+    history, live = apart([lambda: ledger_history(logs, names), running_now])
+    look["history"] = (
+        {"logs": {path: dict(history) for path in logs}, "last": {}} if "status" in history else history
+    )
     jobs: List[Job] = [
         (look, "docker", docker_grants, (spec["socket"], daemons, spec.get("labels") or (), timeout))
     ]
@@ -413,16 +432,30 @@ def ledger(spec: Json, daemons: Json, timeout: float) -> Json:
     ):
         jobs.append((look, key, execute, ({"argv": argv, "needs": SMI_NODES}, "", SMI_TIMEOUT)))
     at_once(jobs, time.monotonic() + max(SMI_TIMEOUT, timeout) + 2)
-    look["pids"] = computing(look["apps"])
     look["present"] = len(glob.glob("/proc/driver/nvidia/gpus/*")) or None
     look["live"] = live
+    missing: Set[str] = set()
     if look["docker"]["status"] == "ok" and live["status"] == "ok":
         missing = set(live["ids"]) - {found["id"] for found in look["docker"]["containers"]}
-        look["docker"]["hidden"] = running_now(missing).get("ids", sorted(missing)) if missing else []
-    if spec.get("pods"):
-        look["pods"] = pods_now()
     stale = names - known_names(look)
-    look["busy"] = names_at_work(stale)
+    pids, hidden, busy, pods = apart(
+        [
+            lambda: {"pids": computing(look["apps"])},
+            lambda: running_now(missing) if missing else {"ids": []},
+            lambda: {"busy": names_at_work(stale)},
+            lambda: {"pods": pods_now() if spec.get("pods") else []},
+        ]
+    )
+    for found in (pids, busy, pods):
+        if "status" in found:
+            return found
+    look.update(pids=pids["pids"], busy=busy["busy"])
+    if missing:
+        look["docker"]["hidden"] = hidden.get("ids", sorted(missing))
+    elif look["docker"]["status"] == "ok" and live["status"] == "ok":
+        look["docker"]["hidden"] = []
+    if spec.get("pods"):
+        look["pods"] = pods["pods"]
     with open("/proc/sys/kernel/random/boot_id") as handle:
         look["boot"] = handle.read().strip()
     look["clock"] = time.monotonic()

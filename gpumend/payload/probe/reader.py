@@ -75,6 +75,12 @@ def at(path: str) -> None:
         HERE[0].say(HERE[0].number, path)
 
 
+def goes_on() -> None:
+    """A reader says that it is at work: what takes long is not what hangs. Anybody else says nothing."""
+    if HERE:
+        HERE[0].say(HERE[0].number, "")
+
+
 def confine(writing: int, seconds: float) -> None:
     """This process keeps nothing open but one end of a pipe: a reader that cannot be ended would hold the host's lock and
     its parent's output. It is not more than so many bytes larger than now, and ends after some seconds, of CPU and at all."""
@@ -212,6 +218,13 @@ def reason(status: int) -> Optional[str]:
     if os.WEXITSTATUS(status) == TOO_LARGE:
         return "reading it takes more than %d MiB" % (MAX_READER_BYTES >> 20)
     return None
+
+
+def each_answer(sources: Sequence[Source], end: float, wait: float) -> List[Json]:
+    """What each source says, in their order; of one that has not answered, why, as a tagged answer."""
+    found: Dict[int, Json] = {}
+    read_apart(sources, found.__setitem__, end, {}, wait)
+    return [found[number] for number in range(len(sources))]
 
 
 def read_apart(
