@@ -62,6 +62,8 @@ PROTECTED: dict[str, dict[str, str]] = {
         "su under the name dockerd, where Docker is stopped on purpose": "impostor",
         "nvcc in a user's home": "distrust",
         "what only root may read, asked of the audit rule": "the request, which the rule's program has",
+        "a command that is not the audit, by the audit's sudo rule": "the sudo rule, which pins the program's digest",
+        "an environment and a directory that would bend the audit": "sudo's own environment, and python3 -I",
         "secrets of root's, asked of the audit rule": "without_secrets, allowed_env",
     },
     "a container": {
@@ -257,7 +259,7 @@ class Attack:
     def succeeds(self, seen: Seen) -> bool:
         """Whether it reached its aim. That of most of promise 9 is that there is no answer in time; others need one."""
         answered = seen.rc == 0 and bool(seen.answer)
-        return answered and not self.held(seen) or (not answered and self.promise == 9)
+        return (answered and not self.held(seen)) or (not answered and self.promise == 9)
 
 
 @contextlib.contextmanager

@@ -199,7 +199,7 @@ ATTACKS = (
         "a daemon.json of 60 MB",
         9,
         lambda seen: inside(seen)["files"][FILE]["status"] == "failed" and seen.peak < RESIDENT,
-        both(PATIENT, put(("limit: int = MAX_FILE_BYTES", "limit: int = 1 << 40")), add("MAX_READER_BYTES = 900 << 20")),
+        both(PATIENT, put(("limit: int = MAX_FILE_BYTES", "limit: int = 1 << 27")), add("MAX_READER_BYTES = 1 << 40")),
         at_the_file(f"truncate -s 60M {FILE}"),
         clean=at_the_file(":"),
     ),

@@ -51,8 +51,10 @@ def test_a_false_dockerd_is_told_and_its_file_is_not_written(lab: Lab, boot: Boo
     with false_dockerd(node, f"--config-file={TEMPLATE} --data-root=/root") as pid:
         node.restart("docker")  # from now on the false one comes first in /proc
         if UNGUARDED:
-            seen = probed(node, program(None, BELIEVING)).answer
-            assert "/root" in seen["listings"] and parse(Snapshot(seen)).docker.config_path == TEMPLATE
+            believed = probed(node, program(None, BELIEVING)).answer
+            assert (
+                "/root" in believed["listings"] and parse(Snapshot(believed)).docker.config_path == TEMPLATE
+            )
             return
         before = node.main_pid("docker.service")
         ran, mended = audit(lab, node), mend(lab, node)

@@ -8,16 +8,33 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpumend.rules import wanted
+from gpumend.rules.finding import Status
 from gpumend.run.programs import probe_program
-from gpumend.state.snapshot import unpacked
-from tests.hostile.attacks import RESIDENT, UNGUARDED, Attack, Seen, add, attempt, both, probed, program, put
+from gpumend.run.record import judged
+from gpumend.state.host_state import parse
+from gpumend.state.snapshot import Snapshot, unpacked
+from tests.hostile.attacks import (
+    RESIDENT,
+    UNGUARDED,
+    Attack,
+    Seen,
+    add,
+    attempt,
+    both,
+    counted,
+    probed,
+    program,
+    put,
+)
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import ROOT, inline
 from tests.nodes.lab import Lab, Node
@@ -137,8 +154,16 @@ LIES = (
     Lie("escape sequences and lines of others in its texts", 9, "answer['system']['hostname'] = answer['system']['kernel'] = '\\33[2Jx\\n::error gm-forged\\ngood gm-forged'; send(answer)", plain, PRINTED),
     Lie("lists where there are texts, and texts where there are lists", 9, "answer.update(files=[], stats='x', commands=7, docker=[], units=None); send(answer)", unknown, TYPES),
 )  # fmt: skip
+# Hosts of a fleet: one that is well, and those that take longer than any.
+FLEET = {
+    "well": "send(answer)",
+    "slowly": "import time\nwhile True: print(end='x', flush=True); time.sleep(0.2)",
+    "never": "import time; time.sleep(3600)",
+    "endlessly": "while True: sys.stdout.write('gumend\\n' * 8192)",
+}
 SET_UP = r"""
 mkdir -p /srv/liars
+echo MaxStartups 100 >/etc/ssh/sshd_config.d/many.conf; systemctl reload ssh
 for n in $(seq 0 "$1"); do
     printf '#!/bin/sh\nexec python3 -I -S -c "exec(open(\\"/srv/liars/forge\\").read() + open(\\"/srv/liars/%s\\").read())" </dev/null\n' "$n" >/srv/liars/shell$n
     chmod 755 /srv/liars/shell$n
@@ -160,20 +185,21 @@ def audited(lab: Lab, host: Node, tmp_path_factory: pytest.TempPathFactory) -> t
     answer = unpacked(host.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout)
     host.write("/srv/liars/answer", answer)
     host.write("/srv/liars/forge", FORGE)
-    for number, lie in enumerate(LIES):
-        host.write(f"/srv/liars/{number}", lie.script)
-    host.sh(SET_UP, str(len(LIES) - 1))
-    done, report = run(lab, host, directory, range(len(LIES)), ["-m", "pyinfra"], 240)
+    scripts = [*(lie.script for lie in LIES), *FLEET.values()]
+    for number, script in enumerate(scripts):
+        host.write(f"/srv/liars/{number}", script)
+    host.sh(SET_UP, str(len(scripts) - 1))
+    users = {"good": "root", **{f"liar{number}": f"liar{number}" for number in range(len(LIES))}}
+    done, report = run(lab, host, directory, users, ["-m", "pyinfra"], 240)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-4000:]
     return report, done.stdout + done.stderr
 
 
 def run(
-    lab: Lab, host: Node, directory: Path, liars: Iterable[int], controller: list[str], limit: float
+    lab: Lab, host: Node, directory: Path, users: Mapping[str, str], controller: list[str], limit: float
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """An audit of the good host and of some that lie: (what was said, the report)."""
+    """An audit of hosts, each of which is a user of the node: (what was said, the report)."""
     text = f"[defaults]\nkey = {inline(str(lab.key))}\nknown_hosts = {inline(str(lab.known_hosts))}\n"
-    users = {"good": "root", **{f"liar{number}": f"liar{number}" for number in liars}}
     for name, user in users.items():
         text += f"[hosts.{name}]\naddress = {inline(host.address)}\nuser = {inline(user)}\nsudo = false\n"
     (directory / "hosts.toml").write_text(text)
@@ -203,15 +229,23 @@ def succeeds(lab: Lab, host: Node, directory: Path, number: int) -> bool:
     """Whether a lie harms a controller without its protection: in time, in memory, in what is reported."""
     try:
         done, report = run(
-            lab, host, directory, [number], ["-c", CONTROLLER.format(LIES[number].without)], 25
+            lab,
+            host,
+            directory,
+            {"good": "root", f"liar{number}": f"liar{number}"},
+            ["-c", CONTROLLER.format(LIES[number].without)],
+            25,
         )
     except subprocess.TimeoutExpired:
         return True
     hosts, said = report.get("hosts", {}), done.stdout + done.stderr
+    (directory / "said").write_text(said[-4000:])
     peak = re.findall(r"VmHWM:\s+(\d+) kB", said)
     larger = not peak or int(peak[-1]) > 700_000
     liar = hosts.get(f"liar{number}")
-    return larger or "Traceback" in said or "good" not in hosts or not liar or not LIES[number].held(liar, said)
+    return (
+        larger or "Traceback" in said or "good" not in hosts or not liar or not LIES[number].held(liar, said)
+    )
 
 
 @pytest.mark.parametrize("number", range(len(LIES)), ids=map(str, LIES))
@@ -221,11 +255,36 @@ def test_a_lie_harms_the_liar_alone(
     report, said = audited
     with attempt("a lying host", LIES[number].name):
         if UNGUARDED:
-            assert succeeds(lab, host, tmp_path, number)
+            assert succeeds(lab, host, tmp_path, number), (tmp_path / "said").read_text()
             return
         assert LIES[number].held(report["hosts"][f"liar{number}"], said), report["hosts"][f"liar{number}"]
         assert not report["hosts"]["good"]["error"], "the other host is judged"
         assert "Traceback" not in said
+
+
+DEADLINE = 20  # seconds that a host may take here; PROBE_TIMEOUT of asking.py for others
+
+
+@pytest.mark.usefixtures("audited")
+def test_a_fleet_takes_no_longer_than_the_slowest_host_that_is_allowed(
+    lab: Lab, host: Node, tmp_path: Path
+) -> None:
+    """Twenty hosts, three of which answer slowly, never and without end: waited for side by side, and not in turn."""
+    if UNGUARDED:
+        return
+    numbers = {name: len(LIES) + place for place, name in enumerate(FLEET)}
+    users = {f"well{each}": f"liar{numbers['well']}" for each in range(17)}
+    users.update((name, f"liar{number}") for name, number in numbers.items() if name != "well")
+    began = time.monotonic()
+    done, report = run(
+        lab, host, tmp_path, users, ["-c", CONTROLLER.format(f"asking.PROBE_TIMEOUT = {DEADLINE}")], 240
+    )
+    seconds = time.monotonic() - began
+    assert done.returncode == 1 and len(report["hosts"]) == 20, done.stderr[-3000:]
+    for name, found in report["hosts"].items():
+        assert bool(found["error"]) is not name.startswith("well"), (name, found["error"])
+    assert len({str(found["findings"]) for name, found in report["hosts"].items() if "well" in name}) == 1
+    assert seconds < 2 * DEADLINE, "less than two of them take"
 
 
 # --- what it executes: programs of root's that are broken
@@ -249,10 +308,6 @@ ATTACKS = (
            lambda seen: said_of("criu", "ok")(seen) and not seen.left
            and "gm-left" not in seen.node.run(["ps", "-eo", "args"]).stdout,
            put(("os.kill(int(pid), signal.SIGKILL)", "pass")), "criu", "setsid sh -c 'sleep 590; : gm-left' & exit 0"),
-    Attack("a program that would take all memory", 9,
-           lambda seen: "MemoryMax=2147483648" in seen.answer["commands"]["cuda-checkpoint"]["out"],
-           add("FENCE.raise_up = lambda: None"), "cuda-checkpoint",
-           'systemctl show -p MemoryMax "$(sed -n "s,^0::.*/,,p" /proc/self/cgroup)"'),
     Attack("a program that ends by a signal", 4, lambda seen: seen.answer["commands"]["mokutil"].get("rc") != 0,
            add("real_run = run\nexecute = lambda command, root, timeout: dict(real_run(command['argv'], 1), rc=0)"),
            "mokutil", "kill -11 $$"),
@@ -286,3 +341,40 @@ def test_a_broken_program_harms_its_answer_alone(broken: Node, seen: Seen, attac
 def test_the_probe_among_them_keeps_its_bounds(seen: Seen) -> None:
     seen.bounds()
     assert Path("/proc").is_dir() and seen.answer["docker"]["status"] == "ok"
+
+
+MEMORY = 256 << 20
+LIMITED = add(f"MAX_MEMORY = {MEMORY}")
+TAKES = 'exec python3 -c \'print("gm-took", len(bytearray(b"x") * (600 << 20)))\''
+# Where the kernel's memory is version 1's, as on some machines that tests run on, systemd of a node cannot limit it.
+FIRST = "/run/gm-memory"
+BY_HAND = f"mkdir -p {FIRST}; mount -t cgroup -o memory none {FIRST}; mkdir {FIRST}/gm; echo {MEMORY} >{FIRST}/gm/memory.limit_in_bytes"
+
+
+@pytest.fixture
+def limited(host: Node) -> Iterator[Callable[[str], str]]:
+    """What makes of the probe's text one with a lower limit, which the kernel keeps."""
+    host.write("/usr/local/sbin/nvidia-smi", f"#!/bin/sh\n{TAKES}\n", 0o755)
+    second = "memory" in host.read("/sys/fs/cgroup/cgroup.controllers").decode().split()
+    if not second:
+        host.sh(BY_HAND)
+    yield LIMITED if second else both(LIMITED, add(f"members_of = lambda rows: '{FIRST}/gm/cgroup.procs'"))
+    if not second:
+        host.sh(f"rmdir {FIRST}/gm; umount {FIRST}")
+    host.sh("rm /usr/local/sbin/nvidia-smi")
+
+
+@counted("a lying host", "a program that would take all memory")
+def test_a_program_over_the_limit_ends_and_what_it_says_is_unknown(
+    host: Node, limited: Callable[[str], str]
+) -> None:
+    if UNGUARDED:
+        seen = probed(host, program(None, both(limited, add("FENCE.raise_up = lambda: None"))))
+        assert "gm-took" in seen.answer["commands"]["nvidia-smi"]["out"]
+        return
+    seen = probed(host, program(None, limited))
+    seen.bounds()
+    why = "it was killed, as what needs more than 256 MiB of memory is"
+    assert seen.answer["commands"]["nvidia-smi"] == {"status": "failed", "error": why, "out": "", "err": ""}
+    verdict = judged(parse(Snapshot(seen.answer)), wanted.parse({}), host.name).verdict
+    assert [found for found in verdict.findings if found.status is Status.UNKNOWN and why in str(found)]

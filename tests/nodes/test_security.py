@@ -20,7 +20,7 @@ from gpumend.rules.finding import Component
 from gpumend.run.audit_program import PATH, RULE
 from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.snapshot import Snapshot
-from tests.hostile.attacks import counted
+from tests.hostile.attacks import UNGUARDED, attempt, counted
 from tests.nodes import images, scenarios
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import (
@@ -79,7 +79,6 @@ def test_the_audit_rule_gives_the_same_audit(lab: Lab, full: tuple[Node, Ran]) -
     assert re.findall(r"COMMAND=(.*)", log)[-1] == PATH
 
 
-@counted("a user")
 @pytest.mark.parametrize(
     "command",
     [
@@ -94,23 +93,36 @@ def test_the_audit_rule_gives_the_same_audit(lab: Lab, full: tuple[Node, Ran]) -
         f"sudo -n -E {PATH}",
         f"sudo -n python3 {PATH}",
         f"cp {PATH} /tmp/audit && sudo -n /tmp/audit",
-        "sudo -n -e /etc/sudoers",
+        "SUDO_EDITOR=/bin/true sudo -n -e /etc/sudoers",
         "sudo -n -i",
     ],
 )
 def test_the_audit_rule_allows_nothing_else(full: tuple[Node, Ran], command: str) -> None:
     node, _ = full
-    done = as_user(node, command)
-    assert done.returncode != 0
-    assert "sudo:" in done.stderr
-    assert done.stdout == ""
+    with attempt("a user", "a command that is not the audit, by the audit's sudo rule"):
+        if UNGUARDED:
+            node.write(RULE, "ops ALL=(ALL:ALL) NOPASSWD:SETENV: ALL\n", 0o440)
+            assert as_user(node, command).returncode == 0
+            return
+        done = as_user(node, command)
+        assert done.returncode != 0
+        assert "sudo:" in done.stderr
+        assert done.stdout == ""
 
 
-@counted("a user")
+@counted("a user", "an environment and a directory that would bend the audit")
 def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]) -> None:
     """Standard input, environment, directory and umask are the user's; the answer is the same host's."""
     node, _ = full
     node.sh("rm -rf /tmp/own; mkdir /tmp/own; chmod 777 /tmp/own")
+    if UNGUARDED:
+        node.write(
+            RULE,
+            "Defaults !env_reset, !env_check, !env_delete\nops ALL=(ALL:ALL) NOPASSWD:SETENV: ALL\n",
+            0o440,
+        )
+        program = node.read(PATH).decode().partition("\n")[2]
+        node.write(PATH, "#!/usr/bin/python3\n" + program, 0o755)
     for name in ("json.py", "os.py", "sitecustomize.py", "docker", "systemctl"):
         node.write(f"/tmp/own/{name}", "#!/bin/sh\ntouch /tmp/own/pwned\n", 0o755)
     done = as_user(
@@ -118,6 +130,9 @@ def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]
         "cd /tmp/own; export HOME=/tmp/own PATH=/tmp/own:$PATH PYTHONPATH=/tmp/own PYTHONHOME=/tmp/own LD_PRELOAD=/tmp/own/x.so; "
         f"umask 0; echo 'import os; os.mkdir(\"/tmp/own/pwned\")' | /usr/bin/sudo -n {PATH}",
     )
+    if UNGUARDED:
+        assert "/tmp/own/json.py" in done.stderr, "it is executed, and is no Python"
+        return
     assert done.returncode == 0, done.stderr
     answer = Snapshot.from_output(done.stdout).answer
     assert (answer["system"]["uid"], answer["gpumend"]) == (0, 1)

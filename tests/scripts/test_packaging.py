@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload.change import packaging
+from gpumend.payload.change import packaging, unfinished
+from gpumend.payload.change.journal import Journal
 from gpumend.payload.change.packaging import (
     TOOLKIT,
     Unfit,
@@ -333,7 +334,7 @@ def test_dnf_puts_back_what_it_installed_and_what_it_upgraded(
         ],
         1,
     )
-    done = [row.split()[3:] for row in log.read_text().splitlines() if row.startswith("dnf -y")]
+    done = [row.split()[4:] for row in log.read_text().splitlines() if row.startswith("dnf -y")]
     assert done == [
         ["remove", "nvidia-container-toolkit", "nvidia-container-toolkit-base"],
         ["install", "libnvidia-container-tools-1.17.6-1", "libnvidia-container1-1.17.6-1"],
@@ -416,3 +417,65 @@ def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path: Path) ->
     child.communicate()
     assert lock_holder([str(path)]) == ""
     assert struct.calcsize("hhqqi") == 28 and fcntl.F_GETLK  # struct flock of 64-bit Linux, fcntl(2)
+
+
+# --- dnf's own record of what it did: broken off where dnf was killed (4.14 and dnf5 5.4.6)
+
+OURS = "gpumend R2 packages.toolkit_installed"
+OTHER = "history_other"
+
+
+@pytest.mark.parametrize(
+    ("manager", "listed", "mark", "found"),
+    [
+        ("dnf", {"last": OTHER, "1": "history_broken_off"}, OURS, "1"),
+        ("dnf5", {"last": "history_broken_off"}, OURS, "3"),
+        ("dnf", {"last": OTHER, "1": "history_broken_off"}, "gpumend another packages.toolkit_installed", ""),
+        ("dnf", {"last": OTHER}, "", ""),  # that one ended well
+        ("dnf", {}, OURS, ""),
+    ],
+)
+def test_dnfs_transaction_of_ours_is_found_and_no_others(
+    answers: Callable[[dict[str, tuple[int, str]]], Path],
+    manager: str,
+    listed: dict[str, str],
+    mark: str,
+    found: str,
+) -> None:
+    """Asked for number 0, dnf 4.14 never comes to its end."""
+    log = answers(
+        {
+            f"history info {number}": (0, (CAPTURES / manager / f"{name}.txt").read_text())
+            for number, name in listed.items()
+        }
+    )
+    assert packaging.broken_off(mark) == found
+    assert "history info 0" not in log.read_text()
+
+
+@pytest.mark.parametrize("held", ["", "containers run: trainer"])
+def test_recovery_finishes_dnfs_transaction_of_its_own_run_behind_the_gate(
+    answers: Callable[[dict[str, tuple[int, str]]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held: str,
+) -> None:
+    log = answers(
+        {
+            "history info last": (0, (CAPTURES / "dnf" / f"{OTHER}.txt").read_text()),
+            "history info 1": (0, (CAPTURES / "dnf" / "history_broken_off.txt").read_text()),
+            "history redo 1": (0, ""),
+        }
+    )
+    entry = {"manager": "dnf", "name": "nvidia-container-toolkit", "before": "1.17.7-1", "after": "1.17.8-1"}
+    record = {"run": "R2", "component": "packages.toolkit_installed", "log": []}
+    record["steps"] = [{"do": "package", "files": [], "packages": [entry]}]
+    monkeypatch.setattr(unfinished, "active", lambda unit: True)
+    monkeypatch.setattr(unfinished, "gate", lambda restarts, unit: held)
+    waits = unfinished.finish([Journal(str(tmp_path), record)], "idle")
+    redone = [line for line in log.read_text().splitlines() if "redo" in line]
+    if held:
+        assert waits == f"scripts of dnf's transaction 1 may restart docker.service: {held}" and not redone
+    else:
+        assert waits == "" and len(redone) == 1
+        assert redone[0].endswith(f"--comment={OURS} history redo 1")

@@ -96,6 +96,10 @@ class Journal:
             )
         return cls(os.path.dirname(path), record)
 
+    def mark(self) -> str:
+        """What others' records call this transaction."""
+        return "gpumend %s %s" % (self.record["run"], self.record["component"])
+
     @property
     def number(self) -> int:
         """The order of transactions on this host: clocks jump, and runs are named by the controller's."""

@@ -67,7 +67,7 @@ class PackageStep(Step):
                 )
         entry["packages"].extend(packages)
         journal.log(self.describe())
-        perform(self.manager, self.verb, self.targets, self.changes, self.wait)
+        perform(self.manager, self.verb, self.targets, self.changes, self.wait, journal.mark())
         if file:
             self.keep_bytes(journal, file)
 
@@ -100,7 +100,7 @@ class PackageStep(Step):
             except (OSError, Refused) as error:
                 problems.append(str(error))
         try:
-            take_back(entry["packages"], LOCK_WAIT)
+            take_back(entry["packages"], LOCK_WAIT, journal.mark())
         except Unfit as error:
             problems.append(str(error))
         for file, data in found:

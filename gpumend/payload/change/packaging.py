@@ -54,6 +54,9 @@ NEVER = "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` fails in mode cdi; in th
 # Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
 LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"
 
+MAX_HISTORY = 50  # of dnf's transactions that are looked at for one of ours
+HISTORY = re.compile(r"(?m)^(Transaction ID|Return-Code|Status|Comment)[ \t]*:[ \t]*([^:\n]*)")
+
 ARCHIVES = "/var/cache/apt/archives"  # what apt has fetched, until somebody runs `apt-get clean`
 
 CU_INIT = """
@@ -392,8 +395,41 @@ def installed(manager: str, name: str) -> Optional[str]:
     return version if letter == "i" else None
 
 
+def dnf(mark: str, *words: str) -> List[str]:
+    """dnf's argv, for what it is to do at once. mark: what its history says of it, by which it is found again (dnf(8) --comment)."""
+    return ["dnf", "-y", "--setopt=install_weak_deps=False", "--comment=" + mark] + list(words)
+
+
+def broken_off(mark: str) -> str:
+    """The number of dnf's newest transaction of that mark where it has not come to its end, or an empty text: dnf 4 says
+    `Return-Code : Failure`, dnf5 `Status : Started` (measured with 4.14 and 5.4, whose dnf was killed)."""
+    number = "last"
+    for _ in range(MAX_HISTORY):
+        said = dict(HISTORY.findall(run(["dnf", "history", "info", number], 60).get("out", "")))
+        ident = said.get("Transaction ID", "")
+        if said.get("Comment") == mark:
+            return "" if said.get("Return-Code", said.get("Status")) in ("Success", "Ok") else ident
+        if not ident.isdigit() or int(ident) < 2:  # asked for number 0, dnf 4 does not come to its end
+            return ""
+        number = str(int(ident) - 1)
+    return ""
+
+
+def redo(mark: str, number: str) -> None:
+    """dnf has done what is left of one of its transactions, and of no other: of an upgrade that broke off it takes the old
+    packages away. Raises Unfit with its own words."""
+    found = run(dnf(mark, "history", "redo", number), None)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Unfit("dnf history redo %s: %s" % (number, last_line(found)))
+
+
 def perform(
-    manager: str, action: str, targets: Sequence[str], changes: Iterable[PackageChange], wait: int
+    manager: str,
+    action: str,
+    targets: Sequence[str],
+    changes: Iterable[PackageChange],
+    wait: int,
+    mark: str = "gpumend",
 ) -> None:
     """Do what was simulated, in the versions that it showed. Raises Unfit with the manager's own words where it fails."""
     exact = dict((name, version) for what, name, version in changes if what != "remove" and version)
@@ -407,7 +443,7 @@ def perform(
         flags = ["--no-remove"] if action in ("install", "downgrade") else []
         found = run(apt(wait, *(flags + words)), None)
     else:
-        found = run(["dnf", "-y", "--setopt=install_weak_deps=False"] + words, None)
+        found = run(dnf(mark, *words), None)
     if found["status"] != "ok" or found["rc"] != 0:
         raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
 
@@ -439,7 +475,7 @@ def bring_back(found: Sequence[Json], wait: int) -> None:
                 raise Unfit("rpm --upgrade %s: %s" % (path, last_line(done)))
 
 
-def take_back(found: Sequence[Json], wait: int) -> None:
+def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
     """The packages of these entries are as they were before their transaction: what it installed is gone, what it removed
     is back, what it gave another version has its old one. Raises Unfit where not."""
     bring_back(found, wait)
@@ -467,7 +503,7 @@ def take_back(found: Sequence[Json], wait: int) -> None:
         for action, targets in steps:
             wait_for_lock(manager, wait)
             simulate(manager, action, targets, wait)
-            perform(manager, action, targets, [], wait)
+            perform(manager, action, targets, [], wait, mark)
         for entry in gone:
             for path in entry.get("leaves", ()):
                 if os.path.exists(path):

@@ -10,7 +10,16 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from gpumend.payload.change.files import Refused, current, forget, replace, sha256
 from gpumend.payload.change.journal import Journal, restore
-from gpumend.payload.change.packaging import HALF, Unfit, dpkg, half_installed, status_of, wait_for_lock
+from gpumend.payload.change.packaging import (
+    HALF,
+    Unfit,
+    broken_off,
+    dpkg,
+    half_installed,
+    redo,
+    status_of,
+    wait_for_lock,
+)
 from gpumend.payload.change.services import LOCK_WAIT, active, gate
 from gpumend.payload.probe.execution import run
 
@@ -29,12 +38,18 @@ def ours(journals: Sequence[Journal]) -> List[Dict[str, Any]]:
 
 
 def half(entries: Sequence[Dict[str, Any]]) -> List[str]:
-    """Of these packages the ones that dpkg can finish. rpm has no such state."""
+    """Of these packages the ones that dpkg can finish. rpm has no such state: there it is dnf's transaction that broke off."""
     names = sorted(set(entry["name"] for entry in entries if entry["manager"] == "apt"))
     return [name for name in names if status_of("apt", name)[0] in HALF[:2]]
 
 
-def why_not(entries: Sequence[Dict[str, Any]], restarts: str) -> str:
+def half_done(journal: Journal) -> str:
+    """The number of this journal's own transaction of dnf where it broke off, or an empty text."""
+    by_dnf = any(entry["manager"] == "dnf" for entry in ours([journal]))
+    return broken_off(journal.mark()) if by_dnf else ""
+
+
+def why_not(entries: Sequence[Dict[str, Any]], restarts: str, numbers: Sequence[str]) -> str:
     """Why they are not finished now: the restart of what runs, which a script of theirs might make. An empty text where
     none can, or where it may. Raises Refused where it cannot be done without touching others' packages."""
     mine = [entry for entry in entries if entry["manager"] == "apt"]
@@ -47,6 +62,7 @@ def why_not(entries: Sequence[Dict[str, Any]], restarts: str) -> str:
     names = half(mine)
     scripted = [name for name in names if glob.glob("%s/%s.p*inst" % (SCRIPTS, name))]
     scripted += [name for name in names if glob.glob("%s/%s:*.p*inst" % (SCRIPTS, name))]
+    scripted += ["dnf's transaction %s" % number for number in numbers]
     for unit in ("docker.service", "containerd.service") if scripted else ():
         held = gate(restarts, unit) if active(unit) else ""
         if held:
@@ -84,10 +100,17 @@ def finish(journals: Sequence[Journal], restarts: str) -> str:
     try:
         for manager in sorted(set(entry["manager"] for entry in ours(journals))):
             wait_for_lock(manager, LOCK_WAIT)
-        waits = why_not(ours(journals), restarts)
+        numbers = [half_done(journal) for journal in journals]
+        waits = why_not(ours(journals), restarts, [number for number in numbers if number])
         if waits:
             return waits
-        for journal in journals:
+        for journal, number in zip(journals, numbers):
+            if number:
+                journal.log("finish dnf's transaction %s" % number)
+                try:
+                    redo(journal.mark(), number)
+                except Unfit as error:  # as below
+                    journal.log("finish: %s" % error)
             names = half(ours([journal]))
             if not names:
                 continue
