@@ -53,7 +53,7 @@ LEAVING = re.compile(
     r"|(?P<name>(?<!\$)\$(?:\{[A-Za-z_]\w{0,60}(?=[}:?+-])|[A-Za-z_]\w{0,60}))|(?P<of>\bservice:[ ]+[\w.-]{1,64}(?=[ ]*[,}]))"
 )
 ENV_LINE = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]{0,60})[ \t]*[=:][ \t]*(.*)")
-BLOCK = re.compile(r"(?:.*[:-]|[ \t]*-)[ \t]+(?:[&!][\w.-]+[ \t]+)*[|>][-+0-9]{0,2}[ \t]*(?:#.*)?$")
+BLOCK = re.compile(r"^(?:.*[:-]|[ \t]*-)[ \t]+(?:[&!][\w.-]+[ \t]+)*[|>][-+0-9]{0,2}[ \t]*(?:#.*)?$")
 SIGNS = re.compile(r"[|>][-+0-9]{0,2}[ \t]*$")
 # What names another service of the same file.
 NAMES = re.compile(r"[ \t]*(?:-[ \t]+)?(?:extends|service)[ \t]*:[ \t]+[\"']?[\w./-]+[\"']?[ \t]*$")
