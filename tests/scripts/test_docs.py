@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpumend import schemas
+from gpumend.cli.main import VERBS
 from gpumend.places import PAGES
+from gpumend.reports.document import Exit
 from gpumend.schemas import reference
 from gpumend.schemas.wanted import check
 from gpumend.text import symptoms
@@ -55,6 +57,34 @@ def test_each_incident_has_its_guide_and_the_start_page_all_of_them() -> None:
     start = (DOCS / "index.md").read_text("utf-8")
     assert len(GUIDES) >= 5
     assert [guide.name for guide in GUIDES if f"guides/{guide.name}" not in start] == []
+
+
+def test_the_start_page_leads_to_every_page() -> None:
+    start = (DOCS / "index.md").read_text("utf-8")
+    inner = {"index.md", "adding-a-cuda-release.md"}  # the second is for who works on gpumend
+    assert [
+        page.name for page in DOCS.glob("*.md") if page.name not in inner and f"({page.name})" not in start
+    ] == []
+
+
+def test_readme_names_every_verb_and_every_concern() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert [verb for verb in VERBS if f"gpumend {verb}" not in text] == []
+    alone = [
+        path.name for path in (ROOT / "deploys").glob("*.py") if "begin(concern=" in path.read_text("utf-8")
+    ]
+    assert (
+        alone
+        and [name for name in alone if f"`{name}`" not in text and f"`deploys/{name}`" not in text] == []
+    )
+
+
+def test_both_tables_of_exit_statuses_have_the_same_ones() -> None:
+    rows = [
+        re.findall(r"^\| (\d) \|", (ROOT / page).read_text("utf-8"), re.M)
+        for page in ("README.md", "docs/json-and-ci.md")
+    ]
+    assert rows[0] == rows[1] == [str(int(status)) for status in sorted(Exit)]
 
 
 def test_the_site_builds_without_a_warning_and_needs_nobody_else(tmp_path: Path) -> None:
