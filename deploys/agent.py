@@ -4,10 +4,11 @@ pyinfra inventory.py deploys/agent.py [--data agent_verb=install|status|uninstal
 """
 
 import click
-from pyinfra.context import host
+from pyinfra.context import host, state
 
 from gpumend.agent.bundle import bundle, digest
 from gpumend.agent.config import Config
+from gpumend.deploy import agent_report, session
 from gpumend.reports.document import Exit
 from gpumend.run.remote import agent as remote
 from gpumend.run.remote.assessment import merged
@@ -15,6 +16,7 @@ from gpumend.schemas.wanted import WantedError
 
 from operations import agent
 
+session.reporter(state, agent_report.finish)
 verb = str(host.data.get("agent_verb") or "install")
 if verb == "status":
     remote.told()

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gpumend.agent.bundle import bundle
-from gpumend.cli import start
+from gpumend.cli import report_options, start
 from gpumend.reports.outputs import replaced
 
 VERBS = ("install", "status", "uninstall", "file")
@@ -33,5 +33,7 @@ def command(call: start.Call) -> None:
         except OSError as error:
             raise click.UsageError(f"agent file: {targets[0]}: {error.strerror}") from None
         return
+    if call.report or report_options.has_output():
+        raise click.UsageError("agent: there is no report of it; a line a host says how it went")
     flags = ("--dry",) if verb[0] == "status" else ("-y",)
     sys.exit(replace(call, targets=targets).run("agent", *flags, data=(f"agent_verb={verb[0]}",)))

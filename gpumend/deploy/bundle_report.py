@@ -62,5 +62,6 @@ def finish(state: State) -> Exit:
     except OSError as error:
         click.echo(f"gpumend: the archive could not be written: {error}", err=True)
         return Exit.UNREAD
-    click.echo(f"{path}: report and facts of {len(told['hosts'])} hosts; `tar tzf` lists it")
+    count = len(told["hosts"])
+    click.echo(f"{path}: report and facts of {count} host{'s' * (count != 1)}; `tar tzf` lists it")
     return session.write(state, told, status)

@@ -29,6 +29,7 @@ from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from gpumend import schemas
 from gpumend.deploy import (
+    agent_report,
     bundle_report,
     facts_report,
     interrupt,
@@ -70,7 +71,7 @@ FINISH: dict[str, Callable[[State], Exit] | None] = {
     "runs": runs_report.finish,
     "bundle": bundle_report.finish,
     "audit_rule": None,
-    "agent": None,
+    "agent": agent_report.finish,
 }
 ROOM, NAMED = (
     40,

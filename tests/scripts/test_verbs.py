@@ -197,3 +197,20 @@ def test_hosts_of_another_program_are_the_runs_hosts(here: Path) -> None:
     done = run(here, "check", "--hosts", f"kubectl:{nodes}", "nvidia1")
     assert done.stderr.startswith(f"gpumend: {nodes}: 3 hosts, of them 1\n"), done.stderr
     assert "nvidia1: " in done.stderr and "ssh-keyscan" in done.stderr
+
+
+def test_the_agents_verbs_are_a_line_a_host(here: Path, tmp_path: Path) -> None:
+    """And no word of pyinfra's: `status` ended with exit status 1 and all of them, whatever the agent had said."""
+    done = run(here, "agent", "status", "@local")
+    assert (done.returncode, done.stdout) == (0, "@local: no agent is installed\n"), done.stderr
+    assert done.stderr == "gpumend: 1 host of the command line: @local\n"
+    (here / "down.toml").write_text(
+        '[defaults]\nuser = "root"\nstrict_host_keys = "no"\n[hosts.gpu1]\naddress = "127.0.0.1"\nport = 1\n'
+    )
+    for verb in ("status", "install"):
+        done = run(here, "agent", verb, "--hosts", "down.toml")
+        assert done.returncode == 1
+        assert done.stdout == "gpu1: could not be reached: port 1 on 127.0.0.1: connection refused\n"
+        assert [line for line in done.stderr.splitlines() if not line.startswith("gpumend: ")] == []
+    done = run(here, "agent", "status", "@local", "--report", str(tmp_path / "x.json"))
+    assert done.returncode == 2 and "there is no report of it" in done.stderr

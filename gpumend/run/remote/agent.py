@@ -13,6 +13,7 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
 from gpumend.payload.source import probe_source
+from gpumend.run import record as run
 from gpumend.run.audit_program import AGENT
 from gpumend.run.remote.connection import AuditOnly, RemoteError, must_be_whole, run_program
 from gpumend.text.mask import mask
@@ -91,7 +92,7 @@ def _install(state: State, host: Host, program: bytes, config: str) -> bool:
     except (AuditOnly, RemoteError) as error:
         found = {"error": str(error)}
     if "error" in found:
-        return _say(host.name, f"not installed: {found['error']}", False)
+        return _failed(host, f"not installed: {found['error']}")
     return _say(host.name, "the agent is installed; its first audit comes by itself")
 
 
@@ -107,7 +108,7 @@ def _uninstall(state: State, host: Host) -> bool:
     except (AuditOnly, RemoteError) as error:
         found = {"error": str(error)}
     if "error" in found:
-        return _say(host.name, f"not uninstalled: {found['error']}", False)
+        return _failed(host, f"not uninstalled: {found['error']}")
     return _say(
         host.name, "no agent is installed" if found.get("installed") is False else "the agent is gone"
     )
@@ -120,7 +121,7 @@ def told() -> None:
     except RemoteError as error:
         found = {"error": str(error)}
     if "error" in found:
-        _say(context_host.name, f"no answer: {found['error']}", False)
+        _failed(context_host, f"no answer: {found['error']}")
     elif not found.get("installed"):
         _say(context_host.name, "no agent is installed")
     else:
@@ -133,6 +134,13 @@ def told() -> None:
         )
 
 
-def _say(name: str, text: str, good: bool = True) -> bool:
+def _say(name: str, text: str) -> bool:
+    """True: it went well."""
     click.echo(f"{name}: {mask(text)}")
-    return good
+    return True
+
+
+def _failed(host: Host, text: str) -> bool:
+    """False: it did not, and the run's end says why."""
+    run.current(host.state.inventory).record(host.name).error = text
+    return False
