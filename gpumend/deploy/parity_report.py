@@ -34,7 +34,7 @@ def finish(state: State) -> Exit:
     told = mask_all(parity.section(groups))
     for record in sorted(records, key=lambda item: item.name):
         if record.now is None and session.target_of(state) != "-":
-            click.echo(f"{record.name}: {mask(record.error)}", err=True)
+            click.echo(f"gpumend: {record.name}: {mask(record.error)}", err=True)
     found = parity.classes(told)
     statuses = (
         [Exit.UNREAD] if any(record.now is None for record in records) or Level.UNKNOWN in found else []

@@ -199,7 +199,7 @@ def test_hosts_of_another_program_are_the_runs_hosts(here: Path) -> None:
     assert "nvidia1: " in done.stderr and "ssh-keyscan" in done.stderr
 
 
-def test_the_agents_verbs_are_a_line_a_host(here: Path, tmp_path: Path) -> None:
+def test_the_agents_verbs_and_parity_name_the_host_that_is_down(here: Path, tmp_path: Path) -> None:
     """And no word of pyinfra's: `status` ended with exit status 1 and all of them, whatever the agent had said."""
     done = run(here, "agent", "status", "@local")
     assert (done.returncode, done.stdout) == (0, "@local: no agent is installed\n"), done.stderr
@@ -212,5 +212,8 @@ def test_the_agents_verbs_are_a_line_a_host(here: Path, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stdout == "gpu1: could not be reached: port 1 on 127.0.0.1: connection refused\n"
         assert [line for line in done.stderr.splitlines() if not line.startswith("gpumend: ")] == []
+    done = run(here, "parity", "--hosts", "down.toml")
+    assert done.returncode == 1
+    assert "gpumend: gpu1: could not be reached: port 1 on 127.0.0.1: connection refused" in done.stderr
     done = run(here, "agent", "status", "@local", "--report", str(tmp_path / "x.json"))
     assert done.returncode == 2 and "there is no report of it" in done.stderr
