@@ -1,5 +1,5 @@
-"""What happens to an agent on a host: it is killed, the host goes down in the middle of its mend. Nothing is lost, and the next run
-is right."""
+"""What happens to an agent on a host: it is killed, the host goes down in the middle of its mend, the disk is full, the clock
+jumps. Nothing is lost, and the next run is right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.nodes import gpu, scenarios
 from tests.nodes.conftest import Boot
@@ -15,7 +16,7 @@ from tests.nodes.drive import Target, audit
 from tests.nodes.faults import PATHS, Before, fault, look
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
-from tests.nodes.test_agent import REPORT, TEXTFILE, agent, audited, found
+from tests.nodes.test_agent import MENDED, PROGRAM, REPORT, TEXTFILE, agent, audited, entries, found
 
 OTHER = "560.35.03"
 WANTED = {"agent": {"interval": 60, "textfile": TEXTFILE, "mend": ["cdi.spec_current"]}}
@@ -25,6 +26,14 @@ case "$*" in *generate*)
     if [ -e /run/hold ]; then : >/run/at-step; while [ -e /run/hold ]; do sleep 0.05; done; fi ;;
 esac
 exec /usr/lib/real/nvidia-ctk "$@"
+"""
+# The agent with another clock.
+CLOCK = """
+import runpy, sys, time
+years, sys.argv = float(sys.argv[1]), sys.argv[2:]
+real = time.time
+time.time = lambda: real() + years * 31557600
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -115,3 +124,72 @@ def test_a_host_that_goes_down_in_the_middle_of_its_mend(lab: Lab, stale: Node) 
         assert before.check().states() == ["working"]
         right(stale)
         assert found(json.loads(stale.read(REPORT))) == found(audit(lab, Target(stale, wanted=WANTED)).report)
+
+
+@pytest.mark.parametrize("directory", ["/var/lib/gpumend", TEXTFILE])
+def test_a_full_disk(stale: Node, directory: str) -> None:
+    with fault("full disk"):
+        report, before = audited(stale), Before.of(stale, *PATHS)
+        stale.sh(
+            'mkdir -p /root/kept; cp -a "$1/." /root/kept; mount -t tmpfs -o size=4M,mode=0700 tmpfs "$1"',
+            directory,
+        )
+        try:
+            stale.sh(
+                'cp -a /root/kept/. "$1"; dd if=/dev/zero of="$1/filler" bs=4k 2>/dev/null || true', directory
+            )
+            mine = directory != TEXTFILE
+            assert bool(mend(stale)) == mine, (
+                "what it cannot write is a failure; what the exporter reads is not the agent's"
+            )
+            said = [
+                row["MESSAGE"]
+                for row in entries(stale, "GPUMEND_STATUS=fail" if mine else "GPUMEND_STATUS=warn")
+            ]
+            assert any("No space left on device" in text for text in said), said
+            if mine:
+                before.check()
+                assert json.loads(stale.read(REPORT)) == report, "the last report is whole"
+        finally:
+            stale.sh('umount "$1"; rm -rf /root/kept', directory)
+        right(stale)
+
+
+@pytest.mark.parametrize("years", ["-56", "74"])
+def test_a_clock_that_jumps(stale: Node, years: str) -> None:
+    with fault("clock jump"):
+        done = stale.run(["python3", "-I", "-S", "-B", "-", years, PROGRAM, "mend"], input=CLOCK, check=False)
+        assert done.returncode == 0, done.stderr
+        began = json.loads(stale.read(REPORT))["started"]
+        assert began[:4] in ("1970", "2100", "1969", "1971", "2099", "2101"), began
+        assert OTHER.encode() in stale.read(scenarios.SPEC)
+        right(stale)
+        assert json.loads(stale.read(REPORT))["started"][:4] not in (began[:4], "1970")
+
+
+def test_the_timer_finds_a_stale_spec_and_mends_it_within_its_period(stale: Node) -> None:
+    """No trigger: the path units are off. The period is shortened by drop-ins, so that this takes seconds and not an hour."""
+    stale.sh(f"rm -f {MENDED}")
+    for name in ("audit", "mend"):
+        stale.write(
+            f"/etc/systemd/system/gpumend-{name}.timer.d/short.conf",
+            "[Timer]\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=3s\nRandomizedDelaySec=1s\n",
+        )
+    stale.run(["systemctl", "daemon-reload"])
+    stale.run(["systemctl", "start", "gpumend-audit.timer", "gpumend-mend.timer"])
+    try:
+        wait_for("the timer's mend", lambda: stale.exists(MENDED), 60.0)
+    finally:
+        stale.sh("rm -r /etc/systemd/system/gpumend-*.timer.d")
+        quiet(stale)
+        stale.run(["systemctl", "daemon-reload"])
+    assert OTHER.encode() in stale.read(scenarios.SPEC)
+    run = json.loads(stale.read(MENDED))["run"]
+    [row] = entries(stale, "GPUMEND_COMPONENT=cdi.spec_current", f"GPUMEND_RUN={run}")
+    assert row["MESSAGE"].startswith("cdi.spec_current: changed")
+    metrics = {
+        (sample.name, sample.labels.get("code"))
+        for family in text_string_to_metric_families(stale.read(f"{TEXTFILE}/gpumend.prom").decode())
+        for sample in family.samples
+    }
+    assert ("gpumend_run_timestamp_seconds", None) in metrics and ("gpumend_finding", "GM304") not in metrics
