@@ -127,7 +127,9 @@ def main() -> int:
         "full_docker": alone.full_docker(),
     }
     committed = asked.output.with_suffix(".json")
-    grown = worse(found, json.loads(committed.read_text())) if committed.exists() else []
+    before = json.loads(committed.read_text()) if committed.exists() else {}
+    grown = worse(found, before) if before else []
+    found.update({key: before[key] for key in ("beside",) if key in before})
     committed.write_text(json.dumps(found, indent=1) + "\n")
     text = table(found)
     asked.output.with_suffix(".md").write_text(text)

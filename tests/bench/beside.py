@@ -6,6 +6,7 @@ two files that an audit shows as it would change them. What is printed says how 
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tests.bench.alone import timed
 from tests.bench.contestants import ROOT
+from tests.bench.report import table
 
 HOSTS = 200
 # The answers that a tree's own tests make, the same host in each.
@@ -57,7 +59,8 @@ def audits(trees: dict[str, Path], kind: str, directory: Path, repeat: int) -> d
 
 
 def main(commit: str, repeat: int = 5) -> int:
-    """Prints a table."""
+    """The page of measurements has a table of it."""
+    rows: list[tuple[str, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="gpumend-beside-") as name:
         old = Path(name) / "tree"
         subprocess.run(["git", "worktree", "add", "-q", "--detach", str(old), commit], cwd=ROOT, check=True)
@@ -66,15 +69,19 @@ def main(commit: str, repeat: int = 5) -> int:
             for tree, path in trees.items():
                 told = [sys.executable, "-c", ANSWERS, str(Path(name) / tree)]
                 subprocess.run(told, cwd=path, env={"PYTHONPATH": str(path)}, check=True)
-            sys.stdout.write(f"| {HOSTS} hosts | {commit} | this tree | x |\n| --- | --: | --: | --: |\n")
             for kind in ("healthy", "drifted"):
                 found = audits(trees, kind, Path(name), repeat)
                 for number, what in enumerate((f"a {kind} host, client CPU ms", f"{kind} hosts, memory MB")):
                     was, now = found["old"][number], found["new"][number]
-                    sys.stdout.write(f"| {what} | {was:.1f} | {now:.1f} | {now / was:.2f} |\n")
-                    sys.stdout.flush()
+                    rows.append((what, was, now))
+                    sys.stderr.write(f"{what}: {was:.1f}, now {now:.1f}\n")
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(old)], cwd=ROOT, check=True)
+    page = ROOT / "docs" / "bench.md"
+    measured = json.loads(page.with_suffix(".json").read_text())
+    measured["beside"] = {"commit": commit, "repeat": repeat, "rows": rows}
+    page.with_suffix(".json").write_text(json.dumps(measured, indent=1) + "\n")
+    page.write_text(table(measured))
     return 0
 
 

@@ -153,4 +153,18 @@ def table(found: Mapping[str, Any]) -> str:
         f"The probe on a healthy host: {full['empty']['seconds']:.2f} s, {full['empty']['memory']:.0f} MB; with {full['containers']} containers and"
         f" {full['images']} images: {full['full']['seconds']:.2f} s, {full['full']['memory']:.0f} MB.",
     ]
+    if "beside" in found:
+        lines += ["", *_beside(found["beside"])]
     return "\n".join(lines) + "\n"
+
+
+def _beside(told: Mapping[str, Any]) -> list[str]:
+    """What `python -m tests.bench.beside COMMIT` measured."""
+    return [
+        f"Beside commit {told['commit']}, in turns in one run of its own (`python -m tests.bench.beside {told['commit']}`, {told['repeat']} runs each): hosts of",
+        "@fake with the same answers, CPU of one more host and memory at 200 of the client.",
+        "",
+        "| what | then | now | x |",
+        "| --- | --: | --: | --: |",
+        *(f"| {what} | {was:.1f} | {now:.1f} | {now / was:.2f} |" for what, was, now in told["rows"]),
+    ]
