@@ -18,12 +18,13 @@ from gpumend.state.reading import Unread
 
 @rule(
     "GM010",
-    "the default runtime's program is there",
+    "the programs of the engines' runtimes are there",
     "gpu-operator#1109, #401 (leftovers after an uninstall); containerd runtime v2 shim: OCI runtime create failed",
     applies=has_gpu,
 )
 def default_gone(context: Context) -> Iterator[Finding]:
-    for engine, name, program in defaults(context):
+    gone = tuple(defaults(context))
+    for engine, name, program in gone:
         operators = program.startswith(f"{OPERATOR_TOOLKIT}/")
         yield Finding(
             code="GM010",
@@ -41,6 +42,39 @@ def default_gone(context: Context) -> Iterator[Finding]:
                 "OCI runtime create failed: unable to retrieve OCI",
             ),
         )
+    if not gone and (left := leftovers(context)):
+        program = left[0].partition(": ")[2]
+        yield Finding(
+            code="GM010",
+            status=Status.FAIL,
+            summary=f"containerd's runtimes lead to programs that are not there, and pods of their classes do not start: {', '.join(left)}",
+            evidence=tuple(Evidence("containerd's runtimes", text) for text in left),
+            cause="The GPU Operator was uninstalled, and its drop-in stayed behind.",
+            remedy="Take the operator's drop-in (99-nvidia.toml) or these runtimes out of containerd's configuration, and restart it.",
+            refused="whether the toolkit is to come back is the owner's decision",
+            symptoms=(f"{program}: no such file or directory",),
+        )
+
+
+def leftovers(context: Context) -> list[str]:
+    """Runtimes that are not the default and whose program was the GPU Operator's, of whose toolkit nothing is here."""
+    if operators_toolkit(context.state):
+        return []  # GM011's
+    try:
+        if not pods_readable(context):
+            return []
+        settings = cri(context)
+    except (ConfigError, Unread):  # GM501's
+        return []
+    binaries = context.state.containerd.binaries
+    return [
+        f"{name}: {found.binary}"
+        for name, found in sorted(settings.runtimes.items())
+        if name != settings.default
+        and found.binary.startswith(f"{OPERATOR_TOOLKIT}/")
+        and (meta := binaries.get(found.binary)) is not None
+        and meta.absent
+    ]
 
 
 def defaults(context: Context) -> Iterator[tuple[str, str, str]]:

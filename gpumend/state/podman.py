@@ -1,9 +1,9 @@
-"""podman: its version, and the spec directories that containers.conf gives it."""
+"""podman: its version, the spec directories that containers.conf gives it, and its services that start at boot."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gpumend.state.reading import Reading
@@ -24,6 +24,24 @@ USER_CONFIGS = (
 )
 USER_DIRS = r"(?m)^[ \t]*cdi_spec_dirs[ \t]*=[ \t]*(\[[^\]\n]{0,500}\])"
 SUBUID = "/etc/subuid"
+# podman-systemd.unit(5): files of which a generator makes services at each boot, with their drop-ins; and services that somebody
+# wrote or had `podman generate systemd` write. Of them leave: the device, whether the service is started at boot, and whether it
+# waits for the spec.
+QUADLETS = tuple(
+    f"{directory}/{name}"
+    for directory in ("/etc/containers/systemd", "/usr/share/containers/systemd")
+    for name in ("*.container", "*/*.container", "*.container.d/*.conf")
+)
+SERVICES = ("/etc/systemd/system/*.service",)
+_LINE = r"(?:[^\n\\]|\\[\s\S]){0,2000}?"
+_DEVICE = r"(nvidia\.com/[\w.=:/-]{1,80}|--gpus(?:[= ][\"']{0,2}[\w=,:-]{1,40})?)"
+WAITS = "nvidia-cdi-refresh.service"
+AT_BOOT = (
+    rf"(?m)^[ \t]{{0,40}}(?:AddDevice[ \t]{{0,9}}=[ \t]{{0,9}}[\"'-]{{0,2}}{_DEVICE}"
+    rf"|PodmanArgs[ \t]{{0,9}}={_LINE}{_DEVICE}"
+    rf"|ExecStart[ \t]{{0,9}}=(?={_LINE}\bpodman[ \t]){_LINE}{_DEVICE}"
+    rf"|After[ \t]{{0,9}}=[^\n]{{0,500}}?({WAITS})|(WantedBy|RequiredBy)[ \t]{{0,9}}=[ \t]{{0,9}}\w)"
+)
 
 REQUEST = Request(
     files=(VENDOR, CONFIG, SUBUID),
@@ -31,22 +49,37 @@ REQUEST = Request(
         Glob(DROP_INS),
         Glob(USER_STORAGE, read=False),
         *(Glob(pattern, read=False, search=USER_DIRS) for pattern in USER_CONFIGS),
+        *(Glob(pattern, read=False, search=AT_BOOT) for pattern in (*QUADLETS, *SERVICES)),
     ),
     programs=("podman",),
     commands={"podman": Command(("podman", "--version"), timeout=5)},
 )
 
 
+class Service(NamedTuple):
+    """A service of podman's that is started at boot. path: the file that makes it. device: what it asks of the GPU, as it stands
+    there. waits: whether it is started after nvidia-cdi-refresh."""
+
+    path: str
+    device: str
+    waits: bool
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2].rpartition(".")[0]
+
+
 class Podman(NamedTuple):
     """files: in podman's order, the later over the earlier (containers.conf(5)). users: name and uid of those who have
     rootless containers here. user_dirs: of a user's containers.conf that sets cdi_spec_dirs, what it sets. subordinate: names
-    and uids that subuid(5) gives user ids to."""
+    and uids that subuid(5) gives user ids to. services: of containers with the GPU that start at boot."""
 
     version: Reading[Version]
     files: Mapping[str, Reading[FileContent]]
     users: Mapping[str, int] = {}
     user_dirs: Mapping[str, tuple[str, ...]] = {}
     subordinate: Reading[frozenset[str]] = Reading.none(SUBUID)
+    services: tuple[Service, ...] = ()
 
     def spec_dirs(self) -> tuple[str, ...] | None:
         """engine.cdi_spec_dirs of the last file that has it, or None where none has; raises Unread."""
@@ -58,6 +91,18 @@ class Podman(NamedTuple):
             if isinstance(listed, list):
                 found = tuple(str(item) for item in listed)
         return found
+
+
+def _services(snapshot: Snapshot) -> Iterator[Service]:
+    hits: dict[str, list[str]] = {}
+    for pattern in (*QUADLETS, *SERVICES):
+        for path in snapshot.glob(pattern).value or ():
+            found = snapshot.found(path, AT_BOOT).value or ()
+            hits.setdefault(re.sub(r"\.d/[^/]*$", "", path), []).extend(found)
+    for path, texts in sorted(hits.items()):
+        devices = [text for text in texts if text.startswith(("nvidia.com/", "--gpus"))]
+        if devices and {"WantedBy", "RequiredBy"} & set(texts):
+            yield Service(path, devices[0], WAITS in texts)
 
 
 def parse(snapshot: Snapshot) -> Podman:
@@ -82,4 +127,5 @@ def parse(snapshot: Snapshot) -> Podman:
         snapshot.text(SUBUID).map(
             lambda text: frozenset(line.partition(":")[0] for line in text.splitlines() if ":" in line)
         ),
+        tuple(_services(snapshot)),
     )

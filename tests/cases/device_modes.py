@@ -1,6 +1,6 @@
 from tests.cases.base import *
 
-SOURCE = "nct#210, nct#268/nd#1608 (Gentoo, openSUSE: 0660 root:video), vowstar-overlay#6 (NVreg_DeviceFileMode in decimal)"
+SOURCE = "nct#210, nct#268/nd#1608 (Gentoo, openSUSE: 0660 root:video), Gentoo nvidia.conf (NVreg_DeviceFileMode=432 in decimal)"
 EXPECT = "warn: /dev/nvidia* are not 0666: rootless engines and users other than root get 'NVML: Insufficient Permissions'; cause NVreg_DeviceFileMode in /proc/driver/nvidia/params, /etc/modprobe.d"
 HOST = healthy("28.5.2", "1.18.2", mode="auto").but(
     files={

@@ -283,6 +283,20 @@ def of_29(**info: Any) -> Host:
             "ok",
             id="nofile-and-no-container",
         ),
+        pytest.param(
+            healthy("28.5.2")
+            .but(units={"containerd.service": {"LoadState": "loaded", "LimitNOFILESoft": "1024"}})
+            .with_containers(container(gpus=True)),
+            "note",
+            id="containerd-2.1.5-under-docker-28",
+        ),
+        pytest.param(
+            healthy("28.5.2")
+            .but(units={"containerd.service": {"LoadState": "loaded", "LimitNOFILESoft": "1048576"}})
+            .with_containers(container(gpus=True)),
+            "ok",
+            id="containerd-1.7",
+        ),
     ],
 )
 def test_gm420(host: Host, expected: str) -> None:
@@ -734,8 +748,13 @@ def test_the_tables_are_whole() -> None:
         ("runc", (1, 2, 5), (1, 2, 8)),
         ("runc", (1, 3, 6), None),
         ("runc", (1, 5, 0), None),
-        ("containerd", (1, 7, 27), (1, 7, 29)),
-        ("containerd", (2, 3, 4), None),
+        ("containerd", (1, 7, 27), (1, 7, 33)),
+        ("containerd", (1, 7, 33), None),
+        ("containerd", (2, 0, 7), None),  # no release of 2.0 has what June 2026 fixed elsewhere
+        ("containerd", (2, 1, 8), (2, 1, 9)),
+        ("containerd", (2, 2, 5), None),
+        ("containerd", (2, 3, 4), (2, 3, 5)),
+        ("containerd", (2, 3, 5), None),
         ("driver", (580, 95, 5), (580, 159, 3)),
         ("driver", (580, 159, 4), None),
         ("driver", (550, 163, 1), None),  # a branch that the table does not know

@@ -328,16 +328,18 @@ def test_an_address_as_the_kernel_writes_it(text: str, address: str) -> None:
         (0x13BA, "Maxwell"), (0x15F8, "Pascal"), (0x1DB6, "Volta"), (0x1E04, "Turing"), (0x20B0, "Ampere"), (0x2204, "Ampere"),
         (0x2330, "Hopper"), (0x26B9, "Ada"), (0x2B8C, "Blackwell"), (0x2BB5, "Blackwell"), (0x2C58, "Blackwell"),
         (0x2DD8, "Blackwell"), (0x2E12, "Blackwell"), (0x2F58, "Blackwell"), (0x3182, "Blackwell"), (0x31C2, "Blackwell"),
+        (0x1613, "Maxwell"), (0x174D, "Maxwell"), (0x179C, "Maxwell"), (0x15C2, "Pascal"), (0x2082, "Ampere"), (0x2414, "Ampere"),
     ],
 )  # fmt: skip
 def test_chips_by_device_id(device: int, architecture: str) -> None:
-    """Ids of NVIDIA's supported-gpus.json and of public reports."""
+    """Ids of NVIDIA's supported-gpus.json, of pci.ids and of public reports."""
     row = chip(device)
     assert row is not None and row["architecture"] == architecture
 
 
 def test_ids_that_are_in_no_range() -> None:
     assert chip(None) is None and chip(0x1180) is None and chip(0xFFFF) is None
+    assert chip(0x22A3) is None, "an NVSwitch, between the ids of GA102 and of GH100"
     assert len(load("gpu_chips")["chips"]) > 20
 
 

@@ -285,6 +285,84 @@ def test_a_device_gets_a_spec_that_outlives_a_reboot() -> None:
     assert codes(after) == {}
 
 
+QUADLET = (
+    "[Container]\nImage=ollama\nAddDevice=nvidia.com/gpu=all\n{more}[Install]\nWantedBy=default.target\n"
+)
+WAIT = "[Unit]\nAfter=network-online.target nvidia-cdi-refresh.service\n"
+
+
+def quadlets(text: str, path: str = "/etc/containers/systemd/ollama.container", **files: Any) -> Host:
+    return healthy("28.5.2", "1.18.1").but(
+        files={path: text, **files}, commands={"podman": (0, "podman version 5.4.2\n", "")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param(quadlets(QUADLET.format(more="")), "fail", id="device"),
+        pytest.param(quadlets(QUADLET.format(more="").replace("default", "multi-user")), "fail", id="multi-user"),
+        pytest.param(
+            quadlets("[Container]\nPodmanArgs=--env TOKEN=x --gpus all\n[Install]\nWantedBy=default.target\n"),
+            "fail", id="gpus",
+        ),
+        pytest.param(
+            quadlets("[Container]\nPodmanArgs=--ipc host \\\n  --device=nvidia.com/gpu=0\n[Install]\nRequiredBy=x.target\n"),
+            "fail", id="continued",
+        ),
+        pytest.param(quadlets(QUADLET.format(more=""), "/etc/containers/systemd/ai/ollama.container"), "fail", id="below"),
+        pytest.param(
+            quadlets("[Container]\nImage=x\n[Install]\nWantedBy=default.target\n", **{
+                "/etc/containers/systemd/ollama.container.d/gpu.conf": "[Container]\nAddDevice=nvidia.com/gpu=0\n",
+            }),
+            "fail", id="drop-in",
+        ),
+        pytest.param(
+            quadlets(
+                "[Service]\nExecStart=/usr/bin/podman run --rm --device nvidia.com/gpu=all x\n[Install]\nWantedBy=a.target\n",
+                "/etc/systemd/system/whisper.service",
+            ),
+            "fail", id="generate-systemd",
+        ),
+        pytest.param(quadlets(WAIT + QUADLET.format(more="")), "ok", id="waits"),
+        pytest.param(
+            quadlets(WAIT + QUADLET.format(more="")).but(units={
+                REFRESH: {"LoadState": "loaded", "UnitFileState": "enabled", "After": "multi-user.target"},
+            }),
+            "fail", id="waits-in-a-circle",
+        ),
+        pytest.param(quadlets(QUADLET.partition("[Install]")[0].format(more="")), "ok", id="started-by-hand"),
+        pytest.param(quadlets("[Container]\nImage=x\n[Install]\nWantedBy=default.target\n"), "ok", id="no-gpu"),
+        pytest.param(quadlets("[Container]\n#AddDevice=nvidia.com/gpu=all\n[Install]\nWantedBy=a.target\n"), "ok", id="comment"),
+        pytest.param(
+            quadlets(
+                "[Service]\nExecStart=/usr/bin/nerdctl run --gpus all x\n[Install]\nWantedBy=a.target\n",
+                "/etc/systemd/system/whisper.service",
+            ),
+            "ok", id="not-podman",
+        ),
+        pytest.param(
+            quadlets(QUADLET.format(more=""), **{REFRESH_ENV: TO_ETC, DYNAMIC: None, STATIC: spec()}),
+            "ok", id="refresh-writes-etc",
+        ),
+        pytest.param(quadlets(QUADLET.format(more="")).but(commands={"podman": None}), "ok", id="no-podman"),
+    ],
+)  # fmt: skip
+def test_podmans_services_at_boot(host: Host, expected: str) -> None:
+    """podman-systemd.unit(5): a quadlet's service is started once at boot, as soon as its After= allows."""
+    assert outcome(host, "GM314") == expected
+
+
+def test_a_quadlet_gets_a_spec_that_outlives_a_reboot_and_tells_no_secret() -> None:
+    host = quadlets(
+        "[Container]\nPodmanArgs=--env TOKEN=hunter2 --gpus all\n[Install]\nWantedBy=default.target\n"
+    )
+    found = the(host, "GM314")
+    assert "ollama" in found.summary and "hunter2" not in str(found) and "hunter2" not in str(host.state())
+    assert steps(host) == [("write", REFRESH_ENV), ("trigger", STATIC), ("remove", DYNAMIC)]
+    assert codes(host.but(files={DYNAMIC: None, STATIC: spec(), REFRESH_ENV: TO_ETC})) == {}
+
+
 def test_the_output_file_is_set_in_the_place_of_another() -> None:
     env = "NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=/var/run/cdi/nvidia.yaml\nNVIDIA_CTK_DRIVER_ROOT=/\n"
     host = booting("auto", "1.18.1", "28.5.2", DEVICE, files={REFRESH_ENV: env})
@@ -463,6 +541,18 @@ def test_the_operator_is_named_where_something_is_held_back(preinstalled: bool) 
     )
     found = the(host, "GM505")
     assert found.change is None and "GPU Operator" in found.refused
+
+
+def test_what_an_operator_left_behind_is_told_though_it_is_not_the_default() -> None:
+    """gpu-operator#1109: the drop-in stays with default_runtime_name = "runc"; pods of the class nvidia do not start."""
+    whole = gpu_operator.op()
+    host = whole.but(files={path: None for path in whole.files if path.startswith(gpu_operator.TK)})
+    found = the(host, "GM010")
+    assert (str(found.status), found.change) == ("fail", None)
+    assert "nvidia: /usr/local/nvidia/toolkit/nvidia-container-runtime" in found.summary
+    assert outcome(whole, "GM010") == "ok"
+    half = whole.but(files={f"{gpu_operator.TK}nvidia-container-runtime": None})
+    assert (outcome(half, "GM010"), outcome(half, "GM011")) == ("ok", "fail")
 
 
 def test_leftovers_of_the_operator_name_the_binary() -> None:

@@ -12,6 +12,7 @@ from gpumend.rules.cdi.spec import (
     gpu_files,
     needs_at_boot,
     ordered,
+    podman_at_boot,
     regenerate,
     target,
     uses_refresh,
@@ -33,31 +34,32 @@ def writes_to(context: Context) -> str:
 
 
 def lasts(context: Context) -> bool:
-    """Whether a true spec is there when dockerd starts at boot. Raises Unread."""
-    if uses_refresh(context):
-        return ordered(context) or (
-            writes_to(context).startswith("/etc/cdi/")
-            and any(file.directory == "/etc/cdi" for file in gpu_files(context))
-        )
-    return any(file.directory == "/etc/cdi" for file in gpu_files(context))
+    """Whether a true spec is there when dockerd, and podman's services, start at boot. Raises Unread."""
+    kept = any(file.directory == "/etc/cdi" for file in gpu_files(context))
+    if not uses_refresh(context):
+        return kept
+    waits = not podman_at_boot(context) and (ordered(context) or not context.state.docker.installed)
+    return waits or (kept and writes_to(context).startswith("/etc/cdi/"))
 
 
 @rule(
     "GM314",
-    "the spec is there when dockerd starts at boot",
+    "the spec is there when the engines start at boot",
     "nct deployments/systemd v1.18.0-v1.20.0 (no Before=docker.service), nct PR#1638 (1.19.0: After=multi-user.target); "
-    "NixOS/nixpkgs#353059, #451912; moby daemon/daemon.go restore",
-    applies=lambda context: has_toolkit(context) and context.state.docker.installed,
+    "NixOS/nixpkgs#353059, #451912; moby daemon/daemon.go restore; podman-systemd.unit(5)",
+    applies=lambda context: (
+        has_toolkit(context) and (context.state.docker.installed or bool(podman_at_boot(context)))
+    ),
 )
 def lost_at_boot(context: Context) -> Iterator[Finding]:
-    users, specs = needs_at_boot(context), gpu_files(context)
-    by_name = context.wanted.mode == "cdi-only"
-    due = by_name or becomes_literal(context)
-    if not specs or not (users or due) or lasts(context):  # without any spec it is GM301's
+    refresh, specs = uses_refresh(context), gpu_files(context)
+    docker = context.state.docker.installed and not (refresh and ordered(context))
+    users, services = needs_at_boot(context) if docker else (), podman_at_boot(context)
+    due = docker and (context.wanted.mode == "cdi-only" or becomes_literal(context))
+    if not specs or not (users or services or due) or lasts(context):  # without any spec it is GM301's
         return
-    refresh = uses_refresh(context)
     by_runtime = [found for found in users if not found.uses_cdi()]
-    if by_runtime and len(by_runtime) == len(users) and goes_auto(context):
+    if by_runtime and len(by_runtime) == len(users) and not services and goes_auto(context):
         made, refused = change(context, "nvidia-container-runtime", "mode", value="auto"), ""
         remedy = (
             'Mend sets mode = "auto", which from toolkit 1.18 on makes CDI at each start and needs no file.'
@@ -69,26 +71,28 @@ def lost_at_boot(context: Context) -> Iterator[Finding]:
             if refresh
             else f"Mend generates {target(context)}, which outlives a reboot."
         )
-    names = ", ".join(sorted(found.label() for found in users))
-    lost = "made only after dockerd starts" if refresh else "lost"
+    names = ", ".join(sorted((*(found.label() for found in users), *(found.name for found in services))))
+    lost = f"made only after {'dockerd starts' if docker else 'they start'}" if refresh else "lost"
+    order = "not After=nvidia-cdi-refresh.service" if refresh else "nothing makes the spec at boot"
     yield Finding(
         code="GM314",
-        status=Status.FAIL if users else Status.WARN,
+        status=Status.FAIL if users or services else Status.WARN,
         summary=f"at the next boot the CDI spec is {lost}"
         + (f", and these stay down: {names}" if names else ": it lies in /var/run/cdi alone"),
         evidence=(
             *(Evidence(file.path, "the spec that is there") for file in specs),
             *(Evidence("docker inspect", f"{found.label()}: restart={found.restart}") for found in users),
-            *([config_evidence(context, "mode", "cdi")] if by_runtime else []),
-            Evidence(
-                "systemctl show docker.service",
-                "not After=nvidia-cdi-refresh.service" if refresh else "nothing makes the spec at boot",
+            *(
+                Evidence(found.path, f"{found.device}, at boot, without a wait for the spec")
+                for found in services
             ),
+            *([config_evidence(context, "mode", "cdi")] if by_runtime else []),
+            *([Evidence("systemctl show docker.service", order)] if docker else []),
         ),
         cause="/var/run is empty after a boot. "
         + (
-            "nvidia-cdi-refresh.service has no Before=docker.service, and 1.19.0's even waits for multi-user.target: dockerd "
-            "starts its containers first, once, and leaves down what it could not start."
+            "nvidia-cdi-refresh.service has no Before=docker.service, and 1.19.0's even waits for multi-user.target: dockerd and "
+            "podman's services start their containers first, once, and leave down what could not start."
             if refresh
             else f"No nvidia-cdi-refresh is enabled that would make it again, and {STATIC} is not there."
         ),

@@ -12,6 +12,7 @@ from gpumend.rules.finding import Change, Component, Evidence
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
 from gpumend.state.docker import Container
+from gpumend.state.podman import Service
 from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version
 
@@ -65,12 +66,27 @@ def needs_at_boot(context: Context) -> tuple[Container, ...]:
     )
 
 
+def podman_at_boot(context: Context) -> tuple[Service, ...]:
+    """podman's services that start at boot, ask for the GPU and do not wait for the spec: their only chance is that it is there
+    (podman-systemd.unit(5): a quadlet is started once, unless it says otherwise)."""
+    podman = context.state.podman
+    return tuple(
+        found
+        for found in podman.services
+        if podman.version.ok and not (found.waits and not _late_refresh(context))
+    )
+
+
+def _late_refresh(context: Context) -> bool:
+    """Whether nvidia-cdi-refresh waits for multi-user.target, as 1.19.0's does, so that nothing there can wait for it."""
+    return "multi-user.target" in (context.state.cdi.refresh.value or {}).get("After", "").split()
+
+
 def ordered(context: Context) -> bool:
     """Whether dockerd waits at boot for nvidia-cdi-refresh. 1.19.0's runs after multi-user.target, which waits for dockerd:
     of such a circle systemd leaves one out (nct PR#1638)."""
     after = (context.state.docker.unit.value or {}).get("After", "").split()
-    own = (context.state.cdi.refresh.value or {}).get("After", "").split()
-    return "nvidia-cdi-refresh.service" in after and "multi-user.target" not in own
+    return "nvidia-cdi-refresh.service" in after and not _late_refresh(context)
 
 
 def goes_auto(context: Context) -> bool:
@@ -88,8 +104,12 @@ def goes_auto(context: Context) -> bool:
 
 
 def persists(context: Context) -> bool:
-    """Whether nvidia-cdi-refresh has to write where a spec outlives a reboot: it is not done when dockerd starts."""
-    if not uses_refresh(context) or ordered(context) or not context.state.docker.installed:
+    """Whether nvidia-cdi-refresh has to write where a spec outlives a reboot: it is not done when the engines start."""
+    if not uses_refresh(context):
+        return False
+    if podman_at_boot(context):
+        return True
+    if ordered(context) or not context.state.docker.installed:
         return False
     return context.wanted.mode == "cdi-only" or any(
         found.uses_cdi() or not goes_auto(context) for found in needs_at_boot(context)

@@ -153,7 +153,7 @@ def _cause(context: Context, mode: int) -> tuple[str, str, list[Evidence]]:
 @rule(
     "GM109",
     "device nodes are for every user",
-    "nct#210, nct#268, nd#1608 (Gentoo, openSUSE: 0660 root:video); vowstar-overlay#6 (decimal)",
+    "nct#210, nct#268, nd#1608 (Gentoo, openSUSE: 0660 root:video); Gentoo nvidia-drivers files/nvidia.conf (432: decimal)",
     applies=loaded,
 )
 def modes(context: Context) -> Iterator[Finding]:

@@ -287,18 +287,17 @@ CONTAINERD_ROOT = "/var/lib/containerd"
 @rule(
     "GM420",
     "Docker 29 keeps images and limits where they are expected",
-    "Docker 29.0 release notes: containerd image store, LimitNOFILE; moby daemon/image_store_choice.go (from recorded answers)",
+    "Docker 29.0 release notes: containerd image store; moby#51485, docker/docs PR#23730: containerd 2.1.5's LimitNOFILE; moby "
+    "daemon/image_store_choice.go (from recorded answers)",
     applies=up,
 )
 def of_29(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
     version, info = docker.version.need(), docker.info.need()
-    if version < STORE_DEFAULT:
-        return
     rows = [row for row in info.get("DriverStatus") or () if isinstance(row, list) and len(row) == 2]
     store = any(row[0] == "driver-type" and "snapshotter" in str(row[1]) for row in rows)
     root = str(info.get("DockerRootDir") or "/var/lib/docker")
-    if store and root.rstrip("/") != "/var/lib/docker":
+    if version >= STORE_DEFAULT and store and root.rstrip("/") != "/var/lib/docker":
         yield Finding(
             code="GM420",
             status=Status.NOTE,
@@ -321,7 +320,7 @@ def of_29(context: Context) -> Iterator[Finding]:
             status=Status.NOTE,
             summary=f"containers start with {soft} open files: what loads data by many workers, or NCCL, may need more",
             evidence=(Evidence("systemctl show containerd.service", f"LimitNOFILESoft={soft}"),),
-            cause="Docker 29 no longer raises the limit for containers.",
+            cause="Containers inherit containerd's limit. From 2.1.5 on, which comes with Docker 29, its service has systemd's own.",
             remedy='`"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 65536, "Hard": 524288}}` in daemon.json, or '
             "`--ulimit nofile=65536` for the container that needs it.",
             refused="limits are the owner's decision",
