@@ -27,7 +27,6 @@ NOTHING = (
 )  # values of NVIDIA_VISIBLE_DEVICES that give none (nct cmd/nvidia-container-runtime-hook)
 # What a request may say of itself in a report: names of devices. All else could be a secret that a variable brought.
 NAMED = Pattern(r"[\w.:/=,*-]{1,120}", re.ASCII)
-OTHER_DRIVERS = ("amd", "intel")
 
 
 class Request(NamedTuple):
@@ -196,10 +195,9 @@ def _request(way: str, item: Value, service: Service) -> Request:
 
 def is_gpu(request: Request) -> bool:
     """Whether a reservation is for an NVIDIA GPU, or may be: Compose reserves other devices, too."""
-    if request.driver in OTHER_DRIVERS:
-        return False
-    named = request.driver.startswith(("nvidia", "cdi")) or bool(request.unknown)
-    return named or "gpu" in request.capabilities or "nvidia" in request.capabilities
+    if request.driver:  # an unknown one is no NVIDIA's: Docker refuses it, or somebody's plugin has it
+        return request.driver.startswith(("nvidia", "cdi")) or bool(request.unknown)
+    return bool(request.unknown) or bool({"gpu", "nvidia"} & set(request.capabilities))
 
 
 def _reservations(service: Service) -> Iterator[Request]:
@@ -313,7 +311,22 @@ def grant_of(request: Request, seen: Visible) -> Grant:
 def grant(service: Service) -> Grant:
     """What all requests of a service give together, where every one is met."""
     seen = visible(service, VISIBLE)
+    asked = requests(service)
     found = Grant()
-    for request in requests(service):
-        found |= grant_of(request, seen)
+    for request in asked:
+        if request.way != "node" or all(each.way == "node" for each in asked):
+            found |= grant_of(request, seen)
     return found
+
+
+def requested(service: Service) -> Grant | None:
+    """What reservations and `gpus:` give beside `runtime: nvidia`: by the hook these alone count, for it sees the variable that
+    Docker adds last (moby daemon/nvidia_linux.go), by CDI both do. None where the service has not both."""
+    found = requests(service)
+    asked = [each for each in found if each.way in ("reservation", "gpus") and not each.cdi]
+    if not asked or not any(each.way == "runtime" for each in found):
+        return None
+    given = Grant()
+    for request in asked:
+        given |= grant_of(request, Visible())
+    return given

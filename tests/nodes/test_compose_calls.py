@@ -17,6 +17,8 @@ from gpumend.rules.compose.where import Where
 from gpumend.state.compose_request import grant, requests
 from tests.nodes.compose import SUITES, Ran, run
 from tests.unit.test_compose import ONE, reserved, service
+from tests.unit.test_compose_field import EXPECTED as FIELD_EXPECTED
+from tests.unit.test_compose_field import FIELD
 from tests.unit.test_compose_fix import EXPECTED, NEW, SHAPES, rewritten
 
 TRIXIE, SID = SUITES
@@ -30,6 +32,11 @@ REWRITTEN = [
     "count-2", "two-ids", "limits-too", "devices-there", "cdi-two", "tpu-and-gpu", "quoted-keys", "crlf-bom", "runtime-list",
     "comments",
 ]  # fmt: skip
+# Of what people write: parts of projects, what needs an env_file or a variable, and what Compose refuses.
+UNLIKE = {
+    "frigate-tensorrt", "gpus-docs", "immich-hwaccel", "immich-nvenc", "invokeai", "jellyfin-linuxserver", "ollama-readme",
+    "runtime-env-file", "text-generation-webui", "vllm-openai",
+}  # fmt: skip
 PROJECT = {
     "compose.yml": "include: [sub/c.yml]\n" + reserved(ONE).replace("image: cuda", "image: x"),
     "sub/c.yml": service("runtime: nvidia\nenvironment: {NVIDIA_VISIBLE_DEVICES: '1:2'}", "b"),
@@ -65,6 +72,18 @@ def test_every_shape_asks_the_api_for_what_gpumend_reads_in_it() -> None:
         if ran[name].rc or known != dict(expected):
             wrong[name] = (ran[name].rc, ran[name].err[-200:], known, expected)
     assert wrong == {}, wrong
+
+
+def test_what_people_write_asks_the_api_for_what_gpumend_reads_in_it() -> None:
+    """Compose 2.40.3; without what needs a file or a variable beside it."""
+    given = {
+        name: expected for name, (expected, _) in FIELD_EXPECTED.items() if name not in UNLIKE and expected
+    }
+    ran = run_all(SID, {name: FIELD[name] for name in given})
+    assert len(given) > 20
+    assert {name: (found.rc, asked(found)) for name, found in ran.items()} == {
+        name: (0, expected) for name, expected in given.items()
+    }
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -152,6 +171,12 @@ def test_a_count_of_0_reaches_docker_as_0(suite: str) -> None:
         reserved(ONE + "\n  count: 1"),
         reserved(ONE.replace('"0"', "0")),
         service("devices: [{source: nvidia.com/gpu=0}]"),
+        service("resources: {reservations: {devices: [{capabilities: [gpu]}]}}"),
+        service("reservations: {devices: [{capabilities: [gpu]}]}"),
+        service("deploy: {reservations: {devices: [{capabilities: [gpu]}]}}"),
+        service("deploy: {devices: [{capabilities: [gpu]}]}"),
+        service("deploy: {resources: {devices: [{capabilities: [gpu]}]}}"),
+        service("deploy: {resources: {limits: {devices: [{capabilities: [gpu]}]}}}"),
         "services:\n\ta: {}\n",
         service("tty: true\ntty: true"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from gpumend.rules.compose.compose_rule import asking, compose_rule, evidence
@@ -10,6 +11,7 @@ from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.state.compose_files import Problem, Project
 from gpumend.state.compose_request import VISIBLE, Request, visible
 from gpumend.text.version import show
+from gpumend.text.yaml_nodes import Value
 
 
 def _place(problem: Problem) -> str:
@@ -75,6 +77,21 @@ def known(project: Project, where: Where) -> Iterator[Finding]:
     "docs.docker.com compose-file/deploy (devices); compose-go schema: capabilities, count, device_ids",
 )
 def taken(project: Project, where: Where) -> Iterator[Finding]:
+    for service in project.services.values():
+        for way in MISPLACED:
+            lost = service.value.get(*way)
+            if lost is None or not GPU.search(_words(lost)):
+                continue
+            yield Finding(
+                code="GM903",
+                status=Status.FAIL,
+                summary=f"{service.name}: a request for a GPU does not stand under {'.'.join(way)}",
+                evidence=(Evidence(f"{lost.source.path}:{lost.line}", ".".join(way)),),
+                cause="Compose refuses the whole project for a key that it does not know there.",
+                remedy="`deploy:`, `resources:`, `reservations:`, `devices:`, each below the one before.",
+                refused="what was meant is not ours to guess",
+                symptoms=(f"additional properties '{way[-1]}' not allowed",),
+            )
     for service, found in asking(project):
         for request in found:
             for fault in request.faults:
@@ -92,6 +109,24 @@ def taken(project: Project, where: Where) -> Iterator[Finding]:
                         "device_ids.0 must be a string",
                     ),
                 )
+
+
+# Places where people put `devices`, and where Compose's schema has none.
+MISPLACED = (
+    ("resources",),
+    ("reservations",),
+    ("deploy", "reservations"),
+    ("deploy", "devices"),
+    ("deploy", "resources", "devices"),
+    ("deploy", "resources", "limits", "devices"),
+)
+GPU = re.compile(r"\b(?:nvidia|gpu)\b")
+
+
+def _words(value: Value) -> str:
+    if value.kind == "scalar":
+        return value.text
+    return " ".join(map(_words, value.items or tuple(value.entries.values())))
 
 
 def _lost(request: Request, where: Where) -> tuple[Status, str, str] | None:

@@ -17,6 +17,7 @@ from gpumend.state.compose_request import (
     Grant,
     Request,
     grant,
+    requested,
     requests,
     visible,
 )
@@ -174,7 +175,10 @@ def agrees(project: Project, where: Where) -> Iterator[Finding]:
         given = grant(service)
         yield from _cuda(service, given)
         seen = visible(service, VISIBLE)
-        if seen.text is None or given.unknown or any(request.way == "runtime" for request in found):
+        beside = requested(service)
+        given = beside if beside is not None else given
+        alone = beside is None and any(request.way == "runtime" for request in found)
+        if seen.text is None or given.unknown or alone:
             continue
         named = frozenset(part.strip() for part in seen.text.split(",") if part.strip())
         if named != given.devices and seen.text not in NOTHING:
@@ -183,7 +187,9 @@ def agrees(project: Project, where: Where) -> Iterator[Finding]:
                 status=Status.NOTE,
                 summary=f"{service.name} asks for {given.shown}, and says {VISIBLE}={_shown(seen.text)}",
                 evidence=(Evidence(seen.at, f"{VISIBLE}: {_shown(seen.text)}"), *map(evidence, found)),
-                cause="Docker sets the variable by the request. With `runtime: nvidia` in its place the variable would count, "
+                cause="Docker before 29.2 gives those of the request, for it sets the variable; later ones give both."
+                if beside is not None
+                else "Docker sets the variable by the request. With `runtime: nvidia` in its place the variable would count, "
                 "and other GPUs would be given.",
                 remedy=f"Let {VISIBLE} say the same as the request; `gpumend compose fix` does.",
             )

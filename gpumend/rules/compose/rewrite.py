@@ -23,6 +23,7 @@ from gpumend.state.compose_request import (
     Request,
     Visible,
     grant,
+    requested,
     requests,
     visible,
 )
@@ -142,6 +143,9 @@ def _against(service: Service, due: list[Request], form: str, where: Where) -> s
         return (
             "it makes several requests: Docker before 29.2 gives the last one, later ones all of them (GM908)"
         )
+    beside = requested(service)
+    if beside is not None and beside.devices != given.devices and where.by_hook is not False:
+        return f"it asks for {beside.shown} beside the runtime, which would give {given.shown}: Docker before 29.2 gives the first"
     if form == DEVICES:
         if where.loads_cdi is False:
             return f"{where.docker_text} does not load CDI specs"
