@@ -16,6 +16,7 @@ PROBE = (
     "probe.docker",
     "probe.systemd",
     "cuda",
+    "probe.builds",
     "probe.compose",
     "probe.containers",
     "allocations",

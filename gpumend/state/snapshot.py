@@ -255,6 +255,12 @@ class Snapshot:
             return ()
         return tuple(sorted(path for path in map(str, found) if "followed" not in self.compose(path)))
 
+    def dockerfiles(self) -> tuple[str, ...]:
+        """What the probe found where compose files have something built."""
+        found = self.answer.get("compose")
+        paths = map(str, found) if isinstance(found, dict) else ()
+        return tuple(path for path in paths if self.compose(path).get("builds"))
+
     def compose(self, path: str) -> Mapping[str, Any]:
         """What is known of a compose file: its masked `text`, `sha256` and `others`, with the tag of how it was read; of a .env
         file `variables` in place of the text."""

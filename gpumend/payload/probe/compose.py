@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
+from gpumend.payload.probe.builds import MAX_DOCKERFILES, dockerfile
 from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import Json, failure, opened
 
@@ -52,6 +53,11 @@ LEAVING = re.compile(
     r"|(?P<far>(?<=[\s\"'\[,])(?:https?://|ssh://|git://|git@|oci://))"
     r"|(?P<name>(?<!\$)\$(?:\{[A-Za-z_]\w{0,60}(?=[}:?+-])|[A-Za-z_]\w{0,60}))|(?P<of>\bservice:[ ]+[\w.-]{1,64}(?=[ ]*[,}]))"
 )
+# What an image is built from: places, and versions and names of images.
+MADE = re.compile(
+    r"(?:^|[\s{,\"'\[])(?P<key>build|context|dockerfile|target|(?:BASE|CUDA|CUDNN|UBUNTU|PYTHON)_(?:VERSION|IMAGE|TAG))[\"']?"
+    r"(?:[ \t]*:[ \t]+|=)[\"']?(?P<value>[\w./:-]{1,200})(?=[\s\"'\],}]|$)"
+)
 ENV_LINE = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]{0,60})[ \t]*[=:][ \t]*(.*)")
 BLOCK = re.compile(r"^(?:.*[:-]|[ \t]*-)[ \t]+(?:[&!][\w.-]+[ \t]+)*[|>][-+0-9]{0,2}[ \t]*(?:#.*)?$")
 SIGNS = re.compile(r"[|>][-+0-9]{0,2}[ \t]*$")
@@ -93,7 +99,28 @@ def masked_line(line: str, asks: bool = False) -> str:
     found = line[:start] + PIECE.sub(masked_piece, line[start:end]) + line[end:]
     for kept in askers(line) if asks else ():
         found = found[: kept.start()] + kept.group() + found[kept.end() :]
+    for kept in builders(line):
+        at, behind = kept.span("value")
+        found = found[:at] + line[at:behind] + found[behind:]
     return found
+
+
+def builders(line: str) -> List[Any]:
+    """What a line says of how an image is built: matches, none of them in a comment."""
+    return list(MADE.finditer(re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]))
+
+
+def builds(text: str) -> List[str]:
+    """The Dockerfiles that a compose file may mean, relative to its directory: each name in each context."""
+    contexts, names = ["."], ["Dockerfile"]
+    for line, _, block, _ in lines_of(text):
+        for found in builders(line) if not block else ():
+            wanted = {"build": contexts, "context": contexts, "dockerfile": names}.get(found.group("key"))
+            if wanted is not None and found.group("value") not in wanted:
+                wanted.append(found.group("value"))
+    if len(contexts) == 1:  # nothing is built
+        return []
+    return [os.path.join(context, name) for context in contexts[:8] for name in names[:8]]
 
 
 def askers(line: str) -> List[Any]:
@@ -214,6 +241,7 @@ def compose_project(given: Tuple[str, ...], directory: str, env_files: Tuple[str
     variables: Set[str] = set()
     waiting = [(path, directory) for path in given]
     envs = [os.path.join(directory, path) for path in env_files or (".env",)]
+    images: List[str] = []
     left = MAX_FOLLOWED_BYTES
     while waiting:
         path, base = waiting.pop(0)
@@ -229,12 +257,22 @@ def compose_project(given: Tuple[str, ...], directory: str, env_files: Tuple[str
         names, more = asked(text)
         variables |= more
         here = os.path.dirname(path)
+        start = base if path in given else here
+        images.extend(os.path.normpath(os.path.join(start, name)) for name in builds(text))
         for name in names:
             # Of an included file relative paths begin where it lies; of several -f where the project does.
             for start in dict.fromkeys((base, here)):
                 waiting.append((os.path.normpath(os.path.join(start, name)), here))
         if path not in given and "text" in item and os.path.join(here, ".env") not in envs:
             envs.append(os.path.join(here, ".env"))
+    dockerfiles = 0
+    for path in dict.fromkeys(images):
+        item = (
+            dockerfile(path) if dockerfiles < MAX_DOCKERFILES and path not in found else {"status": "absent"}
+        )
+        if item["status"] != "absent":
+            dockerfiles += 1
+            found[path] = dict(item, followed=True, builds=True)
     for path in envs:
         if path.startswith("/"):
             found[path] = dict(env_file(path, variables), followed=True)

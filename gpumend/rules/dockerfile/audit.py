@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from gpumend.rules.dockerfile import cuda, libraries, modules
 from gpumend.rules.dockerfile.context import Files
@@ -44,9 +44,10 @@ def audit(
     target: str = "",
     arguments: Mapping[str, str] | None = None,
     hosts: Sequence[Target] = (),
+    codes: Collection[str] = CHECKS,
 ) -> tuple[Finding, ...]:
     """What is wrong with a Dockerfile's text. files: its context. target: the stage that is built; empty: the last. arguments: what
-    `--build-arg` gives. service: how a container of it is started, where not as the image says."""
+    `--build-arg` gives. service: how a container of it is started, where not as the image says. codes: of the checks that are made."""
     try:
         parsed = parse(text)
     except TooLargeError as error:
@@ -68,4 +69,6 @@ def audit(
             return (_unreadable(name, 1, f"target stage {target!r} could not be found"),)
         found = found[: numbers[-1] + 1]
     build = Build(name, prefix, found, files, service, tuple(hosts))
-    return tuple(finding for _, check in sorted(CHECKS.items()) for finding in check(build))
+    return tuple(
+        finding for code, check in sorted(CHECKS.items()) if code in codes for finding in check(build)
+    )

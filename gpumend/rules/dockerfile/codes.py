@@ -1,12 +1,6 @@
-"""The codes of what is judged in Dockerfiles. They stand in the one table of rules, and apply to no host: the checks are loaded by
-who has a Dockerfile, and cost an audit of a host nothing."""
+"""The codes of what is judged in Dockerfiles. gpumend/rules/compose/images.py puts them into the one table of rules."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-
-from gpumend.rules.finding import Finding
-from gpumend.rules.rule import Context, rule
 
 # code, what is true when all is well, source
 CODES: tuple[tuple[str, str, str], ...] = (
@@ -61,15 +55,3 @@ CODES: tuple[tuple[str, str, str], ...] = (
         "NVIDIA CUDA programming guide: lib64/stubs is for linking where there is no driver; its libcuda answers with an error",
     ),
 )
-
-
-def _never(_: Context) -> bool:
-    return False
-
-
-def _nothing(_: Context) -> Iterator[Finding]:
-    return iter(())
-
-
-for _code, _title, _source in CODES:
-    rule(_code, _title, _source, applies=_never)(_nothing)
