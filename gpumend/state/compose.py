@@ -29,10 +29,10 @@ def request(raw: Any) -> dict[str, Any]:
 
 class HostProject(NamedTuple):
     """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
-    real bytes of each file that was read, the included and the extended too. others: who besides root could have chosen what lies at a path; empty for nobody.
+    real bytes of each file that was read, the included and the extended too. others: who besides root could have chosen what lies
+    at a path; empty for nobody.
     compose: the version that made the containers; None where not known. asks: the ways in which the files have each service ask.
-    named: whether it is here for its file alone, which the desired state names. dockerfiles: those
-    below its directory, masked (gpumend/payload/probe/builds.py); unread: why one that is there could not be read."""
+    named: whether it is here for its file alone, which the desired state names."""
 
     name: str
     directory: str
@@ -44,8 +44,6 @@ class HostProject(NamedTuple):
     compose: Version | None
     asks: Mapping[str, tuple[str, ...]]
     named: bool = False
-    dockerfiles: Mapping[str, str] = field(default_factory=dict, metadata={"facts": False})
-    unread: Mapping[str, str] = field(default_factory=dict, metadata={"facts": False})
 
     @property
     def readable(self) -> bool:
@@ -140,7 +138,10 @@ def _project(
     images = {path: snapshot.compose(path) for path in snapshot.dockerfiles()}
     base = directory or given[0].rpartition("/")[0]
     named = [posixpath.join(base, path) for path in env_files if path]
-    made = project(given, opener, directory=base, env_files=named)
+    made = project(given, opener, directory=base, env_files=named)._replace(
+        dockerfiles={path: str(item["dockerfile"]) for path, item in images.items() if "dockerfile" in item},
+        unread={path: str(item["error"]) for path, item in images.items() if "error" in item},
+    )
     return HostProject(
         name,
         directory,
@@ -152,8 +153,6 @@ def _project(
         told_version(versions[0]) if versions else None,
         {service: tuple(sorted(_asked(made, service))) for service in services},
         named=not users,
-        dockerfiles={path: str(item["dockerfile"]) for path, item in images.items() if "dockerfile" in item},
-        unread={path: str(item.get("error")) for path, item in images.items() if "error" in item},
     )
 
 

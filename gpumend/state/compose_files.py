@@ -47,7 +47,8 @@ class Service(NamedTuple):
 class Project(NamedTuple):
     """files: every one that was read, by path; roots: what stands in each. given: those that were named (-f). problems: what
     keeps parts unknown. directory: the project's, empty for where we are. env_files: named in place of .env; envs: the bytes of
-    each that was read."""
+    each that was read. dockerfiles: on a host those that its services may be built from, masked (gpumend/payload/probe/builds.py);
+    unread: why one that is there could not be read."""
 
     given: tuple[str, ...]
     files: Mapping[str, Source] = {}
@@ -57,6 +58,9 @@ class Project(NamedTuple):
     directory: str = ""
     env_files: tuple[str, ...] = ()
     envs: Mapping[str, bytes] = {}
+
+    dockerfiles: Mapping[str, str] = {}
+    unread: Mapping[str, str] = {}
 
     def again(self, opener: Read) -> Project:
         """The same project of other bytes."""

@@ -12,14 +12,14 @@ INSTRUCTION = re.compile(r"[ \t]*([A-Za-z]+)(?=[ \t]|$)")
 DIRECTIVE = re.compile(r"#[ \t]*(?:syntax|escape|check)[ \t]*=[ \t]*[\w./:;=,`\\-]{1,200}[ \t]*$")
 HEREDOC = re.compile(r"\d?<<-?[\"']?([^\s\"'<]{1,80})[\"']?")
 STARTED = re.compile(
-    r"[\[\"',\]]*(?:/bin/)?(?:ba|da)?sh[\"',\]]*|\"-?\w{1,8}\",?\]?|-[oec]|CMD|NONE|--[a-z-]+=\w+|SIG\w+|COPY|ADD|RUN|ENV|USER|LABEL"
+    r"[\[\"',\]]{0,3}(?:/bin/)?(?:ba|da)?sh[\"',\]]{0,3}|\"-?\w{1,8}\",?\]?|-[oec]|CMD|NONE|--(?:interval|timeout|start-period|start-interval|retries)=\w{1,9}|SIG\w{1,9}|COPY|ADD|RUN|ENV|USER|LABEL"
 )
 SIGN = re.compile(r"[^\s=\"'\\`<>\[\],]")  # all else shapes an instruction
 IMAGE = re.compile(r"[\w./:@${}+\[\]-]+")
 PLACE = re.compile(r"(?:--[a-z]+(?:=[\w./:,${}-]*)?|[\[\"']{0,2}[\w./*?${}+-]+[\"'\],]{0,3})")
 # Names of arguments of which nobody makes a password, and variables that say what the loader and the driver do.
 ARGUMENT = re.compile(
-    r"(?!\w*(?:TOKEN|KEY|SECRET|PASS|AUTH|CRED|USER))\w*(?:CUDA|CUDNN|UBUNTU|DEBIAN|PYTHON|VERSION|IMAGE|BASE|TAG|DISTRO|CONTAINER|FLAVOU?R)\w*"
+    r"(?!\w{0,40}(?:TOKEN|KEY|SECRET|PASS|AUTH|CRED|USER))\w{0,40}(?:CUDA|CUDNN|UBUNTU|DEBIAN|PYTHON|VERSION|IMAGE|BASE|TAG|DISTRO|CONTAINER|FLAVOU?R)\w{0,40}"
 )
 VARIABLE = re.compile(
     r"LD_LIBRARY_PATH|LIBRARY_PATH|PATH|CUDA_HOME|CUDA_PATH|CUDA_VERSION|NVIDIA_(?:VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_CUDA"

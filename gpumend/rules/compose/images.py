@@ -20,7 +20,7 @@ NO_FILES = Files(whole=False)
 
 
 def has_images(context: Context) -> bool:
-    return any(found.dockerfiles or found.unread for found in context.state.compose.projects)
+    return any(found.project.dockerfiles or found.project.unread for found in context.state.compose.projects)
 
 
 def target_of(context: Context) -> Target:
@@ -46,13 +46,13 @@ def _check(code: str) -> Check:
     def on_host(context: Context) -> Iterator[Finding]:
         for found in context.state.compose.projects:
             for image in images(found):
-                text = found.dockerfiles.get(image.path)
-                if code == UNREADABLE and image.path in found.unread:
+                text = found.project.dockerfiles.get(image.path)
+                if code == UNREADABLE and image.path in found.project.unread:
                     yield Finding(
                         code=code,
                         status=Status.UNKNOWN,
-                        summary=f"{image.path}: {found.unread[image.path]}",
-                        evidence=(Evidence(image.path, found.unread[image.path]),),
+                        summary=f"{image.path}: {found.project.unread[image.path]}",
+                        evidence=(Evidence(image.path, found.project.unread[image.path]),),
                         remedy="Nothing of the image was judged.",
                     )
                 if text is None or code in IN_A_CONTEXT:

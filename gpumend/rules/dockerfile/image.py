@@ -6,7 +6,6 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 
 from gpumend.rules.dockerfile.bases import FRAMEWORKS, PLAIN, UNTOLD
@@ -14,6 +13,7 @@ from gpumend.rules.dockerfile.context import Files
 from gpumend.rules.dockerfile.installed import Installed, installations, normalised, requirement
 from gpumend.rules.dockerfile.stages import Copied, Ran, Stage
 from gpumend.text import dockerignore
+from gpumend.text.backports import StrEnum
 
 # Words of a RUN that bring files which nobody sees here.
 BRINGS = re.compile(r"\bgit\b[^;&|\n]{0,120}\b(?:clone|submodule)\b|\bsvn\b|\bhg\b[^;&|\n]{0,120}\bclone\b")
