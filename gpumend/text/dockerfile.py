@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gpumend.text.pattern import Pattern
+
 INSTRUCTIONS = (
     "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL",
     "MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
@@ -25,8 +27,8 @@ MANY = 1000  # instructions
 STAGES = 100
 LONGEST = 32 * 1024  # characters of one value
 
-_DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
-_HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
+_DIRECTIVE = Pattern(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
+_HEREDOC = Pattern(r"(\d*)<<(-?)([^<]+)")
 
 
 class DockerfileError(ValueError):
@@ -245,7 +247,7 @@ def parse(text: str) -> Dockerfile:
     return Dockerfile(tuple(found), escape)
 
 
-_VARIABLE = re.compile(
+_VARIABLE = Pattern(
     r"\$(?:(\w+)|\{(\w+)(?:(:?[-+?])((?:[^{}]|\$\{[^{}]*\})*)|(##?|%%?)([^}]*)|(//?)([^}/]*)/([^}]*))?\})"
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from gpumend.rules.dockerfile.rules import Service as Started
 from gpumend.rules.evidence import place
 from gpumend.state.compose_files import REMOTE, Service, environment
 from gpumend.text.interpolate import resolve
+from gpumend.text.pattern import Pattern
 from gpumend.text.yaml_nodes import Value
 
 
@@ -107,7 +107,7 @@ def _started(service: Service, directory: str) -> Started:
 
 
 # Of `source:target:mode`, where colons in ${V:-x} do not count.
-PART = re.compile(r"(?:\$\{[^}]{0,200}\}|[^:])*")
+PART = Pattern(r"(?:\$\{[^}]{0,200}\}|[^:])*")
 
 
 def _mounts(service: Service, directory: str) -> Iterator[Mount]:

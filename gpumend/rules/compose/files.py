@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpumend.rules.compose.compose_rule import asking, compose_rule, evidence
@@ -10,6 +9,7 @@ from gpumend.rules.compose.where import COMPOSE_CDI, COMPOSE_GPUS_ALL, Where
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.state.compose_files import Problem, Project
 from gpumend.state.compose_request import VISIBLE, Request, visible
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
 from gpumend.text.yaml_nodes import Value
 
@@ -120,7 +120,7 @@ MISPLACED = (
     ("deploy", "resources", "devices"),
     ("deploy", "resources", "limits", "devices"),
 )
-GPU = re.compile(r"\b(?:nvidia|gpu)\b")
+GPU = Pattern(r"\b(?:nvidia|gpu)\b")
 
 
 def _words(value: Value) -> str:

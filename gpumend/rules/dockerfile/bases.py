@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
+from gpumend.text.pattern import Pattern
 
 # Images with a system and a language, and no program of anybody's.
-PLAIN = re.compile(
+PLAIN = Pattern(
     r"(?:docker\.io/)?(?:library/)?(?:scratch|python|debian|ubuntu|alpine|fedora|almalinux|rockylinux|amazonlinux|centos|busybox"
     r"|buildpack-deps)(?:[:@].*)?"
     r"|(?:.*/)?nvidia/cuda(?:[:@].*)?|(?:.*/)?(?:ubi\d*(?:-minimal|-micro)?|astral-sh/uv|distroless/(?:static|base|cc|python3)\S*"
     r"|miniconda3?|mambaforge|micromamba)(?:[:@].*)?"
 )
 # Images with frameworks besides, and no program of anybody's.
-FRAMEWORKS = re.compile(
+FRAMEWORKS = Pattern(
     r"(?:.*/)?(?:pytorch/pytorch|tensorflow/tensorflow|rocm/(?:pytorch|tensorflow)|huggingface/transformers-[\w-]+"
     r"|nvidia/(?:pytorch|tensorflow|tensorrt|jax|l4t-\w+))(?:[:@].*)?"
 )
 # The WORKDIR that an image begins with, where it is not /.
 WORKDIRS = (
-    (re.compile(r"(?s)(?:.*/)?pytorch/pytorch(?:[:@].*)?"), "/workspace"),  # pytorch/pytorch Dockerfile
+    (Pattern(r"(?s)(?:.*/)?pytorch/pytorch(?:[:@].*)?"), "/workspace"),  # pytorch/pytorch Dockerfile
     (
-        re.compile(r"(?s)(?:.*/)?nvidia/(?:pytorch|tensorflow|jax)(?:[:@].*)?"),
+        Pattern(r"(?s)(?:.*/)?nvidia/(?:pytorch|tensorflow|jax)(?:[:@].*)?"),
         "/workspace",
     ),  # NGC: the container's welcome
 )

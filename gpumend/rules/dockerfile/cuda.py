@@ -14,12 +14,13 @@ from gpumend.rules.dockerfile.stages import Copied, Stage
 from gpumend.rules.dockerfile.target import Target
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.state.reading import Unread
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version, show
 
-NVIDIA = re.compile(r"(?:.*/)?nvidia/cuda(?::(?P<tag>[^@]*))?(?:@.*)?")
-TAGGED = re.compile(r"(?<![a-z])cu(?:da)?[-_]?(\d{2})\.?(\d{1,2})(?![\d])")
-FLAVOUR = re.compile(r"(?:^|[-_])(base|runtime|devel)(?:$|[-_])")
-TREE = re.compile(r"/usr/local/cuda(?:-(\d+\.\d+))?")
+NVIDIA = Pattern(r"(?:.*/)?nvidia/cuda(?::(?P<tag>[^@]*))?(?:@.*)?")
+TAGGED = Pattern(r"(?<![a-z])cu(?:da)?[-_]?(\d{2})\.?(\d{1,2})(?![\d])")
+FLAVOUR = Pattern(r"(?:^|[-_])(base|runtime|devel)(?:$|[-_])")
+TREE = Pattern(r"/usr/local/cuda(?:-(\d+\.\d+))?")
 
 
 @dataclass(frozen=True)
@@ -237,14 +238,14 @@ def _compat_on(host: Target, release: Version | None) -> Status | None:
 
 # --- CUPTI
 
-USES_CUPTI = re.compile(
+USES_CUPTI = Pattern(
     r"-lcupti\b|USE_CUPTI\w{0,40}=(?:1|ON|TRUE|YES)\b|\bCUPTI_(?:INCLUDE|LIBRARY)\w{0,40}=|cuda-cupti-dev|libcupti-dev",
     re.IGNORECASE,
 )
-LIBRARY = re.compile(
+LIBRARY = Pattern(
     r"\bcuda-cupti(?:-dev)?-\d+-\d+\b|\blibcupti\d|\blibcupti-dev\b|nvidia-cuda-cupti|\bcuda-(?:toolkit|tools|command-line-tools)-\d+-\d+\b"
 )
-BRINGS_TORCH = re.compile(r"\btorch(?:vision|audio)?\b|\btensorflow\[and-cuda\]|\bjax\[cuda")
+BRINGS_TORCH = Pattern(r"\btorch(?:vision|audio)?\b|\btensorflow\[and-cuda\]|\bjax\[cuda")
 
 
 def _library(build: Build, stage: Stage) -> bool:

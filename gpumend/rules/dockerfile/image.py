@@ -14,10 +14,11 @@ from gpumend.rules.dockerfile.installed import Installed, installations, normali
 from gpumend.rules.dockerfile.stages import Copied, Ran, Stage
 from gpumend.text import dockerignore
 from gpumend.text.backports import StrEnum
+from gpumend.text.pattern import Pattern
 
 # Words of a RUN that bring files which nobody sees here.
-BRINGS = re.compile(r"\bgit\b[^;&|\n]{0,120}\b(?:clone|submodule)\b|\bsvn\b|\bhg\b[^;&|\n]{0,120}\bclone\b")
-MAKES = re.compile(
+BRINGS = Pattern(r"\bgit\b[^;&|\n]{0,120}\b(?:clone|submodule)\b|\bsvn\b|\bhg\b[^;&|\n]{0,120}\bclone\b")
+MAKES = Pattern(
     r"\b(?:cp|mv|ln|install|rsync|tar|unzip|mkdir|touch|tee|echo|cat|printf|curl|wget|ADD|make|cmake|protoc|grpc_tools)\b|>"
 )
 DEPTH = 8  # of COPY --from and requirements that name one another

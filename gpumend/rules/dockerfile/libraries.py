@@ -10,14 +10,15 @@ from gpumend.rules.dockerfile.cuda import base_of
 from gpumend.rules.dockerfile.rules import Build, dockerfile_rule
 from gpumend.rules.dockerfile.stages import Copied, Ran, Stage
 from gpumend.rules.finding import Finding, Status
+from gpumend.text.pattern import Pattern
 
 # Directories that glibc's loader looks into by itself (ld.so(8)), the multiarch ones of Debian's among them.
-TRUSTED = re.compile(r"/(?:usr/)?lib(?:64|32)?(?:/(?:x86_64|aarch64|[a-z0-9_]+)-linux-gnu[a-z0-9]*)?")
+TRUSTED = Pattern(r"/(?:usr/)?lib(?:64|32)?(?:/(?:x86_64|aarch64|[a-z0-9_]+)-linux-gnu[a-z0-9]*)?")
 # What the distributions' own /etc/ld.so.conf.d names: found once ldconfig ran.
-CONFIGURED = re.compile(
+CONFIGURED = Pattern(
     r"/usr/local/lib(?:64)?(?:/(?:x86_64|aarch64)-linux-gnu)?|/usr/local/cuda[^/]*/(?:lib64|targets/[^/]+/lib)"
 )
-SHARED = re.compile(r"lib[\w+.*?-]+\.so(?:[.\d*?]*)?")
+SHARED = Pattern(r"lib[\w+.*?-]+\.so(?:[.\d*?]*)?")
 
 
 def _directory(step: Copied) -> str | None:
@@ -97,8 +98,8 @@ def unfound(build: Build) -> Iterator[Finding]:
         )
 
 
-STUB_LINK = re.compile(r"\b(?:ln|cp)\b[^;&|\n]*stubs/libcuda\.so\S*\s+(\S*libcuda\.so\.1)\b")
-STUBS = re.compile(r"/usr/local/cuda[^/:]*/(?:lib64|lib|targets/[^/:]+/lib)/stubs/?")
+STUB_LINK = Pattern(r"\b(?:ln|cp)\b[^;&|\n]*stubs/libcuda\.so\S*\s+(\S*libcuda\.so\.1)\b")
+STUBS = Pattern(r"/usr/local/cuda[^/:]*/(?:lib64|lib|targets/[^/:]+/lib)/stubs/?")
 
 
 @dockerfile_rule("GM960")

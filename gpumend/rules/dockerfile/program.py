@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gpumend.rules.dockerfile.stages import commands
+from gpumend.text.pattern import Pattern
 
 # Programs that only start another one, and their options that take a value (their manual pages and --help).
 WRAPPERS: Mapping[str, tuple[str, ...]] = {
@@ -41,12 +42,12 @@ RUNNERS = {
 }
 RUNNERS |= {"mamba": "run", "micromamba": "run", "nsys": "profile", "newrelic-admin": "run-program"}
 RUN_VALUES = ("-n", "--name", "-p", "--prefix", "--with", "--extra", "--python", "--group", "-o", "-t")
-PYTHON = re.compile(r"(?:/\S*/)?(?:python|pypy)(?:3(?:\.\d+)?)?")
+PYTHON = Pattern(r"(?:/\S*/)?(?:python|pypy)(?:3(?:\.\d+)?)?")
 # python's own options that take a value (python --help); -m and -c end them.
 PYTHON_VALUES = ("-W", "-X", "--check-hash-based-pycs")
 ASGI = ("uvicorn", "hypercorn", "daphne", "granian", "gunicorn", "waitress-serve", "uwsgi")
-OBJECT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_][\w.]*(?:\(.*\))?")
-DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+OBJECT = Pattern(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_][\w.]*(?:\(.*\))?")
+DOTTED = Pattern(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 # Modules that are run with -m and run another one, under the command's name.
 BY_MODULE = {
     "uvicorn": "uvicorn",
@@ -66,7 +67,7 @@ BY_MODULE = {
 LAUNCHERS = ("torchrun", "deepspeed", "accelerate", "horovodrun", "mpirun", "mpiexec")
 # Options of launchers that take no value; every other one that is not written with `=` takes one (torchrun --help,
 # accelerate launch --help).
-LAUNCHER_FLAGS = re.compile(
+LAUNCHER_FLAGS = Pattern(
     r"--(?:standalone|no[-_]python|module|multi[-_]gpu|use_deepspeed|use_fsdp|cpu|tpu|quiet|debug|allow-run-as-root|force_multi"
     r"|no_local_rank|autotuning|save_pid|run[-_]path|same_network)|-m|-q"
 )
