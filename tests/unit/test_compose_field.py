@@ -15,7 +15,7 @@ from tests.unit.test_compose_fix import grants, rewritten
 FIELD = {path.stem: path.read_bytes() for path in sorted((FIXTURES / "compose_field").glob("*.yml"))}
 NAMES = frozenset({"0", "1", "2", "3", "all", "0:0", "1:2"})
 HOST = Where(host="h", docker=(29, 1, 3), compose=(2, 40, 3), toolkit=(1, 18, 1), mode="auto", names=NAMES, cdi=True, runtime=True)  # fmt: skip
-NEW = Where(**{**HOST.__dict__, "docker": (29, 2, 1)})
+NEW = HOST._replace(docker=(29, 2, 1))
 
 # What each service that asks is granted (`?`: the file does not say), and what is told of the file, with its lines.
 EXPECTED: dict[str, tuple[dict[str, str], list[str]]] = {
