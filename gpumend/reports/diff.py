@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ def diff(step: Step) -> str:
     could not be compared line by line in time is told as lines that go and lines that come."""
     if not isinstance(step, (WriteFile, EditFile)):
         return step.describe()
+    if isinstance(step, WriteFile) and b"\0" in step.data:  # a keyring
+        return f"{step.path} is written: {len(step.data)} bytes that are no text, SHA-256 {hashlib.sha256(step.data).hexdigest()}"
     return diff_of(step.path, step.was, step.data if isinstance(step, WriteFile) else step.now)
 
 

@@ -71,6 +71,7 @@ VARIANTS = {
         "prometheus-node-exporter",
         "kubernetes-client",
     ],
+    "sid+rpm": ["dnf", "createrepo-c", "rpm"],
 }
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.

@@ -22,6 +22,7 @@ from tests.nodes.slot import wait_for
 
 ROOT = "/srv/mirror"  # on the node
 ADDRESS = "http://127.0.0.1:8080"
+BY_NAME = "http://localhost:8080"
 SILENT = "http://127.0.0.1:8081"
 DOCKER = ("docker.io", "docker-cli", "containerd", "runc")
 STALLS = """

@@ -14,10 +14,11 @@ from tests.nodes import gpu, images, mirror, toolkit
 from tests.nodes.apt import AptLock, Deb
 from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
+from tests.nodes.crashes import kill_at_every_step
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
 from tests.nodes.faults import Before, fault
 from tests.nodes.lab import Lab, Node
-from tests.nodes.mirror import ADDRESS, DOCKER, ROOT, SILENT, Key, Signer
+from tests.nodes.mirror import ADDRESS, BY_NAME, DOCKER, ROOT, SILENT, Key, Signer
 
 NEW = "1.17.8"
 DEVICE = ("--device", "nvidia.com/gpu=0")
@@ -241,6 +242,96 @@ def test_killed_and_started_again_it_ends_the_same(node: Node, signer: Signer, k
         assert result_of(carry_out(node, {**data, "run": f"{RUN}b"}))["status"] == "changed"
 
 
+# --- what is taken of them
+
+INSTALL = {"toolkit": {"install": True}}
+
+
+def install(node: Node, wanted: dict[str, Any], extra: str = "") -> dict[str, Any]:
+    """What became of the toolkit's packages, without SSH."""
+    data = planned(node, Component.PACKAGES, f"{RUN}p", {**wanted, **INSTALL})
+    return result_of(carry_out(node, data, extra))
+
+
+def test_a_package_that_is_not_what_the_index_says_is_put_back(node: Node, signer: Signer, key: Key) -> None:
+    packages = mirror.packed(toolkit.debs(NEW))
+    mirror.publish(node, "lnc", packages, signer, key)
+    assert add(node, signed(key))["status"] == "changed"
+    tampered = packages[1]
+    node.write(f"{ROOT}/lnc/{tampered.name}", tampered.data.replace(b"nvidia-ctk", b"nvidia-cTk"))
+    with fault("a package that was tampered with"):
+        seen = Before.of(node, "/etc/docker/daemon.json")
+        done = install(node, signed(key))
+        assert done["status"] in ("put_back", "refused") and "apt install" in done["detail"], done
+        assert versions(node) == set() and starts(node)
+        seen.check()
+
+
+def test_three_of_four_packages_in_a_new_version_are_not_taken(node: Node, signer: Signer, key: Key) -> None:
+    """nct#1091."""
+    mixed = [
+        *toolkit.debs("1.17.7"),
+        *(deb for deb in toolkit.debs(NEW) if deb.name != "libnvidia-container1"),
+    ]
+    mirror.publish(node, "lnc", mirror.packed(mixed), signer, key)
+    assert add(node, signed(key))["status"] == "changed"
+    assert install(node, signed(key))["status"] == "changed"
+    assert versions(node) == {"1.17.7-1"}
+
+
+def test_a_pin_that_forbids_is_named_and_nothing_is_tried(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    mirror.publish(node, "lnc", mirror.packed([*toolkit.debs(NEW), LISTED]), signer, key)
+    node.write(
+        "/etc/apt/preferences.d/00-site", "Package: nvidia-* libnvidia-*\nPin: release *\nPin-Priority: -1\n"
+    )
+    done = provision(lab, node, signed(key))
+    assert done.rc == 3 and Component.PACKAGES not in done.statuses(node), done.said
+    assert "a pin of this host forbids" in done.finding(node, "GM203")["refused"]
+    assert versions(node) == set() and starts(node)
+
+
+def test_of_two_origins_with_one_name_the_toolkit_s_own_is_taken(
+    node: Node, signer: Signer, key: Key
+) -> None:
+    """NVIDIA's CUDA repository has the toolkit, too, and its pin gives it 600."""
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs("1.17.7")), signer, key)
+    mirror.publish(node, "cuda", mirror.packed(toolkit.debs(NEW)), signer, key, label="NVIDIA CUDA")
+    node.write(
+        "/etc/apt/preferences.d/cuda-repository-pin-600",
+        "Package: *\nPin: release l=NVIDIA CUDA\nPin-Priority: 600\n",
+    )
+    both = {"fingerprint": key.fingerprint, "key": key.public}
+    # Of two hosts' names, for a pin tells origins apart by them.
+    wanted = {
+        "repositories": {
+            "toolkit": {"uri": f"{ADDRESS}/lnc", **both},
+            "cuda": {"uri": f"{BY_NAME}/cuda", **both},
+        }
+    }
+    assert add(node, wanted)["status"] == "changed"
+    assert install(node, wanted)["status"] == "changed"
+    assert versions(node) == {"1.17.7-1"}
+
+
+def test_the_list_that_another_release_s_cuda_keyring_brings_goes(
+    node: Node, signer: Signer, key: Key
+) -> None:
+    wrong = "/etc/apt/sources.list.d/cuda-ubuntu2204-x86_64.list"
+    line = "deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64/ /\n"
+    keyring = Deb("cuda-keyring", "1.1-1", files={wrong: (line.encode(), 0o644)}, conffiles=(wrong,))
+    node.write("/run/cuda-keyring.deb", mirror.packed([keyring])[0].data)
+    node.run(["dpkg", "-i", "/run/cuda-keyring.deb"])
+    mirror.publish(node, "cuda", mirror.packed([LISTED]), signer, key)
+    wanted = wants(f"{ADDRESS}/cuda", "cuda", fingerprint=key.fingerprint, key=key.public)
+    assert add(node, wanted)["status"] == "changed"
+    assert not node.exists(wrong) and node.run(["apt-get", "update", "-qq"]).stderr == ""
+    undo = {"verb": "rollback", "run": RUN, "who": "test", "restarts": "idle"}
+    assert result_of(carry_out(node, undo))["status"] == "changed" and node.exists(wrong)
+    node.run(["dpkg", "--purge", "cuda-keyring"])
+
+
 # --- from bare to a container with the device
 
 
@@ -266,17 +357,73 @@ def test_a_bare_node_gets_docker_and_the_toolkit_from_a_signed_mirror(
     found = provision(lab, node, wanted, dry=True)
     assert found.rc == 3 and {"GM230", "GM233", "GM203"} <= set(found.codes(node, "fail")), found.said
     assert node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt") == tree, "an audit writes nothing"
+    goes_on(lab, node, wanted, DEVICE)
+
+
+@pytest.mark.exhaustive
+def test_a_run_that_was_killed_after_its_engine_came_goes_on(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    bare(node)
+    mirror.publish(
+        node, "lnc", [*mirror.packed_again(SUITE), *mirror.packed([*toolkit.debs(NEW), LISTED])], signer, key
+    )
+    wanted = {**signed(key), "engine": "docker.io"}
+    with fault("kill -9"):
+        assert add(node, wanted)["status"] == "changed"
+        engine = planned(node, Component.ENGINE, f"{RUN}e", wanted)
+        # Its packages are there, and nobody has asked it yet.
+        assert (
+            carry_out(node, engine, "def command(*_): os.kill(os.getpid(), signal.SIGKILL)").returncode != 0
+        )
+        assert versions(node, "docker.io") != set()
+        goes_on(lab, node, wanted, DEVICE)
+
+
+def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...]) -> None:
+    """The next run ends as one that nobody broke off: containers have the device, and one more changes nothing."""
     done = provision(lab, node, wanted)
     assert done.rc == 0 and done.codes(node) == [], done.said
     images.import_image(node)
-    parts = done.statuses(node)
-    assert all(
-        parts[part] == "changed" for part in (Component.REPOSITORIES, Component.ENGINE, Component.PACKAGES)
-    ), parts
     assert versions(node) == {f"{NEW}-1"}
-    assert sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
+    assert all(sees_gpu(node, path) for path in (RUNTIME, *paths))
     again = provision(lab, node, wanted)
     assert again.rc == 0 and again.statuses(node) == {}, again.said
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("suite", ["bookworm", "sid"])
+def test_bare_nodes_of_other_suites(lab: Lab, boot: Boot, signer: Signer, key: Key, suite: str) -> None:
+    node = boot(suite, None)
+    gpu.install(node)
+    mirror.serve(node)
+    bare(node)
+    node.sh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*")
+    packages = [*mirror.packed_again(suite), *mirror.packed([*toolkit.debs(NEW), LISTED])]
+    mirror.publish(node, "lnc", packages, signer, key)
+    goes_on(lab, node, {**signed(key), "engine": "docker.io"}, *([DEVICE] if suite == "sid" else []))
+
+
+@pytest.mark.exhaustive
+def test_killed_before_every_step_of_adding(node: Node, signer: Signer, key: Key) -> None:
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(NEW)), signer, key)
+    old = "/etc/apt/sources.list.d/libnvidia-container.list"
+    node.write(old, f"deb [signed-by=/etc/apt/keyrings/old.asc] {ADDRESS}/lnc /\n")
+    data = planned(node, Component.REPOSITORIES, RUN, signed(key))
+    killed = kill_at_every_step(node, data, ["/etc/apt", "/usr/share/keyrings"])
+    assert len(killed) >= 8, killed
+
+
+@pytest.mark.exhaustive
+def test_killed_before_every_step_of_an_engine(node: Node, lab: Lab, signer: Signer, key: Key) -> None:
+    bare(node)
+    mirror.publish(node, "lnc", mirror.packed_again(SUITE), signer, key)
+    wanted = {**signed(key), "engine": "docker.io"}
+    assert add(node, wanted)["status"] == "changed"
+    data = planned(node, Component.ENGINE, f"{RUN}e", wanted)
+    asked = [["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\\n"]]
+    killed = kill_at_every_step(node, data, ["/etc/apt"], asked, containers=False)
+    assert len(killed) >= 3, killed
 
 
 def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(node: Node, lab: Lab) -> None:
@@ -291,10 +438,5 @@ def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(node: No
     assert held["status"] == "refused" and "/srv/offline" in held["detail"], held
     node.sh("chmod 0755 /srv/offline")
     listed = node.tree("/srv/offline")
-    done = provision(lab, node, wanted)
-    assert done.rc == 0 and done.codes(node) == [], done.said
-    images.import_image(node)
-    assert versions(node) == {f"{NEW}-1"} and sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
+    goes_on(lab, node, wanted, DEVICE)
     assert node.tree("/srv/offline") == listed, "nothing is written there"
-    again = provision(lab, node, wanted)
-    assert again.rc == 0 and again.statuses(node) == {}, again.said

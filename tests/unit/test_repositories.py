@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from gpumend.plan.plan import plan
 from gpumend.plan.step import IndexDirectory, RemoveFile, SetMode, TryRepository, WriteFile
+from gpumend.reports.diff import diff
 from gpumend.rules.data import load
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.rule import Context
@@ -131,6 +133,9 @@ def test_a_mirror_with_its_own_key_is_added_and_then_left_alone() -> None:
     made = {step.path: step for step in steps(host, MIRRORED) if isinstance(step, WriteFile)}
     assert set(made) == {KEYRING, SOURCE, PIN}
     assert made[KEYRING].data == BINARY, "apt takes what is called .gpg without armour alone"
+    assert re.fullmatch(
+        rf"{KEYRING} is written: \d+ bytes that are no text, SHA-256 [0-9a-f]{{64}}", diff(made[KEYRING])
+    )
     text = made[SOURCE].data.decode()
     assert f"URIs: {MIRROR}/\nSuites: /\nSigned-By: {KEYRING}\n" in text and "Trusted" not in text
     assert b'Pin: origin "mirror.example.org"\nPin-Priority: 700\n' in made[PIN].data
@@ -185,6 +190,8 @@ def test_of_a_fingerprint_that_is_known_by_its_end_alone_nothing_is_trusted() ->
     assert "only its end is known, 8793F200" in found.refused
     wrong = wants("cuda", key=fixture("keys/good.asc"), fingerprint=GOOD)
     assert "does not end with 8793F200" in the(debian(wrong), "GM230", wrong).refused
+    mirrored = wants("cuda", uri=MIRROR, key=fixture("keys/good.asc"), fingerprint=GOOD)
+    assert the(debian(mirrored), "GM230", mirrored).change, "a mirror may sign with a key of its own"
 
 
 @pytest.mark.parametrize(
@@ -263,17 +270,23 @@ def test_of_two_with_the_right_key_the_one_in_its_own_place_stays() -> None:
     assert {step.where for step in steps(host, MIRRORED)} == {OLD, KEYRING}
 
 
-def test_the_list_of_another_release_goes_once_the_right_one_is_there() -> None:
+def test_the_list_of_another_release_goes_where_the_right_one_comes() -> None:
     wrong = "/etc/apt/sources.list.d/cuda-ubuntu2204-x86_64.list"
     text = f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {CUDA}/ubuntu2204/x86_64/ /\n"
-    wanted = wants("cuda", fingerprint=GOOD, key=fixture("keys/good.asc"))
+    wanted = wants("cuda", key=fixture("keys/good.asc"))
     host = debian(wanted, "24.04", "ubuntu", files={wrong: text})
     found = the(host, "GM232", wanted)
-    assert "ubuntu2204" in found.summary and found.change is None
-    done = after(host, wanted)
-    assert the(done, "GM232", wanted).change is not None
-    assert [step.path for step in steps(done, wanted)] == [wrong]
-    assert outcome(after(done, wanted), "GM232", wanted) == "ok"
+    assert "ubuntu2204" in found.summary and found.change is None, (
+        "the right one cannot be trusted: its key is another"
+    )
+    mirrored = wants("cuda", uri=MIRROR, fingerprint=GOOD, key=fixture("keys/good.asc"))
+    host = debian(mirrored, "24.04", "ubuntu", files={wrong: text})
+    assert the(host, "GM232", mirrored).change is not None
+    assert [step.path for step in steps(host, mirrored) if isinstance(step, RemoveFile)] == [wrong]
+    done = after(host, mirrored)
+    assert outcome(done, "GM232", mirrored) == outcome(done, "GM230", mirrored) == "ok"
+    more = host.but(files={wrong: text + "deb http://other.example.org stable main\n"})
+    assert "names other repositories, too" in the(more, "GM232", mirrored).refused
 
 
 # --- a directory

@@ -98,7 +98,10 @@ def place_of(context: Context, entry: Entry) -> Place:
             refused=f"the table has no {entry.name} repository for {told}",
             by_hand=f"Name one in repositories.{entry.name}.uri, or a directory of packages.",
         )
-    return found if found.trusted or found.refused else with_key(context, entry, found, row.get("ends", ""))
+    ends = (
+        "" if entry.uri or entry.directory else row.get("ends", "")
+    )  # a mirror may sign with a key of its own
+    return found if found.trusted or found.refused else with_key(context, entry, found, ends)
 
 
 def in_directory(context: Context, entry: Entry, found: Place) -> Place:

@@ -13,7 +13,6 @@ from gpumend.rules.repositories.place import (
     files_of,
     have,
     place_of,
-    satisfied_by,
     stale_index,
     superseded,
 )
@@ -153,7 +152,7 @@ def release(context: Context) -> Iterator[Finding]:
         if not wrong:
             continue
         alone = all(CUDA.match(f"{uri}/") for uri in mine) and len(names) == 1
-        good = alone and satisfied_by(context, found) is not None
+        why = found.refused or ("" if alone else "it names other repositories, too")
         yield Finding(
             code="GM232",
             status=Status.WARN,
@@ -161,8 +160,8 @@ def release(context: Context) -> Iterator[Finding]:
             evidence=tuple(Evidence(path, uri) for uri in mine),
             cause="cuda-keyring has the same version in each repository, and brings the list of the one it came from.",
             remedy=f"Mend moves it into the run's backup; {found.address} stays."
-            if good
+            if not why
             else f"Remove it, or have {found.address} added first.",
-            change=Change(Component.REPOSITORIES, RemoveFiles((path,))) if good else None,
-            refused="" if good else found.refused or "the right one is not there yet",
+            change=Change(Component.REPOSITORIES, RemoveFiles((path,))) if not why else None,
+            refused=why,
         )

@@ -1,0 +1,94 @@
+"""A repository of rpm packages on a node, its index signed as NVIDIA's is: real rpmbuild, createrepo_c and dnf of Debian sid.
+
+The node stands in for one of an rpm distribution: dpkg does not answer there, rpm's database does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tests.nodes.apt import Deb
+from tests.nodes.lab import Node
+from tests.nodes.mirror import ROOT, Key, Signer
+
+BUILD = "/srv/build"
+OS_RELEASE = 'ID=rocky\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4, as tests see it"\n'
+
+
+def requires(depends: str) -> list[str]:
+    """`a (>= 1-1), b` of a Deb as a spec file says it."""
+    found = []
+    for each in filter(None, depends.split(", ")):
+        match = re.fullmatch(r"(\S+)(?: \((<<|>>|<=|>=|=) (\S+)\))?", each)
+        assert match, each
+        name, sign, version = match.groups()
+        found.append(
+            f"Requires: {name}" + (f" {sign[0] if sign in ('<<', '>>') else sign} {version}" if sign else "")
+        )
+    return found
+
+
+def spec(deb: Deb) -> str:
+    version, _, revision = deb.version.partition("-")
+    rows = [
+        f"Name: {deb.name}",
+        f"Version: {version}",
+        f"Release: {revision or '1'}",
+        "Summary: stand-in of tests",
+    ]
+    rows += [
+        "License: none",
+        "BuildArch: noarch",
+        "AutoReqProv: no",
+        *requires(deb.depends),
+        "%description",
+        "Stand-in.",
+    ]
+    rows += ["%install", "mkdir -p %{buildroot}", f"cp -a {BUILD}/{deb.name}/. %{{buildroot}}/"]
+    for section, name, argument in (("%post", "postinst", "configure"), ("%preun", "prerm", "remove")):
+        if name in deb.scripts:
+            script = deb.scripts[name].replace("#!/bin/sh\n", "")
+            first = (
+                f"set -- {argument}"
+                if section == "%post"
+                else '[ "$1" = 0 ] && set -- remove || set -- upgrade'
+            )
+            rows += [section, first, script]
+    return "\n".join([*rows, "%files", *deb.files, ""])
+
+
+def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) -> None:
+    """A repository whose index this key has signed lies in a directory of the mirror's."""
+    node.sh('rm -rf "$1" "$2"; mkdir -p "$1" "$2"', f"{ROOT}/{path}", BUILD)
+    for deb in debs:
+        node.run(["mkdir", "-p", f"{BUILD}/{deb.name}"])
+        for name, (data, mode) in deb.files.items():
+            node.run(["mkdir", "-p", f"{BUILD}/{deb.name}{name.rpartition('/')[0]}"])
+            node.write(f"{BUILD}/{deb.name}{name}", data, mode)
+        node.write(f"{BUILD}/{deb.name}.spec", spec(deb))
+        define = [
+            f"_topdir {BUILD}/top",
+            f"_rpmdir {ROOT}/{path}",
+            "__os_install_post %{nil}",
+            "_build_id_links none",
+        ]
+        options = [word for each in define for word in ("--define", each)]
+        node.run(["rpmbuild", "-bb", "--quiet", "--nodeps", *options, f"{BUILD}/{deb.name}.spec"])
+    node.run(["createrepo_c", "--quiet", f"{ROOT}/{path}"])
+    index = f"{ROOT}/{path}/repodata/repomd.xml"
+    node.write(
+        f"{index}.asc",
+        by.gpg("--local-user", key.fingerprint, "--armor", "--detach-sign", data=node.read(index)),
+    )
+
+
+def becomes_rpm_s(node: Node, by: Signer, key: Key) -> None:
+    """rpm's database is this node's, with one package in it; dpkg's does not answer."""
+    publish(node, "base", [Deb("filesystem", "3.16-1", files={"/etc/stand-in": (b"", 0o644)})], by, key)
+    node.sh(
+        "rpm --initdb; rpm -i --nodeps $1/base/noarch/*.rpm; mv /usr/bin/dpkg-query /usr/bin/dpkg-query.away",
+        ROOT,
+    )
+    node.sh("rm -f /etc/os-release; mkdir -p /etc/yum.repos.d")
+    node.write("/etc/os-release", OS_RELEASE)
