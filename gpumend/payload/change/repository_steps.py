@@ -128,7 +128,7 @@ class TryRepository(Step):
         source = os.path.join(scratch, os.path.basename(self.wanted["source_file"]))
         put(source, text.encode("utf-8"))
         if self.manager == "dnf":
-            return self.asked_of_dnf(scratch)
+            return self.asked_of_dnf(["--setopt=reposdir=" + scratch, "--setopt=cachedir=%s/cache" % scratch])
         for name in ("lists/partial", "cache/archives/partial"):
             os.makedirs(os.path.join(scratch, name), 0o755)
         return self.updated(
@@ -150,20 +150,11 @@ class TryRepository(Step):
             options += ["-o", "Acquire::%s::Timeout=%d" % (method, SILENCE)]
         return run(APT_ENV + ["apt-get", "-q"] + options + more + ["update"], UPDATE_TIMEOUT)
 
-    def asked_of_dnf(self, scratch: str) -> Json:
-        name = "gpumend-%s" % self.wanted["name"]
-        options = [
-            "--setopt=reposdir=" + scratch,
-            "--setopt=cachedir=%s/cache" % scratch,
-            "--setopt=timeout=%d" % SILENCE,
-        ]
-        options += [
-            "--setopt=retries=1",
-            "--setopt=skip_if_unavailable=0",
-            "--disablerepo=*",
-            "--enablerepo=" + name,
-        ]
-        return run(["dnf", "-y"] + options + ["makecache"], UPDATE_TIMEOUT)
+    def asked_of_dnf(self, more: List[str]) -> Json:
+        """-y: dnf takes a repository's key by a question, which --assumeno answers with no; its file holds this key alone."""
+        options = ["--disablerepo=*", "--enablerepo=gpumend-%s" % self.wanted["name"], "--setopt=retries=1"]
+        options += ["--setopt=timeout=%d" % SILENCE, "--setopt=skip_if_unavailable=0"]
+        return run(["dnf", "-y"] + options + more + ["makecache"], UPDATE_TIMEOUT)
 
     def judge(self, found: Json) -> None:
         """Raises Failed with the repository's address and what its manager said."""
@@ -177,16 +168,12 @@ class TryRepository(Step):
 
     def do(self, journal: Journal, notes: List[str]) -> None:
         journal.log(self.describe())
-        if self.manager != "apt":
-            notes.append("%s answered" % self.wanted["address"])
-            return
         wait_for_lock(self.manager, self.wait)
-        self.judge(self.updated(self.wanted["source_file"], []))
-        notes.append(
-            "%s answered, signed as wanted" % self.wanted["address"]
-            if self.wanted["key"]
-            else "%s is read" % self.wanted["address"]
+        self.judge(
+            self.asked_of_dnf([]) if self.manager == "dnf" else self.updated(self.wanted["source_file"], [])
         )
+        how = "answered, signed as wanted" if self.wanted["key"] else "is read"
+        notes.append("%s %s" % (self.wanted["address"], how))
 
 
 def put(path: str, data: bytes, mode: int = 0o644) -> None:
