@@ -357,7 +357,17 @@ def test_a_bare_node_gets_docker_and_the_toolkit_from_a_signed_mirror(
     found = provision(lab, node, wanted, dry=True)
     assert found.rc == 3 and {"GM230", "GM233", "GM203"} <= set(found.codes(node, "fail")), found.said
     assert node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt") == tree, "an audit writes nothing"
-    goes_on(lab, node, wanted, DEVICE)
+    run = goes_on(lab, node, wanted, DEVICE).report["run"]
+    # Whatever ran before this engine came is not deleted with it, and nothing that runs in it now is stopped unasked.
+    node.run(["docker", "run", "-d", "--name", "job", images.BASE, "sleep", "86400"])
+    undo = {"verb": "rollback", "run": run, "who": "test", "restarts": "idle"}
+    held = result_of(carry_out(node, undo))
+    assert held["status"] == "refused" and "it would stop 1 running: job" in held["detail"], held
+    node.run(["docker", "rm", "-f", "job"])
+    node.write("/var/lib/docker/volumes/theirs/_data/kept", "yes")
+    assert result_of(carry_out(node, undo))["status"] == "changed"
+    assert versions(node, "docker.io") == versions(node) == set() and not node.exists(SOURCE)
+    assert node.read("/var/lib/docker/volumes/theirs/_data/kept") == b"yes"
 
 
 @pytest.mark.exhaustive
@@ -380,7 +390,7 @@ def test_a_run_that_was_killed_after_its_engine_came_goes_on(
         goes_on(lab, node, wanted, DEVICE)
 
 
-def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...]) -> None:
+def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...]) -> Ran:
     """The next run ends as one that nobody broke off: containers have the device, and one more changes nothing."""
     done = provision(lab, node, wanted)
     assert done.rc == 0 and done.codes(node) == [], done.said
@@ -389,6 +399,7 @@ def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...
     assert all(sees_gpu(node, path) for path in (RUNTIME, *paths))
     again = provision(lab, node, wanted)
     assert again.rc == 0 and again.statuses(node) == {}, again.said
+    return done
 
 
 @pytest.mark.exhaustive
@@ -421,7 +432,7 @@ def test_killed_before_every_step_of_an_engine(node: Node, lab: Lab, signer: Sig
     wanted = {**signed(key), "engine": "docker.io"}
     assert add(node, wanted)["status"] == "changed"
     data = planned(node, Component.ENGINE, f"{RUN}e", wanted)
-    asked = [["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\\n"]]
+    asked = [["sh", "-c", "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^i"]]
     killed = kill_at_every_step(node, data, ["/etc/apt"], asked, containers=False)
     assert len(killed) >= 3, killed
 

@@ -30,6 +30,7 @@ PAGES = (
     "docs/scale.md",
     "docs/real-gpu.md",
     "docs/desired-state.md",
+    "docs/new-nodes.md",
 )
 NAMED = re.compile(r"`((?:gpumend|tests|docs|deploys|facts|operations|tools|group_data)/[\w./-]*)`")
 EXAMPLES = ("docs/findings/GM999.md", "group_data/training.py")

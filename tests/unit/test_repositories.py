@@ -48,7 +48,8 @@ def debian(wanted: dict[str, Any], version: str = "13", name: str = "debian", **
         "/etc/os-release": release(name, version),
         "/etc/apt/sources.list": "deb http://deb.debian.org/debian trixie main\n",
     }
-    host = healthy().but(files={**base, **files.pop("files", {})}, **files)
+    programs = {"apt-get": "/usr/bin/apt-get", **files.pop("programs", {})}
+    host = healthy().but(files={**base, **files.pop("files", {})}, programs=programs, **files)
     return Host(**{**vars(host), "besides": besides_of(wanted)})
 
 
@@ -342,6 +343,18 @@ def test_dnf_s_file_checks_what_the_vendor_signs() -> None:
     text = made["/etc/yum.repos.d/gpumend-toolkit.repo"]
     assert f"baseurl={MIRROR}\n" in text and "repo_gpgcheck=1\ngpgcheck=0\n" in text
     assert outcome(after(host, MIRRORED), "GM230", MIRRORED) == "ok"
+
+
+def test_where_there_is_neither_apt_nor_dnf_the_lines_for_zypper_are_shown() -> None:
+    host = debian(
+        MIRRORED, files={"/etc/os-release": release("sles", "16.0"), "/var/lib/rpm/rpmdb.sqlite": ""}
+    )
+    host = host.but(
+        commands={"dpkg": None, "rpm": (0, "bash\t(none):5.1-1\n", "")},
+        programs={"zypper": "/usr/bin/zypper", "apt-get": None},
+    )
+    found = the(host, "GM230", MIRRORED)
+    assert found.change is None and "zypper addrepo" in found.remedy and "apt and dnf only" in found.refused
 
 
 # --- what is taken of it

@@ -50,6 +50,18 @@ TOOLKIT = (
     "libnvidia-container-tools",
     "libnvidia-container1",
 )
+# Packages of container engines, by the unit whose containers end with them. They are never purged: docker.io's script deletes
+# /var/lib/docker then (its postrm, nuke-graph-directory.sh), whoever's images and volumes these were.
+ENGINE_UNITS = {
+    "docker.io": "docker.service",
+    "docker-cli": "docker.service",
+    "docker-ce": "docker.service",
+    "docker-ce-cli": "docker.service",
+    "containerd": "containerd.service",
+    "containerd.io": "containerd.service",
+    "runc": "containerd.service",
+    "podman": "",
+}
 NEVER = "1.18.0"  # nct#1376: `nvidia-ctk cdi generate` fails in mode cdi; in this tag alone
 # Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
 LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"
@@ -454,7 +466,7 @@ def package_entries(manager: str, changes: Iterable[PackageChange]) -> List[Json
     for _, name, version in changes:
         letter, _ = status_of(manager, name)
         entry: Json = {"manager": manager, "name": name, "before": installed(manager, name), "after": version}
-        entry["purge"] = letter == "n"
+        entry["purge"] = letter == "n" and name not in ENGINE_UNITS
         entry["leaves"] = [LEFT_BEHIND] if name == TOOLKIT[1] and not os.path.exists(LEFT_BEHIND) else []
         found.append(entry)
     return found

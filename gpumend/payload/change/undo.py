@@ -11,9 +11,11 @@ from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empt
 from gpumend.payload.change.inner import Unmet, runs_again
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.kinds import step_kind
+from gpumend.payload.change.packaging import ENGINE_UNITS
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
     SERVICE_TIMEOUT,
+    active,
     gate,
     inner_gate,
     reload_or_start,
@@ -179,6 +181,19 @@ def acknowledge(wanted: Dict[str, Any]) -> Answer:
     return {"status": "changed", "files": [path], "detail": "run %s is acknowledged" % wanted["run"]}
 
 
+def engine_at_work(found: Iterable[Journal], restarts: str) -> str:
+    """Why an engine that these runs installed is not taken away now; an empty text where it may be, or there is none."""
+    for journal in found:
+        packages = [each for entry in journal.steps if entry["do"] == "package" for each in entry["packages"]]
+        gone = [each["name"] for each in packages if each["before"] is None]
+        unit = next((ENGINE_UNITS[name] for name in ENGINE_UNITS if name in gone), "")
+        if unit and active(unit):
+            why = gate(restarts, unit)
+            if why:
+                return "%s stays, and all of its run: %s" % (unit, why)
+    return ""
+
+
 def rollback(wanted: Dict[str, Any]) -> Answer:
     """All transactions of one run (or of one component of it) are undone, newest first. Files that somebody changed
     since are left and named."""
@@ -189,5 +204,8 @@ def rollback(wanted: Dict[str, Any]) -> Answer:
         if os.path.isfile(path) and wanted.get("component", "") in ("", name):
             found.append(Journal.load(path))
     left = [journal for journal in newest_first(found) if journal.record["state"] != "put_back"]
+    at_work = engine_at_work(left, wanted["restarts"])
+    if at_work:
+        raise Refused(at_work)
     detail = "put back as before run %s" % wanted["run"]
     return undo_all(left, wanted["restarts"], detail, wanted.get("inner", ""))

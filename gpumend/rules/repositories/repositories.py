@@ -40,13 +40,15 @@ def lacking(context: Context, entry: Entry, found: Place) -> list[str]:
     applies=wanted,
 )
 def there(context: Context) -> Iterator[Finding]:
-    if context.state.packages.manager not in ("apt", "dnf"):
+    packages = context.state.packages
+    if packages.manager not in packages.managers:
         yield Finding(
             code="GM230",
             status=Status.FAIL,
-            summary="repositories are wanted, and neither apt's nor dnf's packages are this host's",
-            evidence=(Evidence("dpkg, rpm", context.state.packages.manager or "neither"),),
-            remedy="Add them with this host's own package manager.",
+            summary="repositories are wanted, and this host has neither apt nor dnf",
+            evidence=(Evidence("PATH", ", ".join(packages.managers) or "no package manager"),),
+            remedy="Add them with this host's own package manager: with zypper, `rpm --import KEY` once its fingerprint is "
+            "compared, then `zypper addrepo --refresh --gpgcheck-strict URI NAME`.",
             refused="mend adds repositories for apt and dnf only",
         )
         return
