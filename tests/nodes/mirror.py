@@ -25,6 +25,7 @@ ADDRESS = "http://127.0.0.1:8080"
 BY_NAME = "http://localhost:8080"
 SILENT = "http://127.0.0.1:8081"
 DOCKER = ("docker.io", "docker-cli", "containerd", "runc")
+MERGED = ("/bin", "/lib", "/lib64", "/sbin")  # links in a tree whose /usr is merged
 STALLS = """
 import socket
 made = socket.socket()
@@ -115,7 +116,7 @@ def _packed_again(root: Path, name: str, status: str) -> Package:
                 shutil.copy(source, tree / "DEBIAN" / part)
         for path in (root / f"var/lib/dpkg/info/{name}.list").read_text().split("\n"):
             source, to = root / path.lstrip("/"), tree / path.lstrip("/")
-            if source.is_symlink() or source.is_file():
+            if path not in MERGED and (source.is_symlink() or source.is_file()):
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, to, follow_symlinks=False)
         argv = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(target)]

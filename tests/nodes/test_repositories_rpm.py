@@ -1,4 +1,4 @@
-"""Repositories and the toolkit by dnf of Debian sid, on a node whose packages are rpm's."""
+"""What dnf of Debian sid says of a repository before it is added, on a node whose packages are rpm's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from gpumend.rules.finding import Component
-from gpumend.state.packages import TOOLKIT
 from tests.nodes import gpu, images, mirror, toolkit, yum
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import carry_out, planned, result_of
-from tests.nodes.lab import Lab, Node
+from tests.nodes.lab import Node
 from tests.nodes.mirror import ADDRESS, Key, Signer
-from tests.nodes.test_repositories import DEVICE, NEW, RUN, RUNTIME, provision, sees_gpu, wants
+from tests.nodes.test_repositories import NEW, RUN, wants
 
 pytestmark = pytest.mark.exhaustive
 REPO = "/etc/yum.repos.d/gpumend-toolkit.repo"
@@ -50,18 +49,3 @@ def test_what_dnf_would_not_trust_is_not_added(node: Node, signer: Signer, key: 
     done = result_of(carry_out(node, planned(node, Component.REPOSITORIES, RUN, wanted)))
     assert done["status"] == "refused" and uri in done["detail"], done
     assert not node.exists(REPO)
-
-
-def test_the_toolkit_comes_by_dnf_and_a_second_run_changes_nothing(
-    node: Node, lab: Lab, signer: Signer, key: Key
-) -> None:
-    yum.publish(node, "rpm", toolkit.debs(NEW), signer, key)
-    wanted = wants(f"{ADDRESS}/rpm", fingerprint=key.fingerprint, key=key.public)
-    done = provision(lab, node, wanted)
-    assert done.rc == 0 and done.codes(node) == [], done.said
-    assert done.statuses(node)[Component.PACKAGES] == "changed"
-    told = node.run(["rpm", "-q", "--qf", "%{VERSION}\n", *TOOLKIT]).stdout
-    assert set(told.split()) == {NEW} and b"repo_gpgcheck=1" in node.read(REPO)
-    assert sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
-    again = provision(lab, node, wanted)
-    assert again.rc == 0 and again.statuses(node) == {}, again.said
