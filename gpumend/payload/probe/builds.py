@@ -21,7 +21,7 @@ PLACE = re.compile(r"(?:--[a-z]+(?:=[\w./:,${}-]*)?|[\[\"']{0,2}[\w./*?${}+-]+[\
 ARGUMENT = re.compile(
     r"(?!\w{0,40}(?:TOKEN|KEY|SECRET|PASS|AUTH|CRED|USER))\w{0,40}(?:CUDA|CUDNN|UBUNTU|DEBIAN|PYTHON|VERSION|IMAGE|BASE|TAG|DISTRO|CONTAINER|FLAVOU?R)\w{0,40}"
 )
-VARIABLE = re.compile(
+ITS_VARIABLE = re.compile(
     r"LD_LIBRARY_PATH|LIBRARY_PATH|PATH|CUDA_HOME|CUDA_PATH|CUDA_VERSION|NVIDIA_(?:VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_CUDA"
     r"|DISABLE_REQUIRE)"
 )
@@ -78,9 +78,9 @@ def line_masked(name: str, text: str) -> str:
         if old:
             rest = text[old.end() :]
             return old.group() + (
-                words_masked(rest, VALUE) if VARIABLE.fullmatch(old.group(2)) else crossed_out(rest)
+                words_masked(rest, VALUE) if ITS_VARIABLE.fullmatch(old.group(2)) else crossed_out(rest)
             )
-        return pairs_masked(text, VARIABLE)
+        return pairs_masked(text, ITS_VARIABLE)
     if name == "RUN":
         return words_masked(text, WORD)
     if name in ("SHELL", "HEALTHCHECK", "ONBUILD", "STOPSIGNAL"):
