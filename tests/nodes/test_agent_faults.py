@@ -1,5 +1,5 @@
-"""What happens to an agent on a host: it is killed, the host goes down in the middle of its mend, the disk is full, the clock
-jumps. Nothing is lost, and the next run is right."""
+"""What happens to an agent on a host: it is killed, the host goes down in the middle of its mend, the disk is full, the clock jumps, an
+operator's run is there at the same time. Nothing is lost, and the next run is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.nodes import gpu, scenarios
 from tests.nodes.conftest import Boot
-from tests.nodes.drive import Target, audit
+from tests.nodes.drive import Target, audit, start
 from tests.nodes.faults import PATHS, Before, fault, look
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
@@ -165,6 +165,27 @@ def test_a_clock_that_jumps(stale: Node, years: str) -> None:
         assert OTHER.encode() in stale.read(scenarios.SPEC)
         right(stale)
         assert json.loads(stale.read(REPORT))["started"][:4] not in (began[:4], "1970")
+
+
+def test_an_operators_run_at_the_same_time(lab: Lab, stale: Node) -> None:
+    """The operator's mend holds the host's lock: the agent's does nothing meanwhile, and nothing twice."""
+    with fault("operator at the same time"):
+        stale.sh(": >/run/hold")
+        operator = start(lab, Target(stale, wanted=WANTED))
+        wait_for("the operator's mend is at its step", lambda: stale.exists("/run/at-step"), 60.0)
+        old = stale.read(scenarios.SPEC)
+        assert mend(stale, "--no-block") == 0
+        wait_for("the agent is there", lambda: stale.show("gpumend-mend.service", "MainPID") != "0", 60.0)
+        assert stale.read(scenarios.SPEC) == old
+        stale.sh("rm -f /run/hold")
+        ran = operator.finish()
+        assert ran.rc == 0 and ran.statuses(stale)["cdi.spec_current"] == "changed", ran.said
+        wait_for(
+            "the agent's run has ended", lambda: stale.show("gpumend-mend.service", "MainPID") == "0", 60.0
+        )
+        new = stale.read(scenarios.SPEC)
+        right(stale)
+        assert stale.read(scenarios.SPEC) == new
 
 
 def test_the_timer_finds_a_stale_spec_and_mends_it_within_its_period(stale: Node) -> None:

@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from gpumend.cli.main import main
 from gpumend.reports.formats.prometheus import render
 from tests.nodes.base import base
+from tests.nodes.conftest import Boot
+from tests.nodes.lab import Lab
+from tests.nodes.slot import wait_for
+from tests.nodes.test_agent import TEXTFILE, agent, audited
 from tests.unit import farm
 from tests.unit.build import healthy
 from tests.unit.test_monitoring import MONITORING, dashboard
@@ -141,3 +148,43 @@ def test_an_agent_that_tells_nothing_more_fires(
 ) -> None:
     well = farm.audit([farm.record("gpu1", healthy())])
     assert firing(tmp_path, series(well, began, 6 * HOUR), at, {alert: [{}]} if alert else {}) == ""
+
+
+def test_a_real_prometheus_tells_of_an_agents_host(lab: Lab, boot: Boot) -> None:
+    """Debian's node_exporter and Prometheus with our rules, and `gpumend fleet` by its URL."""
+    node = boot("trixie+fleet", "stale_spec")
+    node.sh(f"mkdir -p {TEXTFILE}")
+    agent(lab, node, "install", {"agent": {"interval": 60, "textfile": TEXTFILE}})
+    report = audited(node)
+    [host] = report["hosts"].values()
+    node.write("/etc/default/prometheus-node-exporter", f'ARGS="--collector.textfile.directory={TEXTFILE}"\n')
+    node.write("/etc/prometheus/alerts.yml", (MONITORING / "alerts.yml").read_bytes())
+    node.write("/etc/default/prometheus", 'ARGS="--storage.tsdb.path=/var/lib/prometheus/metrics2/"\n')
+    settings = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["alerts.yml"],
+        "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": ["localhost:9100"]}]}],
+    }
+    node.write("/etc/prometheus/prometheus.yml", yaml.safe_dump(settings))
+    node.run(["systemctl", "restart", "prometheus-node-exporter.service", "prometheus.service"])
+    url = f"http://{node.address}:9090"
+
+    def alerts() -> set[tuple[str, str]]:
+        try:
+            with urllib.request.urlopen(f"{url}/api/v1/alerts", timeout=10) as answer:
+                told = json.load(answer)["data"]["alerts"]
+        except OSError:
+            return set()
+        return {
+            (row["labels"]["alertname"], row["labels"].get("code", ""))
+            for row in told
+            if row["state"] == "firing"
+        }
+
+    failed = {("GpumendFinding", f["code"]) for f in host["findings"] if f["status"] == "fail"}
+    wait_for("the alert fires", lambda: alerts() >= failed, 60.0, 0.5)
+    assert failed and alerts() == failed
+    done = CliRunner().invoke(main, ["fleet", url])
+    assert done.exit_code == 3 and node.name in done.output, done.output
+    assert all(code in done.output for _, code in failed), done.output
+    assert node.read("/var/lib/node-exporter/gpumend.prom")
