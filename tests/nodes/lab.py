@@ -44,7 +44,12 @@ ENVIRONMENT = {
 }
 BOOT_SECONDS = 90.0  # a booted node takes 2-5 s on an idle machine; tests share theirs with others
 
-# $1 cgroup, $2 the layers below, $3 node's directory, the rest is nspawn. bash: `exec` keeps the pid that the lab waits for.
+USER_RANGE = (
+    1 << 19
+)  # first user id of a node with a user namespace; an unprivileged LXC has such a range of 65536
+
+# $1 cgroup, $2 the layers below with their options, $3 node's directory, the rest is nspawn. bash: `exec` keeps the pid that the
+# lab waits for.
 BOOT = f"""
 set -eu
 {ONLY_CGROUP2}
@@ -117,6 +122,8 @@ class Node:
         self.key = lab.key
         self.docker = True
         self.overlay = False
+        self.unprivileged = False
+        self.devices: tuple[Path, ...] = ()
         self.disk: Path | None = None
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -256,7 +263,9 @@ class Node:
             raise LabError(f"{self.name} is already running")
         in_namespace = ["unshare", "-m", "bash", "-c", BOOT, "bash"]
         layers = [*([self.disk / "upper"] if self.disk else []), base(self.variant)]
-        arguments = [self.cgroup, ":".join(map(str, layers)), str(self.directory), *self._nspawn_argv()]
+        # All of the tree changes hands: with metacopy an overlay copies no file's bytes for that.
+        lower = ":".join(map(str, layers)) + (",metacopy=on" if self.unprivileged else "")
+        arguments = [self.cgroup, lower, str(self.directory), *self._nspawn_argv()]
         with open(self.directory / "console.log", "ab") as log:
             self._nspawn = subprocess.Popen(
                 [*in_namespace, *arguments],
@@ -296,6 +305,9 @@ class Node:
         # Docker's overlay2 refuses an overlay below it; these are directories of the outer disk.
         real = ("srv",) if self.overlay else ("srv", "var/lib/docker", "var/lib/containerd")
         argv += [f"--bind={self.directory}/{Path(path).name}:/{path}" for path in real]
+        if self.unprivileged:
+            argv += [f"--private-users={USER_RANGE}:65536", "--private-users-ownership=chown"]
+            argv += [f"--bind={device}:/dev/{device.name}" for device in self.devices]
         return [*argv, "--console=pipe", "--boot"]
 
     def console(self) -> str:
@@ -460,6 +472,7 @@ class Lab:
         *,
         docker: bool = True,
         overlay: bool = False,
+        devices: Mapping[str, tuple[int, int]] | None = None,
         files: Mapping[str, bytes | str] | None = None,
         prepare: Callable[[Path], None] | None = None,
         disk: Path | None = None,
@@ -469,6 +482,8 @@ class Lab:
         docker=False: neither dockerd nor containerd starts (their units are masked).
         overlay=True: Docker's and containerd's roots lie on the node's own overlay, as in a container, and not on the outer
         disk; /srv lies there always.
+        devices: {name: (major, minor)}: the node has a user namespace, as an unprivileged LXC has: root there is an ordinary user
+        of the outer machine, which lends these nodes to its /dev.
         files: {path: content} that lie there before the first boot, root's, mode 0644.
         prepare: called with the node's upper directory before the first boot, for anything else.
         disk: another node's disks, as `Node.save` copied them: the node starts with what that one had, and its own identity.
@@ -479,9 +494,11 @@ class Lab:
         self._booted += 1
         node = Node(self, f"{self.slot.prefix}{self._booted}", suite, self._booted)
         node.docker, node.overlay, node.disk = docker, overlay, disk
+        node.unprivileged = devices is not None
         self.nodes.append(node)
         try:
             self._prepare(node, lower, files or {})
+            node.devices = tuple(_device(node.directory / "dev", *each) for each in (devices or {}).items())
             if prepare is not None:
                 prepare(node.directory / "upper")
             self._write_ssh_files()
@@ -501,6 +518,8 @@ class Lab:
         """The node's overlay holds its identity, its keys and `files`, before anything of it runs."""
         for name in ("upper", "work", "root", "docker", "containerd", "srv"):
             (node.directory / name).mkdir(parents=True, mode=0o755)
+            if node.unprivileged and name not in ("upper", "work", "root"):
+                os.chown(node.directory / name, USER_RANGE, USER_RANGE)
         if node.disk is not None:  # its upper directory stays a layer below
             directories = [str(node.disk / name) for name in COPIED if name != "upper"]
             subprocess.run(["cp", "-a", *directories, str(node.directory)], check=True, capture_output=True)
@@ -551,6 +570,14 @@ class Lab:
             check=True,
             capture_output=True,
         )
+
+
+def _device(directory: Path, name: str, number: tuple[int, int]) -> Path:
+    """A device node for everybody, whatever the umask."""
+    directory.mkdir(exist_ok=True, mode=0o755)
+    os.mknod(directory / name, stat.S_IFCHR | 0o666, os.makedev(*number))
+    (directory / name).chmod(0o666)
+    return directory / name
 
 
 def put(upper: Path, lower: Path, path: str, data: bytes | str, mode: int = 0o644) -> None:

@@ -6,8 +6,9 @@ state=/var/lib/gpumend-standin
 if [ ! -e /proc/driver/nvidia ]; then
   mount --bind $state/proc-driver /proc/driver
 fi
-if [ ! -e /sys/module/nvidia ]; then
-  mount -o remount,rw /sys # nspawn gives /sys read-only and without /sys/module
+# Root of a user namespace may not remount /sys: there it stays without.
+if [ ! -e /sys/module/nvidia ] && mount -o remount,rw /sys 2>/dev/null; then
+  # nspawn gives /sys read-only and without /sys/module
   mkdir -p /sys/module
   mount --bind $state/sys-module /sys/module
   mount -o remount,ro /sys
