@@ -34,6 +34,7 @@ def in_order() -> None:
     engine.installed(_ignore_errors=True)
     packages.toolkit_installed(_ignore_errors=True)
     driver.ready(_ignore_errors=True)
+    cuda.toolkit(_ignore_errors=True)
     cuda.compat(_ignore_errors=True)
     cdi.spec_current(_ignore_errors=True)
     toolkit.runtime_config(_ignore_errors=True)

@@ -1,4 +1,4 @@
-"""CUDA on a host. Toolkits and the driver itself are never installed, removed or upgraded."""
+"""CUDA on a host. The driver itself is never installed, removed or upgraded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from pyinfra.api.operation import operation
 
 from gpumend.rules.finding import Component
 from gpumend.run.remote.component import component
+
+
+@operation()
+def toolkit() -> Generator[FunctionCommand, None, None]:
+    """The toolkit that `cuda_toolkit` names is there, by packages or by NVIDIA's runfile, and where that is wanted held and the
+    host's default. No package of the driver comes along, and nothing is removed."""
+    yield from component(Component.CUDA_TOOLKIT)
 
 
 @operation()

@@ -37,6 +37,7 @@ CHANGE = (
     "change.storage_steps",
     "change.package_steps",
     "change.repository_steps",
+    "change.cuda_steps",
     "change.unfinished",
     "change.json_spans",
     "change.allocation_steps",

@@ -317,6 +317,80 @@ class TryRepository(Step):
 
 
 @dataclass(frozen=True)
+class InstallRunfile(Step):
+    """NVIDIA's runfile has installed its toolkit, and nothing else. sha256: of the file, before it is executed."""
+
+    do = "runfile"
+    file: str
+    sha256: str
+    path: str
+
+    def __post_init__(self) -> None:
+        absolute(self.file)
+        absolute(self.path)
+
+    def describe(self) -> str:
+        return f"{self.file} (SHA-256 {self.sha256[:12]}...) --silent --toolkit --toolkitpath={self.path}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"file": self.file, "sha256": self.sha256, "tree": self.path}
+
+
+@dataclass(frozen=True)
+class CudaDefault(Step):
+    """/usr/local/cuda leads to this toolkit."""
+
+    do = "cuda_default"
+    path: str
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+
+    def describe(self) -> str:
+        return f"/usr/local/cuda leads to {self.path}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"tree": self.path}
+
+
+@dataclass(frozen=True)
+class HoldPackages(Step):
+    """apt leaves these packages as they are."""
+
+    do = "hold"
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"apt-mark hold {' '.join(self.names)}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"names": list(self.names)}
+
+
+@dataclass(frozen=True)
+class CudaToolkitProof(Step):
+    """A toolkit's packages or its tree are there, and say that they are of the release."""
+
+    do = "cuda_toolkit"
+    release: str
+    path: str
+    manager: str
+    names: tuple[str, ...]
+    compiler: bool
+    default: bool
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+
+    def describe(self) -> str:
+        return f"prove it by what lies in {self.path}"
+
+    def fields(self) -> dict[str, Any]:
+        told = ("release", "manager", "compiler", "default")
+        return {**{name: getattr(self, name) for name in told}, "tree": self.path, "names": list(self.names)}
+
+
+@dataclass(frozen=True)
 class ToolkitProof(Step):
     """The toolkit's packages and programs say that they are of one version; of this one, where it is not empty."""
 

@@ -99,6 +99,23 @@ class InstallEngine(NamedTuple):
     kind: str = "InstallEngine"
 
 
+class InstallCuda(NamedTuple):
+    """A CUDA toolkit is there. manager: of its packages, `targets`, or empty; runfile: (path, SHA-256), or nothing. hold: names
+    that are held; path: its directory; default: whether /usr/local/cuda leads there; compiler: whether nvcc has to be there."""
+
+    release: str
+    path: str
+    manager: str = ""
+    verb: str = "install"
+    targets: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    runfile: tuple[str, str] | None = None
+    hold: tuple[str, ...] = ()
+    default: bool = False
+    compiler: bool = False
+    kind: str = "InstallCuda"
+
+
 class ActivateCompat(NamedTuple):
     """cuda-compat is installed and on the library path of those who need it."""
 
@@ -195,6 +212,7 @@ Action = Union[
     InstallPackages,
     AddRepository,
     InstallEngine,
+    InstallCuda,
     ActivateCompat,
     DeactivateCompat,
     RemoveCompat,

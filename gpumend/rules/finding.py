@@ -41,6 +41,7 @@ class Component(StrEnum):
     ENGINE = "engine.installed"
     PACKAGES = "packages.toolkit_installed"
     DRIVER = "driver.ready"
+    CUDA_TOOLKIT = "cuda.toolkit"
     CUDA = "cuda.compat"
     CDI = "cdi.spec_current"
     TOOLKIT = "toolkit.runtime_config"

@@ -85,7 +85,7 @@ MANAGERS: tuple[Manager, ...] = (
         "gke",
         "GKE's node image",
         lambda state: state.host.distribution.value == "cos" or "gke" in state.manager.marks,
-        TOOLKIT | PODS | {Component.DRIVER, Component.CUDA},
+        TOOLKIT | PODS | {Component.DRIVER, Component.CUDA, Component.CUDA_TOOLKIT},
         "cloud.google.com container-optimized-os docs: security (read-only root, stateless /etc)",
     ),
     Manager("aks", "AKS' node image", _marked("aks"), PODS | INSTALLED, "Azure/AgentBaker"),
@@ -100,7 +100,7 @@ MANAGERS: tuple[Manager, ...] = (
         "ostree",
         "an ostree image",
         _marked("ostree"),
-        INSTALLED | {Component.CUDA},
+        INSTALLED | {Component.CUDA, Component.CUDA_TOOLKIT},
         "ostree-boot(1); rpm-ostree(1): /usr is read-only",
     ),
     Manager(
@@ -114,7 +114,7 @@ MANAGERS: tuple[Manager, ...] = (
         "jetson",
         "JetPack",
         lambda state: state.host.tegra,
-        frozenset({Component.PACKAGES, Component.DRIVER}),
+        frozenset({Component.PACKAGES, Component.DRIVER, Component.CUDA_TOOLKIT}),
         "docs.nvidia.com Jetson Linux",
     ),
 )

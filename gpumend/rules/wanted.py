@@ -29,6 +29,34 @@ class Waiver(NamedTuple):
         return self.code == code and fnmatch(host, self.host)
 
 
+class CudaToolkit(NamedTuple):
+    """release: two parts, `12.4`. flavour, method, cupti: as the schema has them; cupti is empty where none is wanted. runfile:
+    (path, SHA-256), or nothing."""
+
+    release: str
+    flavour: str = "libraries"
+    method: str = "auto"
+    cupti: str = ""
+    pin: str = ""
+    hold: bool = False
+    default: bool = False
+    runfile: tuple[str, str] | None = None
+
+
+def _cuda_toolkit(raw: Mapping[str, Any]) -> CudaToolkit:
+    runfile = raw.get("runfile")
+    return CudaToolkit(
+        release=raw["version"].replace("-", "."),
+        flavour=raw.get("flavour", "libraries"),
+        method=raw.get("method", "auto"),
+        cupti=raw.get("cupti") or "",
+        pin=raw.get("pin", ""),
+        hold=raw.get("hold", False),
+        default=raw.get("default", False),
+        runfile=(runfile["file"], runfile["sha256"]) if runfile else None,
+    )
+
+
 class Wanted(NamedTuple):
     """One host's wanted state, every default filled in. The schema says what each key means."""
 
@@ -50,6 +78,7 @@ class Wanted(NamedTuple):
     cuda_activate: str = "service"
     cuda_accept_note: bool = False
     cuda_lock_wait: int = 120
+    cuda_toolkit: CudaToolkit | None = None
     manage_containerd: bool = True
     containerd_runtimes: tuple[str, ...] | None = None
     manage_crio: bool = True
@@ -133,6 +162,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         cuda_activate=cuda.get("activate", "service"),
         cuda_accept_note=cuda.get("accept_note", False),
         cuda_lock_wait=cuda.get("lock_wait", 120),
+        cuda_toolkit=_cuda_toolkit(raw["cuda_toolkit"]) if "cuda_toolkit" in raw else None,
         manage_containerd=containerd.get("manage", True),
         containerd_runtimes=None if runtimes == "auto" else tuple(runtimes),
         manage_crio=crio.get("manage", True),

@@ -48,7 +48,7 @@ CONCERNS = {
         _concern("grit", (Component.GRIT, Component.CONTAINERD), "GM52", "GM53"),
         _concern("podman", (Component.PODMAN,), "GM54"),
         _concern("crio", (Component.TOOLKIT, Component.CRIO), "GM55"),
-        _concern("cuda", (Component.CUDA,), "GM6"),
+        _concern("cuda", (Component.CUDA_TOOLKIT, Component.CUDA), "GM6"),
         _concern("storage", (Component.DOCKER_STORAGE, Component.STORAGE), "GM7"),
         _concern("compose", (Component.COMPOSE,), "GM9"),
         _concern("allocations", (Component.ALLOCATIONS,), "GM8"),

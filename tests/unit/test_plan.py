@@ -14,13 +14,17 @@ from gpumend.plan import step as kinds
 from gpumend.plan.plan import plan
 from gpumend.plan.step import (
     CudaCheck,
+    CudaDefault,
+    CudaToolkitProof,
     DirectoryTrial,
     DropIn,
     EditFile,
     FileStep,
     FuseReady,
     GenerateFile,
+    HoldPackages,
     IndexDirectory,
+    InstallRunfile,
     NoteCheck,
     PackageStep,
     ReconcileAllocations,
@@ -102,6 +106,10 @@ STEPS: list[Step] = [
     TryRepository(
         "toolkit", "apt", "https://a/b /", "/etc/apt/sources.list.d/a.sources", "Types: deb\n", "/k.gpg", b"k"
     ),
+    InstallRunfile("/srv/a.run", "ab" * 32, "/usr/local/cuda-12.4"),
+    HoldPackages(("a",)),
+    CudaDefault("/usr/local/cuda-12.4"),
+    CudaToolkitProof("12.4", "/usr/local/cuda-12.4", "apt", ("a",), True, False),
     ToolkitProof("apt", "1.17.8"),
     NoteCheck("/usr/local/a", ".note", "550.1"),
     CudaCheck("with", "/usr/local/a", 13000),

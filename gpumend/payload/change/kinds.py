@@ -3,6 +3,7 @@
 from typing import Any, Dict, List, Type
 
 from gpumend.payload.change.allocation_steps import ReconcileAllocations
+from gpumend.payload.change.cuda_steps import CudaDefault, CudaToolkitProof, HoldPackages, InstallRunfile
 from gpumend.payload.change.file_steps import (
     EditFile,
     GenerateFile,
@@ -31,6 +32,10 @@ ALL_KINDS: List[Type[Step]] = [
     IndexDirectory,
     TryRepository,
     PackageStep,
+    InstallRunfile,
+    HoldPackages,
+    CudaDefault,
+    CudaToolkitProof,
     ToolkitProof,
     NoteCheck,
     CudaCheck,
