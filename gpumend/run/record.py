@@ -46,7 +46,8 @@ class Assessment:
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every
     transaction sent, in order. held: what was planned and not tried after those. proof: of the container, where one was
-    asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment.
+    asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment; doing: what of it
+    takes long, in words, and since when by time.monotonic().
     approved: the components that a plan allows; None is all. after: why what the operator runs after a host did not end well."""
 
     name: str
@@ -59,6 +60,8 @@ class Record:
     proof: Outcome | None = None
     undone: Outcome | None = None
     busy: str = ""
+    doing: str = ""
+    since: float = 0.0
     approved: frozenset[str] | None = None
     after: str = ""
 

@@ -18,7 +18,9 @@ BUSY, GO, FULL = "/run/runfile.busy", "/run/runfile.go", "/run/runfile.full"
 # with status 134. OLDUSIZE is makeself's.
 STANDIN = """#!/bin/sh
 # STAND-IN for tests, not NVIDIA's runfile.
-OLDUSIZE={size}
+dumpconf() {{
+	echo OLDUSIZE={size}
+}}
 toolkit=no silent=no path=/usr/local/cuda-12.4
 for word; do case "$word" in
   --toolkit) toolkit=yes;; --silent) silent=yes;; --toolkitpath=*) path=${{word#*=}};; --tmpdir=*) tmp=${{word#*=}};;

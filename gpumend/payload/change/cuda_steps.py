@@ -25,7 +25,7 @@ INSTALLER_LOGS = ("/var/log/cuda-installer.log", "/tmp/cuda-installer.log")
 # What update-alternatives keeps: Debian's, chkconfig's. The first line says `auto` or `manual`.
 ALTERNATIVES = ("/var/lib/dpkg/alternatives/cuda", "/var/lib/alternatives/cuda")
 HEAD = 1 << 16  # bytes; makeself's script stands there
-SIZE = re.compile(rb"\nOLDUSIZE=(\d{1,12})\n")  # makeself-header.sh: KiB, unpacked
+SIZE = re.compile(rb"\becho OLDUSIZE=(\d{1,15})\n")  # makeself-header.sh, --dumpconf: KiB, unpacked
 
 
 def digest_of(path: str) -> str:

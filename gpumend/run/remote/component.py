@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
 from gpumend.plan.needs import held
+from gpumend.plan.step import InstallRunfile, PackageStep
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.finding import Component
 from gpumend.run import record as run
@@ -68,7 +70,7 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
             outcome = Outcome("unchanged", "another run did it meanwhile")
             break
         sent = transaction
-        record.busy = str(which)
+        record.busy, record.doing, record.since = str(which), takes_long(transaction), time.monotonic()
         try:
             outcome = _attempt(host, record, transaction)
         finally:
@@ -83,6 +85,12 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
     detail = f": {mask(outcome.detail)}" if outcome.detail else ""
     log(f"{host.print_prefix}{which}: {outcome.status}{detail}")
     return outcome.good
+
+
+def takes_long(transaction: Transaction) -> str:
+    """What of a transaction may take minutes, in words: packages and runfiles."""
+    steps = [step for step in transaction.steps if isinstance(step, (PackageStep, InstallRunfile))]
+    return ", ".join(step.describe() for step in steps)
 
 
 def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcome:
