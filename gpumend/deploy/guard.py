@@ -91,6 +91,7 @@ DATA = (
     "output",
     "details",
     "quiet",
+    session.HANDOVER_KEY,
 )
 
 

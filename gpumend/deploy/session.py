@@ -17,7 +17,7 @@ from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
 from gpumend.deploy import interrupt, screen
-from gpumend.reports import outputs, terminal
+from gpumend.reports import handover, outputs, terminal
 from gpumend.reports.document import Exit, document, worst
 from gpumend.run import record as run
 from gpumend.run.concern import CONCERNS
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REPORT_KEY = "report"  # a file for the JSON
 OUTPUT_KEY = "output"  # FORMAT=PATH, or a list of them
 DETAILS_KEY = "details"
+HANDOVER_KEY = "handover"  # a directory for each host's own document
 QUIET_KEY = "quiet"
 TERMINAL = outputs.Output("text", outputs.STDOUT)  # what is shown anyway
 
@@ -99,9 +100,16 @@ def finish(state: State) -> Exit:
             record.error = record.error or "was not read: the run ended before it"
     executed = state.is_executing
     told = document(this, executed)
+    status = Exit(told["exit"])
+    if directory := str(state.inventory.get_override_data().get(HANDOVER_KEY, "")):
+        try:
+            handover.written(this, executed, directory)
+        except OSError as error:
+            click.echo(f"gpumend: the hand-over could not be written: {error}", err=True)
+            status = worst((Exit.UNREAD, status))
     if target_of(state) != "-" and (executed or not this.shown):
         show(state, told, executed)
-    return write(state, told, Exit(told["exit"]))
+    return write(state, told, status)
 
 
 def show(state: State, told: dict[str, Any], executed: bool) -> None:
