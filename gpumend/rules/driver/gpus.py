@@ -18,7 +18,7 @@ from gpumend.text.version import show
 # An address in nvidia-smi's words: `GPU0: 0000:00:06.0`, `GPU0000:17:00.0`, `GPU 0000:D8:00.0` (open-gpu-kernel-modules#259,
 # dcgm-exporter#604)
 ADDRESS = Pattern(r"(?<![0-9A-Fa-f:])([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])(?![0-9A-Fa-f])")
-LISTED = Pattern(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)]+)\)")
+LISTED = Pattern(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)\s]{1,80})\)")
 
 # Xid errors after which a GPU does not come back by itself (docs.nvidia.com/deploy/xid-errors)
 LOST_XIDS = {
