@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 
+from gpumend.run.programs import probe_program
 from tests.nodes import scenarios
 from tests.nodes.lab import Lab, Node
 from tests.nodes.test_agent import PROGRAM, agent
@@ -55,25 +56,43 @@ def main() -> int:
         )
         node.run(["systemctl", "start", UNIT])  # what is compiled and cached at a first run is
         used(node, UNIT)
-        nothing, audits = [], []
+        node.write("/run/gpumend-bench-probe.py", probe_program().encode())
+        nothing, probes, audits = [], [], []
         for number in range(ROUNDS):
             name = f"gpumend-bench-{number}.service"
             stays = ["-p", "RemainAfterExit=yes", "-p", "CPUAccounting=yes", "-p", "Type=oneshot"]
             node.run(["systemd-run", "--quiet", "--unit", name, *stays, "python3", "-c", "pass"])
             nothing.append(used(node, name))
+            name = f"gpumend-bench-probe-{number}.service"
+            node.run(
+                [
+                    "systemd-run",
+                    "--quiet",
+                    "--unit",
+                    name,
+                    *stays,
+                    "python3",
+                    "-I",
+                    "-S",
+                    "/run/gpumend-bench-probe.py",
+                ]
+            )
+            probes.append(used(node, name))
             node.run(["systemctl", "reset-failed", UNIT], check=False)  # its limit of starts in a short time
             node.run(["systemctl", "start", UNIT])
             audits.append(used(node, UNIT))
         start = node.run(["systemctl", "show", UNIT, "-p", "ExecStart", "--value"]).stdout
         argv = start.split("argv[]=")[1].split(" ;")[0].split()
         memory = [int(word) / 1024 for word in node.run(["python3", "-c", MEMORY, *argv]).stdout.split()]
-    floor, audit = statistics.median(nothing), statistics.median(audits)
+    floor, probe, audit = (statistics.median(seconds) for seconds in (nothing, probes, audits))
     sys.stdout.write(
         f"python3 -c pass: {floor * 1000:.0f} ms of CPU by systemd's accounting\n"
-        f"an audit of the agent ({PROGRAM}): {audit:.2f} s, {audit / floor:.1f} times that (at most {MOST:.0f}, or 0.5 s)\n"
+        f"an audit of the agent ({PROGRAM}): {audit:.2f} s, {audit / floor:.1f} times that\n"
+        f"the probe alone, as an operator's audit sends it: {probe:.2f} s, {probe / floor:.1f} times\n"
+        f"above the probe: {audit - probe:.2f} s, {(audit - probe) / floor:.1f} times (at most {MOST:.0f}, or 0.5 s)\n"
         f"most memory: the agent's process {memory[0]:.0f} MB, the probe's {memory[1]:.0f} MB; between audits there is no process\n"
     )
-    return int(audit > 0.5 and audit / floor > MOST)
+    return int(audit - probe > 0.5 and (audit - probe) / floor > MOST)
 
 
 if __name__ == "__main__":
