@@ -364,7 +364,7 @@ def how_far(state: State) -> str:
     busy = [name for name, record in this.records.items() if record.busy]
     if busy:
         count = sum(len(record.done) for record in this.records.values())
-        slowest = at_work([this.records[name] for name in busy], time.monotonic())
+        slowest = run.longest([this.records[name] for name in busy], time.monotonic())
         return f"changing: {count} change{'s' * (count != 1)} done; at work on {_few(busy)}{slowest}"
     known = {name for name, record in this.records.items() if record.now or record.error}
     if state.current_stage is StateStage.Connect:
@@ -374,14 +374,6 @@ def how_far(state: State) -> str:
     if not left:
         return ""
     return f"{what}: {len(hosts) - len(left)} of {len(hosts)} hosts; waiting for {_few(left)}"
-
-
-def at_work(records: Iterable[run.Record], now: float) -> str:
-    """What the host that is at it for longest is doing, and for how long; empty where nobody says since when."""
-    slowest = min((found for found in records if found.since), key=lambda found: found.since, default=None)
-    if slowest is None:
-        return ""
-    return f": {mask(slowest.doing or slowest.busy)} for {now - slowest.since:.0f} s"
 
 
 def asked(state: State) -> None:

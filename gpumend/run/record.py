@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from gpumend.run.concern import Concern
 from gpumend.run.outcome import Outcome
 from gpumend.state.host_state import HostState, parse
 from gpumend.state.snapshot import AnswerError, Snapshot
+from gpumend.text.mask import mask
 
 
 @dataclass
@@ -135,6 +136,14 @@ def current(inventory: Any) -> Run:
     if inventory not in _runs:
         _runs[inventory] = Run(new_id(), time.time())
     return _runs[inventory]
+
+
+def longest(records: Iterable[Record], now: float) -> str:
+    """What the host that is at it for longest is doing, and for how long; empty where nobody says since when."""
+    slowest = min((found for found in records if found.since), key=lambda found: found.since, default=None)
+    if slowest is None:
+        return ""
+    return f": {mask(slowest.doing or slowest.busy)} for {now - slowest.since:.0f} s"
 
 
 def judged_answer(

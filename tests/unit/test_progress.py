@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpumend.deploy.guard import at_work
 from gpumend.plan.step import InstallRunfile, PackageStep, RunCommand
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.finding import Component
-from gpumend.run.record import Record
+from gpumend.run.record import Record, longest
 from gpumend.run.remote.component import takes_long
 
 
@@ -28,7 +27,7 @@ from gpumend.run.remote.component import takes_long
     ],
 )
 def test_the_longest_at_work_is_told(records: list[Record], said: str) -> None:
-    assert at_work(records, 142.0) == said
+    assert longest(records, 142.0) == said
 
 
 def test_what_takes_long_is_packages_and_runfiles() -> None:
