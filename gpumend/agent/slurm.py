@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import stat
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from gpumend.agent import audit, journal
 from gpumend.agent.config import Config, ConfigError
 from gpumend.agent.files import written
 from gpumend.agent.places import DRAINED, STATE
+from gpumend.payload.probe.execution import resolved
 from gpumend.rules.finding import Status
 
 LOOKS = 40  # seconds for the probe
@@ -73,18 +73,9 @@ def drains(report: Mapping[str, Any], wanted: Iterable[str]) -> list[str]:
 
 def roots(path: str) -> None:
     """Nobody but root decides what lies there, through links or not. Raises SlurmError."""
-    for start in (path, os.path.realpath(path)):
-        at = start
-        while True:
-            try:
-                found = os.lstat(at)
-            except OSError as error:
-                raise SlurmError(f"{at}: {error.strerror}") from None
-            if found.st_uid != 0 or (found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode)):
-                raise SlurmError(f"{at} can be changed by others than root")
-            if at == "/":
-                break
-            at = os.path.dirname(at)
+    _, why = resolved(path)
+    if why:
+        raise SlurmError(why)
 
 
 def scontrol(program: str, *argv: str) -> str:

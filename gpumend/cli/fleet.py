@@ -30,20 +30,10 @@ def gathered(sources: tuple[str, ...], now: datetime.datetime, whole: bool) -> c
                 raise click.BadParameter(f"{source}: no such file or directory")
             continue
         try:
-            more = scraped.collect(source)
+            found.take(scraped.collect(source))
         except collected.ReportError as error:
             found.unread.append((source, str(error)))
-            continue
-        found.unread += more.unread
-        found.passed += more.passed
-        for name, claim in more.claims.items():
-            found.add(name, claim)
-    more = collected.collect(files, now, whole)
-    for name, claim in more.claims.items():
-        found.add(name, claim)
-    found.unread += more.unread
-    found.foreign += more.foreign
-    found.passed += more.passed
+    found.take(collected.collect(files, now, whole))
     return found
 
 

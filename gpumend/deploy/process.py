@@ -13,6 +13,11 @@ from gpumend.deploy.hosts import call
 from gpumend.reports.document import Exit, worst
 
 
+def status_of(end: SystemExit) -> int:
+    """The exit status of a program that ends so (sys.exit's documentation)."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
 def quietly() -> None:
     """pyinfra's words are seen only where the run ends without a report, and that is never exit status 0."""
     held = screen.Screen(sys.stderr)
@@ -21,7 +26,7 @@ def quietly() -> None:
     try:
         main()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = status_of(end)
     finally:
         screen.stop()
         sys.stderr = held.real
@@ -41,7 +46,7 @@ def main_with(run: Callable[[], None]) -> int:
     try:
         run()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = status_of(end)
     out.flush()
     if out.error and not isinstance(out.error, BrokenPipeError):
         click.echo(f"{screen.OURS}standard output could not be written: {out.error.strerror}", err=True)

@@ -9,11 +9,9 @@ from gpumend.rules.finding import Component
 # Beyond what the new state of the host itself shows, by which each component is judged and planned anew before its turn: a
 # runtime without its program is not wanted of any engine.
 NEEDS: Mapping[Component, tuple[Component, ...]] = {
-    Component.REPOSITORIES: (Component.APT,),
+    Component.REPOSITORIES: (Component.APT,),  # apt takes no package while its sources contradict each other
     Component.ENGINE: (Component.REPOSITORIES,),
-    Component.PACKAGES: (
-        Component.REPOSITORIES,
-    ),  # apt takes no package while its sources contradict each other
+    Component.PACKAGES: (Component.REPOSITORIES,),
     Component.CDI: (Component.DRIVER,),  # it is written of the nodes that are there
     Component.TOOLKIT: (Component.CDI,),  # a spec before the mode that needs it
     Component.CONTAINERD: (Component.GRIT,),

@@ -65,6 +65,14 @@ class Collected:
         else:
             self.passed += 1
 
+    def take(self, more: Collected) -> None:
+        """What others were collected counts here, too."""
+        self.unread += more.unread
+        self.foreign += more.foreign
+        self.passed += more.passed
+        for name, claim in more.claims.items():
+            self.add(name, claim)
+
 
 class Shortener:
     """Makes equal values one value: what is alike on thousands of hosts is kept once, and masked once."""
@@ -77,10 +85,11 @@ class Shortener:
     def text(self, raw: Any) -> str:
         if not isinstance(raw, str):
             raise ReportError("a text is not one")
+        raw = raw[: self.most]
         found = self.texts.get(raw)
         if found is None:
-            found = mask(raw[: self.most])
-            found = self.texts[raw[: self.most]] = raw if found == raw else found
+            found = mask(raw)
+            found = self.texts[raw] = raw if found == raw else found
         return found
 
     def value(self, made: Any) -> Any:

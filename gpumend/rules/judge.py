@@ -20,7 +20,7 @@ from gpumend.state.reading import Unread
 
 # Programs for whoever works on the rules.
 TOOLS = {"gpumend.rules.sources", "gpumend.rules.data.check"}
-# What judges files of a working copy: its codes alone are needed here.
+# What judges Dockerfiles: it has no rule of a host's, and rules/compose/images.py loads it where one has images.
 FILES = "gpumend.rules.dockerfile."
 
 
@@ -46,7 +46,7 @@ def _modules() -> list[str]:
 
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
 for _name in _modules():
-    if _name not in TOOLS and (not _name.startswith(FILES) or _name.endswith(".codes")):
+    if _name not in TOOLS and not _name.startswith(FILES):
         import_module(_name)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gpumend.payload.allocations import DS01, DS01_LABELS
-from gpumend.state.reading import Reading, Status
+from gpumend.state.reading import NONE, Reading, Status
 from gpumend.state.request import Glob
 from gpumend.state.snapshot import NOT_ASKED, Snapshot
 
@@ -109,9 +109,6 @@ def request(raw: Any) -> dict[str, Any]:
     if "kubelet" in found.bookkeepers:
         asked["files"] = [KUBELET]
     return asked
-
-
-NONE: Reading[Any] = Reading.none()
 
 
 class Allocations(NamedTuple):

@@ -110,12 +110,17 @@ def sb_state(text: str) -> bool:
     return "SecureBoot enabled" in lines and "SecureBoot validation is disabled in shim" not in lines
 
 
-def parse(snapshot: Snapshot) -> HostFacts:
-    system = snapshot.system
+def release_fields(snapshot: Snapshot) -> Reading[dict[str, str]]:
+    """What os-release says, from the first of its two places (os-release(5))."""
     release = snapshot.text("/etc/os-release")
     if release.absent:
         release = snapshot.text("/usr/lib/os-release")
-    fields = release.map(os_release)
+    return release.map(os_release)
+
+
+def parse(snapshot: Snapshot) -> HostFacts:
+    system = snapshot.system
+    fields = release_fields(snapshot)
     kernel = str(system.get("kernel", ""))
     filesystems = system.get("filesystems", {})
     return HostFacts(

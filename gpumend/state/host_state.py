@@ -46,7 +46,7 @@ SUBSYSTEMS = (
 
 
 class HostState(NamedTuple):
-    """One host at one moment: a dataclass a subsystem, each part tagged with how it was read."""
+    """One host at one moment: a named tuple a subsystem, each part tagged with how it was read."""
 
     host: host.HostFacts
     manager: manager.Traces

@@ -113,3 +113,6 @@ class Reading(Generic[T]):
 def first_unknown(readings: Iterable[Reading[Any]]) -> Reading[Any] | None:
     """The first that nobody could read; None where all are knowledge."""
     return next((reading for reading in readings if not reading.known), None)
+
+
+NONE: Reading[Any] = Reading.none()  # the default of a part that was not asked for

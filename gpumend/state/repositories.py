@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gpumend.state.host import os_release
+from gpumend.state.host import release_fields
 from gpumend.state.packages import NO_CACHE, Offer, parse_policy
-from gpumend.state.reading import Reading
+from gpumend.state.reading import NONE, Reading
 from gpumend.state.request import Command, Glob
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Snapshot
 
@@ -87,9 +87,6 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-NONE: Reading[Any] = Reading.none()
-
-
 class Repositories(NamedTuple):
     """sources: files of APT sources, all of them; repos: those of dnf. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
@@ -134,13 +131,6 @@ def _files(snapshot: Snapshot, patterns: Iterable[str], *more: str) -> Reading[M
     return Reading.of(found, ", ".join(patterns))
 
 
-def _release(snapshot: Snapshot) -> Reading[str]:
-    text = snapshot.text("/etc/os-release")
-    if text.absent:
-        text = snapshot.text("/usr/lib/os-release")
-    return text.map(lambda found: os_release(found).get("VERSION_ID", ""))
-
-
 def parse(snapshot: Snapshot) -> Repositories:
     asked = snapshot.command("engine-offers")
     offers: Reading[Mapping[str, Offer]] = Reading.none("apt-cache policy", NOT_ASKED)
@@ -165,7 +155,7 @@ def parse(snapshot: Snapshot) -> Repositories:
         },
         own_index=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/Packages")),
         signed=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/InRelease")),
-        release=_release(snapshot),
+        release=release_fields(snapshot).map(lambda found: found.get("VERSION_ID", "")),
         sqv=snapshot.stat(SQV).ok,
         offers=offers,
     )

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.nodes import faults, gpu, scenarios
+from tests.nodes import faults, gpu, mirror, scenarios
 from tests.nodes.lab import MAX_NODES, Lab, Node, why_not
+from tests.nodes.mirror import Key, Signer
 from tests.nodes.toolkit import DEFAULT_TOOLKIT
 
 Boot = Callable[..., Node]
@@ -168,3 +169,14 @@ def shared_boot(_pool: _Pool) -> Iterator[Boot]:
     for node in _pool.shared.values():
         node.stop()
     _pool.shared.clear()
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    with mirror.signer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def key(signer: Signer) -> Key:
+    return signer.key("good")

@@ -31,17 +31,6 @@ LISTED = Deb("apt", "0.1")
 
 
 @pytest.fixture(scope="module")
-def signer() -> Iterator[Signer]:
-    with mirror.signer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def key(signer: Signer) -> Key:
-    return signer.key("good")
-
-
-@pytest.fixture(scope="module")
 def booted(shared_boot: Boot) -> Iterator[Node]:
     node = shared_boot(SUITE, None)
     node.write("/etc/dpkg/dpkg.cfg.d/fast", "force-unsafe-io\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from gpumend.rules.finding import Component
@@ -16,17 +14,6 @@ from tests.nodes.test_repositories import NEW, RUN, wants
 
 pytestmark = pytest.mark.exhaustive
 REPO = "/etc/yum.repos.d/gpumend-toolkit.repo"
-
-
-@pytest.fixture(scope="module")
-def signer() -> Iterator[Signer]:
-    with mirror.signer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def key(signer: Signer) -> Key:
-    return signer.key("good")
 
 
 @pytest.fixture(scope="module")

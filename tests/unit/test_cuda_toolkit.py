@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.change.packaging import objection
+from gpumend.payload.change.packaging import METAPACKAGE, objection
 from gpumend.plan.plan import plan
+from gpumend.rules.cuda.install import PULLS_A_DRIVER
 from gpumend.rules.finding import Component
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import parse as parse_wanted
@@ -152,3 +153,7 @@ def test_what_pulls_a_driver_is_refused_by_name(name: str, named: bool) -> None:
 )
 def test_metapackages_with_a_driver_are_told(packages: tuple[str, ...], noted: list[str]) -> None:
     assert [found.code for found in findings(host(*packages), "GM611")] == noted
+
+
+def test_the_host_refuses_what_the_rule_names() -> None:
+    assert METAPACKAGE.pattern == PULLS_A_DRIVER

@@ -11,10 +11,10 @@ import pytest
 
 from gpumend.payload.probe.builds import masked_dockerfile
 from gpumend.payload.probe.compose import builds, compose_project, masked_compose
-from gpumend.rules.compose.images import IN_A_CONTEXT
 from gpumend.rules.dockerfile.audit import audit
 from gpumend.rules.dockerfile.codes import CODES
 from gpumend.rules.dockerfile.context import Files
+from gpumend.rules.dockerfile.on_host import IN_A_CONTEXT
 from tests.unit.build import findings
 from tests.unit.test_compose_host import REPORT, SECRET, host
 from tests.unit.test_dockerfile import FAULTY, SOUND, Case, judged

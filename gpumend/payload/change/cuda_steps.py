@@ -2,19 +2,18 @@
 and the proof. Stdlib only, Python 3.6 or newer."""
 
 import glob
-import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.change.files import Failed, Refused
+from gpumend.payload.change.files import Failed, Refused, sha256_of
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.packaging import Unfit, installed, last_line
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
-from gpumend.payload.change.step import Step, absolute, nearest_directory
+from gpumend.payload.change.step import Step, absolute, command, nearest_directory
 from gpumend.payload.probe.execution import resolved, run
 from gpumend.payload.probe.files import open_file
 
@@ -28,15 +27,6 @@ HEAD = 1 << 16  # bytes; makeself's script stands there
 SIZE = re.compile(rb"\becho OLDUSIZE=(\d{1,15})\n")  # makeself-header.sh, --dumpconf: KiB, unpacked
 
 
-def digest_of(path: str) -> str:
-    """SHA-256 of a file of gigabytes."""
-    found = hashlib.sha256()
-    with open_file(path) as handle:
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
-
-
 def unpacked(path: str) -> int:
     """Bytes that a runfile has inside; twice its own where it does not say."""
     with open_file(path) as handle:
@@ -44,11 +34,11 @@ def unpacked(path: str) -> int:
     return int(said.group(1)) * 1024 if said else 2 * os.stat(path).st_size
 
 
-def enough_room(needs: Dict[str, int]) -> None:
+def enough_room(needs: Iterable[Tuple[str, int]]) -> None:
     """The file systems of these directories have so many bytes free, those that are one together. Raises Refused."""
     wanted: Dict[int, int] = {}
     places: Dict[int, str] = {}
-    for directory, size in needs.items():
+    for directory, size in needs:
         device = os.stat(directory).st_dev
         wanted[device] = wanted.get(device, 0) + size
         places.setdefault(device, directory)
@@ -137,12 +127,8 @@ class InstallRunfile(Step):
                     % log
                 )
         size = unpacked(real)
-        target, scratch = nearest_directory(os.path.dirname(path)), nearest_directory(ROOT)
-        if target == scratch:
-            enough_room({target: 2 * size})
-        else:
-            enough_room({target: size, scratch: size})
-        found = digest_of(real)
+        enough_room((nearest_directory(each), size) for each in (os.path.dirname(path), ROOT))
+        found = sha256_of(real)
         if found != self.wanted["sha256"]:
             raise Refused(
                 "%s has SHA-256 %s, wanted is %s: it is not executed" % (source, found, self.wanted["sha256"])
@@ -203,16 +189,16 @@ class CudaDefault(Step):
         journal.begin_step(self.kind, entry)
         journal.log(self.describe())
         if path in rows:
-            choose(["--set", "cuda", path])
+            command(["update-alternatives", "--set", "cuda", path])
         else:
             set_link(LINK, path)
 
     @staticmethod
     def undo(journal: Journal, entry: Entry) -> List[str]:
         if entry["mode"] == "manual":
-            choose(["--set", "cuda", entry["choice"]])
+            command(["update-alternatives", "--set", "cuda", entry["choice"]])
         elif entry["mode"]:
-            choose(["--auto", "cuda"])
+            command(["update-alternatives", "--auto", "cuda"])
         else:
             set_link(LINK, entry["link"])
         return []
@@ -228,12 +214,6 @@ def alternatives() -> Any:
             continue
         return (rows[0] if rows else ""), rows
     return "", []
-
-
-def choose(words: List[str]) -> None:
-    found = run(["update-alternatives"] + words, 60)
-    if found["status"] != "ok" or found["rc"] != 0:
-        raise Failed("update-alternatives %s: %s" % (" ".join(words), last_line(found)))
 
 
 class HoldPackages(Step):
@@ -254,19 +234,14 @@ class HoldPackages(Step):
             return
         journal.begin_step(self.kind, {"names": names, "made": []})
         journal.log(self.describe())
-        mark("hold", names)
+        command(["apt-mark", "hold"] + names)
 
     @staticmethod
     def undo(journal: Journal, entry: Entry) -> List[str]:
-        mark("unhold", [name for name in entry["names"] if installed("apt", name)])
+        names = [name for name in entry["names"] if installed("apt", name)]
+        if names:
+            command(["apt-mark", "unhold"] + names)
         return []
-
-
-def mark(word: str, names: List[str]) -> None:
-    """apt-mark has done this. Raises Failed."""
-    found = run(["apt-mark", word] + names, 60) if names else {"status": "ok", "rc": 0}
-    if found["status"] != "ok" or found["rc"] != 0:
-        raise Failed("apt-mark %s: %s" % (word, last_line(found)))
 
 
 class CudaToolkitProof(Step):

@@ -11,6 +11,8 @@ import stat
 import tempfile
 from typing import List, Optional, Sequence
 
+from gpumend.payload.probe.files import open_file
+
 
 class Refused(Exception):
     """Nothing was changed, and this is why. `status` is what the answer says."""
@@ -26,6 +28,15 @@ class Failed(Exception):
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: str) -> str:
+    """Of a file that may have gigabytes."""
+    total = hashlib.sha256()
+    with open_file(path) as handle:
+        for part in iter(lambda: handle.read(1 << 20), b""):
+            total.update(part)
+    return total.hexdigest()
 
 
 def sync_directory(path: str) -> None:

@@ -83,7 +83,7 @@ except (OSError, AttributeError) as error:
 
 
 # What pulls a driver along, or floats to the newest release of everything (cuda-drivers* is the driver's own, above).
-METAPACKAGE = re.compile(r"cuda(?:-\d+(?:-\d+)?)?$|cuda-(?:runtime|demo-suite)(?:-\d+-\d+)?$")
+METAPACKAGE = re.compile(r"cuda(?:-\d+(?:-\d+)?)?|cuda-(?:runtime|demo-suite)(?:-\d+-\d+)?")
 
 
 class Unfit(Exception):
@@ -166,7 +166,7 @@ def objection(changes: Iterable[PackageChange], action: str, names: Sequence[str
         named = other in names
         if DRIVER.match(other) and not (named and other in TOOLKIT):
             return "it would %s the driver's %s" % (what, other)
-        if what != "remove" and METAPACKAGE.match(other):
+        if what != "remove" and METAPACKAGE.fullmatch(other):
             return "it would %s %s, which pulls a driver" % (what, other)
         if what == "module":
             return "it would change the module stream %s" % other

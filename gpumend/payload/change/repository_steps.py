@@ -5,7 +5,6 @@ A repository is tried before the host trusts it: in a directory of its own, with
 
 import base64
 import glob
-import hashlib
 import os
 import re
 import shutil
@@ -13,13 +12,13 @@ import tempfile
 from typing import Any, Dict, List
 
 from gpumend.payload.change.file_steps import StagedFile
-from gpumend.payload.change.files import Failed, Refused
+from gpumend.payload.change.files import Failed, Refused, sha256_of
 from gpumend.payload.change.journal import Journal
 from gpumend.payload.change.packaging import APT_ENV, last_line, wait_for_lock
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute
 from gpumend.payload.probe.execution import resolved, run
-from gpumend.payload.probe.files import Json, open_file
+from gpumend.payload.probe.files import Json
 
 UPDATE_TIMEOUT = 180  # seconds, for one repository's index
 SILENCE = 20  # seconds for which a server may say nothing
@@ -40,22 +39,13 @@ def control_of(path: str) -> str:
     return str(found["out"]).strip()
 
 
-def sum_of(path: str) -> str:
-    """The file's SHA-256."""
-    total = hashlib.sha256()
-    with open_file(path) as handle:
-        for part in iter(lambda: handle.read(1 << 20), b""):
-            total.update(part)
-    return total.hexdigest()
-
-
 def index_of(directory: str) -> bytes:
     """An index of a directory's packages, their paths from the root on (deb(5), `Packages`). Raises Failed or Refused."""
     stanzas = []
     for path in sorted(glob.glob(os.path.join(glob.escape(directory), "*.deb"))):
         in_roots_hands(path)
         fields = [control_of(path), "Filename: .%s" % path, "Size: %d" % os.path.getsize(path)]
-        stanzas.append("\n".join(fields + ["SHA256: %s" % sum_of(path)]) + "\n")
+        stanzas.append("\n".join(fields + ["SHA256: %s" % sha256_of(path)]) + "\n")
     return "\n".join(stanzas).encode("utf-8")
 
 
@@ -131,24 +121,15 @@ class TryRepository(Step):
             return self.asked_of_dnf(["--setopt=reposdir=" + scratch, "--setopt=cachedir=%s/cache" % scratch])
         for name in ("lists/partial", "cache/archives/partial"):
             os.makedirs(os.path.join(scratch, name), 0o755)
-        return self.updated(
-            source, ["-o", "Dir::State::lists=%s/lists" % scratch, "-o", "Dir::Cache=%s/cache" % scratch]
-        )
+        return self.updated(source, ["Dir::State::lists=%s/lists" % scratch, "Dir::Cache=%s/cache" % scratch])
 
     def updated(self, source: str, more: List[str]) -> Json:
-        options = ["-o", "Dir::Etc::sourcelist=" + source, "-o", "Dir::Etc::sourceparts=/dev/null"]
-        options += [
-            "-o",
-            "Acquire::Languages=none",
-            "-o",
-            "Acquire::Retries=0",
-            "-o",
-            "APT::Get::List-Cleanup=0",
-        ]
-        options += ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
-        for method in ("http", "https"):
-            options += ["-o", "Acquire::%s::Timeout=%d" % (method, SILENCE)]
-        return run(APT_ENV + ["apt-get", "-q"] + options + more + ["update"], UPDATE_TIMEOUT)
+        settings = ["Dir::Etc::sourcelist=" + source, "Dir::Etc::sourceparts=/dev/null"]
+        settings += ["Acquire::Languages=none", "Acquire::Retries=0", "APT::Get::List-Cleanup=0"]
+        settings += ["Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
+        settings += ["Acquire::%s::Timeout=%d" % (method, SILENCE) for method in ("http", "https")]
+        options = [word for setting in settings + more for word in ("-o", setting)]
+        return run(APT_ENV + ["apt-get", "-q"] + options + ["update"], UPDATE_TIMEOUT)
 
     def asked_of_dnf(self, more: List[str]) -> Json:
         """-y: dnf takes a repository's key by a question, which --assumeno answers with no; its file holds this key alone."""

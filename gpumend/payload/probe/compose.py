@@ -105,9 +105,14 @@ def masked_line(line: str, asks: bool = False) -> str:
     return found
 
 
+def uncommented(line: str) -> str:
+    """A line's beginning, as far as its comment."""
+    return re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]
+
+
 def builders(line: str) -> List[Any]:
     """What a line says of how an image is built: matches, none of them in a comment."""
-    return list(MADE.finditer(re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]))
+    return list(MADE.finditer(uncommented(line)))
 
 
 def builds(text: str) -> List[str]:
@@ -125,8 +130,7 @@ def builds(text: str) -> List[str]:
 
 def askers(line: str) -> List[Any]:
     """What a line that asks has that leaves the host: matches, none of them in a comment."""
-    head = re.split(r"(?:^|(?<=\s))#", line[:4096], maxsplit=1)[0]
-    return list(LEAVING.finditer(head))
+    return list(LEAVING.finditer(uncommented(line)))
 
 
 def lines_of(text: str) -> Iterable[Tuple[str, str, bool, bool]]:
@@ -209,14 +213,9 @@ def variables_of(text: str, names: Set[str]) -> Dict[str, Optional[str]]:
     return found
 
 
-def compose_file(path: str) -> Json:
-    """A file's metadata, the SHA-256 of its bytes, its masked text, and `others`: who besides root could have chosen what lies
-    there, or an empty text."""
-    return _compose_file(path)[0]
-
-
-def _compose_file(path: str) -> Tuple[Json, str]:
-    """The file as it leaves the host, and its text."""
+def compose_file(path: str) -> Tuple[Json, str]:
+    """A file as it leaves the host (its metadata, the SHA-256 of its bytes, its masked text, and `others`: who besides root could have
+    chosen what lies there, or an empty text), and its text."""
     item, data = opened(path, MAX_COMPOSE_BYTES)
     if data is None:
         return item, ""
@@ -247,7 +246,7 @@ def compose_project(given: Tuple[str, ...], directory: str, env_files: Tuple[str
         path, base = waiting.pop(0)
         if path in found or not path.startswith("/") or len(found) >= len(given) + MAX_FOLLOWED:
             continue
-        item, text = _compose_file(path)
+        item, text = compose_file(path)
         left -= 0 if path in given else len(text)
         if left < 0:
             error = "what is included or extended has more than %d bytes" % MAX_FOLLOWED_BYTES

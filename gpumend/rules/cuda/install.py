@@ -59,9 +59,13 @@ def fits(version: str, pin: str) -> bool:
     return bare == pin or ("-" not in pin and bare.rpartition("-")[0] == pin)
 
 
+def path_of(release: str) -> str:
+    """The directory of a toolkit, as NVIDIA's packages and its runfile have it."""
+    return f"/usr/local/cuda-{release}"
+
+
 def tree_of(context: Context, release: str) -> Tree | None:
-    path = f"/usr/local/cuda-{release}"
-    return next((tree for tree in context.state.cuda.trees if tree.path == path), None)
+    return next((tree for tree in context.state.cuda.trees if tree.path == path_of(release)), None)
 
 
 def by_packages(context: Context, wanted: CudaToolkit, manager: str) -> Job:
@@ -85,7 +89,7 @@ def by_packages(context: Context, wanted: CudaToolkit, manager: str) -> Job:
         + tuple(f"{name} is not held" for name in hold if name in have),
         InstallCuda(
             wanted.release,
-            f"/usr/local/cuda-{wanted.release}",
+            path_of(wanted.release),
             manager,
             "downgrade" if down else "install",
             targets if changes else (),
@@ -98,7 +102,7 @@ def by_packages(context: Context, wanted: CudaToolkit, manager: str) -> Job:
 
 def by_runfile(context: Context, wanted: CudaToolkit) -> Job:
     tree = tree_of(context, wanted.release)
-    path = f"/usr/local/cuda-{wanted.release}"
+    path = path_of(wanted.release)
     there = tree is not None and tree.nvcc and tree.version == parse_version(wanted.release)
     action = InstallCuda(wanted.release, path, runfile=None if there else wanted.runfile, compiler=True)
     return Job(() if there else (f"no toolkit in {path}",), action)
@@ -170,11 +174,7 @@ def job(context: Context, wanted: CudaToolkit) -> Job:
     refused, by_hand = obstacle(context, wanted, method)
     if refused:
         return Job(lacks, None, refused, by_hand)
-    return Job(lacks, found.action if not lead else _default(found.action))
-
-
-def _default(action: InstallCuda) -> InstallCuda:
-    return action._replace(default=True)
+    return Job(lacks, found.action._replace(default=lead))
 
 
 def wants_toolkit(context: Context) -> bool:
@@ -248,14 +248,14 @@ def pulls_a_driver(context: Context) -> Iterator[Finding]:
 )
 def unowned(context: Context) -> Iterator[Finding]:
     context.state.cuda.packages.get()
+    wanted = context.wanted.cuda_toolkit
+    named = path_of(wanted.release) if wanted and wanted.method == "runfile" else ""
     for tree in context.state.cuda.trees:
-        wanted = context.wanted.cuda_toolkit
-        named = (
-            wanted is not None
-            and wanted.method == "runfile"
-            and tree.path == f"/usr/local/cuda-{wanted.release}"
-        )
-        if tree.how not in ("unowned", "runfile") or not tree.path.startswith("/usr/local/") or named:
+        if (
+            tree.how not in ("unowned", "runfile")
+            or not tree.path.startswith("/usr/local/")
+            or tree.path == named
+        ):
             continue
         came = (
             "by the runfile"

@@ -212,7 +212,7 @@ def apt_sources(context: Context) -> list[Source]:
 
 
 def stanza(found: Place) -> str:
-    """The source as apt (deb822, sources.list(5)) or dnf reads it; {keyring} and {index} for the trial are in `trial_text`."""
+    """The source as apt (deb822, sources.list(5)) or dnf reads it."""
     head = OURS.format(name=found.name)
     if found.manager == "dnf":
         signed = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gpumend.rules.compose.builds import Built, HiddenError, built
 from gpumend.rules.compose.compose_rule import asking
 from gpumend.rules.dockerfile.audit import UNREADABLE, audit
+from gpumend.rules.dockerfile.builds import Built, HiddenError, built
 from gpumend.rules.dockerfile.target import Target
 from gpumend.rules.evidence import place
 from gpumend.rules.finding import Evidence, Finding, Status
