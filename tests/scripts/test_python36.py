@@ -106,6 +106,15 @@ def too_new_name(node: ast.AST) -> str:
     return ""
 
 
+def in_parentheses(text: str, node: ast.With) -> bool:
+    """Whether a parenthesis of the `with` itself is open before its first item."""
+    first = node.items[0].context_expr
+    row, column = first.lineno - node.lineno, first.col_offset
+    lines = text.splitlines()[node.lineno - 1 : first.lineno]
+    lines[row] = lines[row][:column]
+    return "(" in "\n".join(lines)[node.col_offset :]
+
+
 def too_new(text: str) -> list[str]:
     """What in a program's text Python 3.6 does not have, each with its line."""
     try:
@@ -124,6 +133,9 @@ def too_new(text: str) -> list[str]:
         if isinstance(node, ast.Return | ast.Yield) and isinstance(node.value, ast.Tuple):
             stars = [each for each in node.value.elts if isinstance(each, ast.Starred)]
             found += [f"{line}: a star in what is returned" for _ in stars]
+        # PEP 617's `with (...)` has no node of its own, and from 3.12 on feature_version no longer refuses it.
+        if isinstance(node, ast.With) and len(node.items) > 1 and in_parentheses(text, node):
+            found.append(f"{line}: with (...)")
         if isinstance(node, ast.Match | ast.NamedExpr | ast.TryStar):
             found.append(f"{line}: {type(node).__name__}")
         if name := too_new_name(node):

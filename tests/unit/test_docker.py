@@ -60,7 +60,7 @@ STOPPED: dict[str, Any] = {"docker": None, "processes": ()}
 
 BROKEN: dict[str, tuple[Any, str]] = {
     "comment": ('{\n  // no\n  "a": 1\n}', "line 2 column 3"),
-    "trailing-comma": ('{"a": 1,}', "line 1 column 9"),
+    "trailing-comma": ('{"a": 1,}', "line 1 column "),  # Python 3.13 names the comma, older ones what follows
     "list": ("[]", "a JSON list, not an object"),
     "text": ('"x"', "a JSON str, not an object"),
     "not-utf-8": (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
