@@ -11,6 +11,8 @@ import struct
 import uuid
 from collections.abc import Mapping
 
+from gpumend.text.mask import mask
+
 SOCKET = "/run/systemd/journal/socket"
 # Of the UUIDs of version 5 whose name is a code: the same in every version of gpumend.
 NAMESPACE = uuid.UUID("6c1f0d0c-0d1b-5f5e-9a3a-7d9c2b1f4e55")
@@ -35,11 +37,14 @@ def entry(fields: Mapping[str, str]) -> bytes:
 
 
 def told(text: str, status: str, code: str = "", **more: str) -> None:
-    """The journal has the entry; where there is no journal, nothing is said."""
-    fields = {"MESSAGE": text, "PRIORITY": str(PRIORITY.get(status, 6)), "SYSLOG_IDENTIFIER": "gpumend"}
+    """The journal has the entry, masked and printable: everybody in the group `adm` reads it. Where there is no journal, nothing is
+    said."""
+    fields = {"MESSAGE": mask(text), "PRIORITY": str(PRIORITY.get(status, 6)), "SYSLOG_IDENTIFIER": "gpumend"}
     if code:
         fields.update(MESSAGE_ID=message_id(code), GPUMEND_CODE=code)
-    fields.update(GPUMEND_STATUS=status, **{f"GPUMEND_{name.upper()}": value for name, value in more.items()})
+    fields.update(
+        GPUMEND_STATUS=status, **{f"GPUMEND_{name.upper()}": mask(value) for name, value in more.items()}
+    )
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.settimeout(1)
         out.sendto(entry(fields), SOCKET)

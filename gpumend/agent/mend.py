@@ -37,6 +37,11 @@ def recovers(config: Config, now: Assessment) -> bool:
     return open_ <= {*config.mend, str(Component.RECOVER)}
 
 
+def ended(component: Component, outcome: Outcome) -> str:
+    """How a change ended, in a line."""
+    return f"{component}: {outcome.status}{f': {outcome.detail}' if outcome.detail else ''}"
+
+
 def carried_out(config: Config, run: Run, record: Record) -> None:
     """What is planned of the allowed components is done, in the order of all; what builds on one that failed waits."""
 
@@ -63,7 +68,7 @@ def carried_out(config: Config, run: Run, record: Record) -> None:
         record.outcomes[component] = outcome
         status = {"pending": "note", "running": "note"}.get(outcome.status, "ok" if outcome.good else "fail")
         journal.told(
-            f"{component}: {outcome.status}{f': {outcome.detail}' if outcome.detail else ''}",
+            ended(component, outcome),
             status,
             host=config.host,
             run=run.id,

@@ -13,8 +13,10 @@ import click
 
 from gpumend.reports import collected, compare, scraped, terminal
 from gpumend.reports.document import Exit, worst
+from gpumend.reports.fleet import one_line
 from gpumend.reports.history import History
 from gpumend.reports.outputs import replaced
+from gpumend.text.mask import mask
 
 SHOWN = 10  # files that are no report, by name
 
@@ -39,9 +41,9 @@ def gathered(sources: tuple[str, ...], now: datetime.datetime, whole: bool) -> c
 
 def told(found: collected.Collected) -> str:
     """What was not counted, and why."""
-    rows = [f"not a report: {path}: {why}" for path, why in found.unread[:SHOWN]]
+    rows = [f"not a report: {mask(one_line(path))}: {why}" for path, why in found.unread[:SHOWN]]
     rows += [
-        f"{path} tells of {name}, of which another file has the name: not counted"
+        f"{mask(one_line(path))} tells of {one_line(name)}, of which another file has the name: not counted"
         for path, name in found.foreign[:SHOWN]
     ]
     beyond = max(len(found.unread) - SHOWN, 0) + max(len(found.foreign) - SHOWN, 0)

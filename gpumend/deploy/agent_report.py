@@ -8,6 +8,7 @@ import click
 
 from gpumend.deploy import screen, session
 from gpumend.reports.document import Exit
+from gpumend.reports.fleet import one_line
 from gpumend.run import record as run
 from gpumend.text.mask import mask
 
@@ -22,5 +23,5 @@ def finish(state: State) -> Exit:
     screen.told()
     bad = {name: record.error for name, record in this.records.items() if record.error}
     for name, error in sorted(bad.items()):
-        click.echo(f"{name}: {mask(error)}")
+        click.echo(f"{name}: {one_line(mask(error))}")
     return Exit.UNREAD if bad else Exit.OK

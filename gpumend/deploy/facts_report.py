@@ -12,16 +12,19 @@ from gpumend.run import record as run
 from gpumend.state.compose_files import Project
 from gpumend.state.reading import Reading
 from gpumend.state.snapshot import FileContent
+from gpumend.text.mask import DEEP, MOST_LEVELS
 
 if TYPE_CHECKING:
     from pyinfra.api.state import State
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: Any, depth: int = 0) -> Any:
     """A part of HostState as JSON. A reading shows its value, or how it failed; a file shows its hash, not its bytes."""
+    if depth > MOST_LEVELS:
+        return DEEP
     if isinstance(value, Reading):
         if value.ok:
-            return as_json(value.value)
+            return as_json(value.value, depth + 1)
         return (
             None
             if value.absent
@@ -33,11 +36,11 @@ def as_json(value: Any) -> Any:
         return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
         told = ((name, item) for name, item in value._asdict().items() if not isinstance(item, Project))
-        return {name: as_json(item) for name, item in told}
+        return {name: as_json(item, depth + 1) for name, item in told}
     if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
+        return {str(key): as_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [as_json(item) for item in value]
+        return [as_json(item, depth + 1) for item in value]
     return value
 
 

@@ -9,6 +9,7 @@ import click
 from gpumend.deploy import session
 from gpumend.reports import parity, parity_text, terminal
 from gpumend.reports.document import Exit, envelope, worst
+from gpumend.reports.fleet import one_line
 from gpumend.rules.parity import Level
 from gpumend.run import record as run
 from gpumend.text.mask import mask, mask_all
@@ -34,7 +35,7 @@ def finish(state: State) -> Exit:
     told = mask_all(parity.section(groups))
     for record in sorted(records, key=lambda item: item.name):
         if record.now is None and session.target_of(state) != "-":
-            click.echo(f"gpumend: {record.name}: {mask(record.error)}", err=True)
+            click.echo(f"gpumend: {record.name}: {one_line(mask(record.error))}", err=True)
     found = parity.classes(told)
     statuses = (
         [Exit.UNREAD] if any(record.now is None for record in records) or Level.UNKNOWN in found else []

@@ -19,6 +19,7 @@ from pyinfra.context import state as context_state
 from gpumend.deploy import interrupt, screen
 from gpumend.reports import handover, outputs, terminal
 from gpumend.reports.document import Exit, document, worst
+from gpumend.reports.fleet import one_line
 from gpumend.run import record as run
 from gpumend.run.concern import CONCERNS
 from gpumend.run.remote import assessment
@@ -232,7 +233,7 @@ def begin(
         record.error = f"internal error: {type(error).__name__}: {error}"
     progress(state, shown)
     if record.error:
-        click.echo(f"{host.print_prefix}{click.style(mask(record.error), fg='red')}", err=True)
+        click.echo(f"{host.print_prefix}{click.style(one_line(mask(record.error)), fg='red')}", err=True)
         state.fail_hosts({real(host)})
     return record.now is not None and bool(record.now.plan.transactions) and "--dry" not in sys.argv
 

@@ -25,6 +25,7 @@ MOST_FINDINGS = 1000  # of one host
 MOST_TEXT = (2000, 100_000)  # characters; where all of a report is kept
 AHEAD = datetime.timedelta(minutes=10)  # what clocks may differ
 CODE = re.compile(r"GM[0-9]{3}\Z")
+FOREIGN = 1 << 30
 TEXTS = ("summary", "refused")
 WHOLE = ("cause", "remedy", "title", "source", "page", "risk")
 
@@ -35,18 +36,20 @@ class ReportError(ValueError):
 
 @dataclass
 class Claim:
-    """A host as one file tells of it. own: the file, or the directory that it lies in, has the host's name."""
+    """A host as one file tells of it. place: how far in, from the directory that was given, the first directory is, or the file,
+    that has the host's name; 0: the caller named the file; FOREIGN: none has."""
 
     host: dict[str, Any]
     started: datetime.datetime
     path: str
-    own: bool
+    place: int
 
 
 @dataclass
 class Collected:
     """claims: by host, the one that counts. unread: files that are no report, and why. passed: reports of hosts of which a
-    newer one counts. foreign: files that tell of a host of which another file has the name."""
+    newer one counts. foreign: files that tell of a host of which another file, or one further out, has the name: what lies in a
+    host's directory is named by that host."""
 
     claims: dict[str, Claim] = field(default_factory=dict)
     unread: list[tuple[str, str]] = field(default_factory=list)
@@ -58,9 +61,9 @@ class Collected:
         if there is None:
             self.claims[name] = claim
             return
-        first, second = sorted((there, claim), key=lambda item: (item.own, item.started, item.path))
+        first, second = sorted((there, claim), key=lambda item: (-item.place, item.started, item.path))
         self.claims[name] = second
-        if second.own and not first.own:
+        if second.place < first.place and (first.place == FOREIGN or first.started > second.started):
             self.foreign.append((first.path, name))
         else:
             self.passed += 1
@@ -229,7 +232,7 @@ def collect(sources: Iterable[Path], now: datetime.datetime, whole: bool = False
     for source in sources:
         for path, named in paths_below(source):
             try:
-                own = {path.stem, path.parent.name}
+                names = [*path.relative_to(source).parts[:-1], path.stem]
                 for told in documents(read_bytes(path, MOST_NAMED if named else MOST)):
                     started = time_of(told.get("started"))
                     hosts = _is(told.get("hosts"), dict)
@@ -239,7 +242,8 @@ def collect(sources: Iterable[Path], now: datetime.datetime, whole: bool = False
                         if started > now + AHEAD:
                             made = unknown(f"its report is of the future ({started:%Y-%m-%d %H:%M} UTC)")
                             started = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
-                        found.add(name, Claim(made, started, str(path), raw_name in own or named))
+                        place = names.index(raw_name) + 1 if raw_name in names else FOREIGN
+                        found.add(name, Claim(made, started, str(path), 0 if named else place))
             except OSError as error:
                 found.unread.append((str(path), error.strerror or "cannot be read"))
             except ReportError as error:

@@ -74,7 +74,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
         for key in sorted({*there["facts"], *here["facts"]}):
             old_value, new_value = _shown(there["facts"].get(key)), _shown(here["facts"].get(key))
             if old_value != new_value:
-                found.facts.setdefault((key, old_value, new_value), []).append(name)
+                found.facts.setdefault((one_line(key), old_value, new_value), []).append(name)
         if there.get("wanted") != here.get("wanted"):
             found.wanted.setdefault(("another desired state",), []).append(name)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,20 @@ def written(this: Run, executed: bool, directory: str) -> list[str]:
     """The paths of the files: NODE.json and NODE.html of each host, in that directory, which is made where it is missing. Each is
     whole or as it was. Raises OSError."""
     Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if outputs.planted(Path(directory)):
+        raise PermissionError(
+            errno.EACCES, "it is another user's, in a directory where anybody may write", directory
+        )
     found = []
+    taken: set[str] = set()
     for name, record in sorted(this.records.items()):
+        mine = file_name(name)
+        while mine in taken:  # `a/b` beside `a_b`
+            mine += "_"
+        taken.add(mine)
         told = document(replace(this, records={name: record}), executed)
         for each in FORMATS:
-            path = Path(directory, f"{file_name(name)}.{each}")
+            path = Path(directory, f"{mine}.{each}")
             outputs.write(told, outputs.Output(each, str(path)))
             found.append(str(path))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pkgutil
 import stat
@@ -89,6 +90,10 @@ def write(document: dict[str, Any], output: Output) -> None:
         sys.stdout.flush()
         return
     path = Path(output.path)
+    if planted(path):
+        raise PermissionError(
+            errno.EACCES, "it is another user's, in a directory where anybody may write", str(path)
+        )
     if path.exists() and not path.is_file():  # /dev/stderr, a pipe: nothing to replace
         path.write_text(text, "utf-8")
         return
@@ -97,6 +102,18 @@ def write(document: dict[str, Any], output: Output) -> None:
     if path.exists():
         mode = stat.S_IMODE(path.stat().st_mode)
     replaced(path, text.encode("utf-8"), mode)
+
+
+def planted(path: Path) -> bool:
+    """Whether another user has put there, for us to follow or to fill, a link, a pipe, a directory, or a file of a mode of his: in
+    /tmp. As the kernel has it for links (proc(5), fs.protected_symlinks), which it cannot where the link is resolved here."""
+    try:
+        found, directory = os.lstat(path), os.stat(path.parent)
+    except OSError:
+        return False  # nothing is there
+    open_to_all = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
+    mine = found.st_uid in (os.geteuid(), directory.st_uid)
+    return bool(open_to_all and not mine)
 
 
 def replaced(path: Path, data: bytes | Iterable[bytes], mode: int) -> None:

@@ -71,5 +71,5 @@ def collect(url: str) -> Collected:
             host = {**host, "error": "", "exit": int(value), "status": status_word(int(value))}
             host["findings"] = sorted(findings.get(key, ()), key=lambda item: (item["code"], item["status"]))
         began = datetime.datetime.fromtimestamp(times.get(key[1] or "", 0.0), datetime.timezone.utc)
-        found.add(name, Claim(host, began, str(key[1]), True))
+        found.add(name, Claim(host, began, str(key[1]), 0))
     return found

@@ -19,6 +19,7 @@ PACKED = "gpumend:zlib:"
 FORMAT = 1
 NOT_ASKED = "not in the probe's answer"
 MAX_ANSWER_BYTES = 1 << 26  # of one host; 1 MB of zlib can be 1 GB of text
+MAX_REASON = 2000  # characters of why something could not be read: each finding that needed it tells it
 MAX_FILE_BYTES = 1 << 20  # what the probe sends of a file at most; a parser here is not given more
 
 
@@ -180,7 +181,7 @@ class Snapshot:
         return item if isinstance(item, dict) else {"status": "failed", "error": NOT_ASKED}
 
     def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
-        return Reading(_status(item), None, source, sys.intern(str(item.get("error", ""))))
+        return Reading(_status(item), None, source, sys.intern(str(item.get("error", ""))[:MAX_REASON]))
 
     @property
     def system(self) -> Mapping[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 from gpumend.text.pattern import Pattern
 
 MASK = "********"
+MOST_TEXT = 100_000  # characters of one text in a document
+MOST_LEVELS = 100  # of lists in lists; a report has ten
+DEEP = "(nested too deep)"
 # Texts come from hosts, and a run waits for each: no pattern may take more time than in proportion to the text. (Two that began
 # with a repetition took 11 s for 20 KB.)
 # user:password@ in a URL (RFC 3986 userinfo), up to the last @ before the path: people write passwords with an @ as they are
@@ -94,9 +97,12 @@ def mask(text: str) -> str:
     return BESIDE.sub(_random, OPTION.sub(_named, text))
 
 
-def mask_all(value: Any, secret: bool = False, top: bool = True) -> Any:
+def mask_all(value: Any, secret: bool = False, top: bool = True, depth: int = 0) -> Any:
     """Every string of a JSON value, masked; and all that stands under a key that names a secret (`secret`): texts, numbers,
-    whole objects. The keys of a document's own `hosts` (`top`) are names: one may be called token1."""
+    whole objects. The keys of a document's own `hosts` (`top`) are names: one may be called token1. What no report has, a host
+    may say: texts without end, hundreds of levels, numbers that are none (JSON has no NaN); it stays short, and JSON."""
+    if depth > MOST_LEVELS:
+        return DEEP
     if isinstance(value, dict):
         found = {}
         for key, item in value.items():
@@ -106,12 +112,23 @@ def mask_all(value: Any, secret: bool = False, top: bool = True) -> Any:
                 }
             else:
                 found[printable(str(key))] = mask_all(
-                    item, secret or bool(SECRET_KEY.search(str(key))), False
+                    item, secret or bool(SECRET_KEY.search(str(key))), False, depth + 1
                 )
         return found
     if isinstance(value, (list, tuple)):
         named = [False, *(isinstance(item, str) and bool(OPTION_NAME.fullmatch(item)) for item in value)]
-        return [mask_all(item, secret or named[number], False) for number, item in enumerate(value)]
+        return [
+            mask_all(item, secret or named[number], False, depth + 1) for number, item in enumerate(value)
+        ]
     if isinstance(value, bool) or value in (None, ""):
         return value
-    return MASK if secret else mask(value) if isinstance(value, str) else value
+    if secret:
+        return MASK
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return mask(shortened(value)) if isinstance(value, str) else value
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning and how much more there is."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... and {len(text) - MOST_TEXT} more"

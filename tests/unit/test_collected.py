@@ -162,6 +162,57 @@ def test_what_a_host_says_is_printed_without_control_characters_and_masked(tmp_p
     assert len(done.output) < 250_000
 
 
+def test_a_host_that_names_files_after_another_tells_of_itself_alone(tmp_path: Path) -> None:
+    """Each host's directory comes from that host whole: whatever gpu2 calls a file or a directory in it, gpu1's own counts."""
+    put(tmp_path, "gpu1/report.json", told("gpu1", farm.no_cdi(1), 2))
+    put(tmp_path, "gpu2/report.json", told("gpu2", healthy()))
+    forged = [
+        put(tmp_path, f"gpu2/{name}", told("gpu1", healthy())) for name in ("gpu1.json", "gpu1/report.json")
+    ]
+    done = gpumend(tmp_path)
+    assert "GM404" in done.output and done.exit_code == 1
+    for path in forged:
+        assert f"{path} tells of gpu1, of which another file has the name" in done.output
+    (tmp_path / "gpu1/report.json").rename(tmp_path / "gpu1.json")
+    assert "GM404" in gpumend(tmp_path).output, "and where a host's report is a file and no directory"
+
+
+def test_an_older_report_further_in_is_one_of_the_same_host(tmp_path: Path) -> None:
+    put(tmp_path, "gpu1.json", told("gpu1", healthy()))
+    put(tmp_path, "last-week/gpu1.json", told("gpu1", farm.no_cdi(1), 20))
+    done = gpumend(tmp_path)
+    assert (done.exit_code, "1 older reports of the same hosts" in done.output) == (0, True), done.output
+
+
+def test_names_of_files_bend_no_terminal(tmp_path: Path) -> None:
+    """rsync brings whatever names a host has given its files."""
+    put(tmp_path, "gpu1/report.json", told("gpu1", healthy(), 2))
+    for name in ("gpu2/\x1b[2J\n::error forged.json", "gpu2/\udce4.json"):
+        put(tmp_path, name, "x")
+    put(tmp_path, "gpu2/\x1b[31mforged/gpu1.json", told("gpu1", farm.no_cdi(1)))
+    done = gpumend(tmp_path)
+    assert done.exit_code == 1 and "\x1b" not in done.output and "\n::error" not in done.output
+    assert done.output.count("not a report: ") == 2 and "\\x1b[31mforged" in done.output
+
+
+@pytest.mark.parametrize("details", [(), ("--details",)])
+@pytest.mark.parametrize("where", ["facts", "beside"])
+def test_a_report_of_hundreds_of_levels_harms_no_other(
+    details: tuple[str, ...], where: str, tmp_path: Path
+) -> None:
+    deep: Any = "x"
+    for _ in range(900):
+        deep = [deep]
+    put(tmp_path, "gpu1.json", told("gpu1", healthy()))
+    put(
+        tmp_path,
+        "gpu2.json",
+        changed(deep, *HOST, "facts", "os") if where == "facts" else changed(deep, *HOST, "more"),
+    )
+    done = gpumend(tmp_path, *details, "--report", tmp_path / "all")
+    assert "1 as wanted" in done.output and "gpu1" in json.loads((tmp_path / "all").read_text())["hosts"]
+
+
 def test_nothing_at_all_is_not_fine(tmp_path: Path) -> None:
     assert gpumend(tmp_path).exit_code == 2
     assert gpumend(tmp_path / "missing").exit_code == 2
@@ -182,6 +233,24 @@ def test_all_reports_as_one_document(tmp_path: Path) -> None:
     assert "no report since" in again.output and "GM404" in again.output
     lines = "\n".join(json.dumps(told(name, healthy())) for name in ("gpu1", "gpu2"))
     assert "2 as wanted" in gpumend(put(tmp_path, "all.jsonl", lines)).output
+
+
+def test_what_a_host_wrote_is_compared_without_harm(tmp_path: Path) -> None:
+    """`gpumend diff` of two reports that an agent has written, and `--against`."""
+    old = put(tmp_path, "old/gpu1.json", told("gpu1", healthy(), 20))
+    forged = told("gpu1", farm.no_cdi(1))
+    [host] = forged["hosts"].values()
+    host["findings"][0]["summary"] = host["facts"]["os"] = "\x1b[2J\n::error forged"
+    host["facts"]["os\n::error forged"] = "\x1b]0;x"
+    new = put(tmp_path, "new/gpu1.json", forged)
+    for argv in (["diff", old, new], ["fleet", new.parent, "--against", old.parent]):
+        done = CliRunner().invoke(main, [*map(str, argv)], catch_exceptions=False)
+        assert done.exit_code == 3 and "forged" in done.output
+        assert "\x1b" not in done.output and "\n::error" not in done.output
+    for broken in ("[" * 100_000, json.dumps(changed([{}], *HOST, "findings")), "{}"):
+        put(tmp_path, "new/gpu1.json", broken)
+        done = CliRunner().invoke(main, ["diff", str(old), str(new)], catch_exceptions=False)
+        assert done.exit_code == 2, done.output
 
 
 def test_what_has_come_and_gone_since_older_reports(tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ def test_each_node_has_its_own_and_nobody_elses(tmp_path: Path) -> None:
     assert "gpu1" in page and "gpu2" not in page
 
 
+def test_two_names_that_make_one_of_a_file_are_two_files(tmp_path: Path) -> None:
+    names = ["a/b", "a_b", "a_b_"]
+    found = written(run([record(name, healthy()) for name in names]), True, str(tmp_path))
+    told = [list(json.loads(Path(path).read_text())["hosts"]) for path in found if path.endswith("json")]
+    assert sorted(told) == [[name] for name in names] and len(set(found)) == 6
+
+
 @pytest.mark.parametrize(
     ("host", "name"),
     [

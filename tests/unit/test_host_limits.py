@@ -14,13 +14,18 @@ from pyinfra.api.config import Config
 from pyinfra.connectors import util
 
 import gpumend.run.remote.connection  # noqa: F401  (has pyinfra read by gpumend.run.remote.output)
-from gpumend.reports.document import Exit, exit_of
+from gpumend.deploy.facts_report import hosts_of
+from gpumend.reports import terminal
+from gpumend.reports.document import Exit, document, envelope, exit_of
+from gpumend.rules import wanted
 from gpumend.run.budget import OverBudget, within
 from gpumend.run.outcome import parse_answer
-from gpumend.run.remote import output
+from gpumend.run.record import Record, Run, judged_answer, new_id
+from gpumend.run.remote import agent, output
 from gpumend.run.remote.component import _attempt
 from gpumend.state.cdi import SpecError, load
-from gpumend.state.snapshot import AnswerError
+from gpumend.state.snapshot import AnswerError, Snapshot
+from tests.unit.build import healthy
 from tests.unit.farm import no_cdi
 from tests.unit.farm import record as run_record
 
@@ -57,6 +62,24 @@ def test_lines_are_as_pyinfra_has_them() -> None:
     assert read(Channel(data)) == [("stdout", line) for line in ("a", "", "  b ", "c\u00e4", "last")]
 
 
+def test_what_is_shown_of_it_bends_no_terminal() -> None:
+    """`-v` of pyinfra's, which prints what a host prints."""
+    lines: Queue[Any] = Queue()
+    shown: list[str] = []
+    output.read_buffer("stdout", Channel(b"\x1b[2Jx\n"), lines, True, shown.append)
+    assert shown == ["\\x1b[2Jx"]
+    assert lines.get().line == "\x1b[2Jx", "what it is taken for stays"
+
+
+def test_an_agents_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The next line is another host's, or a command to who runs us (`::error` of GitHub's)."""
+    assert agent._say("gpu1", "agent 1, every 15\ngpu2: the agent is gone\r\n::error::x\x1b[2J min")
+    assert (
+        capsys.readouterr().out
+        == "gpu1: agent 1, every 15 gpu2: the agent is gone\\r ::error::x\\x1b[2J min\n"
+    )
+
+
 def test_what_is_no_text_is_said() -> None:
     class Strict(Channel):
         def readline(self, *_: Any) -> bytes:
@@ -84,6 +107,40 @@ def test_the_connectors_read_by_it() -> None:
 def test_an_answer_that_is_none_is_one_error(text: str) -> None:
     with pytest.raises(AnswerError):
         parse_answer(text)
+
+
+def nested(levels: int) -> Any:
+    found: Any = "x"
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("processes",), {"status": "failed", "error": "x" * 5_000_000}),
+        (("system", "kernel"), "x" * 5_000_000),
+        (("docker", "info", "Warnings"), nested(900)),
+        (("docker", "info", "Warnings"), [float("inf"), float("nan")]),
+    ],
+    ids=["a reason without end", "a name without end", "hundreds of levels", "numbers that are none"],
+)
+def test_what_a_host_says_leaves_the_reports_of_others_as_they_are(path: tuple[str, ...], value: Any) -> None:
+    """Its report and its facts are made, are JSON, and are no larger than a report is."""
+    answer = healthy().answer()
+    at = answer
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    run = Run(new_id(), time.time())
+    found = judged_answer(Snapshot.from_output(json.dumps(answer)), wanted.parse({}), "liar")
+    run.records["liar"] = Record("liar", found, found)
+    run.records["good"] = run_record("good", healthy())
+    for told in (document(run, False), envelope(run, "facts", Exit.OK, hosts_of(run))):
+        text = json.dumps(told, allow_nan=False)
+        assert len(text) < 1_000_000 and "good" in told["hosts"]
+    assert len(terminal.render(document(run, False))) < 100_000
 
 
 def test_numbers_of_base_60_are_texts() -> None:

@@ -6,11 +6,19 @@ import base64
 import hashlib
 import itertools
 import json
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from gpumend.agent import journal
+from gpumend.agent.audit import tell
+from gpumend.agent.condition import line
+from gpumend.agent.mend import ended
 from gpumend.deploy.facts_report import as_json
 from gpumend.reports import outputs
 from gpumend.reports.document import Exit, envelope
@@ -151,8 +159,32 @@ def told(seed: str, want: dict[str, Any], plant: Planter) -> Iterator[tuple[str,
         for name, form in outputs.known().items():
             if kind in form.kinds:
                 yield f"{kind} as {name}", form.render(document)
+    with listening() as said:
+        tell({}, documents["audit"], "gpu1")
+        for transaction, outcome in record.done:
+            journal.told(ended(transaction.component, outcome), "note")
+    yield "the agent's journal", b"".join(said).decode()
+    yield "the agent's condition", line(documents["audit"], 0.0, 15)
     facts = envelope(run(()), "facts", Exit.OK, {"gpu1": as_json(state)})
     yield "facts", json.dumps(facts)
+
+
+@contextmanager
+def listening() -> Iterator[list[bytes]]:
+    """What the agent sends to the journal meanwhile."""
+    said: list[bytes] = []
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as here:
+        here.bind(f"{directory}/socket")
+        before, journal.SOCKET = journal.SOCKET, f"{directory}/socket"
+        taker = threading.Thread(target=lambda: said.extend(iter(lambda: here.recv(1 << 20), b"")))
+        taker.start()
+        try:
+            yield said
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+                out.sendto(b"", journal.SOCKET)
+            taker.join()
+            journal.SOCKET = before
 
 
 PLANTED = Planter()
@@ -170,6 +202,15 @@ def test_none_of_a_thousand_planted_secrets_is_told(seed: str) -> None:
                 len(out),
                 [text[max(text.index(s) - 150, 0) : text.index(s) + 30] for s in out[:4]],
             )
+
+
+def test_the_journal_has_what_the_agent_tells() -> None:
+    """Or the search above looks at nothing."""
+    with listening() as said:
+        journal.told("docker: \x1b[2J http://u:Zq1@proxy", "fail", "GM404", host="gpu1")
+    (text,) = (entry.decode() for entry in said)
+    assert "GPUMEND_HOST=gpu1\n" in text and "GPUMEND_CODE=GM404\n" in text
+    assert "MESSAGE=docker: \\x1b[2J http://********@proxy\n" in text
 
 
 def test_there_were_a_thousand() -> None:

@@ -24,12 +24,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gpumend.plan.transaction import Plan
 from gpumend.reports import format as formats
-from gpumend.reports import outputs
+from gpumend.reports import handover, outputs
 from gpumend.reports.format import report_format
 from gpumend.reports.outputs import Output, OutputError
 from gpumend.rules.finding import Component, Evidence, Finding, Status
 from gpumend.run.outcome import Outcome
-from gpumend.run.record import Assessment, Record
+from gpumend.run.record import Assessment, Record, Run
 from tests.unit.build import healthy
 from tests.unit.farm import assessed, audit, farm, mend, mended, no_cdi, record, sick
 from tests.unit.test_report_documents import DOCUMENTS, fits
@@ -400,6 +400,38 @@ def test_modes(tmp_path: Path, told: dict[str, Any]) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"a.json": 0o600, "a.prom": 0o644, "kept.html": 0o640, "link.html": 0o640}
     assert (tmp_path / "link.html").is_symlink() and kept.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is another user's file that is in the way")
+@pytest.mark.parametrize("kind", ["link", "fifo", "file", "directory"])
+def test_what_another_user_put_into_tmp_is_not_filled(
+    tmp_path: Path, told: dict[str, Any], kind: str
+) -> None:
+    """`gpumend audit --report /tmp/gpus.json` as root, where somebody knew the name before."""
+    common, target = tmp_path / "tmp", tmp_path / "passwd"
+    common.mkdir()
+    common.chmod(0o1777)
+    target.write_text("root:x:0:0\n")
+    place = common / "gpus.json"
+    if kind == "link":
+        place.symlink_to(target)
+    elif kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "file":
+        place.touch(0o666)
+    else:
+        place.mkdir()
+    os.chown(place, 1001, 1001, follow_symlinks=False)
+    with pytest.raises(PermissionError, match="another user's"):
+        if kind == "directory":
+            handover.written(Run("x", 0.0), False, str(place))
+        else:
+            outputs.write(told, Output("json", str(place)))
+    assert target.read_text() == "root:x:0:0\n"
+    os.chown(place, 0, 0, follow_symlinks=False)
+    if kind == "link":
+        outputs.write(told, Output("json", str(place)))
+        assert target.read_text().startswith("{"), "a link of one's own stays one"
 
 
 WRONG = [

@@ -135,8 +135,8 @@ def told() -> None:
 
 
 def _say(name: str, text: str) -> bool:
-    """True: it went well."""
-    click.echo(f"{name}: {mask(text)}")
+    """True: it went well. One line, whatever the host says: the next one is another's."""
+    click.echo(f"{name}: {' '.join(mask(text).split())}")
     return True
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from pyinfra.api.output import echo
 from pyinfra.connectors import util
 
+from gpumend.text.mask import printable
+
 # An answer is some 100 KB, packed 20; with 500 containers and their images 2 MB.
 LIMIT = 64 << 20
 LINES = 200_000  # an answer is one line; what each costs here is a hundred times what it costs the host
@@ -46,7 +48,8 @@ def read_buffer(
             line, parts = "".join(parts).rstrip("\n"), []
             output_queue.put(util.OutputLine(name, line))
             if print_output:
-                echo(print_func(line) if print_func else line, err=True)
+                shown = printable(line)
+                echo(print_func(shown) if print_func else shown, err=True)
         if not text:
             return
 
