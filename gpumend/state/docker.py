@@ -128,7 +128,8 @@ class Docker(NamedTuple):
     """A rootful dockerd, as systemd or snap runs it.
 
     version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.
-    config_path: the file it reads (its --config-file flag, the snap's, or the default). config: that file parsed.
+    config_path: the file it reads (its --config-file flag, the snap's, or the default). config: that file parsed. unread: we could
+    not read it, which says nothing of what dockerd can.
     config_named: whether that is a default, or docker.service itself names it: whoever starts a dockerd by hand names any.
     desktop, rootless: whose daemons were seen besides. runtime_paths: metadata of the absolute paths that
     daemon.json's runtimes name. validated: why `dockerd --validate` refuses the default daemon.json; empty where it takes
@@ -142,6 +143,7 @@ class Docker(NamedTuple):
     config_path: str
     config_named: bool
     content: Reading[FileContent]
+    unread: bool
     config: Reading[dict[str, Any]]
     dangling: str | None
     flags: Mapping[str, str]
@@ -365,6 +367,7 @@ def parse(snapshot: Snapshot) -> Docker:
         config_path=path,
         config_named=path in (DAEMON_JSON, SNAP_DAEMON_JSON, flags_of(unit_argv).get("config-file")),
         content=content,
+        unread=snapshot.unread(path) and not content.absent,
         config=content.map(daemon_json),
         dangling=snapshot.dangling(path),
         flags=flags,

@@ -42,6 +42,8 @@ PROTECTED: dict[str, dict[str, str]] = {
         "a link to root's file where a pattern is looked for": "walked",
         "a link to a closed directory where a pattern is looked for": "walked",
         "what the kernel shows to root alone, whatever its mode says": "walked",
+        "a compose file that includes root's": "written_by",
+        "a compose file that has root's file for a Dockerfile": "written_by",
         "a FIFO where a library is looked for": "open_file, the reader's time",
         "an ELF file that says that its headers are half a gigabyte": "the limit of what is read of headers, the reader's memory",
         "a crontab line of 300,000 slashes": "a linear pattern, the limit of a line, the reader's time",

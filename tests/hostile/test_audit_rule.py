@@ -19,6 +19,15 @@ from tests.nodes.images import BASE, import_image
 from tests.nodes.lab import Node
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sudo.md"
+PROJECT = "com.docker.compose.project"
+STACK = f"""
+mkdir -p /srv/stack; chmod 700 /srv/stack
+printf 'services:\\n  x:\\n    image: gm-compose\\n    environment: [KEY=gm-compose]\\n    build: .\\n' >/srv/stack/compose.yml
+printf 'KEY=gm-dotenv\\nCUDA_KEY=gm-dotenv\\n' >/srv/stack/.env
+printf 'FROM x\\nENV KEY=gm-dockerfile\\nRUN echo gm-dockerfile\\n' >/srv/stack/Dockerfile
+docker run -d --name stack --label {PROJECT}=stack --label {PROJECT}.working_dir=/srv/stack \\
+    --label {PROJECT}.config_files=/srv/stack/compose.yml -e NVIDIA_VISIBLE_DEVICES=all {BASE} sleep 86400
+"""
 PLANTED = {
     "gm-shadow": "echo 'x:gm-shadow:1::::::' >>/etc/shadow",
     "gm-root-file": "echo gm-root-file >/root/.secret; chmod 600 /root/.secret",
@@ -34,6 +43,9 @@ PLANTED = {
     " chmod 600 /var/spool/cron/crontabs/root",
     "gm-unit-file": "printf '[Service]\\nExecStart=/usr/bin/docker run -e KEY=gm-unit-file x\\n' >/etc/systemd/system/y.service;"
     " chmod 600 /etc/systemd/system/y.service",
+    "gm-compose": STACK,
+    "gm-dotenv": ":",
+    "gm-dockerfile": ":",
     "gm-journal": "logger -t docker gm-journal",
 }
 
@@ -61,6 +73,9 @@ def learned(root: dict[str, Any], user: dict[str, Any]) -> Iterator[str]:
     for section in ("docker", "inside", "units", "spaces"):
         if root.get(section) and root[section] != user.get(section) and section in ("docker", "inside"):
             yield section
+    for path, item in root["compose"].items():
+        if item["status"] == "ok" and item != user["compose"].get(path):
+            yield f"compose {path}"
     known = {entry["pid"]: entry for entry in user["processes"].get("processes", ())}
     for entry in root["processes"]["processes"]:
         if "exe" in entry and "exe" not in known.get(entry["pid"], {}):
@@ -86,6 +101,11 @@ def test_it_gives_nothing_but_what_its_page_lists(shared_boot: Boot) -> None:
     with attempt("a user", "what only root may read, asked of the audit rule"):
         unlisted = [each for each in more if not any(fnmatchcase(each, entry) for entry in listed)]
         assert unlisted == ["content of /root/.secret"] * UNGUARDED, "\n".join(unlisted)
+    assert {
+        "compose /srv/stack/compose.yml",
+        "compose /srv/stack/Dockerfile",
+        "compose /srv/stack/.env",
+    } <= set(more)
     assert more, "there is something that root alone may see"
     text = told(json.dumps(root))
     with attempt("a user", "secrets of root's, asked of the audit rule"):

@@ -134,7 +134,9 @@ ATTACKS = (
         10,
         silent("gm-pr0xy"),
         add("docker_info_of = lambda info: info\ndocker_get.__defaults__ = None\nreal = docker_get\n"
-            "docker_get = lambda connection, url: real(connection, '/info') if url == '/info' else [] if 'json' in url else {}"),
+            "def docker_get(connection, url):\n"
+            "    if url == '/info' or not connection.unix_path.startswith('/proc/'):\n        return real(connection, url)\n"
+            "    return [] if 'json' in url else {}"),
         answers("proxy"),
     ),
     Attack(
@@ -189,7 +191,7 @@ ATTACKS = (
         lambda seen: inside(seen)["files"][FILE]["status"] in ("ok", "failed") and seen.seconds < 8,
         both(
             PATIENT,
-            add("opened = lambda path, limit, inside=None: (meta(path), open(path, 'rb').read(limit))"),
+            add("opened = lambda path, limit, inside=None, named=None: (meta(path), open(path, 'rb').read(limit))"),
         ),
         at_the_file(f"mkfifo {FILE}"),
         clean=at_the_file(":"),

@@ -106,7 +106,10 @@ ALL = '; put(session.begin, ("except Exception", "except ZeroDivisionError"))'
 DEEP = 'put(snapshot.Snapshot.from_output, ("(ValueError, RecursionError)", "ValueError"))' + ALL
 DIGITS = "sys.set_int_max_str_digits(0)"
 PRINTED = "mask.printable.__code__ = (lambda text: text).__code__"
-TYPES = 'put(snapshot.Snapshot._item, (" if isinstance(part, dict) else None", ""))' + ALL
+TYPES = (
+    'put(snapshot.Snapshot._item, (" if isinstance(part, dict) else None", ""))'
+    '; put(host_state.parse, ("(TypeError, ValueError, AttributeError, LookupError, ArithmeticError)", "ZeroDivisionError"))'
+) + ALL
 CONTROLLER = """
 from gevent import monkey
 monkey.patch_all()
@@ -115,7 +118,7 @@ import gpumend.run.remote.connection
 from gpumend.deploy import session
 from gpumend.rules import judge
 from gpumend.run.remote import asking, assessment, output
-from gpumend.state import cdi, snapshot
+from gpumend.state import cdi, host_state, snapshot
 from gpumend.text import mask
 def put(function, *pairs):
     function = getattr(function, "__func__", function)
@@ -151,8 +154,9 @@ LIES = (
         lost, PACKED),
     Lie("a number of four million digits", 9, "answer['system']['time'] = 'N'; print(json.dumps(answer).replace('\"N\"', '9' * 4000000))", lost, DIGITS),
     Lie("a spec of two megabytes of numbers to base 60", 9, "spec('cdiVersion: 0.6.0\\nx: [' + '1:' * 500000 + '1]\\n')", told, BASE),
-    Lie("a spec whose aliases multiply", 9, "spec('a: &a [x, x, x, x, x, x, x, x, x]\\n' + ''.join('%s: &%s [%s]\\n' % (b, b, ', '.join(['*' + a] * 9)) for a, b in zip('abcdefgh', 'bcdefghi')))", told, ALIASES),
-    Lie("escape sequences and lines of others in its texts", 9, "answer['system']['hostname'] = answer['system']['kernel'] = '\\33[2Jx\\n::error gm-forged\\ngood gm-forged'; send(answer)", plain, PRINTED),
+    Lie("a spec whose aliases multiply", 9, "spec('devices:\\n- &d {name: x, containerEdits: {env: [&m x=y' + ', *m' * 20000 + ']}}\\n' + '- *d\\n' * 20000)", told, ALIASES),
+    Lie("escape sequences and lines of others in its texts", 9, "forged = '\\33]0;x\\7\\n::error gm-forged\\ngood gm-forged'; answer['system']['hostname'] = answer['system']['kernel'] = forged;"
+        " answer['files']['/etc/docker/daemon.json'] = {'status': 'failed', 'error': forged}; send(answer)", plain, PRINTED),
     Lie("lists where there are texts, and texts where there are lists", 9, "answer.update(files=[], stats='x', commands=7, docker=[], units=None); send(answer)", unknown, TYPES),
 )  # fmt: skip
 # Hosts of a fleet: one that is well, and those that take longer than any.
@@ -244,9 +248,15 @@ def succeeds(lab: Lab, host: Node, directory: Path, number: int) -> bool:
     (directory / "said").write_text(said[-4000:])
     peak = re.findall(r"VmHWM:\s+(\d+) kB", said)
     larger = not peak or int(peak[-1]) > 700_000
-    liar = hosts.get(f"liar{number}")
+    good, liar = hosts.get("good"), hosts.get(f"liar{number}")
     return (
-        larger or "Traceback" in said or "good" not in hosts or not liar or not LIES[number].held(liar, said)
+        larger
+        or "Traceback" in said
+        or not good
+        or bool(good["error"])
+        or not liar
+        or "the run ended before it" in liar["error"]  # and before all that come after it
+        or not LIES[number].held(liar, said)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.state.host_state import request
 from gpumend.state.snapshot import unpacked
 from tests.hostile.attacks import (
     RESIDENT,
@@ -26,7 +27,10 @@ from tests.nodes.lab import Node
 
 SECRET = "gm-s3cr3t-of-root"
 TOKEN = "gm-t0ken-of-another"
-LINKS = add("walked = lambda path: os.open(path, os.O_PATH | os.O_CLOEXEC)")
+LINKS = add("walked = lambda path, named=None: os.open(path, os.O_PATH | os.O_CLOEXEC)")
+NAMED = add("written_by = lambda path, item: None")
+COMPOSE = [f"/home/nosudo/{name}/compose.yml" for name in ("stack", "built")]  # which the desired state names
+ASKED = {**request(), "compose": COMPOSE}
 TRUST = add("distrust = lambda path: None")
 PATIENT = add("HANGS = READS = 10**6")
 
@@ -37,6 +41,7 @@ mkdir -p /root/closed /root/runner
 echo '{{"cuda": {{"version": "{SECRET}"}}}}' >/root/version.json
 echo 'cdi_spec_dirs = ["/{SECRET}"]' >/root/containers.conf
 echo '  gpus = "{SECRET}"' >/root/runner/config.toml
+echo '{SECRET}: 1' >/root/keys.yml; echo 'FROM {SECRET}' >/root/phrase
 cp /root/version.json /root/closed/version.json; chmod 644 /root/closed/version.json /root/runner/config.toml
 umask 022
 ln -sfn /home/nosudo/cuda /usr/local/cuda
@@ -120,12 +125,26 @@ ATTACKS = (
         "ln -sfn /proc/1/maps cuda-12.1/version.txt",
     ),
     Attack(
+        "a compose file that includes root's",
+        10,
+        silent(SECRET),
+        NAMED,
+        "mkdir -p stack; echo 'include: [/root/keys.yml]' >stack/compose.yml",
+    ),
+    Attack(
+        "a compose file that has root's file for a Dockerfile",
+        10,
+        silent(SECRET),
+        NAMED,
+        "mkdir -p built; echo 'services: {x: {build: {context: /root, dockerfile: phrase}}}' >built/compose.yml",
+    ),
+    Attack(
         "a FIFO where a library is looked for",
         9,
         lambda seen: in_time(seen)
         and "its kind is fifo"
         in item(seen, "/usr/local/cuda-12.4/compat/libcuda.so.999.1")["section"]["error"],
-        both(add("open_file = lambda path, inside=None: open(path, 'rb')"), PATIENT),
+        both(add("open_file = lambda path, inside=None, named=None: open(path, 'rb')"), PATIENT),
         "mkfifo cuda-12.4/compat/libcuda.so.999.1",
     ),
     Attack(
@@ -219,14 +238,14 @@ ATTACKS = (
         14,
         lambda seen: "/root" not in seen.answer["listings"] and "su" in str(seen.answer["processes"]["impostors"]),
         add("impostor = lambda name, entry: None"),
-        "(sleep 300 | bash -c 'exec -a dockerd su root -- --data-root=/root') >/dev/null 2>&1 &",
+        "(sleep 86400 | bash -c 'exec -a dockerd su root -- --data-root=/root') >/dev/null 2>&1 &",
     ),
     Attack(
         "a dockerd of the user's with root's directory for its data",
         14,
         lambda seen: "/root/closed" not in seen.answer["listings"],
         put(('if process["uid"] == 0 and not inner(', "if not inner(")),
-        "cp /bin/bash dockerd; ./dockerd -c 'sleep 300; :' x --data-root=/root/closed >/dev/null 2>&1 &",
+        "cp /bin/bash dockerd; ./dockerd -c 'sleep 86400; :' x --data-root=/root/closed >/dev/null 2>&1 &",
     ),
     Attack(
         "forty processes with the name of a daemon and arguments of 100 KB",
@@ -234,21 +253,21 @@ ATTACKS = (
         lambda seen: 0 < len(unpacked(seen.out)) < 15_000_000 and sum(map(len, map(str, seen.answer["processes"]["processes"]))) < 1_000_000,
         add("MAX_OTHERS_ARGV = MAX_OTHERS = 1 << 40"),
         "cp /bin/sleep k0s; long=$(head -c 100000 /dev/zero | tr '\\0' 0);"
-        " for n in $(seq 40); do ./k0s 300 $long >/dev/null 2>&1 & done",
+        " for n in $(seq 40); do ./k0s 86400 $long >/dev/null 2>&1 & done",
     ),
     Attack(
         "another user's token on a command line, asked of the audit rule",
         10,
         silent(TOKEN),
         add("without_secrets = list"),
-        f"cp /bin/bash k3s; ./k3s -c 'sleep 300; :' x --token={TOKEN} >/dev/null 2>&1 &",
+        f"cp /bin/bash k3s; ./k3s -c 'sleep 86400; :' x --token={TOKEN} >/dev/null 2>&1 &",
     ),
     Attack(
         "another user's environment, asked of the audit rule",
         10,
         silent("gm-env1ronment"),
         add("allowed_env = lambda pairs: dict(pair.partition('=')[::2] for pair in pairs)"),
-        "cp /bin/sleep kubelet; AWS_SECRET_ACCESS_KEY=gm-env1ronment ./kubelet 300 >/dev/null 2>&1 &",
+        "cp /bin/sleep kubelet; AWS_SECRET_ACCESS_KEY=gm-env1ronment ./kubelet 86400 >/dev/null 2>&1 &",
     ),
 )  # fmt: skip
 
@@ -271,7 +290,7 @@ def host(shared_boot: Boot) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def seen(host: Node) -> Seen:
     """The probe among them: what it says, and what it cost."""
-    return probed(host, program())
+    return probed(host, program(ASKED))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
@@ -279,7 +298,7 @@ def test_a_user_gains_nothing(host: Node, seen: Seen, attack: Attack) -> None:
     with attempt("a user", attack.name):
         if UNGUARDED:
             host.sh("rm -f /tmp/pwned-*")
-            assert attack.succeeds(probed(host, program(None, attack.without), attack.limit))
+            assert attack.succeeds(probed(host, program(ASKED, attack.without), attack.limit))
         else:
             assert attack.held(seen), attack.promise
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -230,6 +231,41 @@ def test_a_log_that_dockerd_cannot_give_leaves_open_what_its_daemon_said(root: P
     server.server.close()
     assert found["status"] == "ok" and [entry["name"] for entry in found["containers"]] == ["edge"]
     assert "500" in found["unread"]["containers"][0]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_image_does_not_say_where_root_looks(root: Path, own: bool) -> None:
+    """Docker gives a container its image's labels (docker-build(1), LABEL): one of the web could name any file of the host."""
+    prefix = "com.docker.compose.project"
+    said = {f"{prefix}.config_files": "/etc/secret.yml", f"{prefix}.working_dir": "/etc", prefix: "x"}
+    config = {"config": {"Labels": said}}
+    data = json.dumps(config).encode()
+    image = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    stored = root / "docker/image/overlay2/imagedb/content/sha256"
+    stored.mkdir(parents=True)
+    (stored / image.partition(":")[2]).write_bytes(data)
+    first, second = "a" * 64, "b" * 64
+    answers = table(
+        **{
+            "/info": {"ServerVersion": "28", "Driver": "overlay2", "DockerRootDir": str(root / "docker")},
+            "/containers/json?all=1": [{"Id": first}, {"Id": second}],
+            f"/containers/{first}/json": {"Id": first, "Image": image, "Config": {"Labels": said}},
+            f"/containers/{second}/json": {
+                "Id": second, "Image": image, "Config": {"Labels": {**said, f"{prefix}.config_files": "/srv/a.yml"}},
+            },
+            "/images/json": [{"Id": image}],
+            f"/images/{image}/json": {"Config": {"Labels": said}},
+            f"/images/{image}/history": [],
+        }
+    )  # fmt: skip
+    path = root / "etc/d.sock"
+    server = Dockerd(path, answers)
+    found = docker.docker(str(path), True, 5, own=own)
+    server.server.close()
+    assert [each["labels"] for each in sorted(found["containers"], key=lambda each: str(each["id"]))] == [
+        {prefix: "x"},
+        {prefix: "x", f"{prefix}.config_files": "/srv/a.yml"},
+    ]
 
 
 def test_a_container_that_began_and_of_which_dockerd_no_longer_tells(root: Path) -> None:

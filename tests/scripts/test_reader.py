@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -124,6 +125,19 @@ def test_it_holds_nothing_of_its_parents(tmp_path: Path) -> None:
     comm = f"/proc/{os.getpid()}/comm"
     assert [path for path in found["open"] if "/comm" not in path] == ["/dev/null"] * 3 + ["pipe"], comm
     assert found["limits"][:2] == [0, reader.MAX_READER_SECONDS] and found["limits"][2] > 0
+
+
+def test_it_reads_where_its_name_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc is mounted read-only in some containers (systemd-nspawn, a Pod with procMount)."""
+    real = os.open
+
+    def refused(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if path == "/proc/self/comm":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(reader.os, "open", refused)
+    assert read(lambda: {"x": 1}, lambda: {"x": 2}) == [{"x": 1}, {"x": 2}]
 
 
 def test_none_is_left(tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ def test_gm401_of_a_key_that_stands_twice_the_last_counts() -> None:
     assert outcome(host, "GM401") == "ok" and host.state().docker.value("debug") is False
 
 
-@pytest.mark.parametrize("status", ["denied", "timeout"])
+@pytest.mark.parametrize("status", ["denied", "timeout", "failed"])
 def test_gm401_unread_is_unknown(status: str) -> None:
+    """`failed`: an input or output error, or what read it for the probe has ended."""
     assert outcome(healthy().but(files={DAEMON_JSON: unread(status)}), "GM401") == "unknown"
 
 

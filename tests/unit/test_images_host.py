@@ -70,6 +70,14 @@ def answer(text: str = BUILT, image: dict[str, Any] | None = None) -> Any:
     return found
 
 
+def test_a_word_alone_in_its_line_stays() -> None:
+    """A compose file may call any file a Dockerfile; one with a passphrase has one word in it."""
+    assert (
+        masked_dockerfile(f"correcthorse\n  Tr0ub4dor {SECRET}\nfrom x\n")
+        == "xxxxxxxxxxxx\n  xxxxxxxxx xxxxxxx\nfrom x\n"
+    )
+
+
 def test_an_image_s_cuda_is_judged_by_the_host_s_driver() -> None:
     (found,) = findings(answer(BUILT.replace("13.0.1", "99.0.1")), "GM955")
     assert found.evidence[0].source == f"{PATH}:2"

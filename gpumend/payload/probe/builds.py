@@ -2,13 +2,17 @@
 the loader looks. Every other word is masked by as many x; lines stay lines."""
 
 import re
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Optional
 
-from gpumend.payload.probe.files import Json, opened
+from gpumend.payload.probe.files import Json, Named, opened
 
 MAX_DOCKERFILE_BYTES = 1 << 17
 MAX_DOCKERFILES = 10  # of one project
-INSTRUCTION = re.compile(r"[ \t]*([A-Za-z]+)(?=[ \t]|$)")
+INSTRUCTION = re.compile(
+    r"[ \t]*(ADD|ARG|CMD|COPY|ENTRYPOINT|ENV|EXPOSE|FROM|HEALTHCHECK|LABEL|MAINTAINER|ONBUILD|RUN|SHELL|STOPSIGNAL|USER|VOLUME|WORKDIR)"
+    r"(?=[ \t]|$)",
+    re.I,
+)
 DIRECTIVE = re.compile(r"#[ \t]*(?:syntax|escape|check)[ \t]*=[ \t]*[\w./:;=,`\\-]{1,200}[ \t]*$")
 HEREDOC = re.compile(r"\d?<<-?[\"']?([^\s\"'<]{1,80})[\"']?")
 STARTED = re.compile(
@@ -134,9 +138,9 @@ def masked_dockerfile(text: str) -> str:
     return "".join(rows_masked(text))
 
 
-def dockerfile(path: str) -> Json:
-    """A Dockerfile's metadata and masked text."""
-    item, data = opened(path, MAX_DOCKERFILE_BYTES)
+def dockerfile(path: str, named: Optional[Named] = None) -> Json:
+    """A Dockerfile's metadata and masked text. named: as of `walked`."""
+    item, data = opened(path, MAX_DOCKERFILE_BYTES, None, named)
     if data is None:
         return item
     item["dockerfile"] = masked_dockerfile(data.decode("utf-8", "replace"))

@@ -4,11 +4,12 @@ by as many x, so that a place in what is sent is the same place in the file. Of 
 import hashlib
 import os
 import re
+import stat
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from gpumend.payload.probe.builds import MAX_DOCKERFILES, dockerfile
-from gpumend.payload.probe.execution import resolved
-from gpumend.payload.probe.files import Json, failure, opened
+from gpumend.payload.probe.execution import idle_group, resolved
+from gpumend.payload.probe.files import ANYBODY, Json, Named, failure, opened
 
 MAX_COMPOSE_BYTES = 1 << 18  # of 419 public ones the largest has 60 KiB
 MAX_COMPOSE_FILES = 40
@@ -16,7 +17,7 @@ MAX_FOLLOWED = 20  # names that one project's files include or extend
 MAX_FOLLOWED_BYTES = 1 << 18  # of them all
 LABEL = "com.docker.compose.project."
 FILES_LABEL = LABEL + "config_files"
-Named = Tuple[Tuple[str, ...], str, Tuple[str, ...]]  # a project's files, its directory, its .env files
+Project = Tuple[Tuple[str, ...], str, Tuple[str, ...]]  # a project's files, its directory, its .env files
 
 # What is sent as it stands: names of devices, and the words of requests for them.
 PLAIN = re.compile(
@@ -177,10 +178,10 @@ def asked(text: str) -> Tuple[List[str], Set[str]]:
     return files, variables
 
 
-def env_file(path: str, names: Set[str]) -> Json:
+def env_file(path: str, names: Set[str], named: Optional[Named] = None) -> Json:
     """A .env file's metadata, and under `variables` those of these names that it sets: the value where it is a device's name, a
     number or another word of a request for GPUs, else None. What else it sets stays on the host."""
-    item, data = opened(path, MAX_COMPOSE_BYTES)
+    item, data = opened(path, MAX_COMPOSE_BYTES, None, named)
     if data is None:
         return item
     item["others"] = resolved(path)[1] or ""
@@ -213,10 +214,10 @@ def variables_of(text: str, names: Set[str]) -> Dict[str, Optional[str]]:
     return found
 
 
-def compose_file(path: str) -> Tuple[Json, str]:
+def compose_file(path: str, named: Optional[Named] = None) -> Tuple[Json, str]:
     """A file as it leaves the host (its metadata, the SHA-256 of its bytes, its masked text, and `others`: who besides root could have
     chosen what lies there, or an empty text), and its text."""
-    item, data = opened(path, MAX_COMPOSE_BYTES)
+    item, data = opened(path, MAX_COMPOSE_BYTES, None, named)
     if data is None:
         return item, ""
     try:
@@ -233,49 +234,68 @@ def compose_file(path: str) -> Tuple[Json, str]:
     return item, text
 
 
+def written_by(path: str, item: Json) -> Optional[Named]:
+    """Who besides root could have written what a file says, and in which: what it names is read only as far as they could."""
+    if item.get("uid"):
+        return item["uid"], path
+    mode = item.get("mode", 0)
+    shared = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not idle_group(item["gid"]))
+    return (ANYBODY, path) if shared else None
+
+
 def compose_project(given: Tuple[str, ...], directory: str, env_files: Tuple[str, ...]) -> Json:
     """By path, the files of a project and what they include or extend, as `compose_file` has each; and its .env files, and those
     beside included ones, as `env_file` has them."""
     found: Json = {}
     variables: Set[str] = set()
-    waiting = [(path, directory) for path in given]
-    envs = [os.path.join(directory, path) for path in env_files or (".env",)]
-    images: List[str] = []
+    waiting: List[Tuple[str, str, Optional[Named]]] = [(path, directory, None) for path in given]
+    envs: Dict[str, Optional[Named]] = {}
+    images: Dict[str, Optional[Named]] = {}
+    whose: Optional[Named] = None  # of the project's own files
     left = MAX_FOLLOWED_BYTES
     while waiting:
-        path, base = waiting.pop(0)
+        path, base, named = waiting.pop(0)
         if path in found or not path.startswith("/") or len(found) >= len(given) + MAX_FOLLOWED:
             continue
-        item, text = compose_file(path)
+        item, text = compose_file(path, named)
         left -= 0 if path in given else len(text)
         if left < 0:
             error = "what is included or extended has more than %d bytes" % MAX_FOLLOWED_BYTES
             found[path] = {"status": "failed", "error": error, "followed": True}
             break
         found[path] = item if path in given else dict(item, followed=True)
+        named = named or written_by(path, item)
+        whose = whose or (named if path in given else None)
         names, more = asked(text)
         variables |= more
         here = os.path.dirname(path)
         start = base if path in given else here
-        images.extend(os.path.normpath(os.path.join(start, name)) for name in builds(text))
+        for name in builds(text):
+            images.setdefault(os.path.normpath(os.path.join(start, name)), named)
         for name in names:
             # Of an included file relative paths begin where it lies; of several -f where the project does.
             for start in dict.fromkeys((base, here)):
-                waiting.append((os.path.normpath(os.path.join(start, name)), here))
-        if path not in given and "text" in item and os.path.join(here, ".env") not in envs:
-            envs.append(os.path.join(here, ".env"))
+                waiting.append((os.path.normpath(os.path.join(start, name)), here, named))
+        if path not in given and "text" in item:
+            envs.setdefault(os.path.join(here, ".env"), named)
+    own = [os.path.join(directory, path) for path in env_files or (".env",)]
+    add_dockerfiles(found, images)
+    for path in dict.fromkeys(own + list(envs)):
+        if path.startswith("/"):
+            found[path] = dict(env_file(path, variables, whose or envs.get(path)), followed=True)
+    return found
+
+
+def add_dockerfiles(found: Json, images: Dict[str, Optional[Named]]) -> None:
+    """Those of a project that are there, as far as there are not too many."""
     dockerfiles = 0
-    for path in dict.fromkeys(images):
-        item = (
-            dockerfile(path) if dockerfiles < MAX_DOCKERFILES and path not in found else {"status": "absent"}
-        )
+    for path, named in images.items():
+        item: Json = {"status": "absent"}
+        if dockerfiles < MAX_DOCKERFILES and path not in found:
+            item = dockerfile(path, named)
         if item["status"] != "absent":
             dockerfiles += 1
             found[path] = dict(item, followed=True, builds=True)
-    for path in envs:
-        if path.startswith("/"):
-            found[path] = dict(env_file(path, variables), followed=True)
-    return found
 
 
 def keep_project(kept: Json, given: Tuple[str, ...], found: Json) -> None:
@@ -298,10 +318,10 @@ def wants_gpu(found: Json) -> bool:
     )
 
 
-def compose_projects(containers: Iterable[Json], named: Iterable[str] = ()) -> List[Named]:
+def compose_projects(containers: Iterable[Json], named: Iterable[str] = ()) -> List[Project]:
     """The projects of containers that may ask for a GPU, as Compose itself wrote them down, then files that are named, each as a
     project of its own."""
-    found: List[Named] = []
+    found: List[Project] = []
     count = 0
     used: Set[str] = set()
     for each in containers:

@@ -8,7 +8,7 @@ import time
 from typing import Iterable, List, Optional
 
 from gpumend.payload.probe.compose import compose_project, compose_projects, keep_project
-from gpumend.payload.probe.docker import ask_all, container, docker
+from gpumend.payload.probe.docker import ask_all, container, docker, without_leads
 from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
 from gpumend.payload.probe.processes import age, inner, start_ticks
@@ -85,7 +85,10 @@ def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/do
         answers = ask_all(path, urls, time.monotonic() + timeout, lost)
     except (OSError, http.client.HTTPException) as error:
         lost.append(str(error) or type(error).__name__)
-    return [container(raw) for raw in answers if raw is not None]
+    found = [container(raw) for raw in answers if raw is not None]
+    for each in found:
+        without_leads(each, each["labels"])  # nobody has looked whether they are its image's
+    return found
 
 
 def look_further(

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches, open_file
 from gpumend.payload.probe.processes import allowed_env
@@ -31,6 +31,10 @@ COMPOSE_LABELS = (
     "com.docker.compose.project.config_files",
     "com.docker.compose.project.environment_file",
     "com.docker.compose.version",
+)
+# Those that say where root looks. Compose writes them on containers; an image that has one says it for each container made of it.
+LEADS = tuple(
+    "com.docker.compose.project." + name for name in ("working_dir", "config_files", "environment_file")
 )
 
 
@@ -193,13 +197,13 @@ def image(entry: Json, config: Json) -> Json:
     return {
         "id": entry["Id"].partition(":")[2][:12],
         "names": [name for name in names if not name.startswith("<none>")],
-        "env": allowed_env((config.get("config") or config.get("Config") or {}).get("Env")),
+        "env": allowed_env(settings(config).get("Env")),
     }
 
 
 def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
     """An image's configuration as Docker stores it (moby image/fs.go), which spares dockerd 500 inspections of half a
-    millisecond: {} where it names nothing of NVIDIA's or CUDA's, None where it is not there, as in the containerd store."""
+    millisecond: {} where it names nothing of NVIDIA's, CUDA's or Compose's, None where it is not there, as in the containerd store."""
     path = "%s/image/%s/imagedb/content/sha256/%s" % (root, driver, ident.partition(":")[2])
     try:
         with open_file(path) as handle:
@@ -208,7 +212,8 @@ def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
         return None
     if "sha256:" + hashlib.sha256(data).hexdigest() != ident:
         return None
-    return json.loads(data.decode("utf-8")) if b"NVIDIA_" in data or b"CUDA_VERSION" in data else {}
+    known = (b"NVIDIA_", b"CUDA_VERSION", b"com.docker.compose.project.")
+    return json.loads(data.decode("utf-8")) if any(word in data for word in known) else {}
 
 
 def ask_all(
@@ -266,9 +271,9 @@ def ask_all(
 
 def images_of(
     path: str, info: Json, listed: List[Json], deadline: float, own: bool, refused: List[str], budget: Budget
-) -> Tuple[List[Json], List[Json]]:
-    """The images whose environment is NVIDIA's or names a CUDA version, and the size of every image, with the sizes of
-    its layers from the lowest up for the HISTORIES largest: they are for a prediction only. own: it is the host's Docker,
+) -> Tuple[List[Json], List[Json], Dict[str, Json]]:
+    """The images whose environment is NVIDIA's or names a CUDA version; the size of every image, with the sizes of
+    its layers from the lowest up for the HISTORIES largest: they are for a prediction only; and by id an image's labels. own: it is the host's Docker,
     whose store can be read. refused: what dockerd could not tell of one, as text."""
     root, driver = info.get("DockerRootDir", ""), info.get("Driver", "")
     configs = [stored_config(root, driver, entry["Id"]) if own and root else None for entry in listed]
@@ -291,7 +296,20 @@ def images_of(
         for item, (entry, _) in zip(found, there)
     ]
     ours = [i for i in found if "CUDA_VERSION" in i["env"] or any(n.startswith("NVIDIA_") for n in i["env"])]
-    return ours, sizes
+    labels = {entry["Id"]: settings(config).get("Labels") or {} for entry, config in there}
+    return ours, sizes, labels
+
+
+def settings(config: Json) -> Json:
+    """What an image gives each container made of it."""
+    return config.get("config") or config.get("Config") or {}
+
+
+def without_leads(found: Json, labels: Json) -> None:
+    """A container has no label that says where root looks from its image alone: who makes images is nobody's root."""
+    for name in LEADS:
+        if name in labels and found["labels"].get(name) == labels[name]:
+            del found["labels"][name]
 
 
 def log_of(connection: http.client.HTTPConnection, ident: str, keep: str) -> List[str]:
@@ -345,6 +363,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
         info = docker_get(connection, "/info")
         version = docker_get(connection, "/version")
         containers: List[Json] = []
+        made_of: List[Optional[str]] = []
         lost: List[str] = []
         unseen: List[str] = []
         listed = [entry["Id"] for entry in docker_get(connection, "/containers/json?all=1")]
@@ -353,13 +372,16 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
                 continue
             found = container(raw)
             containers.append(found)
+            made_of.append(raw.get("Image"))
             if found["privileged"] and keep:
                 try:
                     found["log"] = log_of(connection, raw["Id"], keep)
                 except ValueError as error:
                     lost.append(str(error))
         entries = docker_get(connection, "/images/json")
-        images, sizes = images_of(path, info, entries, deadline, own, unseen, budget)
+        images, sizes, labels = images_of(path, info, entries, deadline, own, unseen, budget)
+        for found, ident in zip(containers, made_of):
+            without_leads(found, labels.get(ident or "", {}))
         return {
             "status": "ok",
             "images": images,

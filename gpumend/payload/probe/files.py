@@ -14,6 +14,7 @@ import time
 from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 Json = Dict[str, Any]
+Named = Tuple[int, str]  # a uid or ANYBODY, and the file of theirs that names another
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DIRECTORIES = 50000  # looked into for one pattern, and its matches: users can make any number
@@ -94,8 +95,26 @@ def chooser(directory: os.stat_result, found: os.stat_result) -> Optional[int]:
     return ANYBODY if shared else None
 
 
-def walked(path: str) -> int:
-    """A handle (O_PATH) on what a path leads to, as root. Raises OSError.
+def walked(path: str, named: Optional[Named] = None) -> int:
+    """A handle (O_PATH) on what a path leads to, as root. Raises OSError; see `led`."""
+    return led(path, named)[0]
+
+
+def whose_hand(path: str) -> Optional[str]:
+    """Which directory or link on a path to a directory others than root could have turned elsewhere, and whose it is, as text, or
+    None. Raises OSError."""
+    handle, hand, through = led(path)
+    os.close(handle)
+    return None if hand is None else "%s, which %s" % (through, belongs(hand))
+
+
+def belongs(hand: int) -> str:
+    return "others may write to" if hand == ANYBODY else "belongs to uid %d" % hand
+
+
+def led(path: str, named: Optional[Named] = None) -> Tuple[int, Optional[int], str]:
+    """(A handle (O_PATH) on what a path leads to, as root; who could have turned it elsewhere, None for nobody; and where). named:
+    who wrote it down for us, and where. Raises OSError.
 
     A user who could have turned the path elsewhere (a directory or a link on it is his, or he may write there) gets out of
     it only what he could have read by himself: from there on each directory is his or may be entered by all, the file is
@@ -103,8 +122,8 @@ def walked(path: str) -> int:
     Each component is opened by itself and no link is followed by the kernel, so that what is judged is what is read.
     """
     parts, links = path.split("/"), 0
-    hand: Optional[int] = None
-    through = ""
+    hand, through = named or (None, "")
+    how = "is named in" if named else "leads through"
     handles = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     names = ["/"]
     kernels = {os.stat(at).st_dev for at in ("/proc", "/sys") if os.path.isdir(at)}
@@ -138,24 +157,24 @@ def walked(path: str) -> int:
             elif hand is not None:
                 needed = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
                 if found.st_dev in kernels or not (found.st_uid == hand or found.st_mode & needed):
-                    whose = "others may write to" if hand == ANYBODY else "belongs to uid %d" % hand
-                    raise OSError("not read: %s leads through %s, which %s" % (path, through, whose))
-        return handles.pop()
+                    raise OSError("not read: %s %s %s, which %s" % (path, how, through, belongs(hand)))
+        return handles.pop(), hand, through
     finally:
         for handle in handles:
             os.close(handle)
 
 
-def open_file(path: str, inside: Optional[int] = None) -> IO[bytes]:
+def open_file(path: str, inside: Optional[int] = None, named: Optional[Named] = None) -> IO[bytes]:
     """A file, opened for reading: the one place where the probe opens one of a host. It is a regular file, and opening it
-    neither waited for anything nor did anything. inside: a handle (O_PATH) on it, from `open_inside`. Raises OSError."""
+    neither waited for anything nor did anything. inside: a handle (O_PATH) on it, from `open_inside`. named: as of `walked`.
+    Raises OSError."""
     kernels_own = path.startswith(("/proc/", "/sys/")) and ".." not in path.split("/")
     if inside is not None:
         handle = os.dup(inside)
     elif os.geteuid() != 0 or kernels_own:
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     else:
-        handle = walked(path)
+        handle = walked(path, named)
     try:
         kind = kind_of(os.fstat(handle).st_mode)
         if kind != "file":
@@ -168,14 +187,16 @@ def open_file(path: str, inside: Optional[int] = None) -> IO[bytes]:
         os.close(handle)
 
 
-def opened(path: str, limit: int, inside: Optional[int] = None) -> Tuple[Json, Optional[bytes]]:
+def opened(
+    path: str, limit: int, inside: Optional[int] = None, named: Optional[Named] = None
+) -> Tuple[Json, Optional[bytes]]:
     """Metadata of a path, and the bytes of a regular file (None for all else: a directory, FIFO or device is reported
     by kind and not opened). A file over `limit` is `failed`: half a file is no answer."""
     item = meta(path)
     if item["status"] != "ok" or item["kind"] != "file":
         return item, None
     try:
-        with open_file(path, inside) as handle:
+        with open_file(path, inside, named) as handle:
             data = handle.read(limit + 1)
             try:
                 label = os.getxattr(handle.fileno(), "security.selinux")

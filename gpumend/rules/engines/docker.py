@@ -32,7 +32,6 @@ from gpumend.rules.finding import Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, has_docker, has_gpu, rule
 from gpumend.state.docker import DAEMON_JSON
 from gpumend.state.reading import Reading, Unread
-from gpumend.state.snapshot import NOT_ASKED
 from gpumend.text.version import show
 
 
@@ -41,8 +40,8 @@ def unreadable(context: Context) -> Iterator[Finding]:
     docker = context.state.docker
     if docker.config.known:
         return
-    if docker.content.status.value in ("denied", "timeout") or docker.content.detail == NOT_ASKED:
-        docker.config.need()  # unknown, not wrong; NOT_ASKED: another file by --config-file
+    if docker.unread:
+        docker.config.need()  # unknown, not wrong: dockerd may well read what we could not
     running = docker.info.ok
     yield Finding(
         code="GM401",
