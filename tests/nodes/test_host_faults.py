@@ -286,6 +286,24 @@ def test_dockerd_that_hangs_when_it_is_told(lab: Lab, host: Node) -> None:
         assert before.check_next(lab, host).rc == 0
 
 
+def test_dockerd_that_hangs_under_a_rollback(lab: Lab, host: Node) -> None:
+    """It cannot say that a container runs; its shim does. The restart that the rollback would take waits, as for one that is told."""
+    scenarios.write_daemon(host, UNTOLD)
+    done = result_of(carry_out(host, planned(host, Component.DOCKER, RUN, {"restarts": "idle"})))
+    assert (done["status"], done["told"]) == ("changed", "restart"), done
+    host.run(TRAINER)
+    pid = host.main_pid("docker")
+    inside = host.run(["docker", "inspect", "-f", "{{.State.Pid}}", "trainer"]).stdout.strip()
+    with fault("SIGSTOPped dockerd"):
+        host.run(["kill", "-STOP", str(pid)])
+        result = result_of(carry_out(host, rollback_data(RUN, "idle")))
+        host.run(["kill", "-CONT", str(pid)])
+        assert result["status"] == "pending" and "is not known" in result["detail"], result
+        assert host.main_pid("docker") == pid and host.exists(f"/proc/{inside}")
+        assert host.read(DAEMON_JSON).decode() == UNTOLD
+        assert look(host).running == ("trainer",)
+
+
 LATE = """#!/bin/sh
 case "$*" in *fd://*)
     if grep -q nvidia-container-runtime /etc/docker/daemon.json; then (sleep 5; kill -KILL $$) & fi ;;

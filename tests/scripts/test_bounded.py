@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -15,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload.change.file_steps import WriteFile
+from gpumend.payload.change.files import Refused
 from gpumend.payload.probe import docker, files, processes
+from gpumend.payload.probe.compose import compose_project
 from gpumend.payload.source import probe_source
 from tests.scripts.test_probe import a_glob, alive, data, output, run
 from tests.scripts.test_probe import asked as asked
@@ -160,6 +164,68 @@ def test_a_users_own_file_is_read(home: Path, mode: int) -> None:
 
 
 @AS_ROOT
+@AS_ROOT
+@pytest.mark.parametrize(
+    "who", ["his own file", "a file of root's where anybody may write", "a file that one of his includes"]
+)
+def test_what_a_file_of_a_users_names_is_read_as_he_could(home: Path, who: str) -> None:
+    """A compose file includes YAML, extends other files, has images built by Dockerfiles and values from .env files: the user
+    who writes one chooses which, and root reads them for the audit."""
+    top, compose = home.parent.parent, home / "app/compose.yml"
+    for name in ("root/keys.yml", "root/Dockerfile", "root/.env"):
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_text("FROM only-roots\nWORKER=7\nonly-roots: 1\n")
+        (top / name).chmod(0o600)
+    (top / "root/open.yml").write_text("for-all: 1\n")
+    (top / "root/open.yml").chmod(0o644)
+    owned(home / "app/own.yml", "his: 1\n")
+    text = f"include: [{top}/root/keys.yml, {top}/root/open.yml, own.yml]\nx: {{build: {{context: {top}/root}}, gpus: [{{device_ids: ['$WORKER']}}]}}\n"
+    owned(compose, text)
+    if who.startswith("a file of root's"):
+        os.chown(compose, 0, 0)
+        compose.chmod(0o666)
+        os.chown(compose.parent, 0, 0)
+    elif who.endswith("includes"):
+        compose = owned(home / "app/first.yml", "include: [compose.yml]\n")
+    found = compose_project((str(compose),), str(top / "root"), ())
+    told = json.dumps(found)
+    assert "only-roots" not in told and '"7"' not in told
+    for name in ("keys.yml", "Dockerfile", ".env"):
+        item = found[f"{top}/root/{name}"]
+        assert item["status"] == "failed" and "is named in" in item["error"], item
+        assert not {"text", "sha256", "dockerfile", "variables"} & set(item)
+    assert "for-all" in found[f"{top}/root/open.yml"]["text"]
+    if not who.startswith("a file of root's"):
+        assert "his" in found[str(home / "app/own.yml")]["text"]
+
+
+@AS_ROOT
+@pytest.mark.parametrize("how", ["a link into it", "a directory of root's under it", "a link of his"])
+def test_root_writes_nowhere_that_a_user_could_turn_elsewhere(home: Path, how: str) -> None:
+    """Between the look and the rename he has a directory of his be a link to /etc/cdi: root's new file would be there, with what he
+    had in his."""
+    top = home.parent.parent
+    (top / "docker").mkdir()
+    owned(home / "conf/daemon.json")
+    path = top / "docker/daemon.json"
+    if how == "a link into it":
+        path.symlink_to(home / "conf/daemon.json")
+    elif how == "a link of his":
+        (home / "docker").symlink_to(top / "docker")
+        path.write_text("{}")
+        path = home / "docker/daemon.json"
+    else:
+        (home / "roots").mkdir()
+        path = home / "roots/daemon.json"
+        path.write_text("{}")
+    wanted = {"do": "write", "path": str(path), "before": hashlib.sha256(b"{}").hexdigest(), "data": "e30K"}
+    with pytest.raises(Refused, match=f"is not written: .*belongs to uid {ANN}"):
+        WriteFile(wanted).check()
+    own = top / "docker/own.json"
+    own.write_text("{}")
+    WriteFile({**wanted, "path": str(own)}).check()
+
+
 def test_ordinary_files_are_read(home: Path) -> None:
     top = home.parent.parent
     (top / "etc").mkdir()

@@ -42,6 +42,36 @@ def test_every_path_that_a_page_names_is_there(page: str) -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
+SECURITY = (ROOT / "docs/security.md").read_text("utf-8")
+TESTS = re.compile(r"`(tests/[\w./-]+)(?:::(\w+))?`")
+
+
+def claims(text: str) -> list[str]:
+    """The paragraphs, items and rows of a page's sections, but for the last, which says what is not claimed."""
+    sections = text.split("\n## ")[1:-1]
+    blocks = [block for section in sections for block in re.split(r"\n\n|\n(?=- )", section)[1:]]
+    tables = [row for block in blocks if block.startswith("|") for row in block.splitlines()[2:]]
+    return [block for block in blocks if block.strip() and not block.startswith("|")] + tables
+
+
+@pytest.mark.parametrize("claim", claims(SECURITY), ids=lambda claim: str(claim)[:40])
+def test_each_claim_of_security_names_a_test_that_is_there(claim: str) -> None:
+    """A file of tests, or one test in it."""
+    named = TESTS.findall(claim)
+    assert named, claim
+    for path, function in named:
+        text = (ROOT / path).read_text("utf-8") if (ROOT / path).is_file() else ""
+        assert (
+            re.search(rf"(?m)^def {function or 'test_'}", text)
+            or (ROOT / path).is_dir()
+            or path.endswith("attacks.py")
+        ), (path, function)
+
+
+def test_the_page_makes_claims() -> None:
+    assert len(claims(SECURITY)) > 30
+
+
 def test_the_pages_name_paths() -> None:
     assert len(NAMED.findall((ROOT / "CONTRIBUTING.md").read_text("utf-8"))) > 20
 

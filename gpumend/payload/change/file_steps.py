@@ -27,6 +27,7 @@ from gpumend.payload.change.step import (
     last_error,
     nearest_directory,
     replaceable,
+    roots_place,
     writable,
 )
 from gpumend.payload.probe.execution import resolved, run, which
@@ -76,6 +77,7 @@ class FileStep(Step):
         data = current(self.path)
         if hash_of(data) != self.before:
             raise Refused("%s changed since it was read" % self.path, "moved")
+        roots_place(self.path)
         replaceable(self.real)
         writable(nearest_directory(os.path.dirname(self.real)), len(data or b"") + self.size())
 

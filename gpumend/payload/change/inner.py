@@ -199,7 +199,7 @@ def driver_inside(pid: int, path: str = SOCKET_INSIDE, seconds: float = INNER_SE
         return {"driver": docker_get(connection, "/info").get("Driver")}
 
     read_apart([ask], said.__setitem__, time.monotonic() + 2 * seconds, {}, seconds + 1)
-    return str(said[0].get("driver") or "")
+    return str(said[0].get("driver") or "")[:100]
 
 
 def restarts(unit: str) -> int:

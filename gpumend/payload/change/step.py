@@ -10,7 +10,7 @@ from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.journal import Entry, Journal
 from gpumend.payload.change.services import COMMAND_TIMEOUT
 from gpumend.payload.probe.execution import run
-from gpumend.payload.probe.files import mount_points
+from gpumend.payload.probe.files import mount_points, whose_hand
 
 SPARE_BYTES = 1 << 20
 
@@ -83,6 +83,20 @@ def nearest_directory(path: str) -> str:
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
+
+
+def roots_place(path: str) -> None:
+    """Nobody but root decides which directory that is: a user who could turn it elsewhere, while root writes, would have a file of
+    root's put anywhere. Raises Refused."""
+    if os.geteuid() != 0:
+        return
+    for directory in {os.path.dirname(path), os.path.dirname(os.path.realpath(path))}:
+        try:
+            why = whose_hand(nearest_directory(directory))
+        except OSError as error:
+            why = str(error)
+        if why:
+            raise Refused("%s is not written: its path leads through %s" % (path, why))
 
 
 def writable(directory: str, size: int) -> None:

@@ -20,6 +20,7 @@ from gpumend.payload.change.services import (
     inner_gate,
     reload_or_start,
     service_of,
+    shims,
     stopped,
     systemd,
 )
@@ -106,10 +107,13 @@ def undo_service(journal: Journal, restarts: str) -> Tuple[List[str], str]:
     if stopped(unit):
         return [], ""  # somebody did that since: its next start has the old files
     teller = service_of(unit, journal)
-    held = gate(restarts, unit) if served == "restart" and teller.answers() else ""
+    answers = teller.answers()
+    # One that hangs does not say what runs under it, and a restart would stop that all the same.
+    at_work = answers or (active(unit) and bool(shims()))
+    held = gate(restarts, unit) if served == "restart" and at_work else ""
     try:
         if held:
-            if teller.reloads:
+            if teller.reloads and answers:
                 teller.tell("reload")
             return [], "%s still runs with the new configuration: %s" % (unit, held)
         teller.tell("restart" if served == "restart" else reload_or_start(unit))
