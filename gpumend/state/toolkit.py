@@ -47,7 +47,7 @@ REQUEST = Request(
 
 
 class Toolkit(NamedTuple):
-    """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes. A missing config.toml is
+    """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes; unread: we could not read it. A missing config.toml is
     `absent`: the programs then use their built-in defaults (api/config/v1/config.go).
 
     ldconfig_wrapper: /sbin/ldconfig is a script, as on Ubuntu. ldconfig_real: /sbin/ldconfig.real exists.
@@ -58,6 +58,7 @@ class Toolkit(NamedTuple):
     version: Reading[Version]
     programs: Mapping[str, Reading[FileMeta]]
     content: Reading[FileContent]
+    unread: bool
     config: Reading[Mapping[str, Any]]
     dangling: str | None
     ldconfig_wrapper: Reading[bool]
@@ -138,6 +139,7 @@ def parse(snapshot: Snapshot) -> Toolkit:
         version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
         programs={name: snapshot.program(name) for name in PROGRAMS},
         content=content,
+        unread=snapshot.unread(CONFIG),
         config=_config(content, snapshot.dangling(CONFIG)),
         dangling=snapshot.dangling(CONFIG),
         ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),

@@ -712,6 +712,11 @@ def test_gm512_an_old_k3s_knows_one_template() -> None:
     assert outcome(k3s(GOOD_TEMPLATE).but(commands=NEW), "GM512", GRIT) == "ok"
 
 
+def test_gm512_a_template_that_could_not_be_read_may_not_be_there() -> None:
+    host = k3s(GOOD_TEMPLATE).but(commands=NEW, files={f"{K3S.directory}/{V2_NAME}": unread("failed")})
+    assert outcome(host, "GM512", GRIT) == "unknown"
+
+
 @pytest.mark.parametrize("name", [V2_NAME, V3_NAME])
 def test_gm525_a_template_that_k3s_has_not_read_yet_is_not_written(name: str) -> None:
     """Beside the base of version 2, a runtime under version 3's name would take all of the base's away."""

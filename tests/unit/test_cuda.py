@@ -424,6 +424,14 @@ def test_gm605_a_cache_that_cannot_be_read_is_unknown() -> None:
     assert outcome(host, "GM605") == "unknown"
 
 
+def test_gm605_where_a_library_could_not_be_looked_for_none_is_missing() -> None:
+    """What looked there for the probe has ended: a header alone is what was seen, and not what is there."""
+    host = healthy().but(
+        files={**tree_files(TREE, "bin/nvcc", HEADER), f"{TREE}/{LIBRARY}": unread("failed")}
+    )
+    assert outcome(host, "GM605") == "unknown"
+
+
 def test_gm605_an_ld_library_path_leads_to_it() -> None:
     files = {
         **tree_files(TREE, "bin/nvcc", EXTRA, RUNFILE),

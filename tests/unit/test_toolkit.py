@@ -405,7 +405,7 @@ def test_gm208_absent_empty_and_unknown_keys_are_fine(content: Any) -> None:
     assert outcome(configured(content), "GM208") == "ok"
 
 
-@pytest.mark.parametrize("status", ["denied", "timeout"])
+@pytest.mark.parametrize("status", ["denied", "timeout", "failed"])
 def test_gm208_unread_is_unknown(status: str) -> None:
     assert outcome(configured(unread(status)), "GM208") == "unknown"
 

@@ -42,6 +42,8 @@ def cupti(context: Context) -> Iterator[Finding]:
     for found in context.state.cuda.cupti:
         release = _cupti_release(context, found)
         state = found.state(release[0] if release else None)
+        if state == "header_only":
+            context.state.cuda.looked.get()  # the library may be where we could not look
         if state not in CUPTI_WORDS or (state == "not_in_loader_path" and found.instead):
             continue
         harmless = state == "not_in_loader_path"

@@ -193,7 +193,7 @@ def template_without_effect(context: Context) -> Iterator[Finding]:
             refused="whether the template is still wanted is the owner's decision",
         )
         return
-    both = [found for found in k3s.heeded if not k3s.templates[found].absent]
+    both = [found for found in k3s.heeded if k3s.templates[found].get() is not None]
     if len(both) > 1:
         yield Finding(
             code="GM512",

@@ -203,10 +203,8 @@ def unreadable(context: Context) -> Iterator[Finding]:
         )
     if toolkit.config.known:
         return
-    if not toolkit.content.ok and (
-        toolkit.content.status.value in ("denied", "timeout") or "larger than" in toolkit.content.detail
-    ):
-        toolkit.config.need()  # unknown, not wrong
+    if toolkit.unread:
+        toolkit.config.need()  # unknown, not wrong: the runtime may well read what we could not
     yield Finding(
         code="GM208",
         status=Status.FAIL,
