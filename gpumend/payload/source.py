@@ -33,6 +33,7 @@ CHANGE = (
     "change.services",
     "change.crio_daemon",
     "change.step",
+    "change.spec_text",
     "change.file_steps",
     "change.storage_steps",
     "change.package_steps",

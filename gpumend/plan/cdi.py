@@ -7,6 +7,7 @@ import re
 from gpumend.plan.changes import of_kind
 from gpumend.plan.step import GenerateFile, RemoveFile, SetMode, Step, TriggerFile, WriteFile, seen
 from gpumend.plan.transaction import Proof, Transaction
+from gpumend.rules.cdi import additions
 from gpumend.rules.cdi import spec as cdi
 from gpumend.rules.cdi.stale import is_good
 from gpumend.rules.change import GenerateSpec, RemoveFiles
@@ -51,8 +52,13 @@ def _generate(context: Context, target: str) -> list[Step]:
     if cdi.uses_refresh(context):
         argv: tuple[str, ...] = ("systemctl", "restart", "nvidia-cdi-refresh.service")
         return [*_refresh_environment(context), TriggerFile(target, before, argv)]
-    flags = tuple(f"--feature-flag={flag}" for flag in cdi.flags(context))
-    return [GenerateFile(target, before, ("nvidia-ctk", "cdi", "generate", *flags))]
+    old = next((file.spec.value for file in cdi.gpu_files(context) if file.path == target), None)
+    argv = ("nvidia-ctk", "cdi", "generate", *(f"--feature-flag={flag}" for flag in cdi.flags(context)))
+    if old is None:
+        return [GenerateFile(target, before, argv)]
+    added = tuple(dict.fromkeys(found.text for found in additions.additions(old)))
+    names = tuple(f"--device-name-strategy={name}" for name in additions.strategies(old))
+    return [GenerateFile(target, before, (*argv, *names), additions.kept(context, old), added)]
 
 
 def _refresh_environment(context: Context) -> list[WriteFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,16 +108,21 @@ class EditFile(FileStep):
 
 @dataclass(frozen=True)
 class GenerateFile(FileStep):
-    """What a command prints becomes the file: a CDI spec."""
+    """What a command prints becomes the file: a CDI spec. keeps: what people had added to the old one, as JSON (rules/cdi/additions.py);
+    added: the same in words."""
 
     do = "generate"
     argv: tuple[str, ...]
+    keeps: str = ""
+    added: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"{self.path} <- {' '.join(self.argv)}"
+        kept = f", and what was added by hand stays: {', '.join(self.added)}" if self.added else ""
+        return f"{self.path} <- {' '.join(self.argv)}{kept}"
 
     def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "argv": list(self.argv)}
+        keeps = {"keeps": json.loads(self.keeps)} if self.keeps else {}
+        return {**super().fields(), "argv": list(self.argv), **keeps}
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gpumend.plan.transaction import Transaction
 from gpumend.plan.wire import as_data
+from gpumend.rules.cdi.difference import told as told_of_specs
 from gpumend.rules.finding import Component, Finding
 from gpumend.run.outcome import Outcome
 from gpumend.run.programs import who
@@ -31,7 +33,7 @@ def attempt(run_id: str, record: Record, transaction: Transaction, send: Send, t
     """The transaction was carried out, or the outcome says why not; `record.done` has it, but for a conflict. What it was to
     put right and did not is undone."""
     assert record.now is not None
-    wanted = record.now.context.wanted
+    wanted, before = record.now.context.wanted, record.now.context.state
     try:
         outcome, snapshot = send(as_data(transaction, run_id, wanted.restarts, who(), wanted.restart_watch))
         after = take(snapshot)
@@ -55,6 +57,9 @@ def attempt(run_id: str, record: Record, transaction: Transaction, send: Send, t
     undoable = transaction.component not in (Component.RECOVER, Component.ALLOCATIONS)
     if left and undoable and outcome.status in ("changed", "unchanged"):
         outcome = _take_back(run_id, record, transaction, left, send, take)
+    if transaction.component is Component.CDI and outcome.status == "changed":
+        changed = told_of_specs(before.cdi, after.context.state.cdi)
+        outcome = replace(outcome, detail="; ".join(filter(None, (outcome.detail, changed))))
     if outcome.status != "conflict":
         record.done.append((transaction, outcome))
     return outcome

@@ -94,7 +94,8 @@ class Edits(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for."""
+    """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for. raw: all of it, by the
+    fields' names."""
 
     path: str
     kind: str
@@ -102,6 +103,7 @@ class Spec(NamedTuple):
     needs: Version
     devices: Mapping[str, Edits]
     common: Edits
+    raw: Mapping[str, Any] = {}
 
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.kind}={name}" for name in self.devices)
@@ -410,7 +412,7 @@ def load(path: str, text: str) -> Spec:
         devices[device_name] = _edits(device["containerEdits"])
     if not devices:
         raise SpecError("invalid spec, no devices")
-    return Spec(path, kind, parse_version(version), least, devices, common)
+    return Spec(path, kind, parse_version(version), least, devices, common, spec)
 
 
 def parse(snapshot: Snapshot) -> Cdi:

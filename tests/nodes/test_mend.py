@@ -157,6 +157,31 @@ def test_each_breakage_is_named_and_mended(boot: Boot, lab: Lab, scenario: str, 
     assert audit(lab, node).rc == 0
 
 
+def test_what_people_added_to_a_spec_is_in_the_new_one(boot: Boot, lab: Lab) -> None:
+    node = boot("trixie", scenario="stale_spec")
+    text = node.read(scenarios.SPEC).decode()
+    mount = "        - hostPath: /srv\n          containerPath: /models\n          options: [ro, rbind]\n"
+    for key, more in (("    env:\n", "        - MODEL_DIR=/models\n"), ("    mounts:\n", mount)):
+        assert text.count(key) == 1, text
+        text = text.replace(key, key + more)
+    node.write(scenarios.SPEC, text)
+    node.write("/srv/weights", "17\n")
+    found = audit(lab, node)
+    texts = [item["text"] for item in found.finding(node, "GM304")["evidence"]]
+    assert [each for each in texts if "not nvidia-ctk's" in each] == [
+        "env MODEL_DIR: not nvidia-ctk's",
+        "mount /srv: not nvidia-ctk's",
+    ]
+    done = mend(lab, node)
+    assert done.rc == 0, done.said
+    assert "~ driver" in done.change(node, Component.CDI)["detail"], "what it changed for containers is told"
+    assert sees_gpu(node, DEVICE)
+    there = ["docker", "run", "--rm", *DEVICE, "base:1", "sh", "-c", "cat $MODEL_DIR/weights"]
+    assert node.run(there).stdout == "17\n"
+    assert audit(lab, node).rc == 0
+    assert mend(lab, node).statuses(node) == {}
+
+
 def test_a_mode_switch_waits_for_those_who_use_the_gpus_flag(boot: Boot, lab: Lab) -> None:
     node = boot("trixie", scenario="gpus_container_running")
     wanted = {"runtime": {"mode": "cdi"}}

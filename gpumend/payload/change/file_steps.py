@@ -20,6 +20,7 @@ from gpumend.payload.change.files import (
 )
 from gpumend.payload.change.journal import Entry, Journal, manner, restore
 from gpumend.payload.change.services import COMMAND_TIMEOUT
+from gpumend.payload.change.spec_text import with_additions
 from gpumend.payload.change.step import (
     Step,
     absolute,
@@ -196,16 +197,19 @@ class EditFile(StagedFile):
 
 
 class GenerateFile(StagedFile):
-    """What a command prints becomes the file: a CDI spec."""
+    """What a command prints becomes the file: a CDI spec. keeps: what people had added to the old one (spec_text.py)."""
 
     kind = "generate"
 
     def new_bytes(self) -> bytes:
-        argv = self.wanted["argv"]
+        argv, keeps = list(self.wanted["argv"]), self.wanted.get("keeps")
+        if keeps:
+            argv.append("--format=json")
         found = run(argv, COMMAND_TIMEOUT)
         if found["status"] != "ok" or found["rc"] != 0:
             raise Failed("%s: %s" % (" ".join(argv[:3]), last_error(found)))
-        data: bytes = found["out"].encode("utf-8")
+        text = with_additions(found["out"], keeps) if keeps else found["out"]
+        data: bytes = text.encode("utf-8")
         check_spec(data)
         return data
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.additions import written_by_hand
 from gpumend.rules.cdi.spec import (
     DYNAMIC,
     LEAST_WRITTEN,
     NO_GIDS,
     STATIC,
+    edited_by_hand,
     flags,
     gpu_files,
     gpu_specs_in_use,
@@ -110,6 +112,14 @@ def invalid(context: Context) -> Iterator[Finding]:
         change, refused = (
             regenerate(context) if ours else (None, f"{file.path} is not the file that mend writes")
         )
+        if change and (texts := written_by_hand((file.data or b"").decode("utf-8", "replace"))):
+            change, refused = (
+                None,
+                (
+                    f"it was edited by hand, and a new one would lose {', '.join(texts[:4])}{' and more' if texts[4:] else ''}: "
+                    "mend its text, or move that into a spec file of another name and kind and remove this one"
+                ),
+            )
         yield Finding(
             code="GM302",
             status=Status.FAIL if ours else Status.WARN,
@@ -142,7 +152,9 @@ def conflict(context: Context) -> Iterator[Finding]:
     keep = next((path for path in paths if path in (STATIC, DYNAMIC)), paths[0])
     kept = set(_names(files[keep]))
     surplus = [path for path in paths if path != keep]
-    safe = context.wanted.manage_cdi and all(set(_names(files[path])) <= kept for path in surplus)
+    by_hand = next(filter(None, (edited_by_hand(context, path) for path in surplus)), "")
+    same = all(set(_names(files[path])) <= kept for path in surplus)
+    safe = context.wanted.manage_cdi and same and not by_hand
     yield Finding(
         code="GM303",
         status=Status.FAIL,
@@ -158,6 +170,8 @@ def conflict(context: Context) -> Iterator[Finding]:
         else (
             "cdi.manage is false"
             if not context.wanted.manage_cdi
+            else by_hand
+            if same
             else "the files define different devices besides"
         ),
         symptoms=("conflicting device", "unresolvable CDI devices"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.additions import Addition, additions, hand_made, why_lost
 from gpumend.rules.change import GenerateSpec
 from gpumend.rules.engines.engine import ENGINES, readers
 from gpumend.rules.engines.spec_directories import canonical, named
-from gpumend.rules.finding import Change, Component, Evidence
+from gpumend.rules.finding import Change, Component
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import DEFAULT_DIRS, KIND, Spec, SpecFile
 from gpumend.state.docker import Container
 from gpumend.state.podman import Service
-from gpumend.text.pattern import Pattern
 from gpumend.text.version import Version
 
 STATIC = "/etc/cdi/nvidia.yaml"
@@ -116,28 +116,6 @@ def persists(context: Context) -> bool:
     )
 
 
-# What nvidia-ctk writes (nct pkg/nvcdi: driver-nvml.go, common-nvml.go, wsl, csv). All else was put there by hand.
-CTK_DEVICES = Pattern(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
-CTK_MOUNTS = Pattern(
-    r"nvidia|lib(cuda|nv|GLX|EGL|GLES|OpenCL|vdpau|nvcuvid)|cudadebugger|/wsl/|tegra|dxcore|glvnd|vulkan|/gbm/|egl_|firmware|"
-    r"/X11/|persistenced|fabricmanager|nvsm|-mps"
-)
-CTK_NODES = Pattern(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
-CTK_ENV = ("NVIDIA_VISIBLE_DEVICES=", "NVIDIA_CTK_")
-CTK_HOOKS = ("nvidia-ctk", "nvidia-cdi-hook", "ldconfig")
-
-
-def hand_made(spec: Spec) -> list[Evidence]:
-    """What stands in a spec and is none of nvidia-ctk's: a new one would lose it."""
-    edits = spec.edits()
-    lost = [f"device {name}" for name in spec.devices if not CTK_DEVICES.fullmatch(name)]
-    lost += [f"mount {host}" for host, _ in edits.mounts if not CTK_MOUNTS.search(host)]
-    lost += [f"device node {node.host}" for node in edits.nodes if not CTK_NODES.match(node.host)]
-    lost += [f"env {text.partition('=')[0]}" for text in edits.env if not text.startswith(CTK_ENV)]
-    lost += [f"hook {hook[0]}" for hook in edits.hooks if hook[0].rpartition("/")[2] not in CTK_HOOKS]
-    return [Evidence(spec.path, f"{text}: not nvidia-ctk's") for text in dict.fromkeys(lost)]
-
-
 def can_generate(context: Context) -> str:
     """Why no spec can be made on this host now, or an empty text where one can."""
     toolkit, driver = context.state.toolkit, context.state.driver
@@ -225,15 +203,30 @@ def regenerate(context: Context) -> tuple[Change | None, str]:
 
 
 def edited_by_hand(context: Context, path: str) -> str:
-    """Why a spec is not made anew: somebody put into it what would be lost."""
-    specs = (file.spec.value for file in gpu_files(context) if file.path == path)
-    lost = [found.text.partition(":")[0] for spec in specs if spec for found in hand_made(spec)]
+    """Why a spec is not made anew, or taken away: somebody put into it what would be lost. Raises Unread."""
+    lost = [(found, why) for found in _added(context, path) if (why := _loss(context, path, found))]
     if not lost:
         return ""
+    texts = list(dict.fromkeys(found.text for found, _ in lost))
+    whys = list(dict.fromkeys(why for _, why in lost))
     return (
-        f"{path} was edited by hand, and a new one would lose {', '.join(lost[:4])}{' and more' if lost[4:] else ''}: "
-        "move that into a spec file of another name and kind first"
+        f"{path} was edited by hand, and a new one would lose {', '.join(texts[:4])}{' and more' if texts[4:] else ''} "
+        f"({'; '.join(whys[:2])}): move that into a spec file of another name and kind first, which containers then ask for, too"
     )
+
+
+def _added(context: Context, path: str) -> list[Addition]:
+    specs = [file.spec.value for file in gpu_files(context) if file.path == path]
+    return [found for spec in specs if spec for found in additions(spec)]
+
+
+def _loss(context: Context, path: str, found: Addition) -> str:
+    """Why an addition is lost when the spec at this path goes or is made anew; an empty text where the new one has it."""
+    if path != target(context):
+        return "the file goes"
+    if uses_refresh(context):
+        return "nvidia-cdi-refresh writes that file at every boot"
+    return why_lost(context, found)
 
 
 def resolvable_after_mend(context: Context) -> bool:

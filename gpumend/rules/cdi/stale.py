@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.additions import hand_made
+from gpumend.rules.cdi.difference import MOST, difference
 from gpumend.rules.cdi.spec import (
     DYNAMIC,
     STATIC,
@@ -11,7 +13,6 @@ from gpumend.rules.cdi.spec import (
     edited_by_hand,
     gpu_files,
     gpu_specs_in_use,
-    hand_made,
     needed_by,
     regenerate,
     target,
@@ -170,7 +171,7 @@ def stale(context: Context) -> Iterator[Finding]:
         if hook := hook_missing(context, spec):
             change, refused = None, f"{hook} is not installed, and a new spec would name it again (GM203)"
             cause = "The toolkit is not whole: the program that the spec's hooks call is gone."
-        evidence = (*evidence, *hand_made(spec))
+        evidence = (*evidence, *hand_made(spec), *in_its_place(context, file if away else None))
         more = f", and {len(evidence) - 1} more" if len(evidence) > 1 else ""
         yield Finding(
             code="GM304",
@@ -180,7 +181,7 @@ def stale(context: Context) -> Iterator[Finding]:
             cause=cause,
             remedy=f"Mend moves it into the run's backup: {target(context)} counts then."
             if change and away
-            else "Mend generates it anew."
+            else f"Mend generates it anew{' and keeps what was added by hand' if hand_made(spec) else ''}."
             if change
             else f"Take it away, or have whoever wrote it do it again: the later directory wins over {target(context)}."
             if away and file.directory == "/var/run/cdi"
@@ -191,6 +192,16 @@ def stale(context: Context) -> Iterator[Finding]:
         )
     if right and fault(context) is None:  # GM107 tells
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
+
+
+def in_its_place(context: Context, file: SpecFile | None) -> list[Evidence]:
+    """What containers get by the spec that counts once this one is gone, where that is known."""
+    written = target(context)
+    new = next((found.spec.value for found in gpu_files(context) if found.path == written), None)
+    if file is None or file.path == written or new is None or file.spec.value is None:
+        return []
+    lines = difference(file.spec.value, new)
+    return [Evidence(written, f"once {file.path} is gone: {line}") for line in lines[:MOST]]
 
 
 def hook_missing(context: Context, spec: Spec) -> str:
@@ -219,15 +230,17 @@ def leftover(context: Context) -> Iterator[Finding]:
     for file in gpu_files(context):
         if not is_leftover(context, file) or file.spec.value is None:
             continue
-        evidence, _, symptom = staleness(context, file.spec.value)
+        wrong, _, symptom = staleness(context, file.spec.value)
         narrow = [who for who, dirs in needed_by(context).items() if written.rpartition("/")[0] not in dirs]
         there = any(other.path == written for other in gpu_files(context))
         refused = f"{', '.join(narrow)} reads /etc/cdi only" if narrow else ""
         refused = refused or ("" if there else can_generate(context))
         refused = refused or ("" if context.wanted.manage_cdi else "cdi.manage is false")
+        refused = refused or edited_by_hand(context, file.path)
+        evidence = (*wrong, *hand_made(file.spec.value), *in_its_place(context, file))
         yield Finding(
             code="GM309",
-            status=Status.FAIL if evidence else Status.WARN,
+            status=Status.FAIL if wrong else Status.WARN,
             summary=f"{file.path} is left over: nvidia-cdi-refresh keeps {written}, nothing keeps this one true",
             evidence=evidence
             or (Evidence(file.path, "exists"), Evidence("nvidia-cdi-refresh.service", "enabled")),
@@ -237,5 +250,5 @@ def leftover(context: Context) -> Iterator[Finding]:
             else "Put that right first; then it can go.",
             change=None if refused else Change(Component.CDI, RemoveFiles((file.path,))),
             refused=refused,
-            symptoms=(symptom if evidence else "failed to mount: no such file or directory",),
+            symptoms=(symptom if wrong else "failed to mount: no such file or directory",),
         )
