@@ -161,7 +161,7 @@ def test_what_people_added_to_a_spec_is_in_the_new_one(boot: Boot, lab: Lab) -> 
     node = boot("trixie", scenario="stale_spec")
     text = node.read(scenarios.SPEC).decode()
     mount = "        - hostPath: /srv\n          containerPath: /models\n          options: [ro, rbind]\n"
-    for key, more in (("    env:\n", "        - MODEL_DIR=/models\n"), ("    mounts:\n", mount)):
+    for key, more in (("\n    env:\n", "        - MODEL_DIR=/models\n"), ("\n    mounts:\n", mount)):
         assert text.count(key) == 1, text
         text = text.replace(key, key + more)
     node.write(scenarios.SPEC, text)

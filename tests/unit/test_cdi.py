@@ -27,6 +27,7 @@ from tests.unit.build import (
     TODAY,
     Host,
     a_directory,
+    besides_its_age,
     config,
     dangling,
     file,
@@ -253,7 +254,7 @@ def test_a_conflict_names_all_files() -> None:
 
 def test_other_kinds_do_not_conflict() -> None:
     host = healthy().but(files={"/var/run/cdi/amd.yaml": yaml.safe_dump(small("0.5.0", "amd.com/gpu", "0"))})
-    assert verdict(host).findings == ()
+    assert besides_its_age(verdict(host).findings) == ()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_what_engines_do_not_load_is_not_loaded(name: str, content: Any) -> None
 
 def test_a_linked_file_is_loaded() -> None:
     host = healthy().but(files={DYNAMIC: link("/srv/nvidia.yaml", file(spec()))})
-    assert verdict(host).findings == ()
+    assert besides_its_age(verdict(host).findings) == ()
 
 
 # --- GM301: a spec that resolves
@@ -711,7 +712,5 @@ def test_gm313(mode: int, expected: str) -> None:
 
 
 def test_a_toolkit_program_elsewhere_is_no_fault() -> None:
-    assert (
-        verdict(healthy().but(programs={"nvidia-cdi-hook": program("/opt/bin/nvidia-cdi-hook")})).findings
-        == ()
-    )
+    host = healthy().but(programs={"nvidia-cdi-hook": program("/opt/bin/nvidia-cdi-hook")})
+    assert besides_its_age(verdict(host).findings) == ()

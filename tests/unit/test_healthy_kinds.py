@@ -236,7 +236,7 @@ class Kind:
     twin: Host
     code: str
     status: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ("GM221",)  # the captured driver has an advisory since September 2026
     wanted: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -300,11 +300,11 @@ KINDS = (
     ),
     Kind(
         "WSL2", "report 000 (GeForce, /dev/dxg); nct pkg/nvcdi/lib-wsl.go, driver-wsl.go; learn.microsoft.com, WSL",
-        wsl2(), wsl2(**{f"{wsl_linux_driver.L}/libcuda.so.535.309.01": file("")}), "GM223", "fail", wanted=AUTO,
+        wsl2(), wsl2(**{f"{wsl_linux_driver.L}/libcuda.so.535.309.01": file("")}), "GM223", "fail", wanted=AUTO, notes=(),
     ),
     Kind(
         "Jetson", "dusty-nv/jetson-containers#1577; nct internal/info: auto is csv on Tegra",
-        jetson(RUNTIME), jetson(GPUS), "GM205", "fail", wanted=AUTO,
+        jetson(RUNTIME), jetson(GPUS), "GM205", "fail", wanted=AUTO, notes=(),
     ),
     Kind(
         "NixOS", "NixOS/nixpkgs#337873, #420638: /run/opengl-driver/lib, nvidia-container-toolkit.json, --config-file in the store",

@@ -102,7 +102,7 @@ def broken(context: Context) -> Iterator[Finding]:
 @rule(
     "GM221",
     "what is installed has no known advisory",
-    "gpumend/rules/data/security_floors.json: NVIDIA bulletins 5582, 5616, 5659, 5747, 5821, 5850; GHSA, OSV",
+    "gpumend/rules/data/security_floors.json: NVIDIA bulletins 5582, 5616, 5659, 5747, 5821, 5850, 5861; GHSA, OSV",
     applies=has_gpu,
 )
 def vulnerable(context: Context) -> Iterator[Finding]:
