@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpumend.payload.probe.files import matches
 from gpumend.payload.source import change_source
@@ -219,6 +220,49 @@ def packages(root: Path) -> dict[str, Any]:
         WriteFile(f"{root}/etc/new.conf", None, b"new\n"),
     ]
     return {**trees.common("packages.toolkit_installed"), "steps": [step.as_data() for step in steps]}
+
+
+def generated(root: Path, keeps: dict[str, Any]) -> dict[str, Any]:
+    path = f"{root}/etc/cdi/generated.yaml"
+    before = trees.sha(root, "etc/cdi/generated.yaml")
+    step = GenerateFile(path, before, ("nvidia-ctk",), keeps=json.dumps(keeps))
+    return {**trees.common("cdi.spec_current"), "steps": [step.as_data()]}
+
+
+def test_a_generated_file_has_what_people_had_added(laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    keeps = {
+        "devices": [{"name": "mine", "containerEdits": {"env": ["A=1"]}}],
+        "edits": {
+            "": {"env": ["MODELS=/m"]},
+            "generated": {"mounts": [{"hostPath": "/", "containerPath": "/host"}]},
+        },
+    }
+    assert host.answer(generated(host.root, keeps))["status"] == "changed"
+    made = yaml.safe_load((host.root / "etc/cdi/generated.yaml").read_text())
+    assert made == {
+        "cdiVersion": "0.5.0",
+        "kind": "nvidia.com/gpu",
+        "devices": [
+            {
+                "name": "generated",
+                "containerEdits": {"mounts": [{"containerPath": "/host", "hostPath": "/"}]},
+            },
+            {"name": "mine", "containerEdits": {"env": ["A=1"]}},
+        ],
+        "containerEdits": {"env": ["MODELS=/m"]},
+    }
+    assert host.rollback()["status"] == "changed"
+    host.as_before("a rollback")
+
+
+def test_what_people_added_to_a_device_that_is_gone_leaves_the_old_file(laid_out: LayOut) -> None:
+    host = laid_out(trees.BEFORE)
+    answer = host.answer(generated(host.root, {"devices": [], "edits": {"gone": {"env": ["A=1"]}}}))
+    assert (
+        answer["status"] == "refused" and "has no device gone, to which people have added" in answer["detail"]
+    )
+    host.as_before("a refusal")
 
 
 MAKERS = {"files": files, "service": service, "packages": packages}

@@ -36,7 +36,11 @@ echo "$*" >>@ROOT@/told
     "nvidia-ctk": """#!/bin/sh
 # STAND-IN for tests, not nvidia-ctk: it prints a CDI spec, or writes one where it is told to.
 spec='cdiVersion: 0.6.0\nkind: nvidia.com/gpu\ndevices:\n- name: "generated"\n'
-if [ -n "$1" ]; then printf "$spec" >"$1"; else printf "$spec"; fi
+case "$1" in
+--format=json) printf '{"cdiVersion": "0.3.0", "kind": "nvidia.com/gpu", "devices": [{"name": "generated"}]}' ;;
+?*) printf "$spec" >"$1" ;;
+*) printf "$spec" ;;
+esac
 """,
     "apt-get": """#!/bin/sh
 # STAND-IN for tests, not apt-get: one package, whose script writes config.toml anew.
