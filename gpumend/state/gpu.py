@@ -28,6 +28,10 @@ DETAIL_LINES = (
     r"|^[ \t]+Fabric\n[ \t]+State[ \t]*:.*\n[ \t]+Status[ \t]*:.*$"
     r"|^[ \t]+(?:Persistence Mode|License Status|Virtualization Mode|Reset Required|GPU Recovery Action)[ \t]*:.*$"
 )
+# What it says where it shows no GPU.
+FAILURES = r"^(?:Failed to initialize NVML|No devices|NVIDIA-SMI has failed|Unable to determine)[^\n]{0,300}$"
+# nvidia-smi(1), RETURN VALUE: "infoROM is corrupted" is a warning beside a full answer (gpu-operator#285).
+WARNED = 14
 # Of a device's uevent: the driver that it is bound to, if any, and its numbers (linux drivers/pci/pci-driver.c pci_uevent)
 UEVENT = r"(?:DRIVER=\S+\n)?PCI_CLASS=\w+\nPCI_ID=10DE:\w{4}"
 
@@ -54,7 +58,10 @@ REQUEST = Request(
         "nvidia-smi-query": Command(("nvidia-smi", "-q"), timeout=20, needs=NODES, keep=DETAIL_LINES),
         # WSL2's own, which has nothing to create: the driver is Windows's
         "nvidia-smi-wsl": Command(
-            ("/usr/lib/wsl/lib/nvidia-smi", "-q"), timeout=20, needs=("/dev/dxg",), keep=DETAIL_LINES
+            ("/usr/lib/wsl/lib/nvidia-smi", "-q"),
+            timeout=20,
+            needs=("/dev/dxg",),
+            keep=rf"{DETAIL_LINES}|{FAILURES}",
         ),
     },
     units=(MIG_MANAGER,),
@@ -121,7 +128,7 @@ class Function(NamedTuple):
 
 
 class Gpus(NamedTuple):
-    """listed: what nvidia-smi says. said: its own words, whatever its exit status. known: what the module says, and
+    """listed: what nvidia-smi says. said: its own words, whatever its exit status; said_wsl: of WSL2's own. known: what the module says, and
     functions: what the bus says, by PCI address. mig_manager: its unit's ActiveState. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.
     cuda: the newest CUDA that the driver serves, as nvidia-smi says. details: each GPU's brand, architecture
@@ -135,6 +142,7 @@ class Gpus(NamedTuple):
     nouveau_bound: Reading[tuple[str, ...]]
     details: Reading[Details]
     said: Reading[Output]
+    said_wsl: Reading[Output]
     known: Reading[dict[str, Known]]
     functions: Reading[dict[str, Function]]
     mig_manager: Reading[str]
@@ -230,10 +238,16 @@ def _mig(text: str) -> bool | None:
     return {"Enabled": True, "Disabled": False}.get(text)
 
 
+def _answered(snapshot: Snapshot, name: str) -> Reading[Output]:
+    """What nvidia-smi printed, where that is an answer."""
+    found = snapshot.command(name)
+    return found if found.value is not None and found.value.rc == WARNED else snapshot.succeeded(name)
+
+
 def _details(snapshot: Snapshot) -> Reading[Details]:
-    found = snapshot.succeeded("nvidia-smi-query")
+    found = _answered(snapshot, "nvidia-smi-query")
     if found.absent:
-        found = snapshot.succeeded("nvidia-smi-wsl")
+        found = _answered(snapshot, "nvidia-smi-wsl")
     return found.map(lambda output: smi_details(output.out))
 
 
@@ -322,7 +336,7 @@ def _functions(snapshot: Snapshot) -> Reading[dict[str, Function]]:
 def parse(snapshot: Snapshot) -> Gpus:
     bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/*:*:*")
     return Gpus(
-        listed=snapshot.succeeded("nvidia-smi").map(lambda found: smi_list(found.out)),
+        listed=_answered(snapshot, "nvidia-smi").map(lambda found: smi_list(found.out)),
         proc=_proc(snapshot),
         pci=_pci(snapshot, DISPLAY_CLASS),
         nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
@@ -330,6 +344,7 @@ def parse(snapshot: Snapshot) -> Gpus:
         nouveau_bound=bound.map(lambda paths: tuple(path.rpartition("/")[2] for path in paths)),
         details=_details(snapshot),
         said=snapshot.command("nvidia-smi"),
+        said_wsl=snapshot.command("nvidia-smi-wsl"),
         known=_known(snapshot),
         functions=_functions(snapshot),
         mig_manager=snapshot.unit(MIG_MANAGER).map(lambda unit: unit["ActiveState"]),

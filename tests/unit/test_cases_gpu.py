@@ -38,6 +38,7 @@ from tests.unit.build import (
     unread,
     verdict,
 )
+from tests.unit.test_cuda import smi, wsl_host
 
 UUID = "GPU-ddcfa932-2616-cecb-a95e-350855afb5ab"
 LINE = f"GPU 0: NVIDIA H100 80GB HBM3 (UUID: {UUID})\n"
@@ -97,6 +98,82 @@ def test_an_nvidia_smi_that_fails_is_a_failure_in_its_own_words(name: str) -> No
     judged = verdict(host)
     assert not judged.unknown, "nobody is asked to make nvidia-smi readable"
     assert changes(host) == set(), "nothing is generated and no mode switched"
+
+
+WARNING = "WARNING: infoROM is corrupted at gpu 0000:00:06.0\n"  # gpu-operator#285: exit status 14, and the GPU works
+
+
+@pytest.mark.parametrize(("out", "err"), [(LINE + WARNING, ""), (LINE, WARNING), (WARNING + LINE, "")])
+def test_a_warning_of_nvidia_smi_is_a_note_and_holds_nothing_back(out: str, err: str) -> None:
+    host = healthy().but(commands={"nvidia-smi": (14, out, err)}, files={DYNAMIC: None})
+    found = the(host, "GM107")
+    assert (found.status, found.change) == ("note", None) and "infoROM is corrupted" in found.summary
+    assert Component.CDI in changes(host), "the GPU answers: a spec is made"
+    assert drift(healthy().but(commands={"nvidia-smi": (14, out, err)})) == [("GM107", "note")]
+
+
+def test_a_warning_beside_a_gpu_that_is_missing() -> None:
+    host = healthy().but(commands={"nvidia-smi": (14, LINE + WARNING, "")}, files={**BOTH, **SECOND})
+    found = the(host, "GM107")
+    assert found.status == "fail" and "0000:00:07.0 is missing" in found.summary
+
+
+WORDS = [
+    ("Unable to determine the device handle for GPU0: 0000:00:06.0: GPU requires reset\n", {}, "waits for a reset", "--gpu-reset"),
+    ("NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the NVIDIA Display Driver is properly installed\n", {}, "library", "ldconfig"),
+    ("Failed to initialize NVML: Insufficient Permissions\n", {}, "may not open", "GM109"),
+    ("Failed to initialize NVML: Unknown Error\n", {"/run/systemd/container": "lxc"}, "this container may not open", "lxc.cgroup2.devices.allow"),
+    ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", {"/run/systemd/container": "lxc"}, "this container may not open", "lxc.cgroup2.devices.allow"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "files", "cause", "remedy"), WORDS, ids=[row[0][:40] for row in WORDS])
+def test_nvidia_smis_words_lead_to_their_cause(
+    said: str, files: dict[str, Any], cause: str, remedy: str
+) -> None:
+    found = the(mute(healthy().but(files=files), said, 255), "GM107")
+    assert said.split(".")[0].strip() in found.summary
+    assert cause in found.cause and remedy in found.remedy
+    assert "only the open kernel modules" not in told(found)
+
+
+def test_an_nvidia_smi_that_dies_says_by_which_signal() -> None:
+    found = the(mute(healthy(), "", -11), "GM107")
+    assert "signal 11" in found.summary
+
+
+BLOCKED = (
+    "Failed to initialize NVML: GPU access blocked by the operating system\n"  # microsoft/WSL#9938, #14339
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((255, BLOCKED + BLOCKED.replace("initialize", "properly shut down"), ""), "GPU access blocked"),
+        ((6, "No devices were found\n", ""), "No devices were found"),
+        (unread("timeout"), "hangs"),
+    ],
+    ids=["blocked", "none", "hangs"],
+)
+def test_nvidia_smi_fails_on_wsl2(answer: Any, words: str) -> None:
+    host = wsl_host().but(commands={"nvidia-smi-wsl": answer})
+    found = the(host, "GM107", AUTO)
+    assert found.status == "fail" and words in found.summary
+    assert "wsl --update" in found.remedy and "kernel modules" not in told(found)
+    assert [f.code for f in verdict(host, AUTO).findings if f.status == "unknown"] == []
+    fine = (0, smi("GeForce", "Ada Lovelace", "581.57", "13.0"), "")
+    assert outcome(wsl_host().but(commands={"nvidia-smi-wsl": fine}), "GM107", AUTO) == "ok"
+
+
+def test_without_a_driver_nobody_is_asked_to_make_nvidia_smi_readable() -> None:
+    """GM102 or GM103 tells all there is to tell."""
+    gone = {"/proc/driver/nvidia/version": None, "/proc/modules": "", "/sys/module/nvidia/version": None}
+    said = (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", "")
+    host = healthy().but(
+        files={**gone, **on_bus("0000:00:06.0", 0x2330, None)}, commands={"nvidia-smi": said}
+    )
+    assert [code for code, _ in drift(host)] == ["GM102"]
 
 
 def test_one_lost_gpu_is_named_by_its_address() -> None:

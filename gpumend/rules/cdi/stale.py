@@ -190,7 +190,9 @@ def stale(context: Context) -> Iterator[Finding]:
             refused=refused,
             symptoms=(symptom,),
         )
-    if right and fault(context) is None:  # GM107 tells
+    if (
+        right and fault(context) is None and context.state.driver.loaded.value is not None
+    ):  # else GM107's, GM102's
         context.state.gpus.listed.get()  # whether it names the GPUs that are here is not known without their list
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from gpumend.rules.cuda.decision import CAUSE_35, driver_evidence
 from gpumend.rules.cuda.releases import dotted, served, windows_served
 from gpumend.rules.driver.drift import reboot_pending
+from gpumend.rules.driver.gpus import fault
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.cuda import Tree
@@ -161,7 +162,7 @@ def built_for(context: Context) -> Iterator[Finding]:
     if state.host.tegra or reboot_pending(context):
         return
     if state.host.wsl2:
-        details = state.gpus.details.get()
+        details = state.gpus.details.get() if fault(context) is None else None  # GM107 tells
         newest = (
             max(filter(None, (windows_served(details.driver), details.cuda)), default=None)
             if details

@@ -10,14 +10,18 @@ from gpumend.rules.data import load
 from gpumend.rules.driver.driver import loaded
 from gpumend.rules.finding import Component, Evidence, Finding, Risk, Status
 from gpumend.rules.rule import Context, rule
-from gpumend.state.gpu import address_of
+from gpumend.state.gpu import WARNED, address_of
 from gpumend.state.reading import Status as ReadStatus
+from gpumend.state.snapshot import Output
 from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
 
 # An address in nvidia-smi's words: `GPU0: 0000:00:06.0`, `GPU0000:17:00.0`, `GPU 0000:D8:00.0` (open-gpu-kernel-modules#259,
 # dcgm-exporter#604)
 ADDRESS = Pattern(r"(?<![0-9A-Fa-f:])([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])(?![0-9A-Fa-f])")
+WARNING = Pattern(
+    r"WARNING: "
+)  # beside an answer: `WARNING: infoROM is corrupted at gpu 0000:B3:00.0` (gpu-operator#20, #285)
 LISTED = Pattern(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)\s]{1,80})\)")
 
 # Xid errors after which a GPU does not come back by itself (docs.nvidia.com/deploy/xid-errors)
@@ -90,22 +94,41 @@ def missing(context: Context) -> tuple[str, ...]:
     return tuple(address for address in wanted if address not in answering)
 
 
+def _words(said: Output) -> tuple[str, ...]:
+    """What nvidia-smi -L says besides its list."""
+    return tuple(
+        line.strip()
+        for line in (said.out + "\n" + said.err).splitlines()
+        if line.strip() and not re.match(r"GPU \d+: .*\(UUID: |\s+MIG ", line)
+    )
+
+
+def _on_wsl(said: Output) -> Fault | None:
+    if said.rc in (0, WARNED):
+        return None
+    lines = tuple(line.strip() for line in (said.out + "\n" + said.err).splitlines() if line.strip())
+    return Fault(f"nvidia-smi fails: {lines[0] if lines else exit_status(said.rc)}", words=lines)
+
+
+def exit_status(rc: int) -> str:
+    return f"it is ended by signal {-rc}" if rc < 0 else f"exit status {rc}"
+
+
 def fault(context: Context) -> Fault | None:
     """What is wrong with the GPUs as nvidia-smi shows them; None where nothing is, or where it was not asked. A mismatch
     of versions is GM101's."""
     gpus, driver = context.state.gpus, context.state.driver
-    said = gpus.said
-    if not loaded(context):
+    wsl = context.state.host.wsl2
+    said = gpus.said_wsl if wsl else gpus.said
+    if not (wsl or loaded(context)):
         return None
     if said.status is ReadStatus.TIMEOUT:
         return Fault(f"nvidia-smi hangs: timeout, {said.detail}")
     if said.value is None:
         return None
-    lines = tuple(
-        line.strip()
-        for line in (said.value.out + "\n" + said.value.err).splitlines()
-        if line.strip() and not re.match(r"GPU \d+: .*\(UUID: |\s+MIG ", line)
-    )
+    if wsl:
+        return _on_wsl(said.value)
+    lines = tuple(line for line in _words(said.value) if not WARNING.match(line))
     if any("Driver/library version mismatch" in line for line in lines):
         library = driver.userspace().value
         if library is not None and library != driver.loaded.value:
@@ -113,8 +136,8 @@ def fault(context: Context) -> Fault | None:
     lost = tuple(dict.fromkeys(address_of(found) for line in lines for found in ADDRESS.findall(line)))
     if lost:
         return Fault(f"GPU {', '.join(lost)} does not answer; nvidia-smi says: {lines[0]}", lost, lines)
-    if said.value.rc != 0:
-        word = lines[0] if lines else f"exit status {said.value.rc}"
+    if said.value.rc not in (0, WARNED):
+        word = lines[0] if lines else exit_status(said.value.rc)
         return Fault(f"nvidia-smi fails: {word}", missing(context), lines)
     away = missing(context)
     if away:
@@ -207,13 +230,20 @@ def _by_log(context: Context, log: tuple[str, ...]) -> tuple[str, str] | None:
 @rule(
     "GM107",
     "every GPU says what it is when it is asked",
-    "open-gpu-kernel-modules#862, #872, #507; microsoft/pai#4344, NVSentinel#155, nd#1553; docs.nvidia.com/deploy/xid-errors",
-    applies=loaded,
+    "open-gpu-kernel-modules#862, #872, #507; microsoft/pai#4344, NVSentinel#155, nd#1553; gpu-operator#285; microsoft/WSL#9938, #14339; "
+    "docs.nvidia.com/deploy/xid-errors",
+    applies=lambda context: loaded(context) or context.state.host.wsl2,
 )
 def answers(context: Context) -> Iterator[Finding]:
     gpus, machine = context.state.gpus, context.state.machine
     found = fault(context)
+    if context.state.host.wsl2:
+        if found is not None:
+            yield from blocked(found)
+        return
     if found is None:
+        if gpus.said.value is not None:
+            yield from warned(gpus.said.value)
         if gpus.said.absent:  # nobody to ask, or nodes are missing (GM105)
             return
         gpus.said.need()
@@ -225,7 +255,7 @@ def answers(context: Context) -> Iterator[Finding]:
         or machine.said_of()
     )
     flavour = _by_chip(context, found.addresses)
-    cause, remedy = flavour[:2] if flavour else _by_log(context, log) or _by_words(found)
+    cause, remedy = flavour[:2] if flavour else _by_log(context, log) or _by_words(context, found)
     unread = [] if machine.log.known else [Evidence("dmesg", f"could not be read: {machine.log.detail}")]
     yield Finding(
         code="GM107",
@@ -258,9 +288,71 @@ def answers(context: Context) -> Iterator[Finding]:
     )
 
 
-def _by_words(found: Fault) -> tuple[str, str]:
+def warned(said: Output) -> Iterator[Finding]:
+    """What nvidia-smi warns of where every GPU answers: containers get them all the same."""
+    lines = tuple(dict.fromkeys(line for line in _words(said) if WARNING.match(line)))
+    if lines:
+        yield Finding(
+            code="GM107",
+            status=Status.NOTE,
+            summary=f"nvidia-smi warns: {lines[0].partition(' ')[2][:200]}",
+            evidence=tuple(Evidence("nvidia-smi -L", line[:200]) for line in lines[:4]),
+            cause="Every GPU answers. nvidia-smi's exit status is not 0, which stops scripts and validators that ask for that.",
+            remedy="Have the board looked at by whoever sold it: its infoROM holds counters of errors and its settings.",
+            refused="GPUs are not repaired by mend",
+            symptoms=("WARNING: infoROM is corrupted at gpu",),
+        )
+
+
+def blocked(found: Fault) -> Iterator[Finding]:
+    """nvidia-smi fails on WSL2: the driver is Windows's."""
+    yield Finding(
+        code="GM107",
+        status=Status.FAIL,
+        summary=found.told[:300],
+        evidence=tuple(Evidence("/usr/lib/wsl/lib/nvidia-smi -q", line[:200]) for line in found.words[:4])
+        or (Evidence("/usr/lib/wsl/lib/nvidia-smi -q", found.told[:200]),),
+        cause="Windows gives this distribution no GPU: its driver and WSL do not fit each other, or the GPU is in a mode (TCC) that WSL "
+        "has not.",
+        remedy="In Windows: `nvidia-smi` has to work there; `wsl --update`, a current NVIDIA driver for Windows, then `wsl --shutdown` "
+        "and start this distribution again. No driver is installed in Linux.",
+        refused="the driver is Windows's",
+        symptoms=("Failed to initialize NVML: GPU access blocked by the operating system",),
+    )
+
+
+def _of_container(context: Context, text: str) -> tuple[str, str] | None:
+    """(Cause, remedy) where this system is a container that was not given what it needs."""
+    words = ("Unknown Error", "Insufficient Permissions", "couldn't communicate")
+    if not context.state.machine.container.ok or not any(word in text for word in words):
+        return None
+    return (
+        "The driver is loaded on the outer host, and this container may not open its device nodes.",
+        "On the outer host, bind /dev/nvidiactl, /dev/nvidia0, /dev/nvidia-uvm and allow their majors: lxc.cgroup2.devices.allow: "
+        "c 195:* rwm and nvidia-uvm's of /proc/devices there, or Proxmox' `dev0: /dev/nvidia0`; then start this container anew.",
+    )
+
+
+def _by_words(context: Context, found: Fault) -> tuple[str, str]:
     """(Cause, remedy) where neither chip nor log say more: by nvidia-smi's own words."""
     text = "\n".join(found.words)
+    if outer := _of_container(context, text):
+        return outer
+    if "Insufficient Permissions" in text:
+        return (
+            "nvidia-smi may not open the device nodes.",
+            "Look at GM109 (modes of the nodes), and what confines it: SELinux or AppArmor denials in `dmesg`.",
+        )
+    if "requires reset" in text or "reset required" in text.lower():
+        return (
+            "The GPU had an error that it cannot go on after, and waits for a reset.",
+            "End what uses it and `nvidia-smi --gpu-reset -i INDEX`, or reboot; read `dmesg` for its Xid.",
+        )
+    if "couldn't find libnvidia-ml" in text:
+        return (
+            "nvidia-smi does not find the driver's library libnvidia-ml.so.1.",
+            "`ldconfig -p | grep libnvidia-ml`: install the driver's libraries in the loaded driver's version, then `ldconfig`.",
+        )
     if "GPU is lost" in text:
         return (
             "The GPU is lost: as a rule Xid 79, it has fallen off the bus.",
