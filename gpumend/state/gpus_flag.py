@@ -3,6 +3,7 @@ runners. Only the flag itself and the file's name leave the host."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
@@ -13,11 +14,14 @@ LARGEST = 1 << 16  # bytes of a file that is searched: what people write by hand
 # A command, over continued lines and outside of comments, that names docker and has --gpus; or the flag in a variable of
 # its own. Each line is looked through twice at most: whoever may write such a file can make it as awkward as he likes.
 _PART = r"(?:[^\n#\\]|(?<=\S)#|\\[\s\S]){0,2000}?"
-_FLAG = r"(--gpus[= ][\"']{0,3}[\w=,:-]{1,40})"
+# Its value may be a variable's, stand on the next line, or be the next item of a list in a program's text.
+_FLAG = r"(--gpus(?:[= ]|[ \t]{0,9}\\\n[ \t]{0,40}|[\"'][ \t]{0,9},[ \t]{0,9})[\"']{0,3}(?:\$\{?\w{1,40}|[\w=,:-]{1,40}))"
 SHELL = (
-    rf"(?m)(?<!\\\n)^(?={_PART}\bdocker\b){_PART}\s{_FLAG}"
-    rf"|^[ \t]{{0,40}}(?:export[ \t]{{1,9}})?\w{{1,40}}=[\"']{_FLAG}"
+    rf"(?m)(?<!\\\n)^(?={_PART}\bdocker\b){_PART}[\s\"']{_FLAG}"
+    rf"|^[ \t]{{0,40}}(?:export[ \t]{{1,9}}|Environment=[\"']?)?\w{{1,40}}=[\"'(]?{_FLAG}"
 )
+# Paths that may be of scripts: not where programs of packages are.
+NAMED = r"(?<![\w/.+])((?!/(?:usr/s?bin|usr/lib|s?bin|lib|lib64|dev|proc|sys|run|etc)/)(?:/[\w.+@-]{1,100}){2,12})"
 # docs.docker.com compose-file: `gpus:`, or a reservation of a device with the capability gpu; driver cdi is another way
 COMPOSE = (
     r"(?m)^[ \t-]{0,40}(gpus:[ \t]{0,9}[^\s#]{0,40}|driver:[ \t]{0,9}[\"']?cdi\b"
@@ -34,14 +38,23 @@ PLAIN = (
     "/etc/systemd/system/*.service", "/etc/systemd/system/*.service.d/*.conf", "/run/systemd/system/*.service",
     "/usr/local/lib/systemd/system/*.service", "/lib/systemd/system/*.service", "/etc/systemd/user/*.service",
     "/root/.config/systemd/user/*.service", "/home/*/.config/systemd/user/*.service",
+    "/etc/default/*", "/etc/sysconfig/*", "/etc/conf.d/*",
 )  # fmt: skip
+# Of packages' own units there are hundreds.
+OF_PACKAGES = (
+    "/lib/systemd/system/*.service",
+    "/run/systemd/system/*.service",
+    "/etc/default/*",
+    "/etc/sysconfig/*",
+    "/etc/conf.d/*",
+)
 SCRIPTS = (
     "/etc/cron.hourly/*", "/etc/cron.daily/*", "/etc/cron.weekly/*", "/etc/cron.monthly/*", "/etc/rc.local",
     "/usr/local/bin/*", "/usr/local/sbin/*", "/opt/*.sh", "/opt/*/*.sh", "/opt/*/bin/*", "/srv/*.sh", "/srv/*/*.sh",
     "/root/*.sh", "/root/bin/*", "/root/*/*.sh", "/home/*/*.sh", "/home/*/bin/*", "/home/*/.local/bin/*",
 )  # fmt: skip
 COMPOSES = tuple(
-    f"{directory}/*compose*.y*ml" for directory in ("/opt/*", "/srv/*", "/root", "/root/*", "/home/*", "/home/*/*")
+    f"{directory}/*compose*.y*ml" for directory in ("/opt/*", "/opt/*/*", "/srv/*", "/srv/*/*", "/root", "/root/*", "/home/*", "/home/*/*")
 )  # fmt: skip
 RUNNERS = (
     "/etc/gitlab-runner/config.toml",
@@ -52,7 +65,10 @@ RUNNERS = (
 )
 
 GLOBS = (
-    *(Glob(pattern, read=False, search=SHELL, limit=LARGEST) for pattern in PLAIN),
+    *(
+        Glob(pattern, read=False, search=SHELL, limit=LARGEST, follow="" if pattern in OF_PACKAGES else NAMED)
+        for pattern in PLAIN
+    ),
     *(Glob(pattern, read=False, search=SHELL, limit=LARGEST, begins="#!") for pattern in SCRIPTS),
     *(Glob(pattern, read=False, search=COMPOSE, limit=LARGEST) for pattern in COMPOSES),
     *(Glob(pattern, read=False, search=RUNNER, limit=LARGEST) for pattern in RUNNERS),
@@ -69,9 +85,11 @@ class GpusFlag(NamedTuple):
 
 def starts_by_itself(path: str) -> bool:
     """Whether what stands in this file is started without anybody: by cron, systemd or a CI runner."""
-    return path.startswith(("/etc/", "/var/spool/", "/run/", "/lib/", "/usr/local/lib/")) or (
+    if path.startswith(("/etc/", "/var/spool/", "/run/", "/lib/", "/usr/local/lib/")) or (
         path.endswith((".service", "/config.toml"))
-    )
+    ):
+        return True
+    return not any(fnmatchcase(path, pattern) for pattern in (*SCRIPTS, *COMPOSES))  # cron or a unit names it
 
 
 def parse(snapshot: Snapshot) -> GpusFlag:

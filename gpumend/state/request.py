@@ -12,6 +12,7 @@ class Glob(NamedTuple):
     search: a regular expression; only what it finds leaves the host, and only files in which it finds something are
     listed. section: the ELF section of this name is read besides. Both go with `read=False`.
     limit: bytes beyond which a file is not searched, but passed over; begins: only files that begin so are.
+    follow: a regular expression for paths in what is searched: scripts (`#!`) at those are searched, too, and listed with it.
     """
 
     pattern: str
@@ -21,6 +22,7 @@ class Glob(NamedTuple):
     section: str = ""
     limit: int = 0
     begins: str = ""
+    follow: str = ""
 
 
 class Command(NamedTuple):

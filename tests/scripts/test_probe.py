@@ -346,6 +346,26 @@ def test_globs(root: Path) -> None:
     assert "/etc/real" not in answer["files"]
 
 
+def test_a_search_follows_the_scripts_that_a_file_names(root: Path) -> None:
+    """Those alone that begin `#!` and in which something is found; what names them need not be listed itself."""
+    texts = {
+        "etc/cron.d/a": "* * * * * root /data/hit.sh\n* * * * * root /data/none.sh; /data/plain; /data/away.sh\n",
+        "etc/cron.d/b": "* * * * * root /data/none.sh found\n",
+        "data/hit.sh": "#!/bin/sh\nfound\n",
+        "data/none.sh": "#!/bin/sh\n",
+        "data/plain": "found\n",
+        "data/unnamed.sh": "#!/bin/sh\nfound\n",
+    }
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    spec = {**a_glob("/etc/cron.d/*", read=False), "search": "found", "limit": 999}
+    answer = run(root=str(root), globs=[{**spec, "follow": r"(/data/[\w.]+)"}])
+    assert answer["globs"]["/etc/cron.d/*"]["paths"] == ["/data/hit.sh", "/etc/cron.d/b"]
+    assert list(answer["stats"]["/data/hit.sh"]["found"].values()) == [["found"]]
+    assert "/data/none.sh" not in answer["stats"] and "/data/unnamed.sh" not in answer["stats"]
+
+
 def test_a_search_passes_over_what_is_too_large_or_begins_otherwise(root: Path) -> None:
     (root / "etc/cdi").mkdir()
     texts = {

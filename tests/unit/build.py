@@ -282,7 +282,7 @@ def answer(
             continue
         paths = sorted(path for path in lying if _matches(path, pattern))
         before = listed.get(pattern, {}).get("paths", ())  # another search's
-        listed[pattern] = {"status": "ok", "paths": paths}
+        listed[pattern] = {"status": "ok", "paths": sorted({*paths, *before})}
         if not re.search(r"[*?[]", directory) and directory not in directories and directory not in lying:
             listed[pattern] = {**absent(), "paths": []}
         for path in paths:
@@ -298,6 +298,13 @@ def answer(
                     stats[path] = {**stat(path), "found": {**others, search_key(spec["search"]): hits}}
                 elif path not in before:
                     listed[pattern]["paths"] = [other for other in listed[pattern]["paths"] if other != path]
+                named = matches(spec["follow"], text) if spec["follow"] else []
+                for name in (each for each in sorted(set(named)) if each in lying):
+                    data = base64.b64decode(lying[name].get("data", ""))
+                    script = data.decode("utf-8", "replace") if data.startswith(b"#!") else ""
+                    if hits := matches(spec["search"], script):
+                        stats[name] = {**stat(name), "found": {search_key(spec["search"]): hits}}
+                        listed[pattern]["paths"] = sorted({*listed[pattern]["paths"], name})
             else:
                 stats[path] = stat(path)
             if spec["section"]:

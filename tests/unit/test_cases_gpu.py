@@ -34,6 +34,7 @@ from tests.unit.build import (
     node,
     outcome,
     process,
+    spec,
     the,
     unread,
     verdict,
@@ -482,6 +483,8 @@ def test_mig_devices_without_capability_nodes() -> None:
     two = {path: CAPS[path] for path in list(CAPS)[:2]}
     assert outcome(split(healthy()).but(files=two), "GM116") == "fail", "configuration and monitoring alone"
     assert outcome(healthy(), "GM116") == "ok", "no MIG"
+    assert Component.CDI not in changes(split(healthy())), "a new spec would lack them, too"
+    assert Component.CDI in changes(split(healthy()).but(files=CAPS)), "the spec has no MIG device"
 
 
 MIG_SPEC = """cdiVersion: 0.5.0
@@ -630,6 +633,26 @@ def narrow(mode: int, gid: int = 44, **paths: Any) -> dict[str, Item]:
 
 def params(mode: int) -> dict[str, str]:
     return {"/proc/driver/nvidia/params": f"ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileMode: {mode}\n"}
+
+
+@pytest.mark.parametrize(
+    "node_there",
+    [node(511, 0), a_directory(), file("")],
+    ids=["another-major", "directory", "file"],
+)
+def test_a_wrong_node_is_not_taken_over_into_a_spec(node_there: Item) -> None:
+    """The spec had the kernel's numbers, and containers worked by them."""
+    host = healthy().but(files={"/dev/nvidia-uvm": node_there})
+    assert outcome(host, "GM108") == "fail"
+    assert Component.CDI not in changes(host)
+    gone = host.but(files={DYNAMIC: None})
+    assert "GM108" in the(gone, "GM301").refused
+
+
+def test_a_spec_with_the_kernels_numbers_is_not_stale() -> None:
+    assert findings(healthy().but(files={"/dev/nvidia-uvm": node(511, 0)}), "GM304") == []
+    other = {DYNAMIC: spec().replace("major: 238", "major: 511")}
+    assert the(healthy().but(files=other), "GM304").change is not None
 
 
 def test_nodes_for_a_group() -> None:

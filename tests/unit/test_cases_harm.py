@@ -149,6 +149,27 @@ HIDDEN: dict[str, tuple[str, str]] = {
         "/etc/gitlab-runner/config.toml",
         '[[runners]]\n  token = "glrt-secret"\n  [runners.docker]\n    gpus = "all"\n',
     ),
+    "a-variables-number": ("/etc/cron.d/burn", 'GPUS=2\n* * * * * root docker run --gpus "$GPUS" cuda:13\n'),
+    "a-variables-number-in-braces": (
+        "/etc/cron.d/burn",
+        "* * * * * root docker run --gpus=${N:-all} cuda:13\n",
+    ),
+    "over-two-lines": (
+        "/etc/systemd/system/infer.service",
+        "[Service]\nExecStart=/usr/bin/docker run --gpus \\\n  all model:1\n",
+    ),
+    "units-environment": (
+        "/etc/systemd/system/infer.service",
+        '[Service]\nEnvironment="OPTS=--gpus all"\nExecStart=/usr/bin/docker run $OPTS model:1\n',
+    ),
+    "environment-file": ("/etc/default/infer", 'DOCKER_OPTS="--gpus all"\n'),
+    "sysconfig": ("/etc/sysconfig/infer", "OPTIONS='--gpus all'\n"),
+    "array": ("/usr/local/bin/infer", '#!/bin/bash\nARGS=(--gpus all)\ndocker run "${ARGS[@]}" model:1\n'),
+    "python": (
+        "/usr/local/bin/infer",
+        '#!/usr/bin/env python3\nsubprocess.run(["docker", "run", "--gpus", "all", "model:1"])\n',
+    ),
+    "compose-two-below": ("/srv/team/app/compose.yaml", "services:\n  a:\n    image: b\n    gpus: all\n"),
     "act_runner": ("/etc/act_runner/config.yaml", "container:\n  options: --shm-size=1g --gpus all\n"),
 }
 
@@ -171,7 +192,32 @@ def test_a_hidden_user_of_gpus_holds_the_switch_back(path: str, text: str) -> No
 @pytest.mark.parametrize(
     ("path", "text"),
     [
+        ("/etc/cron.d/train", "17 3 * * * ml /data/jobs/train.sh --all\n"),
+        ("/var/spool/cron/crontabs/ml", "@reboot sh /data/jobs/train.sh >/dev/null 2>&1\n"),
+        ("/etc/systemd/system/train.service", "[Service]\nExecStart=-/data/jobs/train.sh 1\n"),
+        (
+            "/etc/systemd/system/train.service.d/x.conf",
+            "[Service]\nExecStartPre=/bin/sh -c '/data/jobs/train.sh'\n",
+        ),
+    ],
+)
+def test_a_script_that_cron_or_a_unit_names_is_looked_into(path: str, text: str) -> None:
+    host = healthy("26.1.5", "1.17.8", mode="auto").but(
+        files={path: text, "/data/jobs/train.sh": f"#!/bin/sh\n{RUN}\n"}
+    )
+    found = the(host, "GM204")
+    assert found.change is None and "/data/jobs/train.sh" in found.refused
+    other = host.but(files={"/data/jobs/train.sh": "#!/bin/sh\npython train.py --gpus 2\n"})
+    assert the(other, "GM204").change is not None
+    unnamed = host.but(files={path: None})
+    assert the(unnamed, "GM204").change is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
         ("/etc/crontab", f"# {RUN}\n"),
+        ("/etc/default/docker", "# DOCKER_OPTS='--gpus all'\n"),
         ("/usr/local/bin/train", "#!/bin/sh\npython train.py --gpus 2\n"),
         ("/usr/local/bin/notes", f"no script: {RUN}\n"),
         ("/etc/cron.d/a", "* * * * * root docker ps\n* * * * * root torchrun --gpus 2\n"),
@@ -779,6 +825,14 @@ def test_gm304_says_that_the_hooks_program_is_missing() -> None:
     host = healthy().but(programs={CDI_HOOK: None}, files={"/usr/bin/nvidia-cdi-hook": None})
     found = the(host, "GM304")
     assert found.change is None and "GM203" in found.refused and "not whole" in found.cause
+    assert CDI_HOOK in the(host, "GM203").summary, "which says so"
+    none = host.but(files={DYNAMIC: None})
+    assert the(none, "GM301").change is None, "a spec that names it starts no container"
+    assert CDI_HOOK in the(none, "GM203").summary
+    elsewhere = healthy().but(programs={CDI_HOOK: None})
+    assert outcome(elsewhere, "GM203") == "ok", "the spec names one that is there"
+    older = healthy("28.5.2", "1.16.2").but(programs={CDI_HOOK: None}, files={STATIC: None})
+    assert outcome(older, "GM203") == "ok" and the(older, "GM301").change is not None
 
 
 # --- causes that are none

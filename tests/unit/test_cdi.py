@@ -442,7 +442,7 @@ STALE: list[tuple[str, Change, str | None]] = [
     ("a-library-gone", without(f"{LIB}/libcuda.so.580.159.04"), "mounts /usr/local/nvidia/lib64/libcuda.so.580.159.04, which is not there"),
     ("a-firmware-gone", without("/usr/local/nvidia/firmware/nvidia/580.159.04/gsp_ga10x.bin"), "gsp_ga10x.bin, which is not there"),
     # b: device nodes
-    ("b-uvm-major-changed", lambda host: host.but(files={"/dev/nvidia-uvm": node(510, 0)}), "device /dev/nvidia-uvm as 238:0, on this host it is 510:0"),
+    ("b-uvm-major-changed", lambda host: host.but(files={"/dev/nvidia-uvm": node(510, 0), "/proc/devices": "Character devices:\n195 nvidia\n510 nvidia-uvm\n"}), "device /dev/nvidia-uvm as 238:0, on this host it is 510:0"),
     ("b-minor-changed", respec(("minor: 255", "minor: 254")), "device /dev/nvidiactl as 195:254, on this host it is 195:255"),
     ("b-gpu-node-gone", without("/dev/nvidia0"), "device /dev/nvidia0, which is not there"),
     ("b-not-a-device", lambda host: host.but(files={"/dev/nvidia0": file("")}), "device /dev/nvidia0, which is a file"),

@@ -50,6 +50,7 @@ MAX_USERS_BYTES = 8 << 20  # of what is kept of users' files, all together
 HANGS = 5  # seconds after which what takes milliseconds is not waited for
 FENCED = 2  # seconds for systemd to make a scope: that takes 30 ms
 MOUNTS = 3  # seconds in which a file system has to answer
+MOST_FOLLOWED = 20  # scripts that one file names
 READS = 15  # seconds for all files and processes: a second where homes lie on a network
 BEYOND = 60  # seconds for a look and all its repetitions beyond what its commands may take
 REPEATS = (
@@ -251,6 +252,8 @@ class Tree:
                     listed["paths"].remove(path)
                 else:
                     stats[path] = dict(found, found=found.get("found", {}))
+                if spec.get("follow"):
+                    stats.update(self.followed(spec, path))
             elif not spec["read"]:
                 stats[path] = self.looked(meta, path)
             if spec.get("section"):
@@ -260,8 +263,20 @@ class Tree:
                 for name in mentioned(base64.b64decode(text["data"])):
                     if name not in self.answer["stats"] and name not in stats:
                         stats[name] = self.looked(meta, name)
-        listed["paths"] = sorted(set(listed["paths"]).union(before))
+        scripts = [path for path in stats if spec.get("follow")]
+        listed["paths"] = sorted(set(listed["paths"]).union(before, scripts))
         return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
+
+    def followed(self, spec: Json, path: str) -> Json:
+        """The scripts that a file names and in which the search finds something, with what."""
+        found: Json = {}
+        limit = spec.get("limit", 0)
+        named = self.looked(search, path, spec["follow"], limit).get("found", {})
+        for name in sorted({name for hits in named.values() for name in hits})[:MOST_FOLLOWED]:
+            item = self.looked(search, name, spec["search"], limit, "#!")
+            if item.get("found"):
+                found[name] = item
+        return found
 
 
 def slight(found: Json) -> Json:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gpumend.rules.cdi.additions import Addition, additions, hand_made, why_lost
 from gpumend.rules.change import GenerateSpec
+from gpumend.rules.driver.nodes import capabilities, misplaced
 from gpumend.rules.engines.engine import ENGINES, readers
 from gpumend.rules.engines.spec_directories import canonical, named
 from gpumend.rules.finding import Change, Component
@@ -123,6 +124,12 @@ def can_generate(context: Context) -> str:
         return "nvidia-ctk is not installed"
     if not context.state.host.wsl2 and not context.state.host.tegra and driver.loaded.get() is None:
         return "the driver is not loaded"
+    if hook_gone(context):
+        return f"{CDI_HOOK} is not installed, and a new spec would name it (GM203)"
+    if any(gpu.mig for gpu in context.state.gpus.listed.value or ()) and not capabilities(context):
+        return "MIG's capability nodes are not there (GM116), and a new spec would lack them"
+    if wrong := misplaced(context):
+        return f"{', '.join(wrong)} is not the kernel's device (GM108): a new spec would have it so, or not at all"
     if not driver.userspace().known:
         return f"the driver's libraries could not be read: {driver.userspace().source}"
     userspace = driver.userspace().value
@@ -144,6 +151,20 @@ def can_generate(context: Context) -> str:
     if not context.wanted.manage_cdi:
         return "cdi.manage is false"
     return ""
+
+
+CDI_HOOK = "nvidia-cdi-hook"  # a program of its own since toolkit 1.16.0; before, nvidia-ctk is the hook
+
+
+def hook_gone(context: Context) -> bool:
+    """Whether the program that generated specs call is nowhere on this host: no container starts with such a spec."""
+    state = context.state
+    if (state.toolkit.version.value or (0,)) < (1, 17) or not state.toolkit.programs[CDI_HOOK].absent:
+        return False
+    named = [hook[0] for _, spec in gpu_specs_in_use(context) for hook in spec.edits().hooks]
+    return not any(
+        path.rpartition("/")[2] == CDI_HOOK and state.cdi.mentioned[path].value is not None for path in named
+    )
 
 
 def uses_refresh(context: Context) -> bool:

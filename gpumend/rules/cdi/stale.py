@@ -20,6 +20,7 @@ from gpumend.rules.cdi.spec import (
 )
 from gpumend.rules.change import RemoveFiles
 from gpumend.rules.driver.gpus import fault
+from gpumend.rules.driver.nodes import numbers
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_toolkit, rule
 from gpumend.state.cdi import DEFAULT_DIRS, Spec, SpecFile
@@ -57,7 +58,7 @@ def stale_nodes(context: Context, spec: Spec) -> list[Evidence]:
                 found.append(Evidence(spec.path, f"device {node.host}, which is not there"))
         elif meta.rdev is None:
             found.append(Evidence(spec.path, f"device {node.host}, which is a {meta.kind}"))
-        elif node.major and (node.major, node.minor) != meta.rdev:
+        elif node.major and (node.major, node.minor) not in (meta.rdev, kernels(context, node.host)):
             found.append(
                 Evidence(
                     spec.path,
@@ -65,6 +66,11 @@ def stale_nodes(context: Context, spec: Spec) -> list[Evidence]:
                 )
             )
     return found
+
+
+def kernels(context: Context, path: str) -> tuple[int, int] | None:
+    """The numbers that the kernel has for a node; where a spec has them, the node on the host is what is wrong (GM108)."""
+    return numbers(path, context.state.nodes.majors.value or {})
 
 
 def wrong_names(context: Context, spec: Spec) -> list[Evidence]:

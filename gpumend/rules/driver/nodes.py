@@ -36,6 +36,28 @@ def numbers(path: str, majors: Mapping[str, int]) -> tuple[int, int] | None:
     return None if front is None or minor is None else (front, minor)
 
 
+def capabilities(context: Context) -> bool:
+    """Whether MIG instances have nodes of their own in /dev/nvidia-caps; true also where that is not known. Two belong to no
+    instance: cap1, configuration, and cap2, monitoring."""
+    nodes = context.state.nodes.caps
+    own = [
+        path
+        for path, meta in (nodes.value or {}).items()
+        if meta.kind == "char" and path.rpartition("cap")[2] not in ("1", "2")
+    ]
+    return len(own) >= 2 or not nodes.known
+
+
+def misplaced(context: Context) -> list[str]:
+    """Paths at which lies something else than the kernel's device, as far as that is known."""
+    majors, found = context.state.nodes.majors.value or {}, []
+    for path, reading in sorted(context.state.driver.nodes.items()):
+        meta, right = reading.value, numbers(path, majors)
+        if meta is not None and (meta.kind != "char" or (right and meta.rdev and meta.rdev != right)):
+            found.append(path)
+    return found
+
+
 @rule(
     "GM108",
     "device nodes are devices, with the kernel's numbers",

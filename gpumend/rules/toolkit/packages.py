@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from gpumend.rules.cdi.spec import CDI_HOOK, hook_gone
 from gpumend.rules.change import InstallPackages
 from gpumend.rules.data import load
 from gpumend.rules.engines.containerd_config import serves_pods
@@ -86,7 +87,9 @@ def lacking(context: Context) -> list[str]:
     ):
         named = toolkit.value("nvidia-container-cli", "path")
         needed += [] if named else ["nvidia-container-cli"]
-    return [name for name in needed if toolkit.programs[name].get() is None]
+    gone = [name for name in needed if toolkit.programs[name].get() is None]
+    by_cdi = context.wanted.mode != "legacy" or "device" in paths
+    return [*gone, *([CDI_HOOK] if toolkit.installed and by_cdi and hook_gone(context) else [])]
 
 
 def kept_elsewhere(context: Context) -> bool:
