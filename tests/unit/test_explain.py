@@ -183,6 +183,118 @@ def call(
     return done.exit_code, done.stdout, done.stderr
 
 
+# (of which the page is to be among the first three, a text): what issue 19 and the notes behind it quote, and what CUDA's numbers say
+QUOTED: list[tuple[str, str]] = [
+    ("GM207", 'invalid mode "x"'),
+    ("GM203", "couldn't find binary"),
+    ("GM203", "nvidia-container-runtime-hook: couldn't find binary nvidia-container-cli"),
+    ("GM208", "couldn't open required configuration file: file does not exist"),
+    ("GM211 GM207", 'invalid config option: undefined field: "foo"'),
+    ("GM302", "invalid vendor. empty name"),
+    ("GM302", "invalid class. invalid character ' ' in name \"gp u\""),
+    ("GM302", 'invalid hook name "foo"'),
+    ("GM509 GM209 GM107", "NVML: Unknown Error"),
+    ("GM205", "invoking the NVIDIA Container Runtime Hook directly ... not supported"),
+    ("GM526 GM525 GM524 GM522", "Checkpoint path /mnt/grit/x does not exist, skip restoration"),
+    ("GM533 GM535", "cuda-checkpoint is not able to lock frozen threads"),
+    ("GM903 GM904", 'service device "nvidia.com/gpu=all" is missing a mount target'),
+    ("GM117 GM115", "CUDA error: all CUDA-capable devices are busy or unavailable"),
+    ("GM117 GM115", "CUDA_ERROR_DEVICE_UNAVAILABLE"),
+    ("GM117 GM115", "CUDA error 46"),
+    ("GM117", "RuntimeError: CUDA error: no CUDA-capable device is detected"),
+    ("GM117 GM116", "CUDA error: invalid device ordinal"),
+    ("GM117 GM116", "cuInit 101"),
+    ("GM602 GM603 GM117", "system has unsupported display driver / cuda driver combination"),
+    ("GM602 GM603 GM117", "forward compatibility was attempted on non supported HW"),
+    ("GM117", "CUDA_ERROR_NOT_INITIALIZED"),
+    ("GM117", "cuInit: 3 initialization error"),
+    ("GM117", "cuInit returns 3"),
+    ("GM117", "uvm_disable_hmm"),
+    ("GM117 GM106 GM124", "cuInit returned 802"),
+    ("GM117 GM108", "CUDA unknown error after suspend"),
+    ("GM107", "WARNING: infoROM is corrupted at gpu 0000:B3:00.0"),
+    ("GM107", "Failed to initialize NVML: GPU access blocked by the operating system"),
+    (
+        "GM107",
+        "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the NVIDIA Display Driver is properly installed and present in your system.",
+    ),
+    ("GM107", "Unable to determine the device handle for GPU0: 0000:06:00.0: GPU requires reset"),
+    (
+        "GM107",
+        "NVRM: Xid (PCI:0000:41:00): 119, pid=1, name=python, Timeout after 6s of waiting for RPC response from GPU0 GSP!",
+    ),
+    ("GM107", "GPU has fallen off the bus"),
+    ("GM107", "NVRM: installed in this system requires use of the NVIDIA open kernel modules."),
+    (
+        "GM107",
+        "NVRM: The NVIDIA GPU installed in this system is not supported by open nvidia.ko because it does not include the required GPU System Processor (GSP)",
+    ),
+    (
+        "GM107",
+        "NVRM: The NVIDIA GeForce GTX 1050 GPU installed in this system is supported through the NVIDIA 580.xx Legacy drivers.",
+    ),
+    ("GM116", "NVML: Insufficient Permissions nvidia-caps"),
+    ("GM314 GM301", "unresolvable CDI devices nvidia.com/gpu=all Exited (128)"),
+    ("GM214", "DOCKER_RESOURCE_GPU is ignored swarm-resource"),
+    ("GM214", "swarm service gets all GPUs"),
+    ("GM010", "fork/exec /usr/local/nvidia/toolkit/nvidia-container-runtime: no such file or directory"),
+    (
+        "GM010",
+        'failed to create containerd task: exec: "/usr/local/nvidia/toolkit/nvidia-container-runtime": stat /usr/local/nvidia/toolkit/nvidia-container-runtime: no such file or directory',
+    ),
+    ("GM514", "unknown service runtime.v1.RuntimeService"),
+    ("GM513", "Incompatible strategy detected auto"),
+    ("GM513", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu"),
+    ("GM418", "container with CDI device does not come back after docker restart"),
+    ("GM419", "specified default runtime does not exist"),
+    ("GM420", "Too many open files"),
+    ("GM542", "NVML: Insufficient Permissions SELinux"),
+    ("GM543 GM542", "avc: denied { read write } nvidia container_t"),
+    ("GM423", 'apparmor="DENIED" nvidia-modprobe'),
+    ("GM223", "WSL environment detected but no adapters were found"),
+    ("GM223", "libnvidia-ml.so.1: file exists: unknown"),
+    (
+        "GM205",
+        "jetson --gpus Auto-detected mode as 'csv' invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not supported",
+    ),
+    ("GM118", "Valid GRID license not found"),
+    ("GM118", "License Status : Unlicensed (Restricted)"),
+    ("GM120", "Required key not available"),
+    ("GM120", "modprobe: ERROR: could not insert 'nvidia': Required key not available"),
+    ("GM121", "Error! Bad return status for module build on kernel"),
+    ("GM122", "dpkg: error processing package nvidia-dkms-580"),
+    ("GM123", "nvidia-driver-580 : Depends: libnvidia-compute-580 but it is not going to be installed"),
+    ("GM125", "CUDA_ERROR_NOT_PERMITTED in cuMemCreate"),
+    ("GM124", "/opt/nvidia/nvlsm/sbin/nvlsm does not exist"),
+    ("GM106 GM124", "nvidia-fabricmanager.service failed"),
+    ("GM106", "fabric manager NVIDIA GPU driver interface version mismatch"),
+    ("GM408", "could not select device driver snap docker"),
+    ("GM701", "overlay: filesystem on /var/lib/docker not supported as upperdir"),
+    ("GM701", "fuse-overlayfs: cannot mount: Invalid argument"),
+    ("GM417", "nvidia-container-cli: device error: 7: unknown device"),
+    ("GM304", 'failed to stat CDI host device "/dev/nvidia77": no such file or directory'),
+    ("GM304", "cuInit 999 nvidia-smi works"),
+    ("GM313 GM301", "permission denied /etc/cdi/nvidia.yaml"),
+    ("GM310", "nvidia-cdi-refresh.service: Failed with result 'exit-code'"),
+    ("GM222", "accept-nvidia-visible-devices-envvar-when-unprivileged"),
+    ("GM222", "insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES envvar"),
+    ("GM220", "unsupported IMEX channel value: all"),
+    ("GM221", "CVE-2025-23266"),
+    ("GM105", 'failed to stat CDI host device "/dev/nvidia-uvm": no such file or directory'),
+    ("GM209", "NVML: Unknown Error no-cgroups"),
+    ("GM701", 'configured driver "overlay2" not available'),
+    ("GM517", "restore through CreateContainer enable_experimental_restore_via_create"),
+    ("GM907", "NVIDIA_VISIBLE_DEVICES and device_ids name other GPUs"),
+    ("GM907", "CUDA_VISIBLE_DEVICES"),
+]
+
+
+@pytest.mark.parametrize(("codes", "text"), QUOTED, ids=[text[:50] for _, text in QUOTED])
+def test_a_quoted_symptom_leads_to_its_page(codes: str, text: str) -> None:
+    found = [match.page.title[:5] for match in INDEX.rank(text)[:3]]
+    assert set(codes.split()) & set(found), found
+
+
 def test_there_are_enough_texts_of_the_wild() -> None:
     assert len({text for _, text, _ in TEXTS}) >= 60
 
