@@ -366,6 +366,20 @@ def test_a_search_follows_the_scripts_that_a_file_names(root: Path) -> None:
     assert "/data/none.sh" not in answer["stats"] and "/data/unnamed.sh" not in answer["stats"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have files of other users")
+@pytest.mark.parametrize(("owner", "followed"), [(0, True), (1234, False), (4321, True)])
+def test_a_users_file_has_no_script_of_others_read(root: Path, owner: int, followed: bool) -> None:
+    for name, text in (("cron.d/a", "* * * * * /data/hit.sh\n"), ("hit.sh", "#!/bin/sh\nfound\n")):
+        path = root / ("etc" if name.startswith("cron") else "data") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    os.chown(root / "etc/cron.d/a", owner, 0)
+    os.chown(root / "data/hit.sh", 4321, 0)
+    spec = {**a_glob("/etc/cron.d/*", read=False), "search": "found", "limit": 999}
+    answer = run(root=str(root), globs=[{**spec, "follow": r"(/data/[\w.]+)"}])
+    assert ("/data/hit.sh" in answer["stats"]) == followed
+
+
 def test_a_search_passes_over_what_is_too_large_or_begins_otherwise(root: Path) -> None:
     (root / "etc/cdi").mkdir()
     texts = {

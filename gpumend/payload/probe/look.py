@@ -268,13 +268,14 @@ class Tree:
         return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
 
     def followed(self, spec: Json, path: str) -> Json:
-        """The scripts that a file names and in which the search finds something, with what."""
+        """The scripts that a file names and in which the search finds something, with what. A user's file has nobody else's read."""
         found: Json = {}
         limit = spec.get("limit", 0)
-        named = self.looked(search, path, spec["follow"], limit).get("found", {})
-        for name in sorted({name for hits in named.values() for name in hits})[:MOST_FOLLOWED]:
+        naming = self.looked(search, path, spec["follow"], limit)
+        named = naming.get("found", {}).values()
+        for name in sorted({name for hits in named for name in hits})[:MOST_FOLLOWED]:
             item = self.looked(search, name, spec["search"], limit, "#!")
-            if item.get("found"):
+            if item.get("found") and naming.get("uid") in (0, item.get("uid")):
                 found[name] = item
         return found
 
