@@ -12,7 +12,12 @@ PROBE = (
     "probe.files",
     "probe.reader",
     "probe.execution",
+    "probe.http",
+    "probe.bus",
+    "probe.fence",
+    "probe.running",
     "probe.processes",
+    "probe.planned",
     "probe.docker",
     "probe.systemd",
     "cuda",
@@ -47,25 +52,63 @@ CHANGE = (
     "change.transaction",
     "change.program",
 )
+# Only where a desired state names a site's allocations.
+LEDGER = ("allocations", "probe.allocations")
 # Their texts go along, so the imports that they have of each other do not.
 OWN_IMPORT = re.compile(r"^from gpumend\.payload[\w.]* import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 
 
-def _text(modules: tuple[str, ...]) -> str:
-    """The modules' source texts, one below the other, as one program without a call. Raises UnicodeDecodeError where one
-    is not ASCII: what a host's locale is does not matter then."""
-    paths = (f"{name.replace('.', '/')}.py" for name in modules)
-    texts = ((pkgutil.get_data("gpumend.payload", path) or b"").decode("ascii") for path in paths)
-    return "\n".join(OWN_IMPORT.sub("", text) for text in texts)
+HINTS = re.compile(r"^from typing import (\([^)]*\)|.*)\n", re.MULTILINE)
+# Hints of types say nothing on a host, where to import `typing` costs 3 ms of CPU time.
+HINT = """class TypeHint:
+    def __getitem__(self, _):
+        return self
+
+
+%s = TypeHint()
+"""
+
+
+def _texts(modules: tuple[str, ...]) -> dict[str, str]:
+    """The modules' source texts by their paths. Raises UnicodeDecodeError where one is not ASCII: what a host's locale is does
+    not matter then."""
+    paths = {name: f"{name.replace('.', '/')}.py" for name in modules}
+    found = {
+        path: (pkgutil.get_data("gpumend.payload", path) or b"").decode("ascii") for path in paths.values()
+    }
+    return {path: OWN_IMPORT.sub("", text) for path, text in found.items()}
+
+
+def _program(modules: tuple[str, ...]) -> str:
+    """The modules as one program without a call. Each text is compiled by itself: of one large text Python holds everything at
+    once, and to be given so much memory costs a third of the time. What is a hint of a type alone is not imported."""
+    names: set[str] = set()
+    parts = []
+    for path, text in _texts(modules).items():
+        for listed in HINTS.findall(text):
+            names.update(re.findall(r"\w+", listed))
+        if "'''" in text:
+            raise ValueError(f"{path} has three quotes, which end it in the program")
+        parts.append(f"exec(compile(r'''{HINTS.sub('', text)}''', {path!r}, 'exec'))\n")
+    return HINT % " = ".join(sorted(names)) + "".join(parts)
 
 
 @cache
-def probe_source() -> str:
-    """The program that reads a host."""
-    return _text(PROBE)
+def probe_source(ledger: bool = True) -> str:
+    """The program that reads a host. ledger: whether a site's allocations, too."""
+    return _program(PROBE if ledger else tuple(name for name in PROBE if name not in LEDGER))
 
 
 @cache
 def change_source() -> str:
     """The probe, and below it what changes things."""
-    return _text((*PROBE, *CHANGE))
+    return _program((*PROBE, *CHANGE))
+
+
+def probe_text() -> str:
+    """The same as one text, hints and all: what is looked at where nothing is run."""
+    return "\n".join(_texts(PROBE).values())
+
+
+def change_text() -> str:
+    return "\n".join(_texts((*PROBE, *CHANGE)).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -13,22 +14,30 @@ from gpumend.run import audit_program
 from gpumend.state.host_state import request
 
 
+def _source(asked: Mapping[str, Any]) -> str:
+    """The probe's source, as far as a request needs it."""
+    return probe_source("allocations" in asked)
+
+
 @cache
 def probe_program(ask_cuda: bool = True, besides: str = "") -> str:
     """The program that goes over stdin: the probe and the call with this request."""
-    return f"{probe_source()}\nmain(json.loads({json.dumps(request(ask_cuda, besides))!r}))\n"
+    asked = request(ask_cuda, besides)
+    return f"{_source(asked)}\nmain(json.loads({json.dumps(asked)!r}))\n"
 
 
 @cache
 def installed_program(ask_cuda: bool = True, besides: str = "") -> str:
     """The same as a file for the hosts: what `deploys/audit_rule.py` installs."""
-    return audit_program.text(probe_source(), request(ask_cuda, besides))
+    asked = request(ask_cuda, besides)
+    return audit_program.text(_source(asked), asked)
 
 
 @cache
 def audit_identity(ask_cuda: bool = True, besides: str = "") -> str:
     """What an installed audit program of this version says that it is."""
-    return audit_program.identity(probe_source(), request(ask_cuda, besides))
+    asked = request(ask_cuda, besides)
+    return audit_program.identity(_source(asked), asked)
 
 
 def change_program(wanted: dict[str, Any], ask_cuda: bool = True, besides: str = "") -> str:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from gpumend.state.cdi import DEFAULT_DIRS
-from gpumend.state.flavours import FLAVOURS
+from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIGS
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
@@ -41,17 +41,30 @@ JOINS_GLOBS: Version = (
 )  # before, a relative import with a star is below the daemon's own directory, `/`
 # The newest `version` that a containerd takes. 1.6 takes any number and reads it as 2 (measured with 1.6.20).
 NEWEST_CONFIG: tuple[tuple[Version, int], ...] = (((1, 7), 2), ((2, 0), 3), ((2, 3), 4))
+# A kubelet that is no process now, also where nobody has given it a file.
+KUBELETS = ("/usr/bin/kubelet", "/usr/local/bin/kubelet", "/opt/bin/kubelet")
+# Of these one is there where somebody uses containerd's CRI, for which alone it is asked what it makes of its files: 50 ms of CPU.
+CRI_USERS = (
+    "kubelet",
+    *(name for found in FLAVOURS for name in found.processes),
+    *(found.directory for found in FLAVOURS),
+    *KUBELETS,
+    *KUBELET_CONFIGS,
+    "/etc/containerd/grit.toml",
+)
+# Reads only: with roots that do not exist it makes none (measured with 1.6.20, 1.7.24, 2.1.9).
+DUMP = Command(("containerd", "config", "dump"), timeout=10)
 
 
 REQUEST = Request(
     files=(CONFIG, *OTHER_CONFIGS),
+    stats=KUBELETS,
     globs=tuple(Glob(pattern, mentioned=True) for pattern in (CONFIG, *DROP_INS)),
     programs=("containerd", "ctr", "containerd-shim-grit-v1", "runc", "crun", "crictl"),
     commands={
-        "containerd": Command(("containerd", "--version"), timeout=5),
-        # Reads only: with roots that do not exist it makes none (measured with 1.6.20, 1.7.24, 2.1.9).
-        "containerd-config": Command(("containerd", "config", "dump"), timeout=10),
-        "runc": Command(("runc", "--version"), timeout=5),
+        "containerd": Command(("containerd", "--version"), timeout=5, by_docker=True),
+        "containerd-config": DUMP._replace(where_one=CRI_USERS),
+        "runc": Command(("runc", "--version"), timeout=5, by_docker=True),
     },
     processes=("containerd", *SHIMS),
     units=("containerd.service",),
@@ -68,6 +81,15 @@ REQUEST = Request(
         "LimitNOFILESoft",
     ),
 )
+
+
+def request(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of the probe besides, where the desired state has runtimes for containerd or GRIT; else nothing."""
+    containerd, grit = raw.get("containerd"), raw.get("grit")
+    runtimes = containerd.get("runtimes", "auto") if isinstance(containerd, Mapping) else "auto"
+    if runtimes == "auto" and not grit:
+        return {}
+    return {"commands": {"containerd-config": DUMP.entry()}}
 
 
 class ConfigError(ValueError):

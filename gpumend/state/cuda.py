@@ -68,8 +68,11 @@ REQUEST = Request(
         *cupti.GLOBS,
         Glob(LINKER_GLOB),
         Glob(DROPIN_GLOB),
-        *(Glob(pattern, read=False, search=UNIT_LINES) for pattern in (*UNIT_GLOBS, *MANAGER_GLOBS)),
-        *(Glob(pattern, read=False, search=LOGIN_LINES) for pattern in LOGIN_GLOBS),
+        *(
+            Glob(pattern, read=False, search=UNIT_LINES, holds="Environment")
+            for pattern in (*UNIT_GLOBS, *MANAGER_GLOBS)
+        ),
+        *(Glob(pattern, read=False, search=LOGIN_LINES, holds="LD_LIBRARY_PATH") for pattern in LOGIN_GLOBS),
     ),
     programs=("nvcc",),
     commands={

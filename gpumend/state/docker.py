@@ -36,7 +36,10 @@ REQUEST = Request(
         "dockerd": Command(("dockerd", "--version"), timeout=10, without_docker=True),
         # Ends before dockerd writes anything (moby cmd/dockerd/daemon.go: Validate; held by tests/nodes/test_leftovers.py).
         "dockerd-validate": Command(
-            ("dockerd", "--validate", f"--config-file={DAEMON_JSON}"), timeout=10, needs=(DAEMON_JSON,)
+            ("dockerd", "--validate", f"--config-file={DAEMON_JSON}"),
+            timeout=10,
+            needs=(DAEMON_JSON,),
+            taken_by=("dockerd", DAEMON_JSON),
         ),
         "docker-journal": Command(
             ("journalctl", "--unit=docker.service", "--boot", "--lines=60", "--output=cat", "--no-pager"),

@@ -15,6 +15,8 @@ KERNELS = "/lib/modules/*/kernel"  # a directory that only DKMS left behind has 
 MODULES = "/lib/modules/*/modules.dep"
 VERSIONLOCK = ("/etc/dnf/plugins/versionlock.list", "/etc/dnf/versionlock.toml")  # dnf 4, dnf 5
 REBOOT = "/run/reboot-required"  # update-notifier, unattended-upgrades
+# What apt's timer executes (apt debian/apt.systemd.daily: `which unattended-upgrade`): without it nothing is upgraded.
+UPGRADERS = ("/usr/bin/unattended-upgrade", "/usr/bin/unattended-upgrades")
 UPGRADE_TIMER = "apt-daily-upgrade.timer"
 
 REQUEST = Request(
@@ -28,7 +30,10 @@ REQUEST = Request(
     commands={
         # apt's merged configuration; of it only what concerns automatic upgrades: proxies hold passwords
         "apt-config": Command(
-            ("apt-config", "dump"), timeout=10, keep=r"(?mi)^(?:APT::Periodic|Unattended-Upgrade)::.*$"
+            ("apt-config", "dump"),
+            timeout=10,
+            keep=r"(?mi)^(?:APT::Periodic|Unattended-Upgrade)::.*$",
+            needs_one=UPGRADERS,
         ),
     },
     units=(UPGRADE_TIMER,),

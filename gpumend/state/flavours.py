@@ -5,6 +5,16 @@ from __future__ import annotations
 import posixpath
 from typing import NamedTuple
 
+KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+# kubeadm's, kubespray's, and Amazon's of AL2 and AL2023 (JSON).
+KUBELET_CONFIGS = (
+    KUBELET_CONFIG,
+    "/etc/kubernetes/kubelet-config.yaml",
+    "/etc/kubernetes/kubelet/kubelet-config.json",
+    "/etc/kubernetes/kubelet/config.json",
+    "/var/lib/k0s/kubelet-config.yaml",
+)
+
 
 class Flavour(NamedTuple):
     """A Kubernetes distribution that brings its own containerd. k3s-io/k3s pkg/agent/containerd; rancher/rke2."""

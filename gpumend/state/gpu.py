@@ -32,6 +32,8 @@ DETAIL_LINES = (
 FAILURES = r"^(?:Failed to initialize NVML|No devices|NVIDIA-SMI has failed|Unable to determine)[^\n]{0,300}$"
 # nvidia-smi(1), RETURN VALUE: "infoROM is corrupted" is a warning beside a full answer (gpu-operator#285).
 WARNED = 14
+# nvidia-smi --version has it of the same call of NVML's (nvmlSystemGetCudaDriverVersion): a tenth of a second's time for one line.
+CUDA_LINE = r"(?m)^CUDA(?: UMD)? Version[ \t]*:[ \t]*\d+\.\d"
 # Of a device's uevent: the driver that it is bound to, if any, and its numbers (linux drivers/pci/pci-driver.c pci_uevent)
 UEVENT = r"(?:DRIVER=\S+\n)?PCI_CLASS=\w+\nPCI_ID=10DE:\w{4}"
 
@@ -54,7 +56,9 @@ REQUEST = Request(
             timeout=20,
             needs=NODES,
         ),
-        "nvidia-smi-version": Command(("nvidia-smi", "--version"), timeout=20, needs=NODES),
+        "nvidia-smi-version": Command(
+            ("nvidia-smi", "--version"), timeout=20, needs=NODES, said_by=("nvidia-smi-query", CUDA_LINE)
+        ),
         "nvidia-smi-query": Command(("nvidia-smi", "-q"), timeout=20, needs=NODES, keep=DETAIL_LINES),
         # WSL2's own, which has nothing to create: the driver is Windows's
         "nvidia-smi-wsl": Command(
@@ -253,10 +257,10 @@ def _details(snapshot: Snapshot) -> Reading[Details]:
 
 def _cuda(snapshot: Snapshot) -> Reading[Version]:
     """As nvidia-smi --version says; where that does not know the option (drivers of 470 and older: containers/ramalama#1311),
-    as its -q does."""
+    or was not asked since -q has said the same, as that does."""
     found = snapshot.succeeded("nvidia-smi-version").map(lambda output: smi_cuda(output.out))
     details = _details(snapshot)
-    if found.status is Status.FAILED and details.value and details.value.cuda:
+    if found.status in (Status.FAILED, Status.ABSENT) and details.value and details.value.cuda:
         return Reading.of(details.value.cuda, details.source)
     return found
 

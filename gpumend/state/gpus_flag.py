@@ -66,10 +66,20 @@ RUNNERS = (
 
 GLOBS = (
     *(
-        Glob(pattern, read=False, search=SHELL, limit=LARGEST, follow="" if pattern in OF_PACKAGES else NAMED)
+        Glob(
+            pattern,
+            read=False,
+            search=SHELL,
+            limit=LARGEST,
+            holds="--gpus",
+            follow="" if pattern in OF_PACKAGES else NAMED,
+        )
         for pattern in PLAIN
     ),
-    *(Glob(pattern, read=False, search=SHELL, limit=LARGEST, begins="#!") for pattern in SCRIPTS),
+    *(
+        Glob(pattern, read=False, search=SHELL, limit=LARGEST, begins="#!", holds="--gpus")
+        for pattern in SCRIPTS
+    ),
     *(Glob(pattern, read=False, search=COMPOSE, limit=LARGEST) for pattern in COMPOSES),
     *(Glob(pattern, read=False, search=RUNNER, limit=LARGEST) for pattern in RUNNERS),
 )

@@ -35,7 +35,11 @@ REQUEST = Request(
     commands={
         "mokutil": Command(("mokutil", "--sb-state"), timeout=3),
         "systemd-version": Command(
-            ("systemctl", "--version"), timeout=5, needs=("/run/systemd/system",), keep=r"(?m)^systemd \d+"
+            ("systemctl", "--version"),
+            timeout=5,
+            needs=("/run/systemd/system",),
+            keep=r"(?m)^systemd \d+",
+            by_systemd=True,
         ),
         "apparmor-denials": Command(
             ("journalctl", "--dmesg", "--boot", "--lines=2000", "--output=cat", "--no-pager"),

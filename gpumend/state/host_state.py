@@ -145,6 +145,7 @@ def besides_of(raw: Mapping[str, Any]) -> str:
         allocations.request(raw.get(allocations.KEY)),
         compose.request(raw.get(compose.KEY)),
         repositories.request(raw),
+        containerd.request(raw),
     ):
         for key, value in part.items():
             found[key] = _both(found.get(key), value)

@@ -23,22 +23,13 @@ from gpumend.state.containerd import (
     merge,
 )
 from gpumend.state.docker import exec_start
-from gpumend.state.flavours import FLAVOURS, Flavour
+from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIG, KUBELET_CONFIGS, Flavour
 from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Process, Snapshot
 from gpumend.text.documents import toml
 from gpumend.text.version import Version, parse_version
 
-KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
-# kubeadm's, kubespray's, and Amazon's of AL2 and AL2023 (JSON).
-KUBELET_CONFIGS = (
-    KUBELET_CONFIG,
-    "/etc/kubernetes/kubelet-config.yaml",
-    "/etc/kubernetes/kubelet/kubelet-config.json",
-    "/etc/kubernetes/kubelet/config.json",
-    "/var/lib/k0s/kubelet-config.yaml",
-)
 # Where a device plugin serves NVIDIA's GPUs to the kubelet once it has found them (k8s-device-plugin internal/plugin/server.go),
 # and the DRA driver's: on a node that has one, pods with a GPU start.
 PLUGIN_SOCKETS = tuple(

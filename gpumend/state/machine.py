@@ -28,7 +28,7 @@ REQUEST = Request(
     files=(CONTAINER,),
     commands={
         "kernel-log": Command(("dmesg",), timeout=5, needs=NEEDS, keep=LOG_LINES),
-        "vm": Command(("systemd-detect-virt", "--vm"), timeout=5, needs=NEEDS),
+        "vm": Command(("systemd-detect-virt", "--vm"), timeout=5, needs=NEEDS, by_systemd=True),
     },
 )
 

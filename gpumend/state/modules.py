@@ -27,7 +27,12 @@ REQUEST = Request(
         Glob(LOGS, read=False, search=FIRST_ERROR),
         Glob(LOGS, read=False, search=LOG_KERNEL),
     ),
-    commands={"modinfo-signer": Command(("modinfo", "-F", "signer", "nvidia"), timeout=5)},
+    # Without EFI nothing is refused for its signature (GM120).
+    commands={
+        "modinfo-signer": Command(
+            ("modinfo", "-F", "signer", "nvidia"), timeout=5, needs=("/sys/firmware/efi",)
+        )
+    },
 )
 
 BROKEN = {

@@ -83,7 +83,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
         found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
     if engine:
         asked = Command(("apt-cache", *NO_CACHE, "policy", *ENGINES), timeout=20)
-        found["commands"] = {"engine-offers": {**asked._asdict(), "argv": list(asked.argv)}}
+        found["commands"] = {"engine-offers": asked.entry()}
     return found
 
 

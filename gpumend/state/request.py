@@ -13,6 +13,7 @@ class Glob(NamedTuple):
     listed. section: the ELF section of this name is read besides. Both go with `read=False`.
     limit: bytes beyond which a file is not searched, but passed over; begins: only files that begin so are.
     follow: a regular expression for paths in what is searched: scripts (`#!`) at those are searched, too, and listed with it.
+    holds: what all that the search finds stands beside, so that it costs nothing where that is not in a file.
     """
 
     pattern: str
@@ -23,6 +24,7 @@ class Glob(NamedTuple):
     limit: int = 0
     begins: str = ""
     follow: str = ""
+    holds: str = ""
 
 
 class Command(NamedTuple):
@@ -31,7 +33,16 @@ class Command(NamedTuple):
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
     without_docker: run only where dockerd has not answered, whose answer says as much.
     asks_cuda: no command, but CUDA itself is asked, where that creates nothing (gpumend/payload/cuda.py).
-    keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line."""
+    keep: a regular expression; of what the command prints only what it finds leaves the host, one match a line.
+    What the probe has read before spares a command (gpumend/payload/probe/planned.py); what could not be read does not:
+    where_one: names of processes, and paths or patterns of the request, of which one has to be there.
+    told_by: patterns of files that are searched, and the regular expression that has to match something found there.
+    mounted: types of file systems of which one has to be mounted.
+    taken_by: a daemon, and the file with which it has not started as it is.
+    said_by: another command, and the regular expression that has to find nothing in what that printed.
+    by_docker: run only where dockerd has not told of the same program.
+    by_systemd: run only where systemd has not said the same by itself (gpumend/payload/probe/systemd.py); units_of: the
+    pattern of the files of those units of which it is asked what is done where one fails."""
 
     argv: tuple[str, ...]
     timeout: float = 10
@@ -41,6 +52,36 @@ class Command(NamedTuple):
     spares: tuple[str, ...] = ()
     without_docker: bool = False
     asks_cuda: bool = False
+    where_one: tuple[str, ...] = ()
+    told_by: tuple[tuple[str, ...], str] | None = None
+    mounted: tuple[str, ...] = ()
+    taken_by: tuple[str, str] | None = None
+    said_by: tuple[str, str] | None = None
+    by_docker: bool = False
+    by_systemd: bool = False
+    units_of: str = ""
+
+    def entry(self) -> dict[str, Any]:
+        """The command as the probe's JSON has it."""
+        found: dict[str, Any] = {
+            "argv": list(self.argv),
+            "timeout": self.timeout,
+            "needs": list(self.needs),
+            "needs_one": list(self.needs_one),
+            "spares": list(self.spares),
+            "keep": self.keep,
+            "without_docker": self.without_docker,
+            "asks_cuda": self.asks_cuda,
+        }
+        for key in ("where_one", "mounted", "taken_by", "said_by"):
+            if getattr(self, key):
+                found[key] = list(getattr(self, key))
+        for key in ("by_docker", "by_systemd", "units_of"):
+            if getattr(self, key):
+                found[key] = getattr(self, key)
+        if self.told_by:
+            found["told_by"] = {"globs": list(self.told_by[0]), "pattern": self.told_by[1]}
+        return found
 
 
 class Inside(NamedTuple):
@@ -103,16 +144,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
             single["beside_compose"] = {"names": list(names), "search": pattern}
         single["log_keep"] = request.log_keep or single["log_keep"]
         for name, command in request.commands.items():
-            entry = {
-                "argv": list(command.argv),
-                "timeout": command.timeout,
-                "needs": list(command.needs),
-                "needs_one": list(command.needs_one),
-                "spares": list(command.spares),
-                "keep": command.keep,
-                "without_docker": command.without_docker,
-                "asks_cuda": command.asks_cuda,
-            }
+            entry = command.entry()
             if commands.setdefault(name, entry) != entry:
                 raise ValueError(f"two subsystems ask for different commands under the name {name!r}")
     return {**merged, **single, "commands": commands}

@@ -58,7 +58,8 @@ UNIT_LINES = (
     r"|\bgpumend:[ \t]\S+"
 )
 OUR_DROPIN = "gpumend-dind.conf"
-RUNS = Pattern(r"\brun$")
+RUNS_AT_END = r"\brun$"
+RUNS = Pattern(RUNS_AT_END)
 CRON = (
     "/etc/crontab",
     "/etc/cron.d/*",
@@ -100,12 +101,14 @@ REQUEST = Request(
             keep=r"ftype=\d",
             needs=(DOCKER_ROOT,),
             needs_one=("/usr/sbin/xfs_info", "/sbin/xfs_info"),
+            mounted=("xfs",),
         ),
         # What `docker run` of a unit printed: with --rm its container is gone as soon as its daemon has died.
         "unit-log": Command(
             ("journalctl", "--boot", "_COMM=docker", "--lines=400", "--output=with-unit", "--no-pager"),
             timeout=10,
             needs=("/run/systemd/system",),
+            told_by=((UNITS, DROPINS), RUNS_AT_END),
             keep=rf"(?mi)(?<!\S)\S+\.service\[\d+\]: [^\n]*{SAID}[^\n]*$",
         ),
         # Loaded units with what drop-ins and packages say of them: of a hundred, some lines.
@@ -117,6 +120,8 @@ REQUEST = Request(
             timeout=10,
             needs=("/run/systemd/system",),
             keep=f"(?m){SHOWN}",
+            by_systemd=True,
+            units_of=UNITS,
         ),
     },
     spaces=LOCAL,

@@ -17,7 +17,7 @@ import pytest
 
 from gpumend.payload import cuda
 from gpumend.payload.cuda import ask_cuda, in_the_way
-from gpumend.payload.probe import execution
+from gpumend.payload.probe import execution, running
 from gpumend.payload.source import probe_source
 from gpumend.state.host_state import request
 
@@ -119,7 +119,7 @@ def answers(path: Path | str, smi: dict[str, Any] | None = None) -> dict[str, An
 
 def ask(place: Path, root: str, path: Path | str, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = ask_cuda(
-        {"timeout": 20, **more}, answers(path), root, execution.run, execution.resolved
+        {"timeout": 20, **more}, answers(path), root, running.run, execution.resolved
     )
     return found
 
@@ -257,7 +257,7 @@ def test_it_waits_for_what_nvidia_smi_says(place: Path) -> None:
     late, known["ldconfig"] = known.pop("nvidia-smi-query"), answers(path)["ldconfig"]
     timer = threading.Timer(0.2, lambda: known.update({"nvidia-smi-query": late}))
     timer.start()
-    found = ask_cuda({"timeout": 20}, known, tree(place), execution.run, execution.resolved)
+    found = ask_cuda({"timeout": 20}, known, tree(place), running.run, execution.resolved)
     timer.join()
     assert found["status"] == "ok"
 
@@ -284,6 +284,6 @@ def test_the_whole_program_asks(place: Path) -> None:
 
 def test_never_is_never(place: Path) -> None:
     command = request(False)["commands"]["cuinit"]
-    found = ask_cuda(command, answers("/x"), tree(place), execution.run, execution.resolved)
+    found = ask_cuda(command, answers("/x"), tree(place), running.run, execution.resolved)
     assert found == {"status": "absent", "error": "not asked: ask_cuda is never"}
     assert "never" not in request()["commands"]["cuinit"]

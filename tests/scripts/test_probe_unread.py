@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change import services
-from gpumend.payload.probe import containers, docker, execution, files, processes
+from gpumend.payload.probe import containers, docker, execution, files, processes, running
 from tests.scripts.test_probe import ARGV, a_glob, as_nobody, asked, output, run
 from tests.scripts.test_probe import root as root
 
@@ -77,7 +77,7 @@ def test_a_directory_of_path_that_may_not_be_entered(tmp_path: Path, monkeypatch
     there.mkdir()
     monkeypatch.setattr(execution, "PATH", f"{loop}:{there}")
     assert execution.program("nvidia-ctk")["status"] == "failed"
-    assert execution.execute({"argv": ["nvidia-ctk"]}, "", 5)["status"] == "failed"
+    assert running.execute({"argv": ["nvidia-ctk"]}, "", 5)["status"] == "failed"
     shutil.copy("/bin/true", there / "nvidia-ctk")
     assert execution.program("nvidia-ctk")["path"] == str(there / "nvidia-ctk")
     monkeypatch.setattr(execution, "PATH", f"{tmp_path}/none:{there}")

@@ -9,7 +9,7 @@ from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
-from gpumend.payload.source import CHANGE, PROBE
+from gpumend.payload.source import CHANGE, PROBE, change_text
 from gpumend.payload.source import change_source as program_source
 
 
@@ -66,13 +66,13 @@ def test_every_name_is_there() -> None:
 
 def test_it_imports_nothing_of_the_project() -> None:
     imported = {
-        node.module for node in ast.walk(ast.parse(program_source())) if isinstance(node, ast.ImportFrom)
+        node.module for node in ast.walk(ast.parse(change_text())) if isinstance(node, ast.ImportFrom)
     }
     assert [name for name in imported if name and name.partition(".")[0] == "gpumend"] == []
 
 
 def test_python_3_6_can_read_it() -> None:
-    ast.parse(program_source(), feature_version=(3, 6))
+    ast.parse(change_text(), feature_version=(3, 6))
 
 
 def test_its_definitions_alone_do_nothing() -> None:

@@ -19,7 +19,7 @@ from importlib.resources import files
 import pytest
 
 from gpumend.payload.probe import look
-from gpumend.payload.source import CHANGE, PROBE, change_source
+from gpumend.payload.source import CHANGE, PROBE, change_source, change_text
 from gpumend.run.programs import probe_program
 from gpumend.state.host_state import request
 from gpumend.state.snapshot import unpacked
@@ -252,4 +252,4 @@ def test_the_whole_request_is_answered(python: str) -> None:
 @pytest.mark.parametrize("python", interpreters())
 def test_what_changes_a_host_can_be_read(python: str) -> None:
     """Its definitions, whose annotations are evaluated; what it does is for booted hosts."""
-    assert output(python, change_source()) == ""
+    assert output(python, change_text()) == output(python, change_source()) == ""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change import inner
-from gpumend.payload.probe import allocations, execution, files, reader
+from gpumend.payload.probe import allocations, fence, files, reader
 from gpumend.payload.source import probe_source
 from tests.scripts.test_bounded import AS_ROOT, body, serving, trickle
 from tests.scripts.test_probe import a_glob, alive, output
@@ -252,7 +252,7 @@ def test_a_link_below_a_dead_mount_is_not_followed(tmp_path: Path) -> None:
     ],
 )
 def test_where_the_limit_of_memory_is(rows: str, expected: str | None) -> None:
-    assert execution.members_of(rows.split("\n")) == expected
+    assert fence.members_of(rows.split("\n")) == expected
 
 
 # --- a site's books, and whose names stand in arguments: users may write there, and start thousands of processes

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.probe import execution, look, processes
+from gpumend.payload.probe import execution, files, look, processes
+from gpumend.payload.probe import running as runs
 from tests.scripts.test_probe import NOBODY, asked, output, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is root that has something to lose")
@@ -129,7 +130,7 @@ def test_a_group_without_members(
     (programs / "group").write_text(group)
     (programs / "passwd").write_text(passwd)
     monkeypatch.setattr(execution, "ACCOUNTS", (str(programs / "group"), str(programs / "passwd")))
-    assert execution.run([str(path)], 5)["status"] == expected
+    assert runs.run([str(path)], 5)["status"] == expected
 
 
 def test_an_interpreter_is_a_program_too(programs: Path) -> None:
@@ -150,11 +151,11 @@ def test_a_name_is_looked_up_and_judged(programs: Path, monkeypatch: pytest.Monk
     mark = programs / "mark"
     chown(script(programs / "bin/gpumend-tool", f"touch {mark}"))
     monkeypatch.setattr(execution, "PATH", f"{programs}/bin:{execution.PATH}")
-    found = execution.run(["gpumend-tool"], 5)
+    found = runs.run(["gpumend-tool"], 5)
     assert found == {"status": "failed", "error": f"not executed: {programs}/bin/gpumend-tool belongs to uid {OTHER}"}  # fmt: skip
     assert execution.which("gpumend-tool") == f"{programs}/bin/gpumend-tool", "it is there all the same"
     assert not mark.exists()
-    assert execution.run(["gpumend-no-such-tool"], 5)["status"] == "absent"
+    assert runs.run(["gpumend-no-such-tool"], 5)["status"] == "absent"
 
 
 def test_what_a_program_calls_is_looked_up_where_root_alone_writes(
@@ -164,7 +165,7 @@ def test_what_a_program_calls_is_looked_up_where_root_alone_writes(
     chown(script(programs / "theirs/true").parent)
     monkeypatch.setattr(execution, "PATH", f"{programs}/theirs:{programs}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(programs / "theirs"))
-    found = execution.run(["sh", "-c", "echo $PATH $HOME"], 5)
+    found = runs.run(["sh", "-c", "echo $PATH $HOME"], 5)
     assert found["out"] == f"{programs}:/usr/bin:/bin /root\n"
 
 
@@ -445,3 +446,30 @@ def test_a_dockerd_of_which_root_is_not_sure_is_not_known(
     with a_dockerd(monkeypatch, str(programs / "dockerd"), "-c", "read x") as answer:
         assert answer["asked"] == [] and answer["docker"]["status"] == "failed"
         assert f"belongs to uid {OTHER}" in answer["docker"]["error"]
+
+
+def test_a_file_is_opened_by_its_directory_as_by_its_path(tmp_path: Path) -> None:
+    """opened_in takes a shorter way to the same: links, kinds, what a user put there, and limits."""
+    place = tmp_path / "etc"
+    place.mkdir()
+    (place / "plain").write_text("words")
+    (place / "large").write_text("x" * 100)
+    (place / "directory").mkdir()
+    os.mkfifo(place / "fifo")
+    (place / "link").symlink_to("plain")
+    (place / "astray").symlink_to("/etc/shadow")
+    (place / "dangling").symlink_to("none")
+    for name, mode in (("his", 0o644), ("his-alone", 0o600)):
+        (place / name).write_text("his")
+        (place / name).chmod(mode)
+        os.chown(place / name, NOBODY, NOBODY)
+    os.link(place / "his-alone", place / "his-too")
+    handle = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for path in [*map(str, sorted(place.iterdir())), str(place / "missing")]:
+            for limit, largest in ((50, 0), (200, 50), (200, 0)):
+                expected = files.opened(path, limit, largest=largest)
+                assert files.opened_in(handle, path, limit, largest) == expected, path
+    finally:
+        os.close(handle)
+    assert files.opened_in(None, str(place / "plain"), 50)[1] == b"words"

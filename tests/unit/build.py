@@ -27,6 +27,7 @@ from typing import Any
 from gpumend.payload.probe.compose import asked as asked_by
 from gpumend.payload.probe.compose import compose_projects, keep_project, masked_compose, variables_of
 from gpumend.payload.probe.files import matches, mentioned, search_key
+from gpumend.payload.probe.planned import spared
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.wanted import parse as parse_wanted
@@ -159,7 +160,7 @@ class Host:
         """This host with dockerd started with these arguments."""
         return replace(self, processes=(process("/usr/bin/dockerd", *argv),))
 
-    def answer(self) -> Item:
+    def answer(self, plan: bool = True) -> Item:
         return answer(
             self.files,
             self.programs,
@@ -173,6 +174,7 @@ class Host:
             self.listings,
             self.spaces,
             self.besides,
+            plan,
         )
 
     def state(self) -> HostState:
@@ -261,9 +263,10 @@ def answer(
     listings: Mapping[str, Item] | None = None,
     spaces: Mapping[str, Item] | None = None,
     besides: str = "",
+    plan: bool = True,
 ) -> Item:
     """The probe's answer of a host that holds these things and nothing else, to the request of all subsystems; besides: what
-    a desired state calls for (`besides_of`)."""
+    a desired state calls for (`besides_of`). plan: without those commands that the host's other answers spare."""
     lying = {path: item for path, found in (files or {}).items() if (item := _normal(found)) is not None}
     directories = {path[:at] for path in lying for at in range(len(path)) if path[at] == "/"}
     asked = request(True, besides)
@@ -292,6 +295,7 @@ def answer(
                 data = base64.b64decode(lying[path]["data"])
                 passed = spec["limit"] and len(data) > spec["limit"]
                 passed = passed or not data.startswith(spec["begins"].encode())
+                passed = passed or spec.get("holds", "").encode() not in data
                 text = "" if passed else data.decode("utf-8", "replace")
                 if hits := matches(spec["search"], text):
                     others = stats.get(path, {}).get("found", {})
@@ -318,7 +322,7 @@ def answer(
         read[path] = lying[path] if path in lying else a_directory() if path in directories else absent()
     for path in asked["stats"]:
         stats[path] = stat(path)
-    return {
+    found: Item = {
         "gpumend": 1,
         "system": {
             "status": "ok",
@@ -353,6 +357,10 @@ def answer(
         "compose": _projects(lying, (docker or {}).get("containers", ())),
         "seconds": 0.1,
     }
+    for name, command in asked["commands"].items():
+        if plan and (why := spared(command, found)):
+            found["commands"][name] = {"status": "absent", "error": f"not asked: {why}"}
+    return found
 
 
 def _projects(lying: Mapping[str, Item], containers: Iterable[Item]) -> Item:

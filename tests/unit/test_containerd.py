@@ -27,6 +27,7 @@ from gpumend.state.containerd import (
     names_read,
 )
 from gpumend.state.flavours import FLAVOURS
+from gpumend.state.host_state import besides_of
 from gpumend.text.edits import EditError
 from gpumend.text.edits.toml_lines import set_value
 from tests.unit.build import (
@@ -287,7 +288,8 @@ def test_gm501_a_drop_in_above_the_root(version: str, refused: bool) -> None:
 
 def test_gm501_in_containerds_own_words() -> None:
     host = node("2.1.9").but(
-        commands={"containerd-config": (1, "", "containerd: failed to load: no such thing\n")}
+        commands={"containerd-config": (1, "", "containerd: failed to load: no such thing\n")},
+        besides=besides_of(RUNTIMES),
     )
     assert "no such thing" in the(host, "GM501", RUNTIMES).summary
 
@@ -422,6 +424,7 @@ def test_nothing_is_changed_that_is_not_managed() -> None:
 
 def test_an_import_from_elsewhere_holds_back() -> None:
     host = node("2.1.9", "version = 2\nimports = ['/srv/*.toml']\n", dump="version = 3\n")
+    host = host.but(besides=besides_of(GRIT))
     assert "imports /srv/*.toml" in the(host, "GM525", GRIT).refused
 
 

@@ -57,7 +57,8 @@ GPU 00000000:01:00.0
     host = healthy().but(commands={"nvidia-smi-version": old, "nvidia-smi-query": (0, said, "")})
     assert host.state().gpus.cuda.value == (11, 0)
     assert host.but(commands={"nvidia-smi-query": unread("timeout")}).state().gpus.cuda.status == "failed"
-    hangs = host.but(commands={"nvidia-smi-version": unread("timeout")})
+    silent = said.replace("CUDA Version", "Vendor")
+    hangs = host.but(commands={"nvidia-smi-version": unread("timeout"), "nvidia-smi-query": (0, silent, "")})
     assert hangs.state().gpus.cuda.status == "timeout"
 
 

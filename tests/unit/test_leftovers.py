@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gpumend.rules.finding import Status
-from tests.unit.build import findings, healthy
+from tests.unit.build import NOW, file, findings, healthy
 
 RUNS = "/var/lib/gpumend/runs"
 EARLIER, LATER = "20261101T000000Z-aaaa", "20261102T000000Z-bbbb"
@@ -106,7 +106,8 @@ REFUSED = (
 )
 def test_gm412(answer: tuple[int, str, str] | None, told: bool) -> None:
     host = healthy().but(
-        commands={"dockerd-validate": answer}, files={"/etc/docker/daemon.json": '{"bogus": 1}\n'}
+        commands={"dockerd-validate": answer},
+        files={"/etc/docker/daemon.json": file('{"bogus": 1}\n', ctime=NOW)},  # edited since dockerd started
     )
     found = findings(host, "GM412")
     assert [each.status for each in found] == [Status.FAIL] * told

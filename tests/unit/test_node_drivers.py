@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from gpumend.payload.source import change_source
+from gpumend.payload.source import change_text
 from tests.nodes import crashes, faults
 
 # Each takes the program's call away, and is called in its place.
@@ -31,4 +31,4 @@ def test_a_driver_takes_no_name_of_the_program() -> None:
     given = set(re.findall(r'^\s+"([A-Z_]+)": ', Path(crashes.__file__).read_text("utf-8"), re.MULTILINE))
     drivers = names(crashes.DRIVER) | names(faults.SIGHT) | given
     assert {"DATA", "DATA_KEPT", "forked", "is_settled"} <= drivers
-    assert drivers & names(change_source()) - MEANT == set()
+    assert drivers & names(change_text()) - MEANT == set()

@@ -118,6 +118,8 @@ def asked(value: Any) -> Iterator[str]:
         for key in ("search", "keep", "log_keep"):
             if value.get(key):
                 yield value[key]
+        if value.get("told_by"):
+            yield value["told_by"]["pattern"]
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:

@@ -46,9 +46,10 @@ from gpumend.payload.change.json_spans import Span, edited_text, span_pointed, s
 from gpumend.payload.change.services import wait_for
 from gpumend.payload.change.step import Step, absolute, last_error
 from gpumend.payload.probe.allocations import ledger, log_end
-from gpumend.payload.probe.execution import distrust, other_hand, resolved, run
+from gpumend.payload.probe.execution import distrust, other_hand, resolved
 from gpumend.payload.probe.files import Json, open_file
 from gpumend.payload.probe.processes import processes
+from gpumend.payload.probe.running import run
 
 NOTES = os.path.join(ROOT, "allocations.json")
 ALLOCATOR_LOCK_WAIT = 10  # seconds

@@ -17,9 +17,10 @@ from gpumend.payload.change.services import (
     active,
     wait_for,
 )
-from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.execution import which
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.processes import genuine
+from gpumend.payload.probe.running import run
 
 CRIO_SOCKET = "/var/run/crio/crio.sock"
 

@@ -14,8 +14,9 @@ from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.packaging import Unfit, installed, last_line
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.step import Step, absolute, command, nearest_directory
-from gpumend.payload.probe.execution import resolved, run
+from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import open_file
+from gpumend.payload.probe.running import run
 
 LINK = "/usr/local/cuda"
 LINKER = "/etc/ld.so.conf.d"

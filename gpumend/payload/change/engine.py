@@ -1,11 +1,10 @@
 """The part of the program on a host that talks to its Docker: stdlib only, Python 3.6 or newer."""
 
-import http.client
 import json
 from typing import Any, Dict, Optional
 
-from gpumend.payload.probe.docker import UnixConnection
 from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.http import BadAnswer, UnixConnection
 
 SOCKET = "/run/docker.sock"
 
@@ -18,16 +17,14 @@ def docker_call(url: str, method: str = "GET", timeout: float = 10) -> Any:
     """Docker's answer as JSON (None for an empty one). Raises OSError or ValueError, Absent where it is a 404."""
     connection = UnixConnection(SOCKET, timeout)
     try:
-        connection.request(method, url)
-        response = connection.getresponse()
-        body = response.read()
-    except http.client.HTTPException as error:  # an answer that broke off
-        raise OSError("%s %s: %s" % (method, url, error or type(error).__name__))
+        status, body = connection.ask(url, method)
+    except BadAnswer as error:  # an answer that broke off
+        raise OSError("%s %s: %s" % (method, url, error))
     finally:
         connection.close()
-    if response.status >= 400:
-        said = "%s %s: HTTP %d %s" % (method, url, response.status, body[:200].decode("utf-8", "replace"))
-        raise Absent(said) if response.status == 404 else ValueError(said)
+    if status >= 400:
+        said = "%s %s: HTTP %d %s" % (method, url, status, body[:200].decode("utf-8", "replace"))
+        raise Absent(said) if status == 404 else ValueError(said)
     return json.loads(body.decode("utf-8")) if body else None
 
 

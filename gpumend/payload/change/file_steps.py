@@ -31,7 +31,8 @@ from gpumend.payload.change.step import (
     roots_place,
     writable,
 )
-from gpumend.payload.probe.execution import resolved, run, which
+from gpumend.payload.probe.execution import resolved, which
+from gpumend.payload.probe.running import run
 
 
 def check_spec(data: bytes) -> None:

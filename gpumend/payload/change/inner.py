@@ -16,11 +16,12 @@ from typing import Any, Dict, Iterable, Optional
 
 from gpumend.payload.change.engine import Absent, docker_call
 from gpumend.payload.probe.containers import INNER_SECONDS
-from gpumend.payload.probe.docker import MAX_ANSWERS_INSIDE, Budget, UnixConnection, docker_get
-from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.docker import MAX_ANSWERS_INSIDE, docker_get
 from gpumend.payload.probe.files import Json, open_inside
+from gpumend.payload.probe.http import Budget, UnixConnection
 from gpumend.payload.probe.processes import inner, processes
 from gpumend.payload.probe.reader import read_apart
+from gpumend.payload.probe.running import run
 
 RETURN_TIMEOUT = 20  # seconds for a unit's `docker run` to make its container: it copies the image under vfs
 # Restarts by systemd, and seconds, after which a daemon that still gives no answer is not waited for.

@@ -17,8 +17,9 @@ import sys
 import time
 from typing import Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.execution import which
 from gpumend.payload.probe.files import Json, elf_section
+from gpumend.payload.probe.running import run
 
 PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its new version
 

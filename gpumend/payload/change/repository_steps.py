@@ -17,8 +17,9 @@ from gpumend.payload.change.journal import Journal
 from gpumend.payload.change.packaging import APT_ENV, last_line, wait_for_lock
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute
-from gpumend.payload.probe.execution import resolved, run
+from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.running import run
 
 UPDATE_TIMEOUT = 180  # seconds, for one repository's index
 SILENCE = 20  # seconds for which a server may say nothing

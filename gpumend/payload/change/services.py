@@ -5,6 +5,7 @@ Whether a restart may be made now, the restart itself, what ran under the daemon
 
 import os
 import re
+import socket
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
 
@@ -12,10 +13,9 @@ from gpumend.payload.change.engine import docker_call, docker_info, running_cont
 from gpumend.payload.change.files import Failed
 from gpumend.payload.change.inner import main_start, runs_now
 from gpumend.payload.change.trial import can_ask_cri, cri_info
-from gpumend.payload.probe.docker import UnixConnection
-from gpumend.payload.probe.execution import run
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.processes import genuine
+from gpumend.payload.probe.running import run
 
 LOCK_WAIT = 60  # seconds; a run takes seconds, and two runs at once want the same
 COMMAND_TIMEOUT = 60
@@ -307,14 +307,13 @@ def accepts(path: str) -> bool:
     """Whether somebody listens at a socket; also true where there is none, for containerd may have another address."""
     if not os.path.exists(path):
         return True
-    connection = UnixConnection(path, 5)
-    try:
-        connection.connect()
-        return True
-    except OSError:
-        return False
-    finally:
-        connection.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def shims() -> Dict[str, str]:

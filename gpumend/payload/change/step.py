@@ -9,8 +9,8 @@ from typing import Any, Dict, List
 from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.journal import Entry, Journal
 from gpumend.payload.change.services import COMMAND_TIMEOUT
-from gpumend.payload.probe.execution import run
 from gpumend.payload.probe.files import mount_points, whose_hand
+from gpumend.payload.probe.running import run
 
 SPARE_BYTES = 1 << 20
 

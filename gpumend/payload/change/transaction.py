@@ -34,7 +34,7 @@ from gpumend.payload.change.services import (
 )
 from gpumend.payload.change.step import Step, command, nearest_directory, writable
 from gpumend.payload.change.undo import Answer, undo
-from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.running import run
 
 ANSWER_TIMEOUT = 10  # seconds; dockerd answers in milliseconds, a busy one in seconds
 

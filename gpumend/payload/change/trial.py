@@ -9,8 +9,9 @@ import os
 import random
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe.execution import run, which
+from gpumend.payload.probe.execution import which
 from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.running import run
 
 TRIAL_TIMEOUT = 120  # seconds; the first cuInit after boot takes tens of them on hosts with eight GPUs
 CONTAINERD_CRI = "unix:///run/containerd/containerd.sock"

@@ -25,7 +25,7 @@ from gpumend.payload.change.services import (
     systemd,
 )
 from gpumend.payload.change.unfinished import finish
-from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.running import run
 
 Answer = Dict[str, Any]
 

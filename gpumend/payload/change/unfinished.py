@@ -21,7 +21,7 @@ from gpumend.payload.change.packaging import (
     wait_for_lock,
 )
 from gpumend.payload.change.services import LOCK_WAIT, active, gate
-from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.running import run
 
 POLICY = "/usr/sbin/policy-rc.d"  # invoke-rc.d and deb-systemd-invoke ask it; 101: action forbidden by policy
 HELD = (

@@ -2,8 +2,6 @@
 them. What is made of it is `gpumend/payload/allocations.py`."""
 
 import glob
-import hashlib
-import http.client
 import json
 import os
 import re
@@ -21,10 +19,11 @@ from gpumend.payload.allocations import (
     metadata_of,
     slots_of,
 )
-from gpumend.payload.probe.docker import MAX_ANSWERS, Budget, UnixConnection, ask_all, docker_get
-from gpumend.payload.probe.execution import Job, at_once, execute, resolved
+from gpumend.payload.probe.docker import ask_all, docker_get
+from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import (
     Json,
+    digest_of,
     failure,
     listing,
     open_file,
@@ -32,8 +31,10 @@ from gpumend.payload.probe.files import (
     read_beside,
     walked,
 )
+from gpumend.payload.probe.http import MAX_ANSWERS, Budget, UnixConnection
 from gpumend.payload.probe.processes import CONTAINER_ID, MAX_ARGV, age, inner, start_ticks
 from gpumend.payload.probe.reader import HERE, Source, each_answer, goes_on
+from gpumend.payload.probe.running import Job, at_once, execute
 
 MAX_STATE = 8 << 20  # bytes of a state file: 10,000 entries are 1.5 MB
 MAX_METADATA = 1 << 16  # of one container's
@@ -64,7 +65,7 @@ def ledger_state(path: str, shape: Json) -> Json:
         if item["status"] == "ok":
             item.update(status="failed", error="a %s, not a file" % item["kind"])
         return item
-    item["sha256"] = hashlib.sha256(data).hexdigest()
+    item["sha256"] = digest_of(data)
     try:
         item["slots"] = slots_of(data.decode("utf-8"), shape)
     except ValueError as error:
@@ -100,7 +101,7 @@ def ledger_metadata(directory: str, shape: Json) -> Json:
             try:
                 if data is None:
                     raise ValueError(item.get("error") or "a %s, not a file" % item.get("kind"))
-                found["sha256"] = hashlib.sha256(data).hexdigest()
+                found["sha256"] = digest_of(data)
                 found.update(metadata_of(data.decode("utf-8"), shape))
             except ValueError as error:
                 found["error"] = str(error)
@@ -280,7 +281,7 @@ def docker_grants(path: str, daemons: Json, labels: Iterable[str], timeout: floa
         return {"status": "timeout", "error": "dockerd gave no whole answer within %g s" % timeout}
     except OSError as error:
         return {"status": "failed", "error": "%s: %s" % (path, error.strerror or error)}
-    except (ValueError, http.client.HTTPException) as error:
+    except ValueError as error:
         return {"status": "failed", "error": str(error)}
     except (AttributeError, LookupError, TypeError) as error:
         return {"status": "failed", "error": "its answer is no dockerd's: %s" % error}

@@ -1,7 +1,6 @@
 """Compose files of a host's projects, as far as they may leave it: their shape, and what asks for GPUs. Every other word is masked
 by as many x, so that a place in what is sent is the same place in the file. Of .env the variables by which a GPU is asked for."""
 
-import hashlib
 import os
 import re
 import stat
@@ -9,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from gpumend.payload.probe.builds import MAX_DOCKERFILES, dockerfile
 from gpumend.payload.probe.execution import idle_group, resolved
-from gpumend.payload.probe.files import ANYBODY, Json, Named, failure, opened
+from gpumend.payload.probe.files import ANYBODY, Json, Named, digest_of, failure, opened
 
 MAX_COMPOSE_BYTES = 1 << 18  # of 419 public ones the largest has 60 KiB
 MAX_COMPOSE_FILES = 40
@@ -226,7 +225,7 @@ def compose_file(path: str, named: Optional[Named] = None) -> Tuple[Json, str]:
         item.update(status="failed", error="not UTF-8 at byte %d" % error.start)
         return item, ""
     item["text"] = masked_compose(text)
-    item["sha256"] = hashlib.sha256(data).hexdigest()
+    item["sha256"] = digest_of(data)
     try:
         item["others"] = resolved(path)[1] or ""
     except OSError as error:

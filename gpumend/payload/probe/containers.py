@@ -1,7 +1,6 @@
 """What only the answers so far say where to look for: inside containers, and for dockerds that run in them."""
 
 import base64
-import http.client
 import json
 import os
 import time
@@ -9,10 +8,11 @@ from typing import Iterable, List, Optional
 
 from gpumend.payload.probe.compose import compose_project, compose_projects, keep_project
 from gpumend.payload.probe.docker import ask_all, container, docker, without_leads
-from gpumend.payload.probe.execution import Job, at_once, execute
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
+from gpumend.payload.probe.http import BadAnswer
 from gpumend.payload.probe.processes import age, inner, start_ticks
 from gpumend.payload.probe.reader import Source, read_apart
+from gpumend.payload.probe.running import Job
 
 LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
 INNER_SECONDS = 6  # for all answers of a dockerd in a container
@@ -83,7 +83,7 @@ def late(daemons: List[Json], answer: Json, timeout: float, path: str = "/run/do
     answers, lost = [], answer["docker"]["unread"]["containers"]
     try:
         answers = ask_all(path, urls, time.monotonic() + timeout, lost)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, BadAnswer) as error:
         lost.append(str(error) or type(error).__name__)
     found = [container(raw) for raw in answers if raw is not None]
     for each in found:
@@ -148,13 +148,6 @@ def look_further(
     read_side_by_side(reads, end or time.monotonic() + 2 * timeout, seconds + 2)
     for number, project in enumerate(projects):
         keep_project(answer["compose"], project[0], made[str(number)])
-    jobs: List[Job] = []
-    for name, command in request.get("commands", {}).items():
-        if command.get("without_docker"):
-            answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
-            if answer["docker"]["status"] != "ok":
-                jobs.append((answer["commands"], name, execute, (command, request.get("root", ""), timeout)))
-    at_once(jobs, end)
 
 
 def read_side_by_side(jobs: List[Job], end: float, wait: float) -> None:

@@ -1,21 +1,19 @@
 """What Docker says of itself, its containers and its images, over its unix socket."""
 
 import errno
-import hashlib
-import http.client
 import json
+import re
 import socket
 import struct
 import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, failure, matches, open_file
+from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, digest_of, failure, matches, open_file
+from gpumend.payload.probe.http import MAX_ANSWERS, BadAnswer, Budget, UnixConnection
 from gpumend.payload.probe.processes import allowed_env
 
 DOCKER_CONNECTIONS = 4  # dockerd inspects side by side
-MAX_ANSWER = 16 << 20  # bytes of one answer: 10,000 images are 5 MB
-MAX_ANSWERS = 64 << 20  # of all: 2,000 containers are 30 MB
 MAX_ANSWERS_INSIDE = 8 << 20  # of a dockerd in a container, which may be anything
 HISTORIES = 50  # images whose layers are asked for
 # Keys of `GET /info` that may leave the host: HttpProxy/HttpsProxy (passwords) and RegistryConfig must not.
@@ -38,100 +36,6 @@ LEADS = tuple(
 )
 
 
-class Excess(OSError):
-    """More was sent than anybody may send."""
-
-
-class Budget:
-    """How many bytes all answers together may have; connections of one look share it."""
-
-    def __init__(self, left: int, wide: bool = True) -> None:
-        self.left = left
-        self.wide = wide  # as many connections as dockerd is good for
-
-    def spend(self, size: int) -> None:
-        """Raises Excess where it is used up."""
-        self.left -= size
-        if self.left < 0:
-            raise Excess("it answers with more bytes than a dockerd does")
-
-
-class BoundedSocket(socket.socket):
-    """A unix socket with one deadline for all that is sent and received over it until the next `until`, however little
-    comes at a time, and with a budget of bytes for all that is received."""
-
-    deadline = 0.0
-    budget: Optional[Budget] = None
-
-    def until(self, deadline: float) -> None:
-        self.deadline = deadline
-
-    def hurry(self) -> None:
-        """No call waits beyond the deadline. Raises socket.timeout where it is over."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout("timed out")
-        self.settimeout(left)
-
-    def recv_into(self, *arguments: Any) -> int:
-        """As of a socket: http.client reads through it alone (socket.SocketIO)."""
-        self.hurry()
-        size = socket.socket.recv_into(self, *arguments)
-        if self.budget:
-            self.budget.spend(size)
-        return size
-
-    def sendall(self, *arguments: Any) -> None:
-        self.hurry()
-        socket.socket.sendall(self, *arguments)
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket. Each request and its answer have `timeout` seconds, and all of them end at `deadline`."""
-
-    def __init__(
-        self, path: str, timeout: float, deadline: Optional[float] = None, budget: Optional[Budget] = None
-    ) -> None:
-        http.client.HTTPConnection.__init__(self, "localhost", timeout=timeout)
-        self.unix_path = path
-        self.seconds, self.deadline = timeout, deadline
-        self.budget = budget or Budget(MAX_ANSWERS)
-        self.bounded: Optional[BoundedSocket] = None
-
-    def connect(self) -> None:
-        self.sock = self.bounded = BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.bounded.budget = self.budget
-        self.wait()
-        self.bounded.hurry()
-        self.bounded.connect(self.unix_path)
-
-    def wait(self) -> None:
-        """The seconds of the next answer begin."""
-        end = time.monotonic() + self.seconds
-        if self.bounded:
-            self.bounded.until(end if self.deadline is None else min(end, self.deadline))
-
-    def putrequest(self, *arguments: Any, **named: Any) -> None:
-        self.wait()
-        http.client.HTTPConnection.putrequest(self, *arguments, **named)
-
-
-def body_of(response: http.client.HTTPResponse, limit: int = 0) -> bytes:
-    """An answer's body, read piece by piece: what its header says of its length is reserved nowhere. Raises Excess."""
-    pieces, size, limit = [], 0, limit or MAX_ANSWER
-    while True:
-        piece = response.read(65536)
-        if not piece:
-            break
-        size += len(piece)
-        if size > limit:
-            raise Excess("an answer has more than %d bytes" % limit)
-        pieces.append(piece)
-    if response.length:  # http.client tells of it only where all is read at once
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(pieces)
-
-
 def number(text: str) -> int:
     """An integer of JSON. Python takes time that grows with the square of its digits."""
     if len(text) > 32:
@@ -143,16 +47,12 @@ class Gone(ValueError):
     """dockerd knows no such thing (any more): HTTP 404."""
 
 
-def docker_get(connection: http.client.HTTPConnection, url: str) -> Any:
+def docker_get(connection: UnixConnection, url: str) -> Any:
     """One answer of the Engine API as JSON; raises OSError or ValueError with what went wrong, Gone for HTTP 404."""
-    connection.request("GET", url)
-    response = connection.getresponse()
-    body = body_of(response)
-    if response.status != 200:
-        kind = Gone if response.status == 404 else ValueError
-        raise kind(
-            "GET %s: HTTP %d %s" % (url, response.status, body[:200].decode("utf-8", "replace").strip())
-        )
+    status, body = connection.ask(url)
+    if status != 200:
+        kind = Gone if status == 404 else ValueError
+        raise kind("GET %s: HTTP %d %s" % (url, status, body[:200].decode("utf-8", "replace").strip()))
     try:
         return json.loads(body.decode("utf-8"), parse_int=number)
     except RecursionError:
@@ -210,7 +110,7 @@ def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
             data = handle.read(MAX_FILE_BYTES)
     except (OSError, ValueError):
         return None
-    if "sha256:" + hashlib.sha256(data).hexdigest() != ident:
+    if "sha256:" + digest_of(data) != ident:
         return None
     known = (b"NVIDIA_", b"CUDA_VERSION", b"com.docker.compose.project.")
     return json.loads(data.decode("utf-8")) if any(word in data for word in known) else {}
@@ -312,19 +212,17 @@ def without_leads(found: Json, labels: Json) -> None:
             del found["labels"][name]
 
 
-def log_of(connection: http.client.HTTPConnection, ident: str, keep: str) -> List[str]:
+def log_of(connection: UnixConnection, ident: str, keep: str) -> List[str]:
     """Of a container's last log lines those that a pattern finds, the newest last. The rest stays on the host."""
     try:
-        connection.request("GET", "/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
-        response = connection.getresponse()
-        body = body_of(response)
-    except http.client.HTTPException as error:
+        status, body = connection.ask("/containers/%s/logs?stdout=1&stderr=1&tail=200" % ident)
+    except BadAnswer as error:
         raise ValueError("GET logs: %s" % error)
     # Removed; or a log driver that cannot be read back (docs.docker.com, dual logging).
-    if response.status in (404, 409, 501):
+    if status in (404, 409, 501):
         return []
-    if response.status != 200:
-        raise ValueError("GET logs of %s: HTTP %d" % (ident[:12], response.status))
+    if status != 200:
+        raise ValueError("GET logs of %s: HTTP %d" % (ident[:12], status))
     text, at = b"", 0
     # Without a terminal each chunk has a header of 8 bytes (Engine API, ContainerAttach, stream format).
     while body[at : at + 1] in (b"\1", b"\2") and body[at + 1 : at + 4] == b"\0\0\0":
@@ -342,6 +240,16 @@ def docker_info_of(info: Json) -> Json:
             name: {key: runtime[key] for key in runtime if key != "status"}
             for name, runtime in info["Runtimes"].items()
         }
+    return found
+
+
+def docker_version_of(version: Json) -> Json:
+    """What of Docker's versions matters: its own, and those of the parts that it works with."""
+    found: Json = {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")}
+    parts = {str(part.get("Name")): part.get("Version") for part in version.get("Components") or ()}
+    found["Components"] = {
+        name: parts[name] for name in ("containerd", "runc") if re.match(r"v?\d", str(parts.get(name)))
+    }
     return found
 
 
@@ -387,7 +295,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
             "images": images,
             "sizes": sizes,
             "info": docker_info_of(info),
-            "version": {key: version.get(key) for key in ("Version", "ApiVersion", "MinAPIVersion")},
+            "version": docker_version_of(version),
             "containers": containers,
             "unread": {"containers": lost[:3], "images": unseen[:3]},
         }
@@ -396,7 +304,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
         return {"status": "timeout", "error": "dockerd gave %s within %g s" % (said, timeout)}
     except OSError as error:
         return failure(error) if error.errno != errno.ENOENT else {"status": "failed", "error": "no " + path}
-    except (ValueError, http.client.HTTPException) as error:
+    except ValueError as error:
         return {"status": "failed", "error": str(error)}
     except (AttributeError, LookupError, TypeError) as error:
         return {"status": "failed", "error": "its answer is no dockerd's: %s" % error}

@@ -9,24 +9,14 @@ import threading
 import time
 import warnings
 import zlib
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from gpumend.payload.cuda import ask_cuda
 from gpumend.payload.probe.allocations import ledger
 from gpumend.payload.probe.containers import look_further, unsettled, unsure
 from gpumend.payload.probe.docker import docker
-from gpumend.payload.probe.execution import (
-    FENCE,
-    SLEEPERS,
-    Job,
-    at_once,
-    end_children,
-    execute,
-    program,
-    resolved,
-    run,
-    sleepers,
-)
+from gpumend.payload.probe.execution import program, resolved
+from gpumend.payload.probe.fence import FENCE, FENCED
 from gpumend.payload.probe.files import (
     Json,
     dead_mounts,
@@ -39,16 +29,26 @@ from gpumend.payload.probe.files import (
     read_file,
     search,
 )
+from gpumend.payload.probe.planned import said_by_docker, spared
 from gpumend.payload.probe.processes import inner, processes
 from gpumend.payload.probe.reader import at, hung, name_for, read_apart
-from gpumend.payload.probe.systemd import units
+from gpumend.payload.probe.running import (
+    SLEEPERS,
+    Job,
+    at_once,
+    end_children,
+    obstacle,
+    run,
+    run_all,
+    sleepers,
+)
+from gpumend.payload.probe.systemd import ask_systemd, units
 
 FORMAT = 1
 PACKED = "gpumend:zlib:"
 MAX_USER_BYTES = 4 << 20  # of what is kept of one user's files: nobody takes all for himself
 MAX_USERS_BYTES = 8 << 20  # of what is kept of users' files, all together
 HANGS = 5  # seconds after which what takes milliseconds is not waited for
-FENCED = 2  # seconds for systemd to make a scope: that takes 30 ms
 MOUNTS = 3  # seconds in which a file system has to answer
 MOST_FOLLOWED = 20  # scripts that one file names
 READS = 15  # seconds for all files and processes: a second where homes lie on a network
@@ -121,7 +121,14 @@ class Tree:
 
     def __init__(self, request: Json, root: str) -> None:
         self.request, self.root = request, root
-        self.answer: Json = {"files": {}, "stats": {}, "globs": {}, "programs": {}, "rooms": {}}
+        self.answer: Json = {
+            "files": {},
+            "stats": {},
+            "globs": {},
+            "programs": {},
+            "rooms": {},
+            "obstacles": {},
+        }
         self.dead: Dict[str, str] = {}  # mounts that do not answer
         self.users: Dict[str, int] = {}  # bytes of files so far, by whose they are
         self.spoiled: Dict[str, Json] = {}  # why a path is not read (again)
@@ -143,6 +150,9 @@ class Tree:
         for spec in globs:
             if not users_own(spec):
                 yield "globs", spec["pattern"], self.matching(spec)
+        for name, command in request.get("commands", {}).items():
+            if not command.get("asks_cuda"):
+                yield "obstacles", name, self.one("obstacles", name, self.obstacle)
         for path in request.get("stats", ()):
             yield "stats", path, self.one("stats", path, lambda path: self.looked(meta, path))
         names = request.get("processes", ())
@@ -154,6 +164,10 @@ class Tree:
     def one(self, section: str, key: str, function: Callable[[str], Json]) -> Callable[[], Json]:
         """What reads one thing."""
         return lambda: {section: {key: function(key)}}
+
+    def obstacle(self, name: str) -> Json:
+        """Why a command is not run, or an empty dict."""
+        return obstacle(self.request["commands"][name], self.root) or {}
 
     def matching(self, spec: Json) -> Callable[[], Json]:
         return lambda: self.matched(spec)
@@ -225,6 +239,16 @@ class Tree:
         self.users[owner] = kept
         return item
 
+    def handle_on(self, directory: str, paths: Sequence[str]) -> Optional[int]:
+        """A handle on a directory that is root's alone all the way, for many files in it; else None."""
+        if os.geteuid() != 0 or len(paths) < 3 or glob.has_magic(directory) or lost(directory, self.dead):
+            return None
+        try:
+            real, _ = resolved(directory)
+            return os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if real else None
+        except OSError:
+            return None
+
     def matched(self, spec: Json) -> Json:
         """What a pattern matches, and what is asked for of each."""
         root, pattern = self.root, spec["pattern"]
@@ -242,11 +266,18 @@ class Tree:
         except OSError as error:
             listed.update(failure(error))
         before = self.answer["globs"].get(pattern, {}).get("paths", ())  # another search's
+        handle = self.handle_on(directory, listed["paths"]) if spec.get("search") else None
         for path in list(listed["paths"]):
             if spec["read"] and path not in self.answer["files"]:
                 files[path] = self.looked(read_file, path)
             elif spec.get("search"):
-                more = (spec["search"], spec.get("limit", 0), spec.get("begins", ""))
+                more = (
+                    spec["search"],
+                    spec.get("limit", 0),
+                    spec.get("begins", ""),
+                    spec.get("holds", ""),
+                    handle,
+                )
                 found = self.looked(search, path, *more)
                 if found["status"] == "ok" and not found.get("found"):
                     listed["paths"].remove(path)
@@ -263,6 +294,8 @@ class Tree:
                 for name in mentioned(base64.b64decode(text["data"])):
                     if name not in self.answer["stats"] and name not in stats:
                         stats[name] = self.looked(meta, name)
+        if handle is not None:
+            os.close(handle)
         scripts = [path for path in stats if spec.get("follow")]
         listed["paths"] = sorted(set(listed["paths"]).union(before, scripts))
         return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
@@ -309,21 +342,20 @@ def look(request: Json, end: Optional[float] = None) -> Json:
     answer: Json = {"gpumend": FORMAT, "system": system(), "commands": {}}
     answer.update(tree.answer)
     answer["system"]["filesystems"] = answer.pop("rooms")
+    obstacles = answer.pop("obstacles")
     daemons = [
         p for p in answer["processes"].get("processes", ()) if os.path.basename(p["argv"][0]) == "dockerd"
     ]
     # A dockerd inside a container is no reason to knock: docker.socket would start the host's own, which is stopped.
     rootful = any(p["uid"] == 0 and not inner(p) for p in daemons)
-    jobs: List[Job] = [
-        (answer["commands"], name, execute, (command, root, timeout))
-        for name, command in commands.items()
-        if not command.get("without_docker") and not command.get("asks_cuda")
-    ]
+    made, todo = sorted_out(commands, obstacles, answer, rootful)
+    by_itself = ask_systemd(request, todo, answer)
+    made.update(by_itself["commands"])
+    todo = [name for name in todo if name not in made]
+    jobs: List[Job] = [({}, "", run_all, (commands, todo, timeout, made))]
     for name, command in commands.items():
         if command.get("asks_cuda"):
-            jobs.append(
-                (answer["commands"], name, ask_cuda, (command, answer["commands"], root, run, resolved))
-            )
+            jobs.append((made, name, ask_cuda, (command, made, root, run, resolved)))
     doubt = unsure(answer["processes"].get("impostors", ()))
     if answer["processes"]["status"] == "ok" and doubt and not rootful:
         answer["docker"] = {"status": "failed", "error": doubt}
@@ -332,16 +364,68 @@ def look(request: Json, end: Optional[float] = None) -> Json:
         jobs.append((answer, "docker", docker, asked))
     else:  # not `absent`: one may run
         answer["docker"] = dict(answer["processes"])
-    jobs.append(
-        (answer, "units", units, (request.get("units", ()), request.get("unit_properties", ()), timeout))
-    )
+    if "units" in by_itself:
+        answer["units"] = by_itself["units"]
+    else:
+        asked_units = (request.get("units", ()), request.get("unit_properties", ()), timeout)
+        jobs.append((answer, "units", units, asked_units))
     if request.get("allocations"):
         jobs.append((answer, "allocations", ledger, (request["allocations"], answer["processes"], timeout)))
     FENCE.stands(FENCED)
     at_once(jobs, within(patience(request) + HANGS))
+    answer["commands"] = whole(commands, made, todo)
+    left = yet_to_ask(commands, answer)
+    if left:
+        at_once([({}, "", run_all, (commands, left, timeout, made))], within(patience(request) + HANGS))
+        answer["commands"].update(whole(commands, made, left))
     look_further(request, answer, daemons, timeout, within(patience(request) + HANGS))
     answer["seconds"] = round(time.monotonic() - began, 3)
     return answer
+
+
+def sorted_out(commands: Json, obstacles: Json, answer: Json, rootful: bool) -> Tuple[Json, List[str]]:
+    """(Answers of commands that are not run, by name; names of those that are run now). Of the rest their answers decide, and
+    Docker's (`yet_to_ask`)."""
+    answers: Json = {}
+    todo = []
+    for name, command in commands.items():
+        if command.get("asks_cuda"):
+            continue
+        why = spared(command, answer)
+        if obstacles[name] or why:
+            answers[name] = obstacles[name] or {"status": "absent", "error": "not asked: %s" % why}
+        elif not (
+            command.get("without_docker") or command.get("said_by") or (rootful and command.get("by_docker"))
+        ):
+            todo.append(name)
+    return answers, todo
+
+
+def whole(commands: Json, made: Json, todo: List[str]) -> Json:
+    """The answers of commands so far, in the order of the request; also of what hangs before it is started."""
+    late = {"status": "timeout", "error": "no answer in time"}
+    return {name: made.get(name, dict(late)) for name in commands if name in made or name in todo}
+
+
+def yet_to_ask(commands: Json, answer: Json) -> List[str]:
+    """The names of commands that are run since neither Docker nor another command has told what they would; the others have
+    their answers."""
+    todo = []
+    for name, command in commands.items():
+        if name in answer["commands"]:
+            continue
+        if command.get("without_docker") and answer["docker"]["status"] == "ok":
+            answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
+            continue
+        why = spared(command, answer) if command.get("said_by") else None
+        found = said_by_docker(name, answer) if command.get("by_docker") else None
+        if why:
+            found = {"status": "absent", "error": "not asked: %s" % why}
+        if found:
+            answer["commands"][name] = found
+        else:
+            todo.append(name)
+    return todo
 
 
 def main(request: Json) -> None:

@@ -1,7 +1,6 @@
 """What others on a host could have written is read by a child, which has limits and can be ended: it alone hangs, runs out of
 memory or dies of it. It is forked and not started, so that it costs milliseconds; it sends what it has read as JSON."""
 
-import hashlib
 import json
 import mmap
 import os
@@ -12,7 +11,7 @@ import struct
 import time
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.files import Json, digest_of
 
 Source = Callable[[], Json]
 
@@ -52,7 +51,7 @@ HERE: List[Place] = []  # this process's, where it is a reader
 
 def name_for(path: str) -> bytes:
     """The name of a process that reads a path."""
-    return (READER + hashlib.sha256(os.fsencode(path)).hexdigest()[: 15 - len(READER)]).encode("ascii")
+    return (READER + digest_of(os.fsencode(path))[: 15 - len(READER)]).encode("ascii")
 
 
 def hung(sleepers: Sequence[int]) -> Dict[bytes, int]:
