@@ -21,6 +21,7 @@ PROBE = (
     "probe.docker",
     "probe.systemd",
     "cuda",
+    "probe.projects",
     "probe.builds",
     "probe.compose",
     "probe.containers",
@@ -52,6 +53,24 @@ CHANGE = (
     "change.transaction",
     "change.program",
 )
+# Compiled where the first of these functions is called: most hosts have no compose project that asks for a GPU.
+LATER = {"probe.builds": (), "probe.compose": ("compose_project",)}
+LATER_HEAD = """NOT_YET = []
+
+
+def function_of(name):
+    while NOT_YET:
+        path, text = NOT_YET.pop(0)
+        exec(compile(text, path, 'exec'), globals())
+    return globals()[name]
+
+
+"""
+LATER_STUB = """def {name}(*arguments):
+    return function_of({name!r})(*arguments)
+
+
+"""
 # Only where a desired state names a site's allocations.
 LEDGER = ("allocations", "probe.allocations")
 # Their texts go along, so the imports that they have of each other do not.
@@ -89,8 +108,14 @@ def _program(modules: tuple[str, ...]) -> str:
             names.update(re.findall(r"\w+", listed))
         if "'''" in text:
             raise ValueError(f"{path} has three quotes, which end it in the program")
-        parts.append(f"exec(compile(r'''{HINTS.sub('', text)}''', {path!r}, 'exec'))\n")
-    return HINT % " = ".join(sorted(names)) + "".join(parts)
+        quoted = f"r'''{HINTS.sub('', text)}'''"
+        later = LATER.get(path[:-3].replace("/", "."))
+        if later is None:
+            parts.append(f"exec(compile({quoted}, {path!r}, 'exec'))\n")
+        else:
+            parts.append(f"NOT_YET.append(({path!r}, {quoted}))\n")
+            parts.extend(LATER_STUB.format(name=name) for name in later)
+    return HINT % " = ".join(sorted(names)) + LATER_HEAD + "".join(parts)
 
 
 @cache

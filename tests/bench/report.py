@@ -155,6 +155,8 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     if "beside" in found:
         lines += ["", *_beside(found["beside"])]
+    if "probe" in found:
+        lines += ["", *_probe(found["probe"])]
     return "\n".join(lines) + "\n"
 
 
@@ -167,4 +169,23 @@ def _beside(told: Mapping[str, Any]) -> list[str]:
         "| what | then | now | x |",
         "| --- | --: | --: | --: |",
         *(f"| {what} | {was:.1f} | {now:.1f} | {now / was:.2f} |" for what, was, now in told["rows"]),
+    ]
+
+
+def _probe(told: Mapping[str, Any]) -> list[str]:
+    """What `python -m tests.bench.probe COMMIT` measured."""
+    floor = {kind: own for kind, program, own, *_ in told["rows"] if program == "pass"}
+    names = {"pass": "`python3 -c pass`", "then": f"the probe of {told['commit']}", "now": "the probe"}
+    hosts = {"healthy": "a healthy Docker host", "full": "with 200 containers and 500 images"}
+    return [
+        f"On the host (`python -m tests.bench.probe {told['commit']}`, one run of its own, {told['repeat']} in turns, medians): own CPU is the",
+        "process' with all that it starts, the machine's has dockerd's and PID 1's share with it; memory is of its largest process.",
+        f"What both answers have read differs in {len(told['unlike'])} places.",
+        "",
+        "| host | program | own CPU ms | x `python3 -c pass` | the machine's CPU ms | wall ms | memory MB |",
+        "| --- | --- | --: | --: | --: | --: | --: |",
+        *(
+            f"| {hosts[kind]} | {names[program]} | {own:.0f} | {own / floor[kind]:.1f} | {machine:.0f} | {wall:.0f} | {memory:.0f} |"
+            for kind, program, own, machine, wall, memory in told["rows"]
+        ),
     ]

@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload import source as programs_source
 from gpumend.payload.probe import containers, docker, execution, files, http, look, processes, running
 from gpumend.payload.source import probe_source, probe_text
+from gpumend.run.programs import probe_program
 from gpumend.state.host_state import request
 from gpumend.state.snapshot import unpacked
 
@@ -968,3 +970,22 @@ def test_an_empty_request_has_every_section() -> None:
     assert set(run()) >= {
         "gpumend", "system", "files", "stats", "globs", "commands", "programs", "processes", "docker", "units", "seconds",
     }  # fmt: skip
+
+
+def test_what_reads_compose_files_is_compiled_where_it_is_called() -> None:
+    called = """
+print("masked_compose" in globals(), compose_project(("/no/such.yml",), "/no", ()) and "masked_compose" in globals())
+"""
+    assert output(program=probe_source() + called) == "False True\n"
+
+
+def test_a_text_that_would_end_its_own_quotes_makes_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs_source, "_texts", lambda modules: {"probe/x.py": "X = '''y'''\n"})
+    with pytest.raises(ValueError, match=r"probe/x\.py"):
+        programs_source._program(("probe.x",))
+
+
+def test_a_sites_allocations_are_read_by_the_program_that_is_asked_to() -> None:
+    assert "def ledger(" in probe_source() and "def ledger(" not in probe_source(False)
+    assert "def ledger(" not in probe_program()
+    assert "def ledger(" in probe_program(besides=json.dumps({"allocations": {}}))

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from gpumend.payload.probe.compose import asked as asked_by
-from gpumend.payload.probe.compose import compose_projects, keep_project, masked_compose, variables_of
+from gpumend.payload.probe.compose import masked_compose, variables_of
 from gpumend.payload.probe.files import matches, mentioned, search_key
 from gpumend.payload.probe.planned import spared
+from gpumend.payload.probe.projects import compose_projects, keep_project
 from gpumend.rules.finding import Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.wanted import parse as parse_wanted

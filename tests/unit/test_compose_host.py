@@ -10,7 +10,8 @@ import pytest
 
 from gpumend.deploy.facts_report import as_json
 from gpumend.payload.change.file_steps import EditFile as Edited
-from gpumend.payload.probe.compose import asked, compose_project, compose_projects, masked_compose
+from gpumend.payload.probe.compose import asked, compose_project, masked_compose
+from gpumend.payload.probe.projects import compose_projects
 from gpumend.plan.plan import plan
 from gpumend.plan.step import EditFile, RunCommand
 from gpumend.plan.transaction import Transaction

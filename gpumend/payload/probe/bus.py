@@ -2,8 +2,8 @@
 which systemctl does by its thousand and for one question a process. org.freedesktop.systemd1(5) has the properties. Whatever goes
 wrong raises OSError or ValueError: systemctl is then asked."""
 
+import _socket
 import os
-import socket
 import struct
 import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -142,7 +142,7 @@ class Bus:
     """A connection to systemd as root. All has to be said within some seconds."""
 
     def __init__(self, seconds: float, path: str = PRIVATE) -> None:
-        self.sock = BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = BoundedSocket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self.sock.budget = Budget(MAX_REPLIES)
         self.sock.until(time.monotonic() + seconds)
         self.data, self.serial = b"", 0

@@ -6,11 +6,12 @@ import os
 import time
 from typing import Iterable, List, Optional
 
-from gpumend.payload.probe.compose import compose_project, compose_projects, keep_project
+from gpumend.payload.probe.compose import compose_project
 from gpumend.payload.probe.docker import ask_all, container, docker, without_leads
 from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
 from gpumend.payload.probe.http import BadAnswer
 from gpumend.payload.probe.processes import age, inner, start_ticks
+from gpumend.payload.probe.projects import compose_projects, keep_project
 from gpumend.payload.probe.reader import Source, read_apart
 from gpumend.payload.probe.running import Job
 

@@ -1,9 +1,9 @@
 """What Docker says of itself, its containers and its images, over its unix socket."""
 
+import _socket
 import errno
 import json
 import re
-import socket
 import struct
 import threading
 import time
@@ -139,7 +139,7 @@ def ask_all(
                 except IndexError:
                     return
                 if time.monotonic() > deadline:
-                    raise socket.timeout("%d of %d answers in time" % (len(urls) - len(todo) - 1, len(urls)))
+                    raise _socket.timeout("%d of %d answers in time" % (len(urls) - len(todo) - 1, len(urls)))
                 try:
                     found[number] = docker_get(connection, url)
                 except Gone:
@@ -299,7 +299,7 @@ def docker(path: str, running: bool, timeout: float, keep: str = "", own: bool =
             "containers": containers,
             "unread": {"containers": lost[:3], "images": unseen[:3]},
         }
-    except socket.timeout as error:
+    except _socket.timeout as error:
         said = str(error) if "answers" in str(error) else "no answer"
         return {"status": "timeout", "error": "dockerd gave %s within %g s" % (said, timeout)}
     except OSError as error:

@@ -1,8 +1,9 @@
 """HTTP/1.1 over a unix socket, as far as a Docker Engine speaks it: one answer after another, each with bounds to its time and its
-bytes (RFC 9112). http.client would do, but takes 16 ms of CPU time to import: it brings e-mail and TLS along."""
+bytes (RFC 9112). http.client would do, but takes 16 ms of CPU time to import: it brings e-mail and TLS along. Of `socket` what is
+below it suffices."""
 
+import _socket
 import re
-import socket
 import time
 from typing import Dict, List, Optional, Tuple
 
@@ -35,7 +36,7 @@ class Budget:
             raise Excess("it answers with more bytes than a dockerd does")
 
 
-class BoundedSocket(socket.socket):
+class BoundedSocket(_socket.socket):
     """A unix socket with one deadline for all that is sent and received over it until the next `until`, however little
     comes at a time, and with a budget of bytes for all that is received."""
 
@@ -49,7 +50,7 @@ class BoundedSocket(socket.socket):
         """No call waits beyond the deadline. Raises socket.timeout where it is over."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise socket.timeout("timed out")
+            raise _socket.timeout("timed out")
         self.settimeout(left)
 
     def received(self) -> bytes:
@@ -80,7 +81,7 @@ class UnixConnection:
         """The seconds of the next answer begin. Raises OSError."""
         found = self.socket
         if found is None:
-            found = self.socket = BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+            found = self.socket = BoundedSocket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             found.budget, self.data = self.budget, b""
         end = time.monotonic() + self.seconds
         found.until(end if self.deadline is None else min(end, self.deadline))
