@@ -20,6 +20,8 @@ AT_A_TIME = 100  # questions that are sent before their answers are read
 RETURN, ERROR = 2, 3
 SIZES = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I"}
 
+FIELDS: Dict[Tuple[int, str], bytes] = {}  # of heads, as often as they are the same
+
 Question = Tuple[str, str, str, str, bytes]  # path, interface, member, signature, body
 
 
@@ -32,15 +34,27 @@ def bus_text(value: str) -> bytes:
     return struct.pack("<I", len(data)) + data + b"\0"
 
 
+def head_field(code: int, kind: bytes, value: str) -> bytes:
+    """A field of a message's head, aligned for the next."""
+    known = FIELDS.get((code, value))
+    if known is None:
+        known = FIELDS[code, value] = aligned(struct.pack("<BB", code, 1) + kind + b"\0" + bus_text(value))
+    return known
+
+
 def message(serial: int, question: Question) -> bytes:
     """A method call (Message Format)."""
     path, interface, member, signature, body = question
-    fields = b""
-    for code, kind, value in ((1, b"o", path), (2, b"s", interface), (3, b"s", member), (6, b"s", SERVICE)):
-        fields = aligned(fields) + struct.pack("<BB", code, 1) + kind + b"\0" + bus_text(value)
-    if signature:
-        text = signature.encode("ascii")
-        fields = aligned(fields) + b"\x08\1g\0" + struct.pack("<B", len(text)) + text + b"\0"
+    text = signature.encode("ascii")
+    fields = b"".join(
+        (
+            head_field(1, b"o", path),
+            head_field(2, b"s", interface),
+            head_field(3, b"s", member),
+            head_field(6, b"s", SERVICE),
+            b"\x08\1g\0" + struct.pack("<B", len(text)) + text + b"\0",
+        )
+    )
     return aligned(struct.pack("<cBBBIII", b"l", 1, 0, 1, len(body), serial, len(fields)) + fields) + body
 
 

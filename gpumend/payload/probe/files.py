@@ -69,10 +69,11 @@ def meta(path: str) -> Json:
     item: Json = {}
     try:
         own = os.lstat(path)
+        found = own
         if stat.S_ISLNK(own.st_mode):
             item["link"] = os.readlink(path)
             item["real"] = os.path.realpath(path)
-        found = os.stat(path)
+            found = os.stat(path)
     except OSError as error:
         item.update(failure(error))
         return item
@@ -201,7 +202,7 @@ def open_file(path: str, inside: Optional[int] = None, named: Optional[Named] = 
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
         file = os.open("/proc/self/fd/%d" % handle, flags)
         os.set_blocking(file, True)  # what may have waited is the open: a lease (fcntl(2))
-        return os.fdopen(file, "rb")
+        return os.fdopen(file, "rb", 8192)  # of a size that is told it is not asked whether it is a terminal
     finally:
         os.close(handle)
 

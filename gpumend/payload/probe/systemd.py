@@ -54,14 +54,14 @@ def owner_of(unit: str, name: str) -> Tuple[str, str]:
 
 def units_told(bus: Bus, names: Sequence[str], properties: Sequence[str]) -> Json:
     """State of systemd units by name, as `units` has it; of one that is not there only that."""
-    first = ("Id", "LoadState", "ActiveState")
-    found = properties_of(bus, {unit: [owner_of(unit, name) for name in first] for unit in names})
+    found = properties_of(bus, {unit: [owner_of(unit, "LoadState")] for unit in names})
     there = [unit for unit in names if found[unit]["LoadState"] != "not-found"]
-    more = properties_of(
-        bus,
-        {unit: [owner_of(unit, name) for name in properties if name not in first] for unit in there},
-    )
-    told = {unit: told_properties(dict(found[unit], **more.get(unit, {}))) for unit in names}
+    asked = ["Id"] + [name for name in properties if name not in ("Id", "LoadState")]
+    more = properties_of(bus, {unit: [owner_of(unit, name) for name in asked] for unit in there})
+    absent = {"ActiveState": "inactive"}
+    told = {
+        unit: told_properties(dict({"Id": unit}, **found[unit], **more.get(unit, absent))) for unit in names
+    }
     return {"status": "ok", "units": told}
 
 
