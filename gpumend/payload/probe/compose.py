@@ -291,4 +291,3 @@ def add_dockerfiles(found: Json, images: Dict[str, Optional[Named]]) -> None:
         if item["status"] != "absent":
             dockerfiles += 1
             found[path] = dict(item, followed=True, builds=True)
-    return found
