@@ -649,6 +649,18 @@ def test_a_wrong_node_is_not_taken_over_into_a_spec(node_there: Item) -> None:
     assert "GM108" in the(gone, "GM301").refused
 
 
+def test_a_spec_is_not_made_without_a_gpus_node() -> None:
+    gone: dict[str, Any] = {
+        "nvidia-smi": None,
+        "nvidia-smi-query": None,
+    }  # it would make them: an audit does not ask
+    host = healthy().but(files={"/dev/nvidia0": None}, commands=gone)
+    assert the(host, "GM105").change is None, "nothing here makes a GPU's own node"
+    assert "GM105" in the(host, "GM304").refused and Component.CDI not in changes(host)
+    with_it = host.but(programs={"nvidia-modprobe": "/usr/bin/nvidia-modprobe"})
+    assert changes(with_it) == {Component.DRIVER, Component.CDI}
+
+
 def test_a_spec_with_the_kernels_numbers_is_not_stale() -> None:
     assert findings(healthy().but(files={"/dev/nvidia-uvm": node(511, 0)}), "GM304") == []
     other = {DYNAMIC: spec().replace("major: 238", "major: 511")}

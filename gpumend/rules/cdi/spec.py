@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gpumend.rules.cdi.additions import Addition, additions, hand_made, why_lost
 from gpumend.rules.change import GenerateSpec
+from gpumend.rules.driver.driver import without_nodes
 from gpumend.rules.driver.nodes import capabilities, misplaced
 from gpumend.rules.engines.engine import ENGINES, readers
 from gpumend.rules.engines.spec_directories import canonical, named
@@ -128,6 +129,8 @@ def can_generate(context: Context) -> str:
         return f"{CDI_HOOK} is not installed, and a new spec would name it (GM203)"
     if any(gpu.mig for gpu in context.state.gpus.listed.value or ()) and not capabilities(context):
         return "MIG's capability nodes are not there (GM116), and a new spec would lack them"
+    if without_nodes(context):
+        return "no GPU has its device node, and nothing here makes it (GM105): a new spec would lack them"
     if wrong := misplaced(context):
         return f"{', '.join(wrong)} is not the kernel's device (GM108): a new spec would have it so, or not at all"
     if not driver.userspace().known:

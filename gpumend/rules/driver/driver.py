@@ -203,6 +203,24 @@ def libraries(context: Context) -> Iterator[Finding]:
             )
 
 
+def node_maker(context: Context, numbered: bool) -> RunModprobe | MakeControlNodes | None:
+    """What makes missing nodes here; None where nothing does. numbered: whether a GPU's own are there: `nvidia-ctk system
+    create-device-nodes --control-devices` makes the others alone."""
+    toolkit = context.state.toolkit
+    if toolkit.programs["nvidia-modprobe"].ok:
+        return RunModprobe()
+    by_ctk = toolkit.programs["nvidia-ctk"].ok and (toolkit.version.value or ()) >= (1, 14)
+    return MakeControlNodes() if by_ctk and numbered else None
+
+
+def without_nodes(context: Context) -> bool:
+    """Whether no GPU has a device node on this host, and nothing here makes one (GM105)."""
+    driver = context.state.driver
+    if not loaded(context) or operators_driver(context.state) or node_maker(context, False):
+        return False
+    return all(reading.absent for path, reading in driver.nodes.items() if path not in CONTROL_NODES)
+
+
 @rule(
     "GM105",
     "the GPU's device nodes are there",
@@ -223,11 +241,7 @@ def nodes(context: Context) -> Iterator[Finding]:
         missing = [path for path in missing if path not in there]
     if not missing:
         return
-    toolkit = context.state.toolkit
-    by_ctk = toolkit.programs["nvidia-ctk"].ok and (toolkit.version.value or ()) >= (1, 14)
-    by_modprobe = toolkit.programs["nvidia-modprobe"].ok
-    # `nvidia-ctk system create-device-nodes --control-devices` makes the control nodes, never a GPU's own.
-    action = RunModprobe() if by_modprobe else MakeControlNodes() if by_ctk and numbered else None
+    action = node_maker(context, bool(numbered))
     yield Finding(
         code="GM105",
         status=Status.FAIL,
@@ -235,7 +249,7 @@ def nodes(context: Context) -> Iterator[Finding]:
         evidence=tuple(Evidence(path, "not there") for path in missing),
         cause="nvidia-uvm was not loaded at boot, or nothing has opened the GPU yet.",
         remedy="Mend runs nvidia-modprobe, which makes them."
-        if by_modprobe
+        if isinstance(action, RunModprobe)
         else "Mend runs `nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules`."
         if action
         else "Run `nvidia-modprobe -c 0 -c 255` and `nvidia-modprobe -u -c 0`.",
