@@ -8,7 +8,7 @@ from gpumend.rules.cdi.spec import gpu_specs_in_use
 from gpumend.rules.cdi.stale import staleness
 from gpumend.rules.engines.containerd_config import cri, pods_readable
 from gpumend.rules.finding import Evidence, Finding, Status
-from gpumend.rules.managers import is_described, operators_toolkit
+from gpumend.rules.managers import operators_toolkit
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.cdi import DEFAULT_DIRS, KIND
 from gpumend.state.containerd import ConfigError
@@ -148,7 +148,9 @@ def operator_whole(context: Context) -> Iterator[Finding]:
     "NixOS' and Guix' own CDI spec is there and true",
     "NixOS/nixpkgs#337873, #322400, #420638; nixos/modules/services/hardware/nvidia-container-toolkit",
     applies=lambda context: (
-        has_gpu(context) and is_described(context) and not context.state.toolkit.installed
+        has_gpu(context)
+        and context.state.host.distribution.value in ("nixos", "guix")
+        and not context.state.toolkit.installed
     ),
 )
 def described_spec(context: Context) -> Iterator[Finding]:

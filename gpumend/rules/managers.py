@@ -138,6 +138,12 @@ def is_described(context: Context) -> bool:
     return any(found.owns == DESCRIBED for found in managers(context))
 
 
+def plugin_injects(context: Context) -> bool:
+    """Whether the cloud's own device plugin gives pods the driver's directory and nodes, without NVIDIA's toolkit: GKE's
+    (GoogleCloudPlatform/container-engine-accelerators cmd/nvidia_gpu)."""
+    return not context.state.toolkit.installed and any(found.name == "gke" for found in managers(context))
+
+
 def hold(findings: list[Finding], context: Context) -> list[Finding]:
     """The findings without the changes to what somebody else keeps on this host."""
 

@@ -51,6 +51,7 @@ from tests.unit.build import (
     findings,
     fixture,
     healthy,
+    link,
     named,
     outcome,
     process,
@@ -674,6 +675,120 @@ EKS = (
 
 def test_eks() -> None:
     assert codes(kube("1.7.24", EKS).but(files={"/etc/eks": a_directory()})) == {}
+
+
+# bottlerocket-os/bottlerocket packages/containerd/containerd-config-toml_k8s_nvidia
+BOTTLEROCKET = """version = 2
+root = "/var/lib/containerd"
+[plugins."io.containerd.grpc.v1.cri"]
+enable_selinux = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "nvidia"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia]
+runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "/etc/containerd/cri-base.json"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia.options]
+SystemdCgroup = true
+BinaryName = "nvidia-oci"
+"""
+OF_BOTTLEROCKET = "NAME=Bottlerocket\nID=bottlerocket\nVARIANT_ID=aws-k8s-1.31-nvidia\nVERSION_ID=1.26.1\n"
+# cos-113: os-release; GKE's device plugin mounts the driver's directory itself (GoogleCloudPlatform/container-engine-accelerators)
+OF_COS = 'NAME="Container-Optimized OS"\nID=cos\nVERSION_ID=113\nBUILD_ID=18244.151.14\n'
+GKE = """version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = true
+"""
+COS_LIBRARIES = "/home/kubernetes/bin/nvidia/lib64"
+READ_ONLY = {
+    "filesystems": {
+        path: {"free": 50 << 30, "readonly": path != "/var/lib"} for path in ("/", "/etc", "/var/lib", "/run")
+    }
+}
+
+
+def bottlerocket(text: str = BOTTLEROCKET) -> Host:
+    return kube("1.7.24", text).but(
+        files={"/etc/os-release": OF_BOTTLEROCKET, CONFIG: config("auto"), DYNAMIC: None},
+        units={REFRESH: None},
+        system=READ_ONLY,
+    )
+
+
+def cos(**files: Any) -> Host:
+    """GKE's own node image: nothing of NVIDIA's toolkit, the driver's files where GKE's installer puts them."""
+    base = kube("1.7.24", GKE)
+    moved = {
+        path: None
+        for path in base.files
+        if path.startswith(("/usr/local/nvidia", "/usr/bin/nvidia", "/usr/share/"))
+    }
+    return base.but(
+        files={
+            **moved,
+            CONFIG: None,
+            DYNAMIC: None,
+            "/etc/os-release": OF_COS,
+            **{f"{COS_LIBRARIES}/{name}.so.580.159.04": file("") for name in ("libcuda", "libnvidia-ml")},
+            **{
+                f"{COS_LIBRARIES}/{name}.so.1": link(
+                    f"{name}.so.580.159.04", file(""), f"{COS_LIBRARIES}/{name}.so.580.159.04"
+                )
+                for name in ("libcuda", "libnvidia-ml")
+            },
+            **files,
+        },
+        programs=dict.fromkeys(
+            (
+                "nvidia-ctk",
+                "nvidia-cdi-hook",
+                "nvidia-container-runtime",
+                "nvidia-container-runtime-hook",
+                "nvidia-container-cli",
+            )
+        ),
+        commands={
+            "nvidia-ctk": None,
+            "nvidia-smi": None,
+            "nvidia-smi-query": None,
+            "ldconfig": (
+                0,
+                "1 libs found in cache `/etc/ld.so.cache'\n\tlibc.so.6 (libc6,x86-64) => /lib64/libc.so.6\n",
+                "",
+            ),
+        },
+        units={REFRESH: None},
+        system=READ_ONLY,
+    )
+
+
+def test_a_healthy_bottlerocket_and_a_healthy_node_of_gke_are_silent() -> None:
+    for host in (bottlerocket(), cos()):
+        for wanted in ({"runtime": {"mode": "auto"}}, {}):
+            assert {code: status for code, status in codes(host, wanted).items() if code != "GM204"} == {}
+            assert changes(host, wanted) == set()
+
+
+def test_their_twins_with_one_fault_are_not() -> None:
+    gone = bottlerocket(BOTTLEROCKET.replace('"nvidia-oci"', '"runc"'))
+    assert the(gone, "GM503").change is None
+    assert (
+        outcome(bottlerocket().but(programs={"nvidia-ctk": None}, commands={"nvidia-ctk": None}), "GM203")
+        == "ok"
+    )
+    missing = {f"/dev/{name}": None for name in ("nvidia-uvm", "nvidia-uvm-tools")}
+    assert "GM105" in codes(cos(**missing))
+    with_toolkit = cos().but(
+        programs={
+            "nvidia-ctk": "/usr/bin/nvidia-ctk",
+            "nvidia-container-runtime": "/usr/bin/nvidia-container-runtime",
+        }
+    )
+    assert "GM504" in codes(with_toolkit), "who brings the toolkit there wants it to work"
 
 
 def test_every_manager_can_be_overruled() -> None:

@@ -36,6 +36,7 @@ from gpumend.rules.engines.containerd_config import (
 )
 from gpumend.rules.engines.spec_directories import lacking, widened
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
+from gpumend.rules.managers import is_described
 from gpumend.rules.rule import Context, rule
 from gpumend.state.containerd import MERGES_KEYS, config_version, imports_of
 from gpumend.state.reading import Unread
@@ -245,6 +246,9 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     settings, k3s = cri(context), embedded(context)
     if not wanted_runtimes(context):
         return
+    default = settings.runtimes.get(settings.default)
+    if is_described(context) and default is not None and injects(default.binary):
+        return  # a system made from its own description: its default runtime injects without containerd's CDI
     values: dict[Keys, Any] = {}
     if settings.enable_cdi is not True:
         values[("enable_cdi",)] = True

@@ -14,6 +14,7 @@ from gpumend.rules.change import SetValues
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
 from gpumend.rules.evidence import line_of, place, standing, where
 from gpumend.rules.finding import Change, Component, Evidence
+from gpumend.rules.managers import plugin_injects
 from gpumend.rules.rule import Context, has_gpu
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import (
@@ -93,7 +94,7 @@ def wanted_runtimes(context: Context) -> tuple[str, ...]:
     """The runtimes that containerd's CRI has to have on this host."""
     if context.wanted.containerd_runtimes is not None:
         return context.wanted.containerd_runtimes
-    pods = serves_pods(context) or embedded(context) is not None
+    pods = (serves_pods(context) or embedded(context) is not None) and not plugin_injects(context)
     return (NVIDIA,) if pods or context.wanted.grit_role else ()
 
 
@@ -144,9 +145,12 @@ def containerd_version(context: Context) -> Reading[Version]:
 
 
 def injects(binary: str) -> bool:
-    """Whether an OCI runtime is one of nvidia-container-runtime's, which the toolkit has for each mode (.cdi, .legacy)."""
+    """Whether an OCI runtime is one of nvidia-container-runtime's, which the toolkit has for each mode (.cdi, .legacy); nvidia-oci
+    is Bottlerocket's (bottlerocket-os/bottlerocket packages/containerd/containerd-config-toml_k8s_nvidia)."""
     name = binary.rpartition("/")[2]
-    return re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?", name) is not None
+    return (
+        re.fullmatch(r"nvidia-container-runtime([.-](cdi|legacy|experimental))?|nvidia-oci", name) is not None
+    )
 
 
 # --- what is where

@@ -16,7 +16,7 @@ from gpumend.rules.engines.containerd_config import serves_pods
 from gpumend.rules.engines.docker_config import GPUS_BY_CDI, wanted_paths
 from gpumend.rules.engines.injection import is_legacy, lost_at_reload, wants_cdi
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
-from gpumend.rules.managers import is_described, operators_toolkit
+from gpumend.rules.managers import is_described, operators_toolkit, plugin_injects
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.toolkit.versions import floors
 from gpumend.state.packages import TOOLKIT, Offer
@@ -96,8 +96,12 @@ def kept_elsewhere(context: Context) -> bool:
     """Whether containers of this host get the GPU without the toolkit's packages: the operator's directory, the system's own
     description, or the snap has what it takes."""
     state = context.state
+    if state.host.distribution.value == "bottlerocket":
+        return True  # what its image has, and no more
     if state.toolkit.installed:
         return False
+    if plugin_injects(context):
+        return True
     snap = state.docker.snap and not serves_pods(context) and state.podman.version.absent
     return snap or is_described(context) or operators_toolkit(state)
 
