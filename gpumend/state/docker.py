@@ -112,11 +112,13 @@ class Container(NamedTuple):
         return self.runtime == "nvidia"
 
     def wants_gpu(self) -> bool:
-        """Whether it asks for a GPU by any of the three ways; the nvidia runtime gives none where nothing is visible."""
+        """Whether it asks for a GPU by any of the three ways, or has its bare nodes; the nvidia runtime gives none where nothing
+        is visible."""
         visible = self.env.get("NVIDIA_VISIBLE_DEVICES", "")
         by_runtime = self.runtime.startswith("nvidia") and visible not in ("", "void", "none")
         cdi = any(each.startswith("nvidia.com/") for _, ids, _ in self.requests for each in ids)
-        return self.uses_gpus_flag() or cdi or by_runtime
+        bare = any(path.startswith("/dev/nvidia") for path in self.devices)
+        return self.uses_gpus_flag() or cdi or by_runtime or bare
 
     @property
     def restarts_by_itself(self) -> bool:

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from gpumend.state.containerd import (
     CONFIG,
+    V2_PLUGIN,
+    V3_PLUGIN,
+    ConfigError,
     Cri,
     config_version,
     cri_of,
@@ -37,6 +40,7 @@ PLUGIN_SOCKETS = tuple(
     for root in ("/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet")
     for name in ("device-plugins/nvidia-gpu.sock", "plugins/gpu.nvidia.com/dra.sock")
 )
+MANAGED = b"# k0s_managed=true"  # first line of the containerd.toml that k0s writes
 # config.yaml holds the cluster's token: of it only these two leave the host.
 K3S_SETTINGS = (
     r"(?m)^[ \t-]*[\"']?((?:container-runtime-endpoint|cgroup-driver)[\"']?[ \t]*[:=][ \t]*[\"']?[^\s\"'#]+)"
@@ -143,14 +147,15 @@ class K3s(NamedTuple):
         if self.dump.ok:
             return cri_of(self.dump.need())
         if not self.flavour.like_k3s:
-            return cri_of(merge(self.version.need(), self.flavour.generated, self.parsed()))
+            parsed = self.parsed()
+            return cri_of(merge(self.version.need(), self.flavour.generated, parsed))
         raw = loads(self.flavour.generated, self.generated)
         version = (2, 1) if config_version(raw) >= 3 else (1, 7)
         return cri_of(merge(version, self.flavour.generated, {self.flavour.generated: raw}))
 
     def parsed(self) -> dict[str, Mapping[str, Any]]:
         """The files that its containerd reads, as TOML, in that order. What k0s will merge into its own at its next start is
-        merged. Raises ConfigError, and Unread for an import that was not read."""
+        merged. Raises ConfigError, also for a drop-in that k0s will not take, and Unread for an import that was not read."""
         found: dict[str, Mapping[str, Any]] = {}
         known = {self.flavour.generated: self.generated, **self.parts}
         waiting = [self.flavour.generated]
@@ -165,7 +170,7 @@ class K3s(NamedTuple):
                     raise Unread(Reading.fail(pattern, NOT_ASKED))
                 waiting += names
         for path in sorted(set(self.parts) - set(found)):
-            drop_in = loads(path, self.parts[path]) if self.drops_in(path) and not known[path].absent else {}
+            drop_in = self._drop_in(path) if self.drops_in(path) and not known[path].absent else {}
             into = next((name for name in found if name.endswith("-cri.toml")), self.flavour.generated)
             if drop_in and into in found:
                 merged = copy.deepcopy(dict(found[into]))
@@ -175,7 +180,25 @@ class K3s(NamedTuple):
 
     def drops_in(self, path: str) -> bool:
         """Whether a file is one that k0s takes by itself."""
-        return self.flavour.name == "k0s" and path.startswith(f"{self.flavour.directory}/containerd.d/")
+        return self.managed and path.startswith(f"{self.flavour.directory}/containerd.d/")
+
+    @property
+    def managed(self) -> bool:
+        """Whether k0s writes its containerd's file: it does where that has its mark (component.go isK0sManagedConfig)."""
+        text = self.generated.value.data if self.generated.value else b""
+        return self.flavour.name == "k0s" and (MANAGED in text.splitlines() or self.generated.absent)
+
+    def _drop_in(self, path: str) -> Mapping[str, Any]:
+        """k0s takes drop-ins of its own form alone, from 1.34 on by its own check (configurer.go validateConfigTree), before
+        that by its containerd 1.7. Raises ConfigError."""
+        raw = loads(path, self.parts[path])
+        own = config_version(loads(self.flavour.generated, self.generated))
+        number, plugins = raw.get("version", own), raw.get("plugins")
+        if number != own:
+            raise ConfigError(path, f"version = {number}, this k0s takes files of version {own}")
+        if own >= 3 and isinstance(plugins, Mapping) and V2_PLUGIN in plugins:
+            raise ConfigError(path, f'[plugins."{V2_PLUGIN}"]: this k0s takes {V3_PLUGIN} in its place')
+        return raw
 
 
 class Kubelet(NamedTuple):
@@ -259,9 +282,7 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
     generated = snapshot.file(flavour.generated)
     version = snapshot.succeeded(f"{flavour.name}-containerd").map(lambda found: parse_version(found.out))
     if not flavour.like_k3s and version.absent:  # by the form of its file, as its generation writes it
-        version = generated.map(
-            lambda content: (2, 1) if config_version(toml(content.text())) >= 3 else (1, 7)
-        )
+        version = generated.map(lambda content: (2, 1) if _third(content) else (1, 7))
     parts = {
         path: snapshot.file(path)
         for pattern in flavour.imports
@@ -285,6 +306,14 @@ def _k3s(snapshot: Snapshot, flavour: Flavour) -> K3s | None:
         or drop_ins.get("cgroupDriver", ""),
         parts,
     )
+
+
+def _third(content: FileContent) -> bool:
+    """Whether a file is of version 3; one that is no TOML is GM511's."""
+    try:
+        return config_version(toml(content.text())) >= 3
+    except (ValueError, RecursionError):
+        return False
 
 
 def _kubelet_arg(words: Sequence[str], name: str) -> str:

@@ -93,8 +93,13 @@ def down(error: str = "", exit: int = 128, **more: Any) -> Item:
         pytest.param(down(exit=143, gpus=True, restart="unless-stopped"), "ok", id="stopped-by-hand"),
         pytest.param(down("port is already allocated"), "ok", id="wants-no-gpu"),
         pytest.param(container("trainer", gpus=True), "ok", id="runs"),
+        pytest.param(
+            down('adding custom device "/dev/nvidia0": no such file', devices=["/dev/nvidia0", "/dev/nvidiactl"]),
+            "fail", id="device-nodes",
+        ),
+        pytest.param(down("no such file", devices=["/dev/dri/renderD128"]), "ok", id="other-device-nodes"),
     ],
-)
+)  # fmt: skip
 def test_gm416(found: Item, expected: str) -> None:
     assert outcome(healthy().with_containers(found), "GM416") == expected
 
@@ -120,6 +125,19 @@ def test_a_failed_start_is_quoted_masked_and_led_to_its_finding() -> None:
         ("nvml error: driver/library version mismatch", "GM101"),
         ("nvml error: driver not loaded", "GM102"),
         ("error mounting /usr/lib/x86_64-linux-gnu/libcuda.so.535.54.03: no such file or directory", "GM304"),
+        # containerd's shim where the runtime's program is gone: of the toolkit, and of a GPU Operator that was taken away
+        ('exec: "nvidia-container-runtime": executable file not found in $PATH: unknown', "GM403"),
+        ("fork/exec /usr/bin/nvidia-container-runtime: no such file or directory: unknown", "GM203"),
+        (
+            'exec: "/usr/local/nvidia/toolkit/nvidia-container-runtime": stat: no such file or directory',
+            "GM010",
+        ),
+        ("Unknown runtime specified nvidia", "GM403"),  # Docker before 23
+        ("bpf_prog_query(BPF_CGROUP_DEVICE) failed: operation not permitted", "GM215"),
+        (
+            'error gathering device information while adding custom device "/dev/nvidia0": no such file or directory',
+            "GM105",
+        ),
     ],
 )
 def test_each_text_belongs_to_a_finding_that_there_is(error: str, code: str) -> None:
@@ -132,6 +150,9 @@ def test_an_unknown_text_leads_nowhere() -> None:
 
 
 # --- requests that cannot be met
+
+
+GPU, OTHER = "GPU-ddcfa932-2616-cecb-a95e-350855afb5ab", "GPU-00000000-2616-cecb-a95e-350855afb5ab"
 
 
 def asks(driver: str, ids: list[str] | None, *capabilities: str, count: int = 0, **more: Any) -> Item:
@@ -167,8 +188,22 @@ def asks(driver: str, ids: list[str] | None, *capabilities: str, count: int = 0,
             "warn",
             id="runtime-cuda-beyond",
         ),
+        pytest.param(container(runtime="nvidia", env={"NVIDIA_VISIBLE_DEVICES": "5"}), "fail", id="runtime-no-such-index"),
+        pytest.param(container(runtime="nvidia", env={"NVIDIA_VISIBLE_DEVICES": f"0,{OTHER}"}), "fail", id="runtime-no-such-uuid"),
+        pytest.param(container(runtime="nvidia", env={"NVIDIA_VISIBLE_DEVICES": f"{GPU}"}), "ok", id="runtime-uuid"),
+        pytest.param(container(runtime="nvidia", env={"NVIDIA_VISIBLE_DEVICES": "nvidia.com/gpu=all"}), "ok", id="runtime-cdi-name"),
+        pytest.param(container(runtime="nvidia", env={"NVIDIA_VISIBLE_DEVICES": "0:1"}), "ok", id="runtime-mig"),
+        pytest.param(container(env={"NVIDIA_VISIBLE_DEVICES": "5"}), "ok", id="of-an-image-under-runc"),
+        pytest.param(container(cdi="nvidia.com/mig=0"), "fail", id="a-kind-that-no-spec-has"),
+        pytest.param(asks("nvidia", ["0"], "gpu", env={"NVIDIA_VISIBLE_DEVICES": GPU}), "ok", id="the-same-by-uuid"),
+        pytest.param(asks("nvidia", [GPU], "gpu", env={"NVIDIA_VISIBLE_DEVICES": "0"}), "ok", id="the-same-by-index"),
+        pytest.param(asks("nvidia", ["0"], "gpu", env={"CUDA_VISIBLE_DEVICES": GPU}), "ok", id="cuda-by-uuid"),
+        pytest.param(asks("nvidia", ["0"], "gpu", env={"CUDA_VISIBLE_DEVICES": OTHER}), "warn", id="cuda-by-another-uuid"),
+        pytest.param(container(gpus=True, env={"CUDA_VISIBLE_DEVICES": "5"}), "warn", id="cuda-beyond-all"),
+        pytest.param(container(gpus=True, env={"CUDA_VISIBLE_DEVICES": "0"}), "ok", id="cuda-of-all"),
+        pytest.param(container(gpus=True, env={"CUDA_VISIBLE_DEVICES": ""}), "ok", id="cuda-none-by-intent"),
     ],
-)
+)  # fmt: skip
 def test_gm417(found: Item, expected: str) -> None:
     wanted = {"docker": {"paths": ["runtime"]}}  # --gpus is judged where it is used, whatever this says
     assert outcome(healthy("29.7.2", "1.20.0").with_containers(found), "GM417", wanted) == expected
@@ -432,6 +467,86 @@ def test_a_k0s_node_with_one_fault(drop_in: str, mtime: float, code: str) -> Non
     assert "unknown" not in codes(k0s_host(drop_in, mtime)).values()
 
 
+K0S_D, K0S_CRI = "/etc/k0s/containerd.d/nvidia.toml", "/run/k0s/containerd-cri.toml"
+# k0s 1.34 and newer, component.go and configurer.go at 80256949: files of version 3 alone
+K0S_V3 = {
+    "/etc/k0s/containerd.toml": f'# k0s_managed=true\nimports = ["{K0S_CRI}"]\nversion = 3\n',
+    K0S_CRI: 'version = 3\n[plugins."io.containerd.cri.v1.images".pinned_images]\nsandbox = "pause:3.10"\n'
+    '[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n',
+}
+K0S_NVIDIA_V3 = K0S_NVIDIA.replace("version = 2", "version = 3").replace(
+    "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"
+)
+
+
+def test_a_k0s_of_containerd_2_that_is_right_is_no_finding() -> None:
+    assert codes(k0s_host(K0S_NVIDIA_V3).but(files=K0S_V3)) == {}
+    without_number = K0S_NVIDIA_V3.replace("version = 3\n", "")
+    assert codes(k0s_host(without_number).but(files=K0S_V3)) == {}
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        pytest.param(k0s_host("[plugins\n"), f"{K0S_D}:1: ", id="drop-in"),
+        pytest.param(k0s_host(K0S_NVIDIA).but(files={K0S_CRI: "a = 1\n[x\n"}), f"{K0S_CRI}:2: ", id="merged"),
+        pytest.param(
+            k0s_host(K0S_NVIDIA).but(files={"/etc/k0s/containerd.toml": "x\n"}), "/etc/k0s/containerd.toml:1: ", id="own"
+        ),
+        pytest.param(k0s_host(K0S_NVIDIA).but(files=K0S_V3), f"{K0S_D}: version = 2", id="drop-in-of-version-2"),
+        pytest.param(
+            k0s_host(K0S_NVIDIA.replace("version = 2\n", "")).but(files=K0S_V3), f"{K0S_D}: [plugins", id="old-plugin"
+        ),
+        pytest.param(k0s_host(K0S_NVIDIA_V3), f"{K0S_D}: version = 3", id="drop-in-of-version-3"),
+    ],
+)  # fmt: skip
+def test_what_k0s_cannot_take_is_one_finding(host: Host, where: str) -> None:
+    """k0s#6547: with such a file k0s starts no containerd."""
+    assert codes(host) == {"GM511": "fail"}
+    found = the(host, "GM511")
+    assert found.summary.startswith(where)
+    assert found.change is None and "systemctl restart k0s" in found.remedy
+
+
+def test_a_restart_is_not_advised_where_it_would_bring_no_containerd() -> None:
+    """Seen on a booted node: GM516 said that pods keep running."""
+    assert codes(k0s_host("[plugins\n", NOW - 60)) == {"GM511": "fail"}
+    assert "GM516" in codes(k0s_host(K0S_NVIDIA, NOW - 60))
+
+
+def test_what_a_distributions_containerd_refuses_is_told_in_its_words() -> None:
+    """`containerd config dump` of 2.1.9, measured."""
+    program = {"/var/lib/k0s/bin/containerd": file("", 0o755)}
+    said = (
+        "containerd: failed to unmarshal TOML at row 2 column 13: toml: cannot decode TOML string into struct field "
+        "config.Config.OOMScore of type int\n"
+    )
+    host = k0s_host(K0S_NVIDIA).but(files=program, commands={"k0s-containerd-config": (1, "", said)})
+    assert codes(host) == {"GM511": "fail"}
+    assert "OOMScore" in the(host, "GM511").summary
+    said = f'containerd: failed to load TOML from {K0S_CRI}: invalid disabled plugin URI "cri" expect io.containerd.x.vx\n'
+    off = k0s_host('disabled_plugins = ["cri"]\n' + K0S_NVIDIA).but(
+        files=program, commands={"k0s-containerd-config": (1, "", said)}
+    )
+    assert codes(off) == {"GM514": "fail"}
+    assert "does not start again" in the(off, "GM514").cause
+    assert "invalid disabled plugin URI" in str(the(off, "GM514").evidence)
+
+
+def test_drop_ins_beside_a_file_that_k0s_does_not_write_have_no_effect() -> None:
+    """k0s docs/runtime.md: without its first line the file is its owner's."""
+    owners = k0s.MAIN.replace("# k0s_managed=true\n", "")
+    found = codes(k0s_host(K0S_NVIDIA).but(files={"/etc/k0s/containerd.toml": owners}))
+    assert found == {"GM503": "fail", "GM512": "warn"}
+    host = k0s_host(K0S_NVIDIA).but(files={"/etc/k0s/containerd.toml": owners})
+    assert K0S_D in the(host, "GM512").summary
+    assert "into /etc/k0s/containerd.toml" in the(host, "GM503").remedy
+    imported = owners.replace(
+        "\n]", '\n  "/etc/k0s/containerd.d/*.toml",\n]'
+    )  # the last counts in containerd 1.7
+    assert codes(k0s_host(K0S_NVIDIA).but(files={"/etc/k0s/containerd.toml": imported})) == {}
+
+
 def test_microk8s() -> None:
     for host in microk8s.HOSTS.values():
         silent_on_unread(host)
@@ -471,6 +586,52 @@ def test_a_microk8s_node_that_is_right_is_no_finding() -> None:
 )
 def test_a_microk8s_node_with_one_fault(host: Host, code: str) -> None:
     assert list(codes(host)) == [code]
+
+
+# canonical/microk8s microk8s-resources/default-args/containerd-template.toml at 08a8c4aa, less its comments and registry
+MICROK8S_TEMPLATE = """version = 2
+oom_score = 0
+[grpc]
+  uid = 0
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "${SNAPSHOTTER}"
+    default_runtime_name = "${RUNTIME}"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia-container-runtime]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia-container-runtime.options]
+        BinaryName = "nvidia-container-runtime"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "${SNAP_DATA}/opt/cni/bin"
+"""
+
+
+def rendered(runtime: str) -> Host:
+    text = MICROK8S_TEMPLATE.replace("${RUNTIME}", runtime).replace("${SNAPSHOTTER}", "overlayfs")
+    return microk8s_host(text).but(files={f"{microk8s.A}/containerd-template.toml": MICROK8S_TEMPLATE})
+
+
+def test_microk8s_own_template_is_no_finding_once_its_gpu_addon_is_on() -> None:
+    assert codes(rendered("nvidia-container-runtime")) == {}
+    assert "GM503" in codes(rendered("runc")) or "GM513" in codes(rendered("runc"))
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        pytest.param(microk8s_host("[x\n"), f"{microk8s.A}/containerd.toml", id="rendered"),
+        pytest.param(
+            microk8s_host(MICROK8S_NVIDIA).but(files={f"{microk8s.A}/containerd-template.toml": "a = 1\na = 2\n"}),
+            f"{microk8s.A}/containerd-template.toml", id="template",
+        ),
+    ],
+)  # fmt: skip
+def test_what_microk8s_containerd_cannot_read_is_one_finding(host: Host, path: str) -> None:
+    assert codes(host) == {"GM511": "fail"}
+    assert the(host, "GM511").summary.startswith(path)
 
 
 def other(path: str, text: str | None) -> Host:

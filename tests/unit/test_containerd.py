@@ -756,7 +756,7 @@ def test_gm504_and_gm505_of_k3s_own_containerd() -> None:
         and found.change is None
         and "k3s writes" in found.refused
     )
-    assert (outcome(host, "GM504"), outcome(host, "GM504", GRIT)) == ("warn", "fail")
+    assert (outcome(host, "GM504"), outcome(host, "GM504", GRIT)) == ("note", "fail")
     right = made.replace("  BinaryName", "  SystemdCgroup = true\n  BinaryName").replace(
         "version = 2", "version = 2\n", 1
     )

@@ -263,7 +263,7 @@ def cdi_off(context: Context) -> Iterator[Finding]:
     needed = off and (k3s is None or context.wanted.grit_role is not None)
     yield Finding(
         code="GM504",
-        status=Status.FAIL if needed else Status.WARN,
+        status=Status.FAIL if needed else Status.NOTE if off else Status.WARN,
         summary=f"CDI is off in containerd {show(version)}"
         if off
         else f"cdi_spec_dirs leaves out {', '.join(missing)}",

@@ -71,7 +71,9 @@ def source_of(k3s: K3s) -> str:
     """Where a person changes the configuration of a distribution's own containerd."""
     if k3s.flavour.like_k3s:
         return "its template"
-    return k3s.flavour.template or f"a file in {k3s.flavour.directory}/containerd.d"
+    if k3s.flavour.template:
+        return k3s.flavour.template
+    return f"a file in {k3s.flavour.directory}/containerd.d" if k3s.managed else k3s.flavour.generated
 
 
 def by_hand(k3s: K3s, table: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpumend.rules.engines.docker_config import (
     CDI_BY_DEFAULT,
@@ -28,7 +28,10 @@ STOPPED_BY_HAND = (
 CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r'could not select device driver "cdi"', ("GM404", "GM418")),
     (r"could not select device driver|AMD CDI spec not found|no known GPU vendor", ("GM406", "GM203")),
-    (r"unknown or invalid runtime name", ("GM403",)),
+    (r"unknown or invalid runtime name|[Uu]nknown runtime specified", ("GM403",)),
+    (r"/usr/local/nvidia/toolkit/nvidia-container-runtime", ("GM010",)),
+    (r"exec.*nvidia-container-runtime.*(?:no such file|executable file not found)", ("GM403", "GM203")),
+    (r"custom device \"/dev/nvidia", ("GM105",)),
     (r"invoking the NVIDIA Container Runtime Hook directly", ("GM205",)),
     (r"unresolvable CDI devices", ("GM301", "GM302", "GM303", "GM417")),
     (r"failed to stat CDI host device", ("GM105", "GM304")),
@@ -43,7 +46,7 @@ CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"load library failed: libnvidia-ml|ERROR_LIBRARY_NOT_FOUND", ("GM104",)),
     (r"unsatisfied condition: cuda", ("GM414",)),
     (r"unknown device", ("GM417",)),
-    (r"bpf_prog_query|failed to add device rules", ("GM424",)),
+    (r"bpf_prog_query|failed to add device rules", ("GM215", "GM424")),
     (
         r"(?:error stat|failed to mount|mounting|stat) .*(?:nvidia|libcuda|cuda).*no such file|nvidia.*no such file",
         ("GM304",),
@@ -103,29 +106,46 @@ def failed_starts(context: Context) -> Iterator[Finding]:
         )
 
 
+MIG = re.compile(r"\d+:\d+")
+
+
+def _named(context: Context) -> dict[str, str]:
+    """Each name of a GPU that nvidia-smi lists, and its UUID; empty where it gave no list."""
+    listed = context.state.gpus.listed.value or ()
+    names = {str(gpu.index): gpu.uuid for gpu in listed} | {gpu.uuid: gpu.uuid for gpu in listed}
+    return names | {uuid: uuid for gpu in listed for uuid in gpu.mig}
+
+
+def _unlisted(context: Context, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names of GPUs that nvidia-smi does not list, the start of a UUID among them, and what it lists."""
+    known, listed = _named(context), context.state.gpus.listed.value or ()
+    for name in names:
+        prefix = name.startswith(("GPU-", "MIG-")) and any(uuid.startswith(name) for uuid in known)
+        if known and not MIG.fullmatch(name) and not prefix and name not in known:
+            yield f"device {name}", f"nvidia-smi lists {', '.join(str(gpu.index) for gpu in listed)}"
+
+
 def _missing(context: Context, found: Container) -> Iterator[tuple[str, str]]:
     """(what is asked for, why it cannot be met) of a container's requests, by what this host has."""
-    defined = context.state.cdi.resolve(spec_directories(context)).gpus()
-    listed = context.state.gpus.listed.value
-    known = {str(gpu.index) for gpu in listed or ()} | {gpu.uuid for gpu in listed or ()}
-    known |= {uuid for gpu in listed or () for uuid in gpu.mig}
+    resolved = context.state.cdi.resolve(spec_directories(context))
+    defined, listed = resolved.gpus(), context.state.gpus.listed.value
     for number, (driver, ids, capabilities) in enumerate(found.requests):
         if driver == "cdi":
             for name in ids:
-                if name.startswith("nvidia.com/gpu=") and defined and name not in defined:
+                if name.startswith("nvidia.com/") and defined and name not in resolved.devices:
                     yield name, f"no spec defines it; defined are {', '.join(sorted(defined))}"
         elif driver in ("", "nvidia"):
             nvidia = driver == "nvidia" or bool(NVIDIA_CAPABILITIES & set(capabilities))
             if nvidia and "gpu" not in capabilities:
                 yield f"capabilities {list(capabilities)}", "`gpu` is not among them"
-            for name in ids:
-                mig = re.fullmatch(r"\d+:\d+", name)
-                prefix = name.startswith(("GPU-", "MIG-")) and any(uuid.startswith(name) for uuid in known)
-                if "gpu" in capabilities and listed and not mig and not prefix and name not in known:
-                    yield f"device {name}", f"nvidia-smi lists {', '.join(str(gpu.index) for gpu in listed)}"
+            if "gpu" in capabilities:
+                yield from _unlisted(context, ids)
             count = found.counts[number] if number < len(found.counts) else -1
             if "gpu" in capabilities and listed and count > len(listed):
                 yield f"{count} GPUs", f"this host has {len(listed)}"
+    if found.uses_runtime() and not found.requests:
+        words = found.env.get("NVIDIA_VISIBLE_DEVICES", "").split(",")
+        yield from _unlisted(context, [word for word in words if word.isdigit() or word.startswith("GPU-")])
 
 
 def granted(found: Container) -> tuple[str, ...] | None:
@@ -142,28 +162,44 @@ def granted(found: Container) -> tuple[str, ...] | None:
     return None if not names or "all" in names or "void" in names or "none" in names else tuple(names)
 
 
-def _contradiction(found: Container) -> tuple[str, str]:
+def _every(context: Context, found: Container) -> tuple[str, ...] | None:
+    """As `granted`, with all the host's GPUs where a container has asked for all; None where it is not known."""
+    if (given := granted(found)) is not None or not found.wants_gpu():
+        return given
+    listed = context.state.gpus.listed.value or ()
+    whole = any(driver != "cdi" for driver, _, _ in found.requests) or found.uses_runtime()
+    return tuple(str(gpu.index) for gpu in listed) if whole and not any(gpu.mig for gpu in listed) else None
+
+
+def _contradiction(context: Context, found: Container) -> tuple[str, str]:
     """(variable, why) where the environment says something else than the request; empty texts where it does not."""
-    given = granted(found)
-    if given is None:
-        return "", ""
+    given, same = granted(found), _named(context)
     visible = found.env.get("NVIDIA_VISIBLE_DEVICES", "")
     if (
-        visible not in ("", "all", "void", "none")
+        given
+        and visible not in ("", "all", "void", "none")
         and found.requests
-        and set(visible.split(",")) != set(given)
+        and {same.get(name, name) for name in visible.split(",")} != {same.get(name, name) for name in given}
     ):
         return (
             f"NVIDIA_VISIBLE_DEVICES={visible}",
             f"the request gives {', '.join(given)}: which of the two counts depends on the version of Docker",
         )
+    if not (has := _every(context, found)):
+        return "", ""
     chosen = found.env.get("CUDA_VISIBLE_DEVICES", "")
-    indices = [word.strip() for word in chosen.split(",") if word.strip()]
-    beyond = [word for word in indices if word.isdigit() and int(word) >= len(given)]
-    if beyond:
+    words = [word.strip() for word in chosen.split(",") if word.strip()]
+    uuids = [same.get(name, name) for name in has]
+    other = [
+        word
+        for word in words
+        if (word.isdigit() and int(word) >= len(has))
+        or (word.startswith("GPU-") and same and not any(uuid.startswith(word) for uuid in uuids))
+    ]
+    if other:
         return (
             f"CUDA_VISIBLE_DEVICES={chosen}",
-            f"the container has {len(given)} GPU{'s' * (len(given) != 1)}, which CUDA numbers from 0: it finds none at {beyond[0]}",
+            f"the container has {len(has)} GPU{'s' * (len(has) != 1)}, which CUDA numbers from 0: it finds none at {other[0]}",
         )
     return "", ""
 
@@ -192,7 +228,7 @@ def unmet(context: Context) -> Iterator[Finding]:
                 refused="what a container should have is its owner's decision",
                 symptoms=("unresolvable CDI devices", "unknown device"),
             )
-        named, why = _contradiction(found)
+        named, why = _contradiction(context, found)
         if named:
             yield Finding(
                 code="GM417",
@@ -200,7 +236,9 @@ def unmet(context: Context) -> Iterator[Finding]:
                 summary=f"{found.label()} has {named}, and {why}",
                 evidence=(
                     Evidence(f"docker inspect {found.name}", named),
-                    Evidence(f"docker inspect {found.name}", f"granted: {', '.join(granted(found) or ())}"),
+                    Evidence(
+                        f"docker inspect {found.name}", f"granted: {', '.join(granted(found) or ('all',))}"
+                    ),
                 ),
                 cause="The request chooses among the host's GPUs, CUDA_VISIBLE_DEVICES among those that the container has.",
                 remedy="Take the variable out, or let it count from 0 up to the number of GPUs granted; recreate the container.",

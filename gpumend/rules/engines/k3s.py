@@ -1,4 +1,4 @@
-"""GM510 to GM512: k3s and RKE2, which write their containerd's configuration from a template."""
+"""GM510 to GM512: k3s, RKE2, k0s and MicroK8s, which make their containerd's configuration of a template or of drop-ins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from gpumend.rules.evidence import line_of, place
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import ConfigError, loads
-from gpumend.state.kubernetes import K3s
+from gpumend.state.kubernetes import MANAGED, K3s
+from gpumend.state.reading import Unread
 from gpumend.text.documents import toml
 from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
@@ -19,6 +20,10 @@ BASE = Pattern(r"\{\{-?\s*template\s+\"base\"\s+\.\s*-?\}\}")
 def has_k3s(context: Context) -> bool:
     k3s = context.state.kubernetes.k3s
     return has_gpu(context) and k3s is not None and k3s.flavour.like_k3s
+
+
+def has_distribution(context: Context) -> bool:
+    return has_gpu(context) and context.state.kubernetes.k3s is not None
 
 
 def template_text(k3s: K3s) -> str | None:
@@ -104,15 +109,64 @@ def repeated(k3s: K3s) -> tuple[int, str, str]:
     return text.count("\n", 0, found.start(1)) + 1, found.group(1), found.group(2)
 
 
+REFUSED = "exit status 1: "  # of `containerd config dump`, before its own words
+
+
+def refused(k3s: K3s) -> tuple[str, str]:
+    """(file, why) where k0s or MicroK8s, or its containerd, does not take what there is; empty texts where it does, or where
+    that is not known."""
+    try:
+        k3s.parsed()
+        for path, content in k3s.templates.items():
+            if path == k3s.flavour.template and content.value is not None:
+                loads(path, content)
+        told = k3s.dump.detail.startswith(REFUSED) and k3s.cri().enabled  # GM514 says it where the CRI is off
+    except ConfigError as error:
+        return error.path, error.detail
+    except Unread:
+        return "", ""
+    return (k3s.flavour.generated, k3s.dump.detail.removeprefix(REFUSED)) if told else ("", "")
+
+
+def _unreadable(k3s: K3s) -> Iterator[Finding]:
+    """GM511 of k0s and MicroK8s."""
+    name, (path, why) = k3s.flavour.name, refused(k3s)
+    if not path:
+        return
+    where = place(path, line_of(why))
+    later = path == k3s.flavour.template or k3s.drops_in(path)
+    yield Finding(
+        code="GM511",
+        status=Status.FAIL,
+        summary=f"{where}: {why}",
+        evidence=(Evidence(where, why),),
+        cause=f"{name} makes its containerd's configuration of this file: with it, no containerd starts"
+        + (" again; one that runs has what was there before." if later else "."),
+        remedy="Repair it, then `microk8s stop; microk8s start`."
+        if k3s.flavour.template
+        else f"Repair it, then `systemctl restart {k3s.unit.source.split()[-1]}`.",
+        refused="what this file was meant to say is not ours to guess: it is left as it is",
+        symptoms=(
+            "can't handle imports: encountered errors while processing containerd configuration import files",
+            "containerd: failed to load TOML",
+            "invalid disabled plugin URI",
+        ),
+    )
+
+
 @rule(
     "GM511",
-    "k3s' containerd can read what the template gives",
-    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once",
-    applies=has_k3s,
+    "a distribution's containerd can read its configuration",
+    "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once; k0sproject/k0s "
+    "configurer.go: handleImports, validateConfigTree; k0s#6547; measured with containerd 2.1.9",
+    applies=has_distribution,
 )
 def unreadable_template(context: Context) -> Iterator[Finding]:
     k3s = context.state.kubernetes.k3s
     if k3s is None:
+        return
+    if not k3s.flavour.like_k3s:
+        yield from _unreadable(k3s)
         return
     name, path = k3s.flavour.name, k3s.template or ""
     restart = f"restart {k3s.unit.source.split()[-1]}"
@@ -151,15 +205,42 @@ def unreadable_template(context: Context) -> Iterator[Finding]:
         )
 
 
+def _unheeded(k3s: K3s) -> Iterator[Finding]:
+    """GM512 of k0s: drop-ins beside a containerd.toml that k0s does not write."""
+    if k3s.flavour.name != "k0s" or k3s.managed:
+        return
+    try:
+        read = k3s.parsed()
+    except (ConfigError, Unread):  # GM511
+        return
+    directory, own = f"{k3s.flavour.directory}/containerd.d", k3s.flavour.generated
+    for path in sorted(k3s.parts):
+        if path.startswith(f"{directory}/") and path not in read:
+            yield Finding(
+                code="GM512",
+                status=Status.WARN,
+                summary=f"{path} has no effect: {own} is not k0s' own, and does not import it",
+                evidence=(Evidence(path, "exists"), Evidence(own, f"no line `{MANAGED.decode()}`")),
+                cause=f"k0s takes the files of {directory} only while it writes {own} itself.",
+                remedy=f"Put what it adds into {own}; or take {own} away and `systemctl restart "
+                f"{k3s.unit.source.split()[-1]}`: k0s then writes its own again.",
+                refused="which of the two is meant is the owner's decision",
+            )
+
+
 @rule(
     "GM512",
-    "the k3s template is the one that counts",
-    "k3s-io/k3s pkg/agent/containerd/config.go: config-v3.toml.tmpl (1.31.6, 1.32.2), then config.toml.tmpl",
-    applies=has_k3s,
+    "the k3s template, and k0s' drop-ins, are those that count",
+    "k3s-io/k3s pkg/agent/containerd/config.go: config-v3.toml.tmpl (1.31.6, 1.32.2), then config.toml.tmpl; k0sproject/k0s "
+    "docs/runtime.md, component.go isK0sManagedConfig",
+    applies=has_distribution,
 )
 def template_without_effect(context: Context) -> Iterator[Finding]:
     k3s = context.state.kubernetes.k3s
     if k3s is None:
+        return
+    if not k3s.flavour.like_k3s:
+        yield from _unheeded(k3s)
         return
     name = k3s.flavour.name
     for unknown in (found for found in k3s.flavour.templates if found not in k3s.heeded):

@@ -15,6 +15,7 @@ from gpumend.rules.engines.containerd_config import (
     source_of,
     uses_grit,
 )
+from gpumend.rules.engines.k3s import refused
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import CONFIG, ConfigError
@@ -122,12 +123,16 @@ def cri_disabled(context: Context) -> Iterator[Finding]:
         paths = [path for path in paths if path != CONFIG]  # merged from another's, at most
     file = ", ".join(paths) or (k3s.flavour.generated if k3s else containerd.path)
     unit = kubernetes.service.value or {}
+    dump = k3s.dump if k3s else containerd.dump
+    # From version 2 on it takes whole names of plugins alone: `invalid disabled plugin URI "cri"` (measured with 2.1.9).
+    said = dump.detail if dump.detail.startswith("exit status") else ""
     yield Finding(
         code="GM514",
         status=Status.FAIL,
         summary=f"{whose}'s CRI plugin is off: the kubelet cannot start a pod",
         evidence=(
             Evidence(file, "disabled_plugins names cri"),
+            *([Evidence("containerd config dump", said)] if said else []),
             Evidence("/proc, kubelet.service", "kubelet runs")
             if kubernetes.kubelet.process.ok
             else Evidence(
@@ -135,7 +140,8 @@ def cri_disabled(context: Context) -> Iterator[Finding]:
                 f"{unit.get('ActiveState', 'no such unit')}; no kubelet at this second",
             ),
         ),
-        cause="Docker's containerd.io package has it off, since Docker needs no CRI; or a file for Docker's containerd was added here.",
+        cause="Docker's containerd.io package has it off, since Docker needs no CRI; or a file for Docker's containerd was added here."
+        + (" This containerd refuses the file with it, and does not start again." if said else ""),
         remedy=f"Take cri out of disabled_plugins in {file}, then "
         + (
             f"`systemctl restart {k3s.unit.source.split()[-1]}`."
@@ -185,13 +191,14 @@ def not_judged(context: Context) -> Iterator[Finding]:
 @rule(
     "GM516",
     "a distribution's containerd has what its files say",
-    "k0sproject/k0s pkg/component/worker/containerd/configurer.go; canonical/microk8s run-containerd-with-args: read at start only",
+    "k0sproject/k0s pkg/component/worker/containerd/component.go: watchDropinConfigs; canonical/microk8s run-containerd-with-args: "
+    "rendered at start only",
     applies=pods_readable,
 )
 def waits_for_start(context: Context) -> Iterator[Finding]:
     k3s = embedded(context)
-    if k3s is None or k3s.flavour.like_k3s or (process := k3s.process.get()) is None:
-        return
+    if k3s is None or k3s.flavour.like_k3s or (process := k3s.process.get()) is None or refused(k3s)[0]:
+        return  # GM511: a start would bring no containerd
     sources = {path: content for path, content in k3s.parts.items() if k3s.drops_in(path)}
     sources |= {path: content for path, content in k3s.templates.items() if path == k3s.flavour.template}
     later = [
@@ -203,12 +210,14 @@ def waits_for_start(context: Context) -> Iterator[Finding]:
         yield Finding(
             code="GM516",
             status=Status.WARN,
-            summary=f"{content.path} was changed after {k3s.flavour.name} started: its containerd does not have it",
+            summary=f"{content.path} was changed after {k3s.flavour.name}'s containerd started, which does not have it",
             evidence=(
                 Evidence("/proc", f"{process.argv[0]} started at {process.start:.0f}"),
                 Evidence(content.path, f"changed at {content.meta.mtime:.0f}"),
             ),
-            cause=f"{k3s.flavour.name} makes its containerd's configuration at its own start.",
+            cause="MicroK8s renders its containerd's configuration at its own start."
+            if k3s.flavour.template
+            else "k0s starts its containerd anew some seconds after a file of containerd.d changes: here it has not.",
             remedy="`microk8s stop; microk8s start` when it suits."
             if k3s.flavour.template
             else f"`systemctl restart {k3s.unit.source.split()[-1]}` when it suits: pods keep running.",
