@@ -154,15 +154,23 @@ def operator_whole(context: Context) -> Iterator[Finding]:
     ),
 )
 def described_spec(context: Context) -> Iterator[Finding]:
+    nixos = context.state.host.distribution.value == "nixos"
     if not context.state.cdi.resolve(DEFAULT_DIRS).gpus():
         yield Finding(
             code="GM012",
             status=Status.FAIL,
             summary=f"no CDI spec defines {KIND}, and this system's own module makes it",
             evidence=tuple(Evidence(directory, "no spec") for directory in DEFAULT_DIRS),
-            cause="hardware.nvidia-container-toolkit is not enabled, or nvidia-container-toolkit-cdi-generator.service failed.",
+            cause="hardware.nvidia-container-toolkit is not enabled, or nvidia-container-toolkit-cdi-generator.service failed."
+            if nixos
+            else "What makes it at boot is not in the description, or failed.",
             remedy="NixOS: `hardware.nvidia-container-toolkit.enable = true;` and `nixos-rebuild switch`, or "
-            "`systemctl restart nvidia-container-toolkit-cdi-generator`.",
+            "`systemctl restart nvidia-container-toolkit-cdi-generator`."
+            if nixos
+            else "Guix System: a service in the description that calls `nvidia-ctk cdi generate` at boot, and `guix system "
+            "reconfigure`; its log is in /var/log."
+            if context.state.host.distribution.value == "guix"
+            else "This system's own settings for the GPU, by its API; then reboot.",
             refused="this system is made from its own description",
             symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),
         )
@@ -175,7 +183,9 @@ def described_spec(context: Context) -> Iterator[Finding]:
                 summary=f"{file.path} is stale: {evidence[0].text}",
                 evidence=evidence,
                 cause=cause,
-                remedy="`systemctl restart nvidia-container-toolkit-cdi-generator`; after a driver update reboot first.",
+                remedy="`systemctl restart nvidia-container-toolkit-cdi-generator`; after a driver update reboot first."
+                if nixos
+                else "Start what makes it at boot again; after a driver update reboot first.",
                 refused="this system is made from its own description",
                 symptoms=(symptom,),
             )

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from gpumend.state.cdi import DEFAULT_DIRS
-from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIGS
+from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIGS, KUBELET_PKI
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
@@ -50,6 +50,7 @@ CRI_USERS = (
     *(found.directory for found in FLAVOURS),
     *KUBELETS,
     *KUBELET_CONFIGS,
+    KUBELET_PKI,
     "/etc/containerd/grit.toml",
 )
 # Reads only: with roots that do not exist it makes none (measured with 1.6.20, 1.7.24, 2.1.9).

@@ -14,6 +14,8 @@ KUBELET_CONFIGS = (
     "/etc/kubernetes/kubelet/config.json",
     "/var/lib/k0s/kubelet-config.yaml",
 )
+# Each kubelet makes it that has joined a cluster, whatever its settings; `kubeadm reset` empties /var/lib/kubelet.
+KUBELET_PKI = "/var/lib/kubelet/pki"
 
 
 class Flavour(NamedTuple):

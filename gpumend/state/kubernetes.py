@@ -26,7 +26,7 @@ from gpumend.state.containerd import (
     merge,
 )
 from gpumend.state.docker import exec_start
-from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIG, KUBELET_CONFIGS, Flavour
+from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIG, KUBELET_CONFIGS, KUBELET_PKI, Flavour
 from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Process, Snapshot
@@ -60,7 +60,11 @@ def _drop_ins(directory: str) -> tuple[str, str]:
 
 REQUEST = Request(
     files=tuple(path for found in FLAVOURS for path in (found.generated, *found.templates) if path),
-    stats=(*(path for found in FLAVOURS for path in (found.directory, found.program)), *PLUGIN_SOCKETS),
+    stats=(
+        *(path for found in FLAVOURS for path in (found.directory, found.program)),
+        *PLUGIN_SOCKETS,
+        KUBELET_PKI,
+    ),
     globs=(
         *(
             Glob(pattern, read=False, search=KUBELET_SETTINGS)
@@ -359,6 +363,6 @@ def parse(snapshot: Snapshot) -> Kubernetes:
         ),
         k3s,
         snapshot.unit("kubelet.service"),
-        any(snapshot.glob(pattern).value for pattern in KUBELET_CONFIGS),
+        any(snapshot.glob(pattern).value for pattern in KUBELET_CONFIGS) or snapshot.stat(KUBELET_PKI).ok,
         any(snapshot.stat(path).ok for path in PLUGIN_SOCKETS),
     )

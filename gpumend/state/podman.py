@@ -10,6 +10,7 @@ from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.mask import mask
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/containers/containers.conf"
@@ -43,6 +44,12 @@ AT_BOOT = (
     rf"|After[ \t]{{0,9}}=[^\n]{{0,500}}?({WAITS})|(WantedBy|RequiredBy)[ \t]{{0,9}}=[ \t]{{0,9}}\w)"
 )
 
+SYSTEMD = ("/run/systemd/system",)
+WANTS = ((*QUADLETS, *SERVICES), r"^(?:nvidia\.com/|--gpus)")
+FAILED = r"(?m)^[ \t]{0,4}(\S{1,200}\.service)"
+# podman says why it did not start a container, and ends (cmd/podman/main.go formatError); systemd keeps it in the journal.
+ERRORS = r"(?m)^Error: [^\n]{0,400}(?:CDI|nvidia)[^\n]{0,400}"
+
 REQUEST = Request(
     files=(VENDOR, CONFIG, SUBUID),
     globs=(
@@ -52,7 +59,39 @@ REQUEST = Request(
         *(Glob(pattern, read=False, search=AT_BOOT) for pattern in (*QUADLETS, *SERVICES)),
     ),
     programs=("podman",),
-    commands={"podman": Command(("podman", "--version"), timeout=5)},
+    commands={
+        "podman": Command(("podman", "--version"), timeout=5),
+        "podman-failed": Command(
+            (
+                "systemctl",
+                "list-units",
+                "--state=failed",
+                "--type=service",
+                "--plain",
+                "--full",
+                "--no-legend",
+                "--no-pager",
+            ),
+            timeout=5,
+            needs=SYSTEMD,
+            told_by=WANTS,
+            keep=FAILED,
+        ),
+        "podman-errors": Command(
+            (
+                "journalctl",
+                "--identifier=podman",
+                "--boot",
+                "--lines=100",
+                "--output=cat",
+                "--no-pager",
+            ),
+            timeout=5,
+            needs=SYSTEMD,
+            told_by=WANTS,
+            keep=ERRORS,
+        ),
+    },
 )
 
 
@@ -72,7 +111,8 @@ class Service(NamedTuple):
 class Podman(NamedTuple):
     """files: in podman's order, the later over the earlier (containers.conf(5)). users: name and uid of those who have
     rootless containers here. user_dirs: of a user's containers.conf that sets cdi_spec_dirs, what it sets. subordinate: names
-    and uids that subuid(5) gives user ids to. services: of containers with the GPU that start at boot."""
+    and uids that subuid(5) gives user ids to. services: of containers with the GPU that start at boot. failed: services of the
+    host that have failed; errors: what podman said of CDI and NVIDIA since boot, masked, the newest last."""
 
     version: Reading[Version]
     files: Mapping[str, Reading[FileContent]]
@@ -80,6 +120,8 @@ class Podman(NamedTuple):
     user_dirs: Mapping[str, tuple[str, ...]] = {}
     subordinate: Reading[frozenset[str]] = Reading.none(SUBUID)
     services: tuple[Service, ...] = ()
+    failed: Reading[frozenset[str]] = Reading.none("systemctl")
+    errors: tuple[str, ...] = ()
 
     def spec_dirs(self) -> tuple[str, ...] | None:
         """engine.cdi_spec_dirs of the last file that has it, or None where none has; raises Unread."""
@@ -128,4 +170,7 @@ def parse(snapshot: Snapshot) -> Podman:
             lambda text: frozenset(line.partition(":")[0] for line in text.splitlines() if ":" in line)
         ),
         tuple(_services(snapshot)),
+        snapshot.succeeded("podman-failed").map(lambda found: frozenset(found.out.split())),
+        snapshot.succeeded("podman-errors").map(lambda found: tuple(map(mask, found.out.splitlines()))).value
+        or (),
     )

@@ -366,6 +366,10 @@ def test_the_cri_plugin_may_be_off_where_no_kubelet_is() -> None:
     assert outcome(alone, "GM514") == "ok"
     removed = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled"}
     assert outcome(alone.but(units={"kubelet.service": removed}), "GM514") == "ok"
+    joined = alone.but(
+        files={"/var/lib/kubelet/pki/kubelet.crt": "x"}
+    )  # its settings lie elsewhere, as kOps has them
+    assert outcome(joined, "GM514") == "fail"
     wanted = {**removed, "UnitFileState": "enabled"}
     assert outcome(alone.but(units={"kubelet.service": wanted}), "GM514") == "fail"
 

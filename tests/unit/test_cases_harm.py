@@ -400,6 +400,36 @@ def test_podmans_services_at_boot(host: Host, expected: str) -> None:
     assert outcome(host, "GM314") == expected
 
 
+ERROR = "Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all"
+
+
+@pytest.mark.parametrize(
+    ("failed", "said", "expected"),
+    [
+        ("ollama.service\n", f"{ERROR}\n", "fail"),
+        ("ollama.service\nnginx.service\n", "", "fail"),
+        ("nginx.service\n", f"{ERROR}\n", "ok"),
+        ("", "", "ok"),
+    ],
+)
+def test_a_service_of_podman_that_failed(failed: str, said: str, expected: str) -> None:
+    host = quadlets(WAIT + QUADLET.format(more="")).but(
+        commands={"podman-failed": (0, failed, ""), "podman-errors": (0, said, "")}
+    )
+    assert outcome(host, "GM545") == expected
+    if expected == "fail" and said:
+        found = the(host, "GM545")
+        assert "unresolvable CDI devices" in found.summary and "GM301" in found.cause
+        assert "systemctl restart ollama.service" in found.remedy
+    unknown = host.but(commands={"podman-failed": unread("timeout")})
+    assert outcome(unknown, "GM545") == "unknown"
+
+
+def test_a_service_that_wants_no_gpu_is_not_asked_for() -> None:
+    host = quadlets("[Container]\nImage=x\n[Install]\nWantedBy=default.target\n")
+    assert outcome(host.but(commands={"podman-failed": unread("timeout")}), "GM545") == "ok"
+
+
 def test_a_quadlet_gets_a_spec_that_outlives_a_reboot_and_tells_no_secret() -> None:
     host = quadlets(
         "[Container]\nPodmanArgs=--env TOKEN=hunter2 --gpus all\n[Install]\nWantedBy=default.target\n"
@@ -839,7 +869,11 @@ def test_nixos_own_files_are_judged_and_not_changed() -> None:
     stale = nix(spec(None, ("libcuda.so.580.159.04", "libcuda.so.570.1.2")))
     assert the(stale, "GM012", nixos.WANTED).status == "fail"
     other = nixos.HOST.but(files={"/etc/os-release": "ID=guix\n"})
-    assert "GM203" not in codes(other, nixos.WANTED)
+    assert codes(other, nixos.WANTED) == {"GM012": "fail"}
+    assert "guix system reconfigure" in the(other, "GM012", nixos.WANTED).remedy
+    assert "NixOS" not in the(other, "GM012", nixos.WANTED).remedy
+    healthy_guix = nix().but(files={"/etc/os-release": "ID=guix\n"})
+    assert codes(healthy_guix, nixos.WANTED) == {}
 
 
 # --- what --gpus and legacy injection call

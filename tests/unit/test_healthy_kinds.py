@@ -345,6 +345,23 @@ def test_it_says_what_it_was_made_of_and_assumes_nothing(kind: Kind) -> None:
     assert any(isinstance(item, dict) and item["status"] == "failed" for item in kind.host.commands.values())
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (9, "", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"),
+        (6, "", "No devices were found\n"),
+        unread("timeout"),
+    ],
+)
+def test_a_wsl_to_which_windows_gives_no_gpu(answer: Any) -> None:
+    """nct#155, nd#1786: `WSL environment detected but no adapters were found`."""
+    host = wsl2(**{DYNAMIC: None}).but(commands={"nvidia-smi-wsl": answer})
+    found = verdict(host, AUTO)
+    assert said(found, "fail", "warn", "unknown") == [("GM107", "fail"), ("GM301", "fail")]
+    assert "Windows" in found.findings[0].cause
+    assert not any(item.change for item in found.findings), "no spec is made meanwhile"
+
+
 def test_each_kind_of_the_issue_is_there() -> None:
     """Issue 19, "Accepted when" 3."""
     named = "bare Docker|kubeadm|k3s|RKE2|k0s|MicroK8s|GPU Operator|AKS|EKS|unprivileged LXC|WSL2|Jetson|NixOS|rootless Docker"

@@ -158,7 +158,7 @@ def _unreadable(k3s: K3s) -> Iterator[Finding]:
     "GM511",
     "a distribution's containerd can read its configuration",
     "k3s-io/k3s pkg/agent/containerd/runtimes.go: nvidia is added by itself; toml.io: a table stands once; k0sproject/k0s "
-    "configurer.go: handleImports, validateConfigTree; k0s#6547; measured with containerd 2.1.9",
+    "configurer.go: handleImports, validateConfigTree; k0sproject/k0s#6547; measured with containerd 2.1.9",
     applies=has_distribution,
 )
 def unreadable_template(context: Context) -> Iterator[Finding]:

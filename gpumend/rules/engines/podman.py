@@ -1,10 +1,11 @@
-"""GM541: podman, which reads specs at every start and needs no runtime and no restart."""
+"""GM541, GM545: podman, which reads specs at every start and needs no runtime and no restart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from gpumend.rules.change import SetSpecDirectories
+from gpumend.rules.engines.containers import causes
 from gpumend.rules.engines.spec_directories import lacking
 from gpumend.rules.engines.trial import DEVICE, Trial
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -93,3 +94,40 @@ def narrowed(context: Context) -> Iterator[Finding]:
         refused=refused,
         symptoms=("unresolvable CDI devices nvidia.com/gpu=all",),
     )
+
+
+@rule(
+    "GM545",
+    "podman's services with a GPU have started",
+    "podman-systemd.unit(5); systemctl(1) list-units --state=failed; podman cmd/podman/main.go: its last error goes to stderr",
+    applies=has_podman,
+)
+def failed_services(context: Context) -> Iterator[Finding]:
+    podman = context.state.podman
+    if not podman.services:
+        return
+    failed = podman.failed.get() or frozenset()
+    error = podman.errors[-1] if podman.errors else ""
+    codes = causes(error)
+    for service in podman.services:
+        unit = f"{service.name}.service"
+        if unit not in failed:
+            continue
+        yield Finding(
+            code="GM545",
+            status=Status.FAIL,
+            summary=f"{unit}, a container of podman that wants a GPU, has failed"
+            + (f": {error}" if error else "")[:300],
+            evidence=(
+                Evidence("systemctl list-units --state=failed", unit),
+                Evidence(service.path, service.device),
+                *([Evidence("journalctl --identifier=podman", error)] if error else []),
+            ),
+            cause=f"This text belongs to {' or '.join(codes)}."
+            if codes
+            else "The journal has its own words.",
+            remedy=("".join(f"`gpumend explain {code}`; " for code in codes) or f"`journalctl -u {unit}`; ")
+            + f"then `systemctl restart {unit}`.",
+            refused="a container is not started by mend",
+            symptoms=("Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all",),
+        )
