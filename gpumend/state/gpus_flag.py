@@ -71,7 +71,9 @@ GLOBS = (
             read=False,
             search=SHELL,
             limit=LARGEST,
-            holds="--gpus",
+            holds="--gpus"
+            if pattern in OF_PACKAGES
+            else "",  # what names a script need not have the flag itself
             follow="" if pattern in OF_PACKAGES else NAMED,
         )
         for pattern in PLAIN

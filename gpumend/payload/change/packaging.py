@@ -567,9 +567,8 @@ def check_note(directory: str, section: str, driver: str) -> None:
     if found["status"] != "ok":
         raise Unfit("%s has no note that says which drivers it is for (%s)" % (path, found.get("error")))
     data = base64.b64decode(found["data"])
-    match = re.search(rb"\{.*\}", data, re.DOTALL)
     try:
-        branches = json.loads(match.group().decode("utf-8"))["driver"] if match else None
+        branches = json.loads(data[data.index(b"{") : data.rindex(b"}") + 1].decode("utf-8"))["driver"]
     except (ValueError, KeyError, UnicodeDecodeError):
         branches = None
     if not isinstance(branches, list):
