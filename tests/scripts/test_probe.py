@@ -991,3 +991,33 @@ def test_a_sites_allocations_are_read_by_the_program_that_is_asked_to() -> None:
     assert "def ledger(" in probe_source() and "def ledger(" not in probe_source(False)
     assert "def ledger(" not in probe_program()
     assert "def ledger(" in probe_program(besides=json.dumps({"allocations": {}}))
+
+
+@pytest.mark.parametrize(
+    ("path", "points", "far"),
+    [
+        ("/mnt/tools/bin/x", ["/mnt/tools"], True),
+        ("/mnt/tools", ["/mnt/tools"], False),
+        ("/mnt/tools-here/x", ["/mnt/tools"], False),
+        ("/usr/bin/env", [], False),
+        ("/usr/bin/env", ["/"], True),
+    ],
+)
+def test_a_program_beyond_a_network_is_started_by_a_fork(path: str, points: list[str], far: bool) -> None:
+    """vfork(2) would have the whole probe wait with it."""
+    assert running.on_any(path, points) is far
+
+
+def test_how_a_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *words: Any, **named: Any) -> None:
+            seen.append(named["preexec_fn"])
+            super().__init__(*words, **named)
+
+    monkeypatch.setattr(running.subprocess, "Popen", Popen)
+    for points in ([], ["/"]):
+        monkeypatch.setattr(running, "far_away", lambda points=points: points)
+        assert running.run(["sh", "-c", "echo said"], 5)["out"] == "said\n"
+    assert seen == [None, running.by_fork]

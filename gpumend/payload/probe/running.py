@@ -6,11 +6,11 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from gpumend.payload.probe.execution import executable, program, surroundings
 from gpumend.payload.probe.fence import FENCE, MAX_MEMORY
-from gpumend.payload.probe.files import Json, failure, matches, meta
+from gpumend.payload.probe.files import NETWORK, Json, failure, matches, meta, mount_points
 
 Job = Tuple[Json, str, Callable[..., Any], Tuple[Any, ...]]  # where, key, function, arguments
 
@@ -61,6 +61,27 @@ def stuck(path: str, argv: List[str]) -> Optional[int]:
         except OSError:
             continue  # it ended, or may not be looked at
     return None
+
+
+def far_away() -> List[str]:
+    """The mount points of file systems of a network or a user's, which may not answer."""
+    try:
+        with open("/proc/self/mountinfo", errors="replace") as handle:
+            points = mount_points(handle.read())
+            return [path for path, kind in points if NETWORK.match(kind)]
+    except OSError:
+        return ["/"]
+
+
+def on_any(path: str, points: Iterable[str]) -> bool:
+    """Whether a path leads below one of some mount points."""
+    real = os.path.realpath(path)
+    return any(real.startswith(point.rstrip("/") + "/") for point in points)
+
+
+def by_fork() -> None:
+    """Where there is something to do between fork and exec, Python forks. After vfork(2) we would stand still until the program is
+    found (all of us: Python's lock is held meanwhile), which on a file system that does not answer is never."""
 
 
 class Running:
@@ -141,9 +162,13 @@ class Running:
 
 
 def started(
-    argv: List[str], timeout: float, env: Dict[str, str], enter: Optional[Callable[[], None]]
+    argv: List[str],
+    timeout: float,
+    env: Dict[str, str],
+    enter: Optional[Callable[[], None]],
+    far: Sequence[str] = ("/",),
 ) -> Union[Running, Json]:
-    """A command at work, as far as root may (`executable`), or why it is not, as a tagged answer."""
+    """A command at work, as far as root may (`executable`), or why it is not, as a tagged answer. far: as of `far_away`."""
     try:
         path, refused = executable(argv[0])
         if refused:
@@ -152,6 +177,8 @@ def started(
         if before:
             why = "not started: process %d, which is the same, cannot be ended" % before
             return {"status": "failed", "error": why}
+        if enter is None and far and on_any(path or "/", far):
+            enter = by_fork
         return Running(argv, timeout, path, env, enter)
     except OSError as error:
         return failure(error)
@@ -166,10 +193,10 @@ def side_by_side(commands: Dict[str, Tuple[List[str], float]], done: Callable[[s
     A command ends after its seconds whatever it does: a process in uninterruptible sleep (a broken GPU does that to
     nvidia-smi) survives SIGKILL, so it is left behind rather than waited for."""
     running: Dict[str, Running] = {}
-    env = surroundings()
+    env, far = surroundings(), far_away()
     with FENCE.around() as enter:
         for name, (argv, timeout) in commands.items():
-            found = started(argv, timeout, env, enter)
+            found = started(argv, timeout, env, enter, far)
             if isinstance(found, Running):
                 running[name] = found
             else:
