@@ -102,12 +102,11 @@ def finish(state: State) -> Exit:
     executed = state.is_executing
     told = document(this, executed)
     status = Exit(told["exit"])
-    if directory := str(state.inventory.get_override_data().get(HANDOVER_KEY, "")):
-        try:
-            handover.written(this, executed, directory)
-        except OSError as error:
-            click.echo(f"gpumend: the hand-over could not be written: {error}", err=True)
-            status = worst((Exit.UNREAD, status))
+    try:
+        handover.written(this, executed, str(state.inventory.get_override_data().get(HANDOVER_KEY, "")))
+    except OSError as error:
+        click.echo(f"gpumend: the hand-over could not be written: {error}", err=True)
+        status = worst((Exit.UNREAD, status))
     if target_of(state) != "-" and (executed or not this.shown):
         show(state, told, executed)
     return write(state, told, status)
@@ -198,6 +197,7 @@ def begin(
     shown: bool = True,
     wanted: Mapping[str, Any] | None = None,
     concern: str | None = None,
+    hands_over: bool = False,
 ) -> bool:
     """Read and judge the host of this context. True where something is planned for it and is to be done: only then are
     operations worth their 1 ms each of pyinfra's own time, which on a thousand hosts would be most of the audit.
@@ -205,11 +205,15 @@ def begin(
     A host that gave no answer is failed, and the others go on. Ends the whole run with exit status 2, before anything is changed, where the wanted state is not valid.
     shown: whether the audit is shown as soon as the last host has answered. wanted: what this deploy wants of every host
     that says nothing else. concern: what it is about (run/concern.py), and its report with it; everything where it says none.
+    hands_over: whether each node gets its own document where the desired state names a directory.
     """
     state, host = context_state, context_host
     told = reporter(state, finish)
     this = run.current(state.inventory)
     this.wanted = wanted or this.wanted
+    this.hands_over = hands_over or this.hands_over
+    if directory := state.inventory.get_override_data().get(HANDOVER_KEY):
+        this.wanted = {**this.wanted, "handover": str(directory)}
     try:
         outputs_of(state)
     except outputs.OutputError as error:
@@ -235,7 +239,10 @@ def begin(
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(one_line(mask(record.error)), fg='red')}", err=True)
         state.fail_hosts({real(host)})
-    return record.now is not None and bool(record.now.plan.transactions) and "--dry" not in sys.argv
+    if record.now is None or "--dry" in sys.argv:
+        return False
+    hands = this.hands_over and bool(record.now.context.wanted.handover)
+    return bool(record.now.plan.transactions) or (hands and bool(record.now.context.wanted.prove_image))
 
 
 def real(host: Any) -> Host:

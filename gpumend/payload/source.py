@@ -33,6 +33,7 @@ CHANGE = (
     "change.files",
     "change.journal",
     "change.packaging",
+    "change.hooks",
     "change.engine",
     "change.inner",
     "change.trial",

@@ -15,5 +15,6 @@ def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Tr
     [job, *_] = of_kind(changes, InstallPackages)
     manager = context.state.packages.manager
     config = WrittenByPackage(CONFIG, seen(context.state.toolkit.content.get()))
-    steps = (PackageStep(manager, job.verb, job.targets, config), ToolkitProof(manager, job.version))
+    install = PackageStep(manager, job.verb, job.targets, config, job.least, job.broken)
+    steps = (install, ToolkitProof(manager, job.version))
     return Transaction(Component.PACKAGES, codes, steps, package_wait=context.wanted.toolkit_lock_wait)

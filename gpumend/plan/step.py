@@ -252,13 +252,16 @@ class WrittenByPackage:
 
 @dataclass(frozen=True)
 class PackageStep(Step):
-    """A package manager has done this. verb: `install`, `downgrade` or `remove`; targets: `NAME` or `NAME=VERSION`."""
+    """A package manager has done this. verb: `install`, `downgrade` or `remove`; targets: `NAME` or `NAME=VERSION`.
+    least, broken: versions that the toolkit's packages are not to come in."""
 
     do = "package"
     manager: str
     verb: str
     targets: tuple[str, ...]
     keeps: WrittenByPackage | None = None
+    least: str = ""
+    broken: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -270,7 +273,8 @@ class PackageStep(Step):
 
     def fields(self) -> dict[str, Any]:
         kept = {"path": self.keeps.path, "before": self.keeps.before} if self.keeps else {}
-        return {"manager": self.manager, "verb": self.verb, "targets": list(self.targets), **kept}
+        limits = {"least": self.least, "broken": list(self.broken)} if self.least or self.broken else {}
+        return {"manager": self.manager, "verb": self.verb, "targets": list(self.targets), **limits, **kept}
 
 
 @dataclass(frozen=True)

@@ -6,34 +6,104 @@ import errno
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpumend.reports import outputs
 from gpumend.reports.document import document
-from gpumend.run.record import Run
+from gpumend.rules.repositories.place import apt_sources
+from gpumend.rules.rule import Context
+from gpumend.run.record import Record, Run
+from gpumend.state.reading import Unread
+from gpumend.text.mask import mask_all
+from gpumend.text.openpgp import public_keys
 
 FORMATS = ("json", "html")
 
 
-def written(this: Run, executed: bool, directory: str) -> list[str]:
-    """The paths of the files: NODE.json and NODE.html of each host, in that directory, which is made where it is missing. Each is
-    whole or as it was. Raises OSError."""
+UNPROVEN = "no container was started: prove.image names none that is on the node"
+
+
+def directory_of(this: Run, record: Record, executed: bool) -> str:
+    """Where the desired state has a node's document left at the end of what installs it; empty where nowhere."""
+    hands = this.hands_over and executed and record.now is not None
+    return record.now.context.wanted.handover if record.now is not None and hands else ""
+
+
+def made(directory: str) -> None:
+    """The directory is there and nobody else's. Raises OSError."""
     Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     if outputs.planted(Path(directory)):
         raise PermissionError(
             errno.EACCES, "it is another user's, in a directory where anybody may write", directory
         )
+
+
+def written(this: Run, executed: bool, asked: str) -> list[str]:
+    """The paths of the files: NODE.json and NODE.html of each host, in the directory that was asked for, else in that of its desired
+    state. It is made where it is missing. Each is whole or as it was. Raises OSError."""
     found = []
     taken: set[str] = set()
     for name, record in sorted(this.records.items()):
+        directory = asked or directory_of(this, record, executed)
+        if not directory:
+            continue
+        made(directory)
         mine = file_name(name)
         while mine in taken:  # `a/b` beside `a_b`
             mine += "_"
         taken.add(mine)
         told = document(replace(this, records={name: record}), executed)
+        told["hosts"][name]["installed"] = mask_all(installed(record))
+        if executed and record.proof is None and record.now and not record.now.context.wanted.prove_image:
+            told["hosts"][name]["proof"] = {"status": "not proven", "detail": UNPROVEN}
         for each in FORMATS:
             path = Path(directory, f"{mine}.{each}")
             outputs.write(told, outputs.Output(each, str(path)))
             found.append(str(path))
+    return found
+
+
+def installed(record: Record) -> list[dict[str, Any]]:
+    """What a node has of packages, each with the address that it came from and the fingerprints of the keys that the host trusts
+    there; and a wanted runfile. Empty where nobody has read it."""
+    if record.now is None:
+        return []
+    context = record.now.context
+    rows = []
+    try:
+        found = context.state.repositories.origins.get() or {}
+        trusted = keys_by_address(context)
+    except Unread:
+        return []
+    for name, origin in sorted(found.items()):
+        # The first is the one that apt takes (apt-cache(8), policy).
+        uri, suite = origin.places[0] if origin.places else ("", "")
+        keys = next((keys for address, keys in trusted.items() if address == uri), [])
+        made = {each.index_path.rpartition("/")[0].strip("/"): each for each in context.wanted.repositories}
+        told = f"{uri} {suite}" if uri else "no repository of this host has it"
+        if suite.strip("/") in made:
+            told = f"directory {made[suite.strip('/')].directory}"
+        rows.append({"name": name, "version": origin.version, "from": told, "fingerprints": keys})
+    wanted = context.wanted.cuda_toolkit
+    if wanted and wanted.runfile and wanted.method == "runfile":
+        told = f"{wanted.runfile[0]}, SHA-256 {wanted.runfile[1]}"
+        rows.append({"name": "CUDA toolkit", "version": wanted.release, "from": told, "fingerprints": []})
+    return rows
+
+
+def keys_by_address(context: Context) -> dict[str, list[str]]:
+    """Base URI of each APT source -> the fingerprints of the keys that its Signed-By names. Raises Unread."""
+    found: dict[str, list[str]] = {}
+    for source in apt_sources(context):
+        text = source.key.encode()
+        if source.key.startswith("/"):
+            content = context.state.repositories.keyring(source.key).get()
+            text = content.data if content else b""
+        try:
+            keys = [key.fingerprint for key in public_keys(text)] if text else []
+        except ValueError:
+            keys = []
+        found[source.uri.rstrip("/")] = keys
     return found
 
 

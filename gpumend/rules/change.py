@@ -76,11 +76,13 @@ class LinkCharDevices(NamedTuple):
 
 class InstallPackages(NamedTuple):
     """The toolkit's packages are there in one version. verb: `install` or `downgrade`; targets: names or `NAME=VERSION`;
-    version: empty for the newest."""
+    version: empty for the newest. least: no version below this one is installed, nor one of `broken`."""
 
     verb: str
     targets: tuple[str, ...]
     version: str
+    least: str = ""
+    broken: tuple[str, ...] = ()
     kind: str = "InstallPackages"
 
 

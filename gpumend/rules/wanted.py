@@ -63,6 +63,8 @@ class Wanted(NamedTuple):
     toolkit_install: bool = False
     toolkit_version: str = ""
     toolkit_lock_wait: int = 120
+    toolkit_insist: bool = False
+    handover: str = ""
     manage_runtime: bool = True
     mode: str = "cdi"
     ldconfig: str = "auto"
@@ -147,6 +149,8 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         toolkit_install=toolkit.get("install", False),
         toolkit_version=toolkit.get("version", ""),
         toolkit_lock_wait=toolkit.get("lock_wait", 120),
+        toolkit_insist=toolkit.get("insist", False),
+        handover=raw.get("handover", ""),
         manage_runtime=runtime.get("manage", True),
         mode=runtime.get("mode", "cdi"),
         ldconfig=runtime.get("ldconfig", "auto"),

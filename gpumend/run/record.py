@@ -77,7 +77,7 @@ class Record:
 class Run:
     """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
     wanted state, from the deploy itself. concerns: what its deploys are about; None is everything. stopped: why nothing more
-    is begun; empty while it goes on."""
+    is begun; empty while it goes on. hands_over: whether nodes get their own documents where the desired state names a directory."""
 
     id: str
     started: float
@@ -86,6 +86,7 @@ class Run:
     wanted: Mapping[str, Any] = field(default_factory=dict)
     concerns: list[Concern | None] = field(default_factory=list)
     stopped: str = ""
+    hands_over: bool = False
 
     @property
     def concern(self) -> tuple[Concern, ...]:

@@ -1,18 +1,19 @@
-"""Where packages come from: a host's sources, keyrings and pins. Read only where the desired state has `repositories` or
-`engine`."""
+"""Where packages come from: a host's sources, keyrings and pins, and where those that are installed came from. Read only where the
+desired state has `repositories`, `engine` or `handover`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gpumend.state.host import release_fields
-from gpumend.state.packages import NO_CACHE, Offer, parse_policy
+from gpumend.state.packages import NO_CACHE, TOOLKIT, Offer, parse_policy
 from gpumend.state.reading import NONE, Reading
 from gpumend.state.request import Command, Glob
-from gpumend.state.snapshot import NOT_ASKED, FileContent, Snapshot
+from gpumend.state.snapshot import NOT_ASKED, FileContent, Output, Snapshot
 
-KEY, ENGINE = "repositories", "engine"
+KEY, ENGINE, HANDOVER = "repositories", "engine", "handover"
 LIST = "/etc/apt/sources.list"
 SOURCES = ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources")
 REPOS = "/etc/yum.repos.d/*.repo"
@@ -22,6 +23,11 @@ RPM_KEYS = "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-*"
 SQV = "/usr/bin/sqv"  # what apt verifies with from Debian 13 on (apt 2.9.19)
 INDEX = "/var/lib/gpumend/repositories/{name}/Packages"  # of a directory that has none
 ENGINES = ("docker.io", "docker-cli", "docker-ce", "docker-ce-cli", "containerd.io", "containerd", "podman")
+# What a hand-over tells of: these, and a wanted CUDA toolkit's.
+TOLD = (*TOOLKIT, *ENGINES, "runc", "nvidia-driver", "nvidia-open", "cuda-drivers")
+OF_CUDA = (
+    "cuda-toolkit", "cuda-libraries", "cuda-libraries-dev", "cuda-cudart-dev", "cuda-minimal-build", "cuda-cupti", "cuda-cupti-dev",
+)  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -81,17 +87,34 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
                 files.append(each.index_path)
                 stats += [f"{each.directory}/{name}" for name in ("Packages", "InRelease")]
         found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
+    if raw.get(HANDOVER):
+        globs = [*map(Glob, (*SOURCES, REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
+        found.setdefault("globs", [each._asdict() for each in globs])
+        found.setdefault("files", [LIST])
+        found.setdefault("stats", [SQV])
+        release = str((raw.get("cuda_toolkit") or {}).get("version", "")).replace(".", "-")
+        names = (*TOLD, *(f"{name}-{release}" for name in OF_CUDA if release))
+        told = Command(("apt-cache", *NO_CACHE, "policy", *names), timeout=20)
+        found["commands"] = {"origins": told.entry()}
     if engine:
         asked = Command(("apt-cache", *NO_CACHE, "policy", *ENGINES), timeout=20)
-        found["commands"] = {"engine-offers": asked.entry()}
+        found.setdefault("commands", {})["engine-offers"] = asked.entry()
     return found
+
+
+class Origin(NamedTuple):
+    """An installed package. places: (base URI, suite) of each repository that has it in this version; empty where none has: it came
+    as a file."""
+
+    version: str
+    places: tuple[tuple[str, str], ...]
 
 
 class Repositories(NamedTuple):
     """sources: files of APT sources, all of them; repos: those of dnf. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
     directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.
-    offers: what apt has of the engines' packages."""
+    offers: what apt has of the engines' packages. origins: where installed packages came from."""
 
     sources: Reading[Mapping[str, FileContent]] = NONE
     repos: Reading[Mapping[str, FileContent]] = NONE
@@ -104,6 +127,7 @@ class Repositories(NamedTuple):
     release: Reading[str] = NONE
     sqv: bool = False
     offers: Reading[Mapping[str, Offer]] = NONE
+    origins: Reading[Mapping[str, Origin]] = NONE
 
     def source_file(self, path: str) -> FileContent | None:
         """A source file's content, or None where there is none. Raises Unread."""
@@ -129,6 +153,25 @@ def _files(snapshot: Snapshot, patterns: Iterable[str], *more: str) -> Reading[M
         if content.value is not None:
             found[path] = content.value
     return Reading.of(found, ", ".join(patterns))
+
+
+def parse_origins(output: Output) -> dict[str, Origin]:
+    """`apt-cache policy`: the installed packages, with the repositories that have the installed version."""
+    found: dict[str, Origin] = {}
+    for block in re.split(r"(?m)^(?=\S)", output.out):
+        version = re.search(r"(?m)^  Installed: (\S+)$", block)
+        if version is None or version.group(1) == "(none)":
+            continue
+        mine = re.search(r"(?m)^ \*\*\* \S+ -?\d+\n((?: {8,}-?\d+ .*\n?)*)", block)
+        rows = [row.split() for row in (mine.group(1) if mine else "").splitlines()]
+        # A suite that is the base itself is not told: `500 https://host/deb/amd64  Packages`.
+        places = tuple(
+            (row[1].rstrip("/"), "/" if row[2] == "Packages" else row[2])
+            for row in rows
+            if len(row) > 2 and not row[1].startswith("/")
+        )
+        found[block.partition(":")[0]] = Origin(version.group(1), places)
+    return found
 
 
 def parse(snapshot: Snapshot) -> Repositories:
@@ -158,6 +201,7 @@ def parse(snapshot: Snapshot) -> Repositories:
         release=release_fields(snapshot).map(lambda found: found.get("VERSION_ID", "")),
         sqv=snapshot.stat(SQV).ok,
         offers=offers,
+        origins=snapshot.succeeded("origins").map(parse_origins),
     )
 
 

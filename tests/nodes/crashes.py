@@ -16,6 +16,17 @@ from gpumend.run.attempt import rollback_data
 from tests.nodes.faults import SIGHT, Before, Sight, fault
 from tests.nodes.lab import Node
 
+# Between a transaction's definitions and its call: kill -9 right after the journal's nth entry is on disk.
+KILL = """
+_write, _left = Journal.write, [{nth}]
+def _dies(journal):
+    _write(journal)
+    _left[0] -= 1
+    if _left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+Journal.write = _dies
+"""
+
 # Not part of the shipped program.
 DRIVER = r"""
 ASKING = ("show", "is-active", "reset-failed", "dpkg-query", "journalctl", "plugins", "KillMode", "-s", "-L", "--format=csv,noheader")

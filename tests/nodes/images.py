@@ -74,6 +74,11 @@ def has_image(node: Node, name: str) -> bool:
     return node.run(["docker", "image", "inspect", name], check=False).returncode == 0
 
 
+def starts(node: Node, *options: str) -> bool:
+    """Whether the node's Docker starts a container of the tiny image, which it has."""
+    return node.run(["docker", "run", "--rm", *options, BASE, "true"], check=False).returncode == 0
+
+
 def import_image(node: Node, name: str = BASE) -> None:
     """The node's Docker has the tiny image (a shell and the usual tools, no libc)."""
     node.run_bytes(["docker", "import", "-c", PATH, "-", name], busybox_tar(node.suite))

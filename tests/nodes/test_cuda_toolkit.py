@@ -12,9 +12,11 @@ import pytest
 from gpumend.rules.finding import Component
 from tests.nodes.apt import Deb, serve
 from tests.nodes.conftest import Boot
+from tests.nodes.crashes import KILL
 from tests.nodes.cuda_toolkit import BUSY, FULL, GO, RUNFILE, TREE, debs, put_runfile
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
 from tests.nodes.faults import fault
+from tests.nodes.images import starts
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 
@@ -23,15 +25,6 @@ WATCHED = ("/etc", "/usr/local", "/var/lib/dpkg/info", "/var/lib/dpkg/alternativ
 RUN = "20261123T000000Z-c0da"
 JOURNAL = f"/var/lib/gpumend/runs/{RUN}/{Component.CUDA_TOOLKIT}/journal.json"
 RECOVER = {"verb": "recover", "journals": [JOURNAL], "run": "next", "who": "test", "restarts": "idle"}
-KILL = """
-_write, _left = Journal.write, [{nth}]
-def _dies(journal):
-    _write(journal)
-    _left[0] -= 1
-    if _left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-Journal.write = _dies
-"""
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +174,10 @@ def test_a_runfile_that_cannot_end_well_is_not_run(
     wanted = by_runfile(node, **made)
     node.sh(spoil)
     tree = node.tree(*WATCHED)
-    change = result_of(alone(node, **wanted))
-    assert change["status"] == "refused" and words in change["detail"], change
-    assert node.tree(*WATCHED) == tree
+    with fault("a runfile that cannot end well"):
+        change = result_of(alone(node, **wanted))
+        assert change["status"] == "refused" and words in change["detail"], change
+        assert node.tree(*WATCHED) == tree and starts(node)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +192,10 @@ def test_half_a_tree_does_not_stay(
 ) -> None:
     wanted = by_runfile(node, **made)
     node.sh(spoil)
-    change = result_of(alone(node, **wanted))
-    assert change["status"] == "put_back" and words in change["detail"], change
+    with fault("a runfile that ends halfway"):
+        change = result_of(alone(node, **wanted))
+        assert change["status"] == "put_back" and words in change["detail"], change
+        assert starts(node)
     assert (
         not node.exists(TREE)
         and not node.exists(LINK)

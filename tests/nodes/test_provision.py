@@ -21,7 +21,7 @@ from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 from tests.nodes.toolkit import CONFIG
 
-OLD, NEW = "1.17.7", "1.17.8"
+OLD, NEW = "1.19.1", "1.20.0"
 SPEC = "/etc/cdi/nvidia.yaml"
 DYNAMIC = "/var/run/cdi/nvidia.yaml"
 DAEMON = "/etc/docker/daemon.json"
@@ -87,7 +87,7 @@ def apt_install(node: Node, *targets: str) -> None:
 
 
 def test_a_new_node_is_audited_installed_mended_and_then_left_alone(node: Node, lab: Lab) -> None:
-    serve(node, *toolkit.debs(OLD), *toolkit.debs(NEW), *toolkit.debs("1.18.0"), LISTED)
+    serve(node, *toolkit.debs(OLD), *toolkit.debs(NEW), LISTED)
     assert not sees_gpu(node, RUNTIME) and not sees_gpu(node, DEVICE), "the fault must be seen first"
 
     node.sh("rm -f /var/cache/apt/*.bin")  # as on a new node: apt-cache would write them
@@ -110,7 +110,7 @@ def test_a_new_node_is_audited_installed_mended_and_then_left_alone(node: Node, 
     assert done.rc == 0 and done.codes(node) == [], done.said
     assert done.statuses(node)[Component.PACKAGES] == "changed"
     assert f"nvidia-ctk answers as {NEW}" in done.change(node, Component.PACKAGES)["detail"]
-    assert versions(node) == {f"{NEW}-1"}, "1.18.0 is never right"
+    assert versions(node) == {f"{NEW}-1"}
     assert sees_gpu(node, RUNTIME) and sees_gpu(node, DEVICE)
     assert done.sessions[node.name] <= 1 + 2 * len(done.statuses(node))
 
@@ -145,6 +145,22 @@ def test_refused_before_anything_is_done(node: Node, lab: Lab, debs: list[Deb], 
     assert packages(node) == before and not sees_gpu(node, RUNTIME)
     changed = {path for path, entry in node.tree("/etc", "/usr/bin").items() if tree.get(path) != entry}
     assert not any("nvidia" in path for path in changed)
+
+
+def test_below_the_security_floor_nothing_is_installed_unless_somebody_insists(node: Node, lab: Lab) -> None:
+    unsafe = "1.17.8"
+    serve(node, *toolkit.debs(unsafe), LISTED)
+    found = packages_alone(lab, node)
+    assert found.rc == 3 and found.statuses(node) == {}, found.said
+    assert "below the security floor 1.19.1" in found.finding(node, "GM203")["refused"]
+    # Where the lists are not there the host sees it itself.
+    node.sh("rm -rf /var/lib/apt/lists/*")
+    done = packages_alone(lab, node)
+    change = done.change(node, Component.PACKAGES)
+    assert change["status"] == "refused" and "below the security floor 1.19.1" in change["detail"], done.said
+    assert versions(node) == set()
+    done = packages_alone(lab, node, insist=True)
+    assert done.statuses(node) == {Component.PACKAGES: "changed"} and versions(node) == {f"{unsafe}-1"}
 
 
 def test_no_repository_has_it_and_the_lines_to_run_are_shown(node: Node, lab: Lab) -> None:
@@ -255,10 +271,10 @@ def test_a_run_that_was_killed_after_its_packages_came_is_put_back(node: Node, l
 
 def test_a_rollback_days_later_leaves_nothing_of_the_packages(node: Node) -> None:
     """Not their configuration files, nor the spec that their unit has written meanwhile."""
-    serve(node, *toolkit.debs("1.18.2"))
+    serve(node, *toolkit.debs(NEW))
     before, run = packages(node), "20261123T000000Z-bbbb"
     assert result_of(carry_out(node, planned(node, Component.PACKAGES, run, INSTALL)))["status"] == "changed"
-    assert versions(node) == {"1.18.2-1"} and node.exists(CONFIG)
+    assert versions(node) == {f"{NEW}-1"} and node.exists(CONFIG)
     wait_for("nvidia-cdi-refresh has written its spec", lambda: node.exists(DYNAMIC), 30.0)
     undo = {"verb": "rollback", "run": run, "who": "test", "restarts": "idle"}
     assert result_of(carry_out(node, undo))["status"] == "changed"
@@ -375,3 +391,31 @@ def test_the_lock_of_apts_lists_is_waited_for_like_dpkgs(node: Node) -> None:
     with AptLock(node, "/var/lib/apt/lists/lock"):
         told = result_of(carry_out(node, {**data, "package_wait": 1}))
     assert told["status"] == "refused" and "apt's lock is held by process" in told["detail"], told
+
+
+def test_what_apt_calls_besides_asks_nothing_restarts_nothing_and_is_told(node: Node) -> None:
+    """As needrestart's hook would (its apt-pinvoke ends at once with NEEDRESTART_SUSPEND), and another."""
+    serve(node, *toolkit.debs(NEW))
+    node.write(
+        "/usr/lib/needrestart/apt-pinvoke",
+        '#!/bin/sh\n[ -n "$NEEDRESTART_SUSPEND" ] || systemctl restart docker\n',
+        0o755,
+    )
+    node.write(
+        "/etc/apt/apt.conf.d/99hooks",
+        'DPkg::Post-Invoke {"test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke || true";};\n'
+        'DPkg::Pre-Install-Pkgs {"/usr/sbin/dpkg-preconfigure --apt || true";};\n'
+        'DPkg::Pre-Invoke {"env >/run/hook; [ ! -t 0 ] || touch /run/terminal";};\n',
+    )
+    pid = node.main_pid("docker.service")
+    try:
+        result = result_of(carry_out(node, planned(node, Component.PACKAGES, RUN, INSTALL)))
+        assert result["status"] == "changed", result
+        assert "needrestart is held back" in result["detail"] and "debconf asks nothing" in result["detail"]
+        assert "a hook of apt's ran besides: env >/run/hook" in result["detail"]
+        assert b"DEBIAN_FRONTEND=noninteractive" in node.read("/run/hook") and not node.exists(
+            "/run/terminal"
+        )
+        assert node.main_pid("docker.service") == pid
+    finally:
+        node.sh("rm -rf /etc/apt/apt.conf.d/99hooks /usr/lib/needrestart /run/hook")

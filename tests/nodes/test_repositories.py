@@ -3,24 +3,28 @@ Docker from a repository of the test's."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpumend.rules.finding import Component
 from gpumend.state.packages import TOOLKIT
-from tests.nodes import gpu, images, mirror, toolkit
+from tests.nodes import cuda_toolkit, gpu, images, mirror, toolkit
 from tests.nodes.apt import AptLock, Deb
 from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
-from tests.nodes.crashes import kill_at_every_step
+from tests.nodes.crashes import KILL, kill_at_every_step
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
 from tests.nodes.faults import Before, fault
+from tests.nodes.images import starts
 from tests.nodes.lab import Lab, Node
 from tests.nodes.mirror import ADDRESS, BY_NAME, DOCKER, ROOT, SILENT, Key, Signer
 
-NEW = "1.17.8"
+OLD, NEW = "1.19.1", "1.20.0"
 DEVICE = ("--device", "nvidia.com/gpu=0")
 RUNTIME = ("--runtime=nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all")
 KEYRING = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
@@ -43,6 +47,10 @@ def booted(shared_boot: Boot) -> Iterator[Node]:
 @pytest.fixture
 def node(booted: Node) -> Node:
     """The same node, with no repository and no toolkit."""
+    return cleaned(booted)
+
+
+def cleaned(booted: Node) -> Node:
     booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
     booted.sh(
         "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/* /etc/apt/keyrings/* "
@@ -70,11 +78,6 @@ def add(node: Node, wanted: dict[str, Any], extra: str = "", **more: Any) -> dic
     """What became of the repositories' transaction, without SSH."""
     data = planned(node, Component.REPOSITORIES, RUN, wanted)
     return result_of(carry_out(node, {**data, **more}, extra))
-
-
-def starts(node: Node, *options: str) -> bool:
-    done = node.run(["docker", "run", "--rm", *options, images.BASE, "ls", "/dev/null"], check=False)
-    return done.returncode == 0
 
 
 def sees_gpu(node: Node, options: tuple[str, ...]) -> bool:
@@ -152,14 +155,20 @@ def test_keys_that_apt_would_refuse_or_nobody_named_are_refused_in_the_audit(
         signer.key("weak", *past, "--cert-digest-algo", "SHA1"),
         signer.key("expired", *past, lasts="30d"),
     )
-    for each, words in ((expired, "has expired"), (weak, "SHA-1")):
+    wrong = key._replace(public=weak.public)
+    tree = files(node, *APT)
+    for each, wanted, words in (
+        (expired, signed(expired), "has expired"),
+        (weak, signed(weak), "SHA-1"),
+        (weak, signed(wrong), f"it has the key {weak.fingerprint}, wanted is {key.fingerprint} alone"),
+    ):
         # gpg signs nothing with a key that has expired; of a weak one it counts when it has signed.
         mirror.publish(node, "lnc", mirror.packed([LISTED]), signer, each, *(past if each is expired else ()))
-        wanted = signed(each)
         with pytest.raises(LookupError):
             planned(node, Component.REPOSITORIES, RUN, wanted)
         found = start(lab, Target(node, wanted=wanted), deploy="repositories", dry=True).finish()
         assert found.rc == 3 and words in found.finding(node, "GM230")["refused"], found.said
+        assert files(node, *APT) == tree and starts(node)
     # What the audit says beforehand is what apt itself does.
     node.write("/etc/apt/keyrings/k.asc", weak.public)
     node.write("/etc/apt/sources.list.d/k.list", f"deb [signed-by=/etc/apt/keyrings/k.asc] {ADDRESS}/lnc /\n")
@@ -242,30 +251,60 @@ def install(node: Node, wanted: dict[str, Any], extra: str = "") -> dict[str, An
     return result_of(carry_out(node, data, extra))
 
 
-def test_a_package_that_is_not_what_the_index_says_is_put_back(node: Node, signer: Signer, key: Key) -> None:
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("tampered with", "Hash Sum mismatch|size|hash"),
+        ("gone", "404"),
+        ("never sent", "timed out|Connection failed"),
+        ("too big for the cache", "space"),
+        ("too big for the disk", "space"),
+    ],
+)
+def test_packages_that_do_not_come_are_put_back_and_containers_start(
+    node: Node, signer: Signer, key: Key, what: str, words: str
+) -> None:
     packages = mirror.packed(toolkit.debs(NEW))
     mirror.publish(node, "lnc", packages, signer, key)
     assert add(node, signed(key))["status"] == "changed"
-    tampered = packages[1]
-    node.write(f"{ROOT}/lnc/{tampered.name}", tampered.data.replace(b"nvidia-ctk", b"nvidia-cTk"))
-    with fault("a package that was tampered with"):
-        seen = Before.of(node, "/etc/docker/daemon.json")
-        done = install(node, signed(key))
-        assert done["status"] in ("put_back", "refused") and "apt install" in done["detail"], done
-        assert versions(node) == set() and starts(node)
-        seen.check()
+    second = f"{ROOT}/lnc/{packages[1].name}"
+    small = {"too big for the cache": "/var/cache/apt/archives", "too big for the disk": toolkit.LIBRARY}.get(
+        what
+    )
+    node.run(["docker", "run", "-d", "--name", "job", images.BASE, "sleep", "86400"])
+    if what == "tampered with":
+        node.write(second, packages[1].data.replace(b"nvidia-ctk", b"nvidia-cTk"))
+    elif what == "gone":
+        node.sh('rm "$1"', second)
+    elif what == "never sent":
+        node.write("/etc/apt/apt.conf.d/short", 'Acquire::http::Timeout "2";\nAcquire::Retries "0";\n')
+        node.sh('mv "$1" "$1.kept"; mkfifo "$1"', second)
+    elif small:
+        node.sh('mkdir -p "$1"; mount -t tmpfs -o size=16k tmpfs "$1"', small)
+    try:
+        with fault("packages that do not come"):
+            seen = Before.of(node, "/etc/docker/daemon.json")
+            done = install(node, signed(key))
+            assert done["status"] in ("put_back", "refused") and "apt install" in done["detail"], done
+            assert re.search(words, done["detail"]), done
+            assert versions(node) == set() and starts(node)
+            seen.check()
+    finally:
+        node.sh("docker rm -f job; rm -f /etc/apt/apt.conf.d/short")
+        if small:
+            node.sh('umount "$1"', small)
 
 
 def test_three_of_four_packages_in_a_new_version_are_not_taken(node: Node, signer: Signer, key: Key) -> None:
     """nct#1091."""
     mixed = [
-        *toolkit.debs("1.17.7"),
+        *toolkit.debs(OLD),
         *(deb for deb in toolkit.debs(NEW) if deb.name != "libnvidia-container1"),
     ]
     mirror.publish(node, "lnc", mirror.packed(mixed), signer, key)
     assert add(node, signed(key))["status"] == "changed"
     assert install(node, signed(key))["status"] == "changed"
-    assert versions(node) == {"1.17.7-1"}
+    assert versions(node) == {f"{OLD}-1"}
 
 
 def test_a_pin_that_forbids_is_named_and_nothing_is_tried(
@@ -285,7 +324,7 @@ def test_of_two_origins_with_one_name_the_toolkit_s_own_is_taken(
     node: Node, signer: Signer, key: Key
 ) -> None:
     """NVIDIA's CUDA repository has the toolkit, too, and its pin gives it 600."""
-    mirror.publish(node, "lnc", mirror.packed(toolkit.debs("1.17.7")), signer, key)
+    mirror.publish(node, "lnc", mirror.packed(toolkit.debs(OLD)), signer, key)
     mirror.publish(node, "cuda", mirror.packed(toolkit.debs(NEW)), signer, key, label="NVIDIA CUDA")
     node.write(
         "/etc/apt/preferences.d/cuda-repository-pin-600",
@@ -301,24 +340,33 @@ def test_of_two_origins_with_one_name_the_toolkit_s_own_is_taken(
     }
     assert add(node, wanted)["status"] == "changed"
     assert install(node, wanted)["status"] == "changed"
-    assert versions(node) == {"1.17.7-1"}
+    assert versions(node) == {f"{OLD}-1"}
+
+
+NOBLE = 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nPRETTY_NAME="Ubuntu 24.04, as tests see it"\n'
 
 
 def test_the_list_that_another_release_s_cuda_keyring_brings_goes(
     node: Node, signer: Signer, key: Key
 ) -> None:
+    """ubuntu2204's package on 24.04: one version, another content in each repository."""
     wrong = "/etc/apt/sources.list.d/cuda-ubuntu2204-x86_64.list"
     line = "deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64/ /\n"
     keyring = Deb("cuda-keyring", "1.1-1", files={wrong: (line.encode(), 0o644)}, conffiles=(wrong,))
     node.write("/run/cuda-keyring.deb", mirror.packed([keyring])[0].data)
     node.run(["dpkg", "-i", "/run/cuda-keyring.deb"])
-    mirror.publish(node, "cuda", mirror.packed([LISTED]), signer, key)
-    wanted = wants(f"{ADDRESS}/cuda", "cuda", fingerprint=key.fingerprint, key=key.public)
-    assert add(node, wanted)["status"] == "changed"
-    assert not node.exists(wrong) and node.run(["apt-get", "update", "-qq"]).stderr == ""
-    undo = {"verb": "rollback", "run": RUN, "who": "test", "restarts": "idle"}
-    assert result_of(carry_out(node, undo))["status"] == "changed" and node.exists(wrong)
-    node.run(["dpkg", "--purge", "cuda-keyring"])
+    node.sh("cp --remove-destination $(readlink -f /etc/os-release) /run/os-release.kept")
+    node.sh("rm /etc/os-release")
+    node.write("/etc/os-release", NOBLE)
+    try:
+        mirror.publish(node, "cuda", mirror.packed([LISTED]), signer, key)
+        wanted = wants(f"{ADDRESS}/cuda", "cuda", fingerprint=key.fingerprint, key=key.public)
+        assert add(node, wanted)["status"] == "changed"
+        assert not node.exists(wrong) and node.run(["apt-get", "update", "-qq"]).stderr == ""
+        undo = {"verb": "rollback", "run": RUN, "who": "test", "restarts": "idle"}
+        assert result_of(carry_out(node, undo))["status"] == "changed" and node.exists(wrong)
+    finally:
+        node.sh("dpkg --purge cuda-keyring; mv /run/os-release.kept /etc/os-release")
 
 
 # --- from bare to a container with the device
@@ -333,21 +381,45 @@ def bare(node: Node) -> None:
 
 
 def test_a_bare_node_gets_docker_and_the_toolkit_from_a_signed_mirror(
-    node: Node, lab: Lab, signer: Signer, key: Key
+    node: Node, lab: Lab, signer: Signer, key: Key, tmp_path: Path
 ) -> None:
     bare(node)
     packages = [
         *mirror.packed_again(SUITE),
-        *mirror.packed([*toolkit.debs("1.17.7"), *toolkit.debs(NEW), LISTED]),
+        *mirror.packed([*toolkit.debs(OLD), *toolkit.debs(NEW), LISTED]),
     ]
     mirror.publish(node, "lnc", packages, signer, key)
-    wanted = {**signed(key), "engine": "docker.io"}
+    wanted = {**signed(key), "engine": "docker.io", "handover": str(tmp_path / "nodes")}
     tree = node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt")
     found = provision(lab, node, wanted, dry=True)
     assert found.rc == 3 and {"GM230", "GM233", "GM203"} <= set(found.codes(node, "fail")), found.said
     assert node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt") == tree, "an audit writes nothing"
     run = goes_on(lab, node, wanted, DEVICE).report["run"]
+    told = handed_over(tmp_path / "nodes", node)
+    assert told["proof"]["status"] == "not proven" and "prove.image" in told["proof"]["detail"]
+    images.import_python_image(node)
+    done = provision(lab, node, {**wanted, "prove": {"image": images.PYTHON}})
+    assert done.rc == 0 and done.statuses(node) == {}, done.said
+    told = handed_over(tmp_path / "nodes", node)
+    assert told["proof"] == {"status": "changed", "detail": "proven in a container: runtime, device"}
+    rows = {row["name"]: row for row in told["installed"]}
+    assert {*TOOLKIT, "docker.io", "containerd", "runc"} <= set(rows)
+    for name, version in ((TOOLKIT[0], f"{NEW}-1"), ("docker.io", *versions(node, "docker.io"))):
+        assert rows[name] == {
+            "name": name,
+            "version": version,
+            "from": f"{ADDRESS}/lnc /",
+            "fingerprints": [key.fingerprint],
+        }
     stays_while_it_is_used(node, run)
+
+
+def handed_over(directory: Path, node: Node) -> dict[str, Any]:
+    """The node's own document, which is there as a page, too."""
+    page = (directory / f"{node.name}.html").read_text()
+    found: dict[str, Any] = json.loads((directory / f"{node.name}.json").read_text())["hosts"][node.name]
+    assert all(f"{row['name']} {row['version']} from" in page for row in found["installed"])
+    return found
 
 
 def stays_while_it_is_used(node: Node, run: str) -> None:
@@ -384,6 +456,47 @@ def test_a_run_that_was_killed_after_its_engine_came_goes_on(
     stays_while_it_is_used(node, run)
 
 
+ORDER = (Component.REPOSITORIES, Component.ENGINE, Component.PACKAGES)
+KEPT = ("/etc/apt", "/usr/share/keyrings", "/etc/docker", "/etc/cdi", "/etc/nvidia-container-runtime")
+
+
+def ended(node: Node) -> tuple[str, ...]:
+    """What a provisioned node has: packages with their versions, and the files that came with bytes and mode."""
+    packages = node.run(["dpkg-query", "-W", "-f=${db:Status-Abbrev} ${Package} ${Version}\n"]).stdout
+    kept = [f"{path} {entry[:4]}" for path, entry in sorted(files(node, *KEPT).items())]
+    return packages, *kept
+
+
+@pytest.mark.exhaustive
+def test_killed_at_every_step_and_started_again_a_provision_ends_the_same(
+    node: Node, lab: Lab, signer: Signer, key: Key
+) -> None:
+    packages = [*mirror.packed_again(SUITE), *mirror.packed([*toolkit.debs(NEW), LISTED])]
+    mirror.publish(node, "lnc", packages, signer, key)
+    wanted = {**signed(key), "engine": "docker.io"}
+    ends: dict[tuple[str, ...], list[str]] = {}
+    killed = []
+    for number, component in enumerate(ORDER):
+        nth, alive = 1, False
+        while not alive:
+            cleaned(node)
+            bare(node)
+            mirror.publish(node, "lnc", packages, signer, key)
+            for before in ORDER[:number]:
+                data = planned(node, before, f"{RUN}{before}", {**wanted, **INSTALL})
+                assert result_of(carry_out(node, data))["status"] == "changed"
+            data = planned(node, component, f"{RUN}{component}", {**wanted, **INSTALL})
+            alive = carry_out(node, data, KILL.format(nth=nth)).returncode == 0
+            with fault("kill -9"):
+                goes_on(lab, node, wanted, DEVICE)
+                ends.setdefault(ended(node), []).append(f"{component} {nth}")
+            if not alive:
+                killed.append(f"{component} {nth}")
+            nth += 1
+    print(f"killed {len(killed)} times: {', '.join(killed)}")
+    assert len(killed) >= 9 and len(ends) == 1, list(ends.values())
+
+
 def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...]) -> Ran:
     """The next run ends as one that nobody broke off: containers have the device, and one more changes nothing."""
     done = provision(lab, node, wanted)
@@ -397,7 +510,7 @@ def goes_on(lab: Lab, node: Node, wanted: dict[str, Any], *paths: tuple[str, ...
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("suite", ["sid"])
+@pytest.mark.parametrize("suite", ["bookworm", "sid"])
 def test_bare_nodes_of_other_suites(lab: Lab, boot: Boot, signer: Signer, key: Key, suite: str) -> None:
     node = boot(suite, None)
     gpu.install(node)
@@ -406,7 +519,9 @@ def test_bare_nodes_of_other_suites(lab: Lab, boot: Boot, signer: Signer, key: K
     node.sh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*")
     packages = [*mirror.packed_again(suite), *mirror.packed([*toolkit.debs(NEW), LISTED])]
     mirror.publish(node, "lnc", packages, signer, key)
-    goes_on(lab, node, {**signed(key), "engine": "docker.io"}, DEVICE)
+    # Docker 20.10 knows no CDI.
+    paths = () if suite == "bookworm" else (DEVICE,)
+    goes_on(lab, node, {**signed(key), "engine": "docker.io"}, *paths)
 
 
 @pytest.mark.exhaustive
@@ -431,13 +546,24 @@ def test_killed_before_every_step_of_an_engine(node: Node, lab: Lab, signer: Sig
     assert len(killed) >= 3, killed
 
 
-def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(node: Node, lab: Lab) -> None:
+def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(
+    node: Node, lab: Lab, tmp_path: Path
+) -> None:
+    """The node reaches itself, and the lab's cable, over which it is asked."""
     bare(node)
     node.write("/etc/apt/sources.list.d/away.list", "deb http://192.0.2.1/debian trixie main\n")
-    node.sh("mkdir -p /srv/offline; ip route add unreachable 192.0.2.1 2>/dev/null || true")
-    for each in [*mirror.packed_again(SUITE), *mirror.packed(toolkit.debs(NEW))]:
+    node.sh("mkdir -p /srv/offline")
+    assert node.run(["ip", "route", "get", "192.0.2.1"], check=False).returncode != 0
+    reached = node.run(["ip", "-4", "route", "show", "table", "main"]).stdout.splitlines()
+    assert [row for row in reached if " dev docker0 " not in row and " dev host0 " not in row] == []
+    for each in [*mirror.packed_again(SUITE), *mirror.packed([*toolkit.debs(NEW), *cuda_toolkit.debs()])]:
         node.run_bytes(["dd", "status=none", "bs=1M", f"of=/srv/offline/{each.name}"], each.data)
-    wanted = {"repositories": {"toolkit": {"directory": "/srv/offline"}}, "engine": "docker.io"}
+    wanted: dict[str, Any] = {
+        "repositories": {"toolkit": {"directory": "/srv/offline"}},
+        "engine": "docker.io",
+    }
+    wanted["cuda_toolkit"] = {"version": "12.4", "flavour": "toolkit"}
+    wanted["handover"] = str(tmp_path)
     node.sh("chmod 0777 /srv/offline")
     held = result_of(carry_out(node, planned(node, Component.REPOSITORIES, RUN, wanted)))
     assert held["status"] == "refused" and "/srv/offline" in held["detail"], held
@@ -445,3 +571,8 @@ def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(node: No
     listed = node.tree("/srv/offline")
     goes_on(lab, node, wanted, DEVICE)
     assert node.tree("/srv/offline") == listed, "nothing is written there"
+    rows = {row["name"]: row["from"] for row in handed_over(tmp_path, node)["installed"]}
+    assert rows["cuda-toolkit-12-4"] == rows["docker.io"] == rows[TOOLKIT[0]] == "directory /srv/offline"
+    node.sh(
+        'apt-get -qq -y purge "$@"', *(deb.name for deb in cuda_toolkit.debs() if versions(node, deb.name))
+    )

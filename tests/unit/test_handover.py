@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 from gpumend import schemas
-from gpumend.reports.handover import file_name, written
+from gpumend.reports.handover import UNPROVEN, file_name, installed, written
 from gpumend.run.outcome import Outcome
-from tests.unit.build import healthy
+from gpumend.run.record import Run
+from tests.unit.build import file, healthy
 from tests.unit.farm import record, run
 from tests.unit.test_judge import SICK
+from tests.unit.test_repositories import BINARY, GOOD, KEYRING, MIRROR, MIRRORED, SOURCE, debian
 
 
 def test_each_node_has_its_own_and_nobody_elses(tmp_path: Path) -> None:
@@ -37,6 +40,78 @@ def test_two_names_that_make_one_of_a_file_are_two_files(tmp_path: Path) -> None
     found = written(run([record(name, healthy()) for name in names]), True, str(tmp_path))
     told = [list(json.loads(Path(path).read_text())["hosts"]) for path in found if path.endswith("json")]
     assert sorted(told) == [[name] for name in names] and len(set(found)) == 6
+
+
+POLICY = f"""nvidia-container-toolkit:
+  Installed: 1.20.0-1
+  Candidate: 1.20.0-1
+  Version table:
+ *** 1.20.0-1 700
+        500 {MIRROR}  Packages
+        100 /var/lib/dpkg/status
+     1.19.1-1 700
+        500 {MIRROR}  Packages
+docker.io:
+  Installed: 26.1.5
+  Candidate: 26.1.5
+  Version table:
+ *** 26.1.5 500
+        500 http://deb.debian.org/debian trixie/main amd64 Packages
+        100 /var/lib/dpkg/status
+runc:
+  Installed: 1.3.6
+  Candidate: 1.3.6
+  Version table:
+ *** 1.3.6 100
+        100 /var/lib/dpkg/status
+podman:
+  Installed: (none)
+  Candidate: 5.4
+  Version table:
+     5.4 500
+        500 http://deb.debian.org/debian trixie/main amd64 Packages
+"""
+
+
+def provisioned(directory: Path, **wanted: Any) -> Run:
+    """A run of what installs, over a node whose desired state names a directory."""
+    wants = {**MIRRORED, "handover": str(directory), **wanted}
+    files = {SOURCE: f"Types: deb\nURIs: {MIRROR}/\nSuites: /\nSigned-By: {KEYRING}\n", KEYRING: file(BINARY)}
+    host = debian(wants, files=files, commands={"origins": (0, POLICY, "")})
+    found = run([record("gpu1", host, wanted=wants)])
+    found.hands_over = True
+    return found
+
+
+def test_a_node_is_told_what_it_has_from_where_and_by_which_key(tmp_path: Path) -> None:
+    found = written(provisioned(tmp_path / "nodes"), True, "")
+    told = json.loads(Path(found[0]).read_text())
+    jsonschema.validate(told, schemas.load("report"))
+    node = told["hosts"]["gpu1"]
+    assert [(row["name"], row["version"], row["from"], row["fingerprints"]) for row in node["installed"]] == [
+        ("docker.io", "26.1.5", "http://deb.debian.org/debian trixie/main", []),
+        ("nvidia-container-toolkit", "1.20.0-1", f"{MIRROR} /", [GOOD]),
+        ("runc", "1.3.6", "no repository of this host has it", []),
+    ]
+    assert node["proof"] == {"status": "not proven", "detail": UNPROVEN}
+    page = Path(found[1]).read_text()
+    assert f"nvidia-container-toolkit 1.20.0-1 from {MIRROR} /, key {GOOD}" in page and UNPROVEN in page
+
+
+def test_the_document_comes_without_being_asked_for_again_where_it_is_wanted(tmp_path: Path) -> None:
+    this = provisioned(tmp_path / "nodes")
+    assert written(this, False, "") == [], "an audit hands nothing over unasked"
+    assert len(written(this, True, "")) == 2
+    this.hands_over = False
+    assert written(this, True, "") == [], "nor does what installs nothing"
+    assert len(written(this, True, str(tmp_path / "asked"))) == 2
+
+
+def test_a_runfile_is_told_with_its_sum(tmp_path: Path) -> None:
+    runfile = {"file": "/srv/cuda.run", "sha256": "a" * 64}
+    wanted = {"version": "12.4", "method": "runfile", "flavour": "toolkit", "runfile": runfile}
+    rows = installed(provisioned(tmp_path, cuda_toolkit=wanted).records["gpu1"])
+    assert rows[-1]["from"] == f"/srv/cuda.run, SHA-256 {'a' * 64}"
 
 
 @pytest.mark.parametrize(

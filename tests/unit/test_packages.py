@@ -35,7 +35,9 @@ from tests.unit.build import (
     verdict,
 )
 
-INSTALL: dict[str, Any] = {"toolkit": {"install": True}}
+# The captures are of releases below the security floor.
+INSTALL: dict[str, Any] = {"toolkit": {"install": True, "insist": True}}
+SAFE: dict[str, Any] = {"toolkit": {"install": True}}
 PROGRAMS = ("nvidia-ctk", "nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-cdi-hook")
 LIST = "/etc/apt/sources.list.d/nvidia-container-toolkit.list"
 LIST_TEXT = "deb [signed-by=/k.gpg] https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH) /\n"
@@ -145,6 +147,31 @@ def test_dpkg_and_rpm() -> None:
     assert {name: mixed[name] for name in TOOLKIT} == libraries | toolkit
 
 
+@pytest.mark.parametrize(
+    ("err", "told"),
+    [
+        (
+            "E: Failed to fetch http://m/lnc/a.deb  404  File not found [IP: 127.0.0.1 8080]\n"
+            "E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?\n",
+            "E: Failed to fetch http://m/lnc/a.deb  404  File not found [IP: 127.0.0.1 8080]",
+        ),
+        (
+            "dpkg: error processing archive /var/cache/apt/archives/a.deb (--unpack):\n"
+            " cannot copy extracted data for './usr/a' to '/usr/a.dpkg-new': failed to write (No space left on device)\n"
+            "Errors were encountered while processing:\n a\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "dpkg: error processing archive /var/cache/apt/archives/a.deb (--unpack): cannot copy extracted data for './usr/a' "
+            "to '/usr/a.dpkg-new': failed to write (No space left on device)",
+        ),
+        ("W: no sandbox\nE: Unable to locate package a\n", "E: Unable to locate package a"),
+        ("E: Sub-process /usr/bin/dpkg returned an error code (1)\n", "E: Sub-process /usr/bin/dpkg returned an error code (1)"),
+        ("Error: one\nError: two\n", "Error: two"),
+    ],
+)  # fmt: skip
+def test_of_a_failure_the_reason_is_told(err: str, told: str) -> None:
+    """apt 3.0's and dpkg's own words; the last of them never says why."""
+    assert packaging.last_line({"status": "ok", "rc": 100, "out": "", "err": err}) == told
+
+
 @pytest.mark.parametrize("rc", [-9, 2])
 def test_a_dpkg_that_was_killed_or_failed_gave_no_list(rc: int) -> None:
     """dpkg-query ends with 1 where a pattern matches nothing, and with 2 for an error; a signal is negative."""
@@ -210,7 +237,7 @@ def test_all_four_in_one_version_and_what_depends_on_it() -> None:
     ],
 )
 def test_which_version(policy: str, version: str, chosen: str) -> None:
-    wanted = {"toolkit": {"install": True, **({"version": version} if version else {})}}
+    wanted = {"toolkit": {**INSTALL["toolkit"], **({"version": version} if version else {})}}
     host = fresh(policy)
     if chosen:
         assert targets(host, wanted) == ("apt", "install", *each(chosen))
@@ -251,8 +278,50 @@ def test_no_repository_has_it_and_none_is_added() -> None:
 def test_what_is_not_known_yet_the_host_finds_out(host: Host) -> None:
     assert targets(host, INSTALL) == ("apt", "install", *TOOLKIT)
     assert "the newest version that apt has" in the(host, "GM203", INSTALL).remedy
-    named = {"toolkit": {"install": True, "version": "1.17.8"}}
+    named = {"toolkit": {**INSTALL["toolkit"], "version": "1.17.8"}}
     assert targets(host, named) == ("apt", "install", *each("1.17.8"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "version", "words"),
+    [
+        (offers("1.17.8-1", "1.17.7-1"), "", "1.17.8 is the newest that this host's repositories have, and it is below the security floor 1.19.1"),
+        (offers("1.20.0-1", "1.17.8-1"), "1.17.8", "1.17.8 is not installed: it is below the security floor 1.19.1, which fixes CVE-2026-24260"),
+        (offers("1.20.0-1", "1.19.0-1"), "1.19.0", "1.19.0 is not installed: it is below the security floor"),
+        (offers("1.20.0-1", "1.17.8-1").replace("Candidate: 1.20.0-1", "Candidate: 1.17.8-1"), "", "a pin of this host chooses 1.17.8"),
+    ],
+)  # fmt: skip
+def test_a_version_below_the_security_floor_is_not_installed_unless_somebody_insists(
+    policy: str, version: str, words: str
+) -> None:
+    named = {"version": version} if version else {}
+    found = the(fresh(policy), "GM203", {"toolkit": {"install": True, **named}})
+    assert found.change is None and words in found.refused, found.refused
+    assert "toolkit.insist = true" in found.remedy
+    insisted = the(fresh(policy), "GM203", {"toolkit": {**INSTALL["toolkit"], **named}})
+    assert insisted.change is not None and "(below 1.19.1" in insisted.remedy
+
+
+def test_what_is_there_below_the_floor_is_made_whole_all_the_same() -> None:
+    """Four packages of one version are as safe as two of it."""
+    assert targets(packaged(MIXED), SAFE) == targets(packaged(MIXED), INSTALL) != ()
+    assert outcome(packaged("1.17.8-1"), "GM213", SAFE) == "ok", "nothing is upgraded unasked"
+
+
+def test_the_host_holds_to_the_floor_where_nobody_knows_the_version_yet() -> None:
+    [step, _] = transaction(fresh(), SAFE).steps  # type: ignore[union-attr]
+    assert (step.least, "1.19.0" in step.broken) == ("1.19.1", True)
+    assert (
+        step.as_data()["least"] == "1.19.1"
+        and "least" not in transaction(fresh(), INSTALL).steps[0].as_data()
+    )  # type: ignore[union-attr]
+    for version in ("1.19.1", "1.20.0", "1.20.0~rc.1", "1.100.0"):
+        packaging.safe_version(version, step.least, step.broken)
+    for version in ("1.19.0", "1.17.8", "1.19.1~rc.1", "1.9.9"):
+        with pytest.raises(packaging.Unfit, match="security floor"):
+            packaging.safe_version(version, step.least, step.broken)
+    with pytest.raises(packaging.Unfit, match="broken release"):
+        packaging.safe_version("1.21.0", step.least, ("1.21.0",))
 
 
 def rpm_host(*managers: str) -> Host:
@@ -353,7 +422,7 @@ def test_mixed_versions_are_judged_and_left_unless_it_is_wanted() -> None:
 def test_to_which_version(
     versions: dict[str, str], version: str, action: str, expected: tuple[str, ...]
 ) -> None:
-    wanted = {"toolkit": {"install": True, **({"version": version} if version else {})}}
+    wanted = {"toolkit": {**INSTALL["toolkit"], **({"version": version} if version else {})}}
     assert targets(packaged(versions), wanted) == ("apt", action, *expected)
 
 
@@ -386,8 +455,8 @@ def test_containers_that_would_lose_the_gpu_hold_it_back() -> None:
         ("1.17.8-1", {"version": "1.17.8"}, "ok", ""),
         ("1.17.8-1", {"install": True}, "ok", ""),
         ("1.17.8-1", {"version": "1.18.1"}, "warn", ""),
-        ("1.17.8-1", {"version": "1.18.1", "install": True}, "warn", "install"),
-        ("1.17.8-1", {"version": "1.17.7", "install": True}, "warn", "downgrade"),
+        ("1.17.8-1", {"version": "1.18.1", "install": True, "insist": True}, "warn", "install"),
+        ("1.17.8-1", {"version": "1.17.7", "install": True, "insist": True}, "warn", "downgrade"),
         ("1.18.0-1", {}, "ok", ""),  # GM206 judges what it breaks
         ("1.18.0-1", {"install": True}, "warn", "install"),
     ],
@@ -410,5 +479,5 @@ def test_a_toolkit_without_packages_is_judged_and_left() -> None:
 def test_config_toml_is_in_the_plan_as_it_was_seen() -> None:
     host = packaged("1.17.7-1", layout="debian")
     text = config("cdi", "@/sbin/ldconfig").encode()
-    [step, _] = transaction(host, {"toolkit": {"install": True, "version": "1.17.8"}}).steps  # type: ignore[union-attr]
+    [step, _] = transaction(host, {"toolkit": {**INSTALL["toolkit"], "version": "1.17.8"}}).steps  # type: ignore[union-attr]
     assert step.keeps == WrittenByPackage(CONFIG, hashlib.sha256(text).hexdigest())

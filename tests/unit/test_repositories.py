@@ -397,7 +397,7 @@ def test_a_pin_that_forbids_the_toolkit_is_named() -> None:
     [(("1.20.0-1", "1.19.0-1"), "all in version 1.20.0,"), (("1.19.0-1", "1.17.8-1"), "all in version 1.17.8 (below 1.19.1, which fixes CVE-2026-24260)")],
 )  # fmt: skip
 def test_a_release_that_is_known_to_be_broken_is_not_chosen(offered: tuple[str, ...], words: str) -> None:
-    wanted = {**MIRRORED, "toolkit": {"install": True}}
+    wanted = {**MIRRORED, "toolkit": {"install": True, "insist": True}}
     found = the(without_toolkit(table_of(500, *offered)), "GM203", wanted)
     assert found.change is not None and words in found.remedy
 

@@ -41,7 +41,7 @@ ERRORS: list[tuple[str, Any, list[str]]] = [
     ("prove-empty-command", {"prove": {"image": "x", "command": []}}, ["gpumend.prove.command"]),
     ("toolkit-never", {"toolkit": {"version": "1.18.0"}}, ["gpumend.toolkit.version: '1.18.0' is not allowed", "nct#1376", "allowed: any other"]),
     ("toolkit-version", {"toolkit": {"version": "1.17.8-1"}}, ["gpumend.toolkit.version", "1.17.8-1"]),
-    ("toolkit-key", {"toolkit": {"instal": True}}, ["gpumend.toolkit: unknown key 'instal'", "allowed: install, lock_wait, version"]),
+    ("toolkit-key", {"toolkit": {"instal": True}}, ["gpumend.toolkit: unknown key 'instal'", "allowed: insist, install, lock_wait, version"]),
     ("waivers-an-object", {"waivers": WAIVER}, ["gpumend.waivers: ", "is not of type array"]),
     ("waiver-without-owner", {"waivers": [{k: v for k, v in WAIVER.items() if k != "owner"}]}, ["gpumend.waivers[0]", "owner"]),
     ("waiver-bad-code", {"waivers": [WAIVER, {**WAIVER, "code": "204"}]}, ["gpumend.waivers[1].code", "204"]),

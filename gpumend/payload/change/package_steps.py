@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from gpumend.payload.change.file_steps import FileStep
 from gpumend.payload.change.files import Failed, Refused, clean, current, missing_directories, replace, sha256
+from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.packaging import (
     Unfit,
@@ -51,7 +52,8 @@ class PackageStep(Step):
         self.wait = wait
         waited = wait_for_lock(self.manager, wait)
         notes.extend([waited] if waited else [])
-        self.changes = simulate(self.manager, self.verb, self.targets, wait)
+        limits = (self.wanted.get("least", ""), self.wanted.get("broken", ()))
+        self.changes = simulate(self.manager, self.verb, self.targets, wait, *limits)
         for _, name, _ in self.changes if self.verb == "remove" else ():
             way_home(self.manager, name)
 
@@ -68,6 +70,7 @@ class PackageStep(Step):
         entry["packages"].extend(packages)
         journal.log(self.describe())
         perform(self.manager, self.verb, self.targets, self.changes, self.wait, journal.mark())
+        notes.extend(hooks_told(self.manager))
         if file:
             self.keep_bytes(journal, file)
 

@@ -38,7 +38,13 @@ APT_LOCKS = (
 # run is none of them: it sets nothing up.
 HALF = ("U", "F", "H")
 # No questions, no service restarted behind our back (needrestart's apt hook), no removal whatever apt comes to think.
-APT_ENV = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none"]
+APT_ENV = [
+    "env",
+    "DEBIAN_FRONTEND=noninteractive",
+    "NEEDRESTART_SUSPEND=1",
+    "NEEDRESTART_MODE=l",
+    "APT_LISTCHANGES_FRONTEND=none",
+]
 DRIVER = re.compile(
     r"nvidia-|libnvidia|cuda-drivers|libcuda1|libnvcuvid1|linux-(?:image|modules|objects|signatures|headers)|kernel"
     r"|kmod-nvidia|akmod-nvidia|dkms|xserver-xorg-video-nvidia|xorg-x11-drv-nvidia|firmware-nvidia"
@@ -91,12 +97,25 @@ class Unfit(Exception):
     """It cannot be done here, or did not come out right; the text is for the report."""
 
 
+# What apt says last whatever the reason was, which stands above it.
+NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ")
+
+
 def last_line(found: Json) -> str:
-    """The line of a command's output that says why it failed."""
+    """The line of a command's output that says why it failed: of apt's errors the first, of dpkg's the one below the package's
+    name."""
     lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
+    reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
+    of_dpkg = [
+        "%s %s" % (line, below.strip())
+        for line, below in zip(lines, lines[1:])
+        if line.startswith("dpkg: error processing ")
+    ]
+    if reasons or (errors and of_dpkg):
+        return (reasons or of_dpkg)[0][:400]
     return str((errors or lines or ["exit status %s" % found.get("rc", found["status"])])[-1])[:400]
 
 
@@ -249,8 +268,16 @@ def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
     return ["remove" if action == "purge" and manager == "dnf" else action] + words
 
 
-def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> List[PackageChange]:
-    """What the manager would do. Raises Unfit where it would not do it, or more than it may."""
+def simulate(
+    manager: str,
+    action: str,
+    targets: Sequence[str],
+    wait: int,
+    least: str = "",
+    broken: Sequence[str] = (),
+) -> List[PackageChange]:
+    """What the manager would do. Raises Unfit where it would not do it, or more than it may, or would bring the toolkit in a
+    version below `least` or in one of `broken`."""
     names = [name_of(target) for target in targets]
     called = "%s %s" % (action, " ".join(targets))
     words = arguments(manager, action, targets)
@@ -283,7 +310,7 @@ def simulate(manager: str, action: str, targets: Sequence[str], wait: int) -> Li
         if any(name in TOOLKIT for name in names):
             will_be = dict((name, installed(manager, name)) for name in TOOLKIT)
             will_be.update((name, version) for _, name, version in changes if name in TOOLKIT)
-            one_version(will_be)
+            safe_version(one_version(will_be), least, broken)
     return changes
 
 
@@ -383,6 +410,19 @@ def one_version(versions: Mapping[str, Optional[str]]) -> str:
     if found[0] == NEVER:
         raise Unfit("the toolkit would be %s, which is never right (nct#1376): name another" % NEVER)
     return found[0]
+
+
+def safe_version(version: str, least: str, broken: Sequence[str]) -> None:
+    """The toolkit's version is one that may be installed: `least` or newer, and none of `broken`. Raises Unfit. 1.19.1~rc.1 is
+    older than 1.19.1."""
+    bare = version.partition("~")[0]
+    if least and (numbers(bare) < numbers(least) or (numbers(bare) == numbers(least) and bare != version)):
+        raise Unfit(
+            "the toolkit would be %s, which is below the security floor %s (`gpumend explain GM203`)"
+            % (version, least)
+        )
+    if bare in broken:
+        raise Unfit("the toolkit would be %s, which is a broken release (`gpumend explain GM220`)" % version)
 
 
 def status_of(manager: str, name: str) -> Tuple[str, Optional[str]]:

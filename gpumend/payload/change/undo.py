@@ -7,17 +7,19 @@ import os
 import re
 from typing import Any, Dict, Iterable, List, Tuple
 
+from gpumend.payload.change.engine import Absent, docker_call, running_containers
 from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empty, replace
 from gpumend.payload.change.inner import Unmet, runs_again
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.kinds import step_kind
-from gpumend.payload.change.packaging import ENGINE_UNITS
+from gpumend.payload.change.packaging import ENGINE_UNITS, TOOLKIT
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
     SERVICE_TIMEOUT,
     active,
     gate,
     inner_gate,
+    main_process,
     reload_or_start,
     service_of,
     shims,
@@ -61,6 +63,8 @@ def undo(journal: Journal, restarts: str, inner: str = "") -> Tuple[List[str], s
         more, waits = undo_service(journal, restarts)
         problems.extend(more)
         held = waits or held
+        if waits:
+            journal.record["held"] = main_process(journal.record["service"][0])
     sweep(journal)
     journal.strict = True
     try:
@@ -143,6 +147,10 @@ def undo_all(found: Iterable[Journal], restarts: str, detail: str, inner: str = 
     paths: List[str] = []
     done = 0
     for journal in found:
+        if brought_toolkit(journal) and waits:
+            # nct#2023: a daemon whose runtime is not there starts no container.
+            waits.append("the container toolkit stays until then: roll back once more after the restart")
+            continue
         failed, held = undo(journal, restarts, inner)
         problems.extend(failed)
         waits.extend([held] if held else [])
@@ -185,6 +193,50 @@ def acknowledge(wanted: Dict[str, Any]) -> Answer:
     return {"status": "changed", "files": [path], "detail": "run %s is acknowledged" % wanted["run"]}
 
 
+def brought_toolkit(journal: Journal) -> bool:
+    """Whether undoing this takes the container toolkit's programs away."""
+    packages = [each for entry in journal.steps if entry["do"] == "package" for each in entry["packages"]]
+    return any(each["name"] in TOOLKIT and each["before"] is None for each in packages)
+
+
+def by_its_runtime() -> List[str]:
+    """Running containers of Docker's that end, or start again, by a program of the toolkit's. Raises OSError or ValueError."""
+    runtimes = docker_call("/info").get("Runtimes") or {}
+    theirs = [name for name in runtimes if "nvidia" in os.path.basename(str(runtimes[name].get("path", "")))]
+    found = []
+    for ident, name in running_containers().items():
+        try:
+            shown = docker_call("/containers/%s/json" % ident)
+        except Absent:
+            continue  # it ended
+        if (shown.get("HostConfig") or {}).get("Runtime") in theirs:
+            found.append(name)
+    return sorted(found)
+
+
+def toolkit_at_work(every: Iterable[Journal], left: Iterable[Journal], restarts: str) -> str:
+    """Why the toolkit that these runs installed is not taken away now; an empty text where it may be, or there is none: containers
+    run by its runtime, or a daemon still has the configuration that names it (nct#2023)."""
+    if not any(brought_toolkit(journal) for journal in left):
+        return ""
+    if restarts != "allow" and active("docker.service"):
+        try:
+            names = by_its_runtime()
+        except (OSError, ValueError) as error:
+            return (
+                "the container toolkit stays, and all of its run: which containers need it is not known: %s"
+                % error
+            )
+        if names:
+            told = ", ".join(names)
+            return "the container toolkit stays, and all of its run: its runtime runs %s" % told
+    for journal in every:
+        unit = (journal.record.get("service") or [""])[0]
+        if journal.record.get("held") and journal.record["held"] == main_process(unit):
+            return "the container toolkit stays: %s still runs with the configuration that names it" % unit
+    return ""
+
+
 def engine_at_work(found: Iterable[Journal], restarts: str) -> str:
     """Why an engine that these runs installed is not taken away now; an empty text where it may be, or there is none."""
     for journal in found:
@@ -209,6 +261,7 @@ def rollback(wanted: Dict[str, Any]) -> Answer:
             found.append(Journal.load(path))
     left = [journal for journal in newest_first(found) if journal.record["state"] != "put_back"]
     at_work = engine_at_work(left, wanted["restarts"])
+    at_work = at_work or toolkit_at_work(found, left, wanted["restarts"])
     if at_work:
         raise Refused(at_work)
     detail = "put back as before run %s" % wanted["run"]

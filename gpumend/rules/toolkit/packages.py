@@ -18,7 +18,7 @@ from gpumend.rules.engines.injection import is_legacy, lost_at_reload, wants_cdi
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.managers import is_described, operators_toolkit, plugin_injects
 from gpumend.rules.rule import Context, has_gpu, rule
-from gpumend.rules.toolkit.versions import floors
+from gpumend.rules.toolkit.versions import Floor, floors
 from gpumend.state.packages import TOOLKIT, Offer
 from gpumend.text.version import package_version, parse_version, show, upstream
 
@@ -41,6 +41,7 @@ LINES = {
         "zypper --gpg-auto-import-keys install -y " + " ".join(TOOLKIT),
     ),
 }
+INSIST = "Want {} or newer; where another version has to be, toolkit.version names it and toolkit.insist = true has it installed."
 NEXT = "then it judges anew what depends on it: the CDI spec, config.toml, Docker's runtime and its CDI."
 
 
@@ -52,6 +53,8 @@ class Job(NamedTuple):
     action: str = "install"
     targets: tuple[str, ...] = ()
     version: str = ""
+    least: str = ""
+    broken: tuple[str, ...] = ()
     refused: str = ""
     by_hand: str = ""
 
@@ -106,10 +109,29 @@ def kept_elsewhere(context: Context) -> bool:
     return snap or is_described(context) or operators_toolkit(state)
 
 
-def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str) -> str:
+def floor() -> Floor:
+    """The newest floor of the toolkit's: no version below it is without a known advisory."""
+    return floors("toolkit", (0,))[0]
+
+
+def broken_releases() -> tuple[str, ...]:
+    return tuple(row["version"] for row in load("security_floors")["broken_toolkits"])
+
+
+def unsafe(version: str) -> str:
+    """Why a version is not to be installed; empty where it may be."""
+    least = floor()
+    if package_version(version) < package_version(show(least.minimum)):
+        return f"it is below the security floor {show(least.minimum)}, which fixes {', '.join(least.fixes)} ({least.source})"
+    rows = (row for row in load("security_floors")["broken_toolkits"] if row["version"] == version)
+    return next((f"it is a broken release: {row['what']} ({row['source']})" for row in rows), "")
+
+
+def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str, insist: bool = True) -> str:
     """The upstream version to install, of those that all these packages are offered in: the wanted one; else the candidate,
     which is what the host's pins say; else the newest. Empty where there is none. Release candidates and releases that
-    are known to be broken only where they are wanted by name, 1.18.0 never."""
+    are known to be broken only where they are wanted by name, 1.18.0 never; those below the security floor where somebody
+    insists."""
     first, *others = (offers.get(name, Offer(None, ())) for name in names)
     elsewhere = [{upstream(version) for version in offer.versions} for offer in others]
     common = [
@@ -119,10 +141,20 @@ def choice(offers: Mapping[str, Offer], names: tuple[str, ...], wanted: str) -> 
     ]
     if wanted:
         return wanted if wanted in common else ""
-    broken = {row["version"] for row in load("security_floors")["broken_toolkits"]}
+    broken = broken_releases()
     released = [found for found in common if "~" not in found and "rc" not in found and found not in broken]
+    released = [found for found in released if insist or not unsafe(found)]
     candidate = upstream(first.candidate) if first.candidate else ""
     return candidate if candidate in released else next(iter(released), "")
+
+
+def older_candidate(offers: Mapping[str, Offer], names: tuple[str, ...]) -> str:
+    """The candidate's upstream version where a repository has a newer one: somebody has chosen it. Empty where not."""
+    offer = offers.get(names[0])
+    if offer is None or not offer.candidate or not offer.versions:
+        return ""
+    candidate = upstream(offer.candidate)
+    return candidate if candidate != upstream(offer.versions[0]) else ""
 
 
 def in_version(offers: Mapping[str, Offer], name: str, version: str) -> str:
@@ -173,17 +205,34 @@ def job(context: Context) -> Job:
     wanted = context.wanted.toolkit_version
     versions = sorted({upstream(version) for version in have.values()}, key=package_version)
     version = wanted or (versions[-1] if versions and versions[-1] != NEVER else "")
+    # What is there already stays as safe as it is.
+    insist = context.wanted.toolkit_insist or version in versions
+    if version and not insist and (why := unsafe(version)):
+        return Job(refused=f"{version} is not installed: {why}", by_hand=INSIST.format(show(floor().minimum)))
+    least = ("", ()) if insist else (show(floor().minimum), broken_releases())
     action = (
         "downgrade"
         if wanted and any(package_version(found) > package_version(wanted) for found in versions)
         else "install"
     )
     if not packages.offers.ok:  # not asked: the host looks for it when it is done
-        return Job(action, tuple(f"{name}={version}" if version else name for name in names), version)
+        return Job(action, tuple(f"{name}={version}" if version else name for name in names), version, *least)
     offers = packages.offers.need()
-    chosen = choice(offers, names, version)
+    pinned = older_candidate(offers, names)
+    if not version and not insist and pinned and (why := unsafe(pinned)):
+        return Job(
+            refused=f"a pin of this host chooses {pinned}: {why}",
+            by_hand=f"Look for it: apt-cache policy {names[0]}. " + INSIST.format(show(floor().minimum)),
+        )
+    chosen = choice(offers, names, version, insist)
     if chosen:
-        return Job(action, tuple(in_version(offers, name, chosen) for name in names), chosen)
+        return Job(action, tuple(in_version(offers, name, chosen) for name in names), chosen, *least)
+    if (newest := choice(offers, names, version)) and not insist:
+        return Job(
+            refused=f"{newest} is the newest that this host's repositories have, and {unsafe(newest)}",
+            by_hand="Add a repository that has a newer one (repositories.toolkit). "
+            + INSIST.format(show(floor().minimum)),
+        )
     if not any(name in offers for name in names):
         forbidden = sorted(name for name in names if name in packages.forbidden)
         if forbidden:
@@ -198,7 +247,7 @@ def job(context: Context) -> Job:
                 refused=f"no repository of this host has {TOOLKIT[0]}, and none is added",
                 by_hand=f"Run this, and then gpumend again ({GUIDE}):{lines}",
             )
-        return Job(action, tuple(f"{name}={version}" if version else name for name in names), version)
+        return Job(action, tuple(f"{name}={version}" if version else name for name in names), version, *least)
     seen = list(
         dict.fromkeys(upstream(found) for name in names if name in offers for found in offers[name].versions)
     )
@@ -215,7 +264,8 @@ def decided(context: Context) -> tuple[Change | None, str, Job]:
     found = job(context)
     if found.refused:
         return None, found.refused, found
-    return Change(Component.PACKAGES, InstallPackages(found.action, found.targets, found.version)), "", found
+    install = InstallPackages(found.action, found.targets, found.version, found.least, found.broken)
+    return Change(Component.PACKAGES, install), "", found
 
 
 def offered(context: Context) -> tuple[Evidence, ...]:

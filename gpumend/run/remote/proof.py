@@ -39,6 +39,8 @@ def containers() -> Generator[FunctionCommand, None, None]:
     planned = record.now.plan.transactions or any(
         outcome.status == "changed" for outcome in record.outcomes.values()
     )
+    hands = run.current(context_host.inventory).hands_over and record.now.context.wanted.handover
+    planned = planned or bool(hands)  # its document says what is now, not what was when something changed
     failed = [component for component, outcome in record.outcomes.items() if not outcome.good]
     if failed and planned:
         # It would undo all of the run for the want of what failed already.
