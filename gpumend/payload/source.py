@@ -32,6 +32,7 @@ PROBE = (
 CHANGE = (
     "change.files",
     "change.journal",
+    "change.zypper",
     "change.packaging",
     "change.hooks",
     "change.engine",

@@ -53,4 +53,5 @@ def trial(found: Place, directory: str) -> TryRepository:
         found.key,
         made,
         found.local,
+        found.fingerprint,
     )

@@ -312,6 +312,7 @@ class TryRepository(Step):
     key: bytes
     index: str = ""
     local: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for path in (self.path, self.keyring, *filter(None, (self.index, self.local))):
@@ -322,7 +323,7 @@ class TryRepository(Step):
 
     def fields(self) -> dict[str, Any]:
         key = base64.b64encode(self.key).decode("ascii")
-        names = ("name", "manager", "address", "source", "keyring", "index", "local")
+        names = ("name", "manager", "address", "source", "keyring", "index", "local", "fingerprint")
         return {**{name: getattr(self, name) for name in names}, "source_file": self.path, "key": key}
 
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
+from gpumend.state.host import release_fields
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
@@ -98,7 +99,7 @@ class Offer(NamedTuple):
 
 class Packages(NamedTuple):
     """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
-    they are (`apt-mark hold`). manager: `apt` or `dnf`, whose database the driver's packages would be in; empty where
+    they are (`apt-mark hold`). manager: `apt`, `dnf` or `zypper`, whose database the driver's packages would be in; empty where
     neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's
     packages; absent where that was not asked (the toolkit is there, no driver is loaded, or there is no apt).
     fetched: whether apt has its distribution's lists. halves: of dpkg's packages, GPU's or not, those that are not whole:
@@ -221,6 +222,16 @@ def parse_forbidden(output: Output) -> frozenset[str]:
     return frozenset(pinned - set(parse_policy(output)))
 
 
+def of_rpm(snapshot: Snapshot) -> str:
+    """The manager of a host whose packages are rpm's: openSUSE has both, and zypper is what it installs with."""
+    release = release_fields(snapshot).value or {}
+    suse = "suse" in f"{release.get('ID', '')} {release.get('ID_LIKE', '')}" or "sles" in release.get(
+        "ID", ""
+    )
+    dnf, zypper = snapshot.program("dnf").ok, snapshot.program("zypper").ok
+    return "zypper" if zypper and (suse or not dnf) else "dnf"
+
+
 def parse(snapshot: Snapshot) -> Packages:
     parts = (snapshot.command("dpkg").map(parse_dpkg), snapshot.command("rpm").map(parse_rpm))
     unread = [part for part in parts if not part.known]
@@ -239,7 +250,7 @@ def parse(snapshot: Snapshot) -> Packages:
         Reading.of(found, "dpkg, rpm"),
         snapshot.command("dpkg").map(parse_held).value or frozenset(),
         # Debian has an rpm, too, with an empty database
-        "apt" if dpkg.value or (dpkg.ok and not rpm.value) else "dnf" if rpm.value else "",
+        "apt" if dpkg.value or (dpkg.ok and not rpm.value) else of_rpm(snapshot) if rpm.value else "",
         tuple(
             name
             for name, program in (("apt", "apt-get"), ("dnf", "dnf"), ("zypper", "zypper"))

@@ -16,7 +16,7 @@ from gpumend.state.snapshot import NOT_ASKED, FileContent, Output, Snapshot
 KEY, ENGINE, HANDOVER = "repositories", "engine", "handover"
 LIST = "/etc/apt/sources.list"
 SOURCES = ("/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources")
-REPOS = "/etc/yum.repos.d/*.repo"
+REPOS = ("/etc/yum.repos.d/*.repo", "/etc/zypp/repos.d/*.repo")
 PREFERENCES = "/etc/apt/preferences.d/*"
 KEYRINGS = ("/etc/apt/keyrings/*", "/usr/share/keyrings/*nvidia*", "/usr/share/keyrings/*cuda*")
 RPM_KEYS = "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-*"
@@ -79,7 +79,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(wanted, Mapping):
         named = entries(wanted)
-        globs = [*map(Glob, (*SOURCES, REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
+        globs = [*map(Glob, (*SOURCES, *REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
         files, stats = [LIST, *(each.keyring for each in named if each.keyring)], [SQV]
         for each in named:
             if each.directory:
@@ -88,7 +88,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
                 stats += [f"{each.directory}/{name}" for name in ("Packages", "InRelease")]
         found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
     if raw.get(HANDOVER):
-        globs = [*map(Glob, (*SOURCES, REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
+        globs = [*map(Glob, (*SOURCES, *REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
         found.setdefault("globs", [each._asdict() for each in globs])
         found.setdefault("files", [LIST])
         found.setdefault("stats", [SQV])
@@ -111,7 +111,7 @@ class Origin(NamedTuple):
 
 
 class Repositories(NamedTuple):
-    """sources: files of APT sources, all of them; repos: those of dnf. keyrings: by path; preferences: files of pins.
+    """sources: files of APT sources, all of them; repos: those of dnf and zypper. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
     directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.
     offers: what apt has of the engines' packages. origins: where installed packages came from."""
@@ -188,7 +188,7 @@ def parse(snapshot: Snapshot) -> Repositories:
     directories = [str(glob) for glob in _asked(snapshot, "globs") if str(glob).endswith("/*.deb")]
     return Repositories(
         sources=_files(snapshot, SOURCES, LIST),
-        repos=_files(snapshot, (REPOS,)),
+        repos=_files(snapshot, REPOS),
         preferences=_files(snapshot, (PREFERENCES,)),
         keyrings={path: snapshot.file(path) for path in dict.fromkeys((*listed, *named))},
         indexes={path: snapshot.file(path) for path in files if path.startswith(INDEX.partition("{")[0])},

@@ -71,7 +71,7 @@ VARIANTS = {
         "prometheus-node-exporter",
         "kubernetes-client",
     ],
-    "sid+rpm": ["dnf", "createrepo-c", "rpm"],
+    "sid+rpm": ["dnf", "createrepo-c", "rpm", "zypper"],
 }
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.

@@ -85,7 +85,9 @@ def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) ->
 
 def becomes_rpm_s(node: Node, by: Signer, key: Key) -> None:
     """rpm's database is this node's, with one package in it; dpkg's does not answer."""
-    publish(node, "base", [Deb("filesystem", "3.16-1", files={"/etc/stand-in": (b"", 0o644)})], by, key)
+    # zypp takes a host without glibc for broken.
+    packages = [Deb(name, "3.16-1", files={f"/etc/{name}": (b"", 0o644)}) for name in ("filesystem", "glibc")]
+    publish(node, "base", packages, by, key)
     node.sh(
         "rpm --initdb; rpm -i --nodeps $1/base/noarch/*.rpm; mv /usr/bin/dpkg-query /usr/bin/dpkg-query.away",
         ROOT,

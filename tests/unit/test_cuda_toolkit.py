@@ -92,8 +92,8 @@ def test_a_pin_below_what_is_there_is_a_downgrade() -> None:
     [
         ({f"{TREE}/bin/nvcc": file()}, (), {}, "no package owns it"),
         ({f"{TREE}/bin/nvcc": file(), f"{TREE}/bin/cuda-uninstaller": file()}, (), {}, "the runfile has"),
-        ({}, (), {"method": "zypper"}, "mend installs with apt and dnf only"),
-        ({}, (), {"method": "dnf"}, "mend installs with apt and dnf only"),
+        ({}, (), {"method": "zypper"}, "mend installs with apt, dnf and zypper only"),
+        ({}, (), {"method": "dnf"}, "mend installs with apt, dnf and zypper only"),
         ({}, (), {"method": "runfile"}, "no runfile is named"),
         ({}, (), {"method": "runfile", "runfile": RUNFILE}, "a runfile has the whole toolkit alone"),
         (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.change import packaging
+from gpumend.payload.change import packaging, zypper
 from gpumend.plan.plan import plan
 from gpumend.plan.step import ToolkitProof, WrittenByPackage
 from gpumend.plan.transaction import Transaction
@@ -331,17 +331,67 @@ def rpm_host(*managers: str) -> Host:
     )
 
 
-def test_dnf_is_asked_by_mend_alone() -> None:
-    assert targets(rpm_host("dnf"), INSTALL) == ("dnf", "install", *TOOLKIT)
+@pytest.mark.parametrize("manager", ["dnf", "zypper"])
+def test_they_are_asked_by_mend_alone(manager: str) -> None:
+    assert targets(rpm_host(manager), INSTALL) == (manager, "install", *TOOLKIT)
+
+
+SUMMARY = """<?xml version='1.0'?>
+<stream>
+<message type="info">Resolving package dependencies...</message>
+<install-summary download-size="13264" space-usage-diff="0" packages-to-change="2" need-restart="0" need-reboot="0">
+<{section}>
+<solvable type="package" name="libnvidia-container1" edition="1.20.0-1" arch="noarch" repository="gpumend-toolkit" edition-old="1.19.1-1" arch-old="noarch" summary="s">
+<description>s</description></solvable>
+<solvable type="package" name="nvidia-container-toolkit" edition="1.20.0-1" arch="noarch" repository="gpumend-toolkit" edition-old="1.19.1-1" arch-old="noarch" summary="s">
+<description>s</description></solvable>
+</{section}>
+</install-summary>
+<prompt id="0"><text>Continue?</text></prompt>
+</stream>
+"""
+UNSOLVED = """<?xml version='1.0'?>
+<stream>
+<prompt id="1">
+<description>Problem: 1: Detailed information:
+- nothing provides the requested &apos;glibc&apos;
+</description>
+<text>Choose the above solution using &apos;1&apos; or cancel using &apos;c&apos;</text>
+</prompt>
+</stream>
+"""
+
+
+@pytest.mark.parametrize(
+    ("section", "what", "version"),
+    [
+        ("to-install", "install", "1.20.0-1"), ("to-upgrade", "upgrade", "1.20.0-1"), ("to-downgrade", "downgrade", "1.20.0-1"),
+        ("to-remove", "remove", None), ("to-something-new", "remove", None),
+    ],
+)  # fmt: skip
+def test_what_zypper_would_do(section: str, what: str, version: str | None) -> None:
+    """zypper 1.14.101 --xmlout --dry-run."""
+    found = zypper.zypper_changes(SUMMARY.format(section=section))
+    assert found == [(what, name, version) for name in ("libnvidia-container1", "nvidia-container-toolkit")]
+
+
+def test_what_zypper_does_not_say_whole_is_not_done() -> None:
+    assert zypper.zypper_changes(UNSOLVED) is None
+    assert (
+        zypper.zypper_changes(SUMMARY.format(section="to-install").replace('change="2"', 'change="3"'))
+        is None
+    )
+    assert zypper.zypper_changes("<stream></stream>") == [], "nothing is to be done"
+    told = packaging.last_line({"status": "ok", "rc": 4, "out": UNSOLVED, "err": ""})
+    assert told.startswith("Problem: 1: Detailed information: - nothing provides")
+    gone = '<stream><message type="error">No provider of &apos;a&apos; found.</message></stream>'
+    assert "No provider of" in packaging.last_line({"status": "ok", "rc": 104, "out": gone, "err": ""})
 
 
 @pytest.mark.parametrize(
     ("host", "words", "line"),
     [
-        pytest.param(
-            rpm_host("zypper"), "apt and dnf only", "zypper ar https://nvidia.github.io/", id="zypper"
-        ),
-        pytest.param(rpm_host(), "apt and dnf only", "", id="none"),
+        pytest.param(rpm_host(), "apt, dnf and zypper only", "", id="none"),
         pytest.param(
             fresh(offers("1.17.8-1")).but(programs={"nvidia-ctk": "/usr/local/bin/nvidia-ctk"}),
             "/usr/local/bin/nvidia-ctk came without a package",

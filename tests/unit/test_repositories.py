@@ -345,16 +345,34 @@ def test_dnf_s_file_checks_what_the_vendor_signs() -> None:
     assert outcome(after(host, MIRRORED), "GM230", MIRRORED) == "ok"
 
 
-def test_where_there_is_neither_apt_nor_dnf_the_lines_for_zypper_are_shown() -> None:
+def suse(*programs: str) -> Host:
     host = debian(
         MIRRORED, files={"/etc/os-release": release("sles", "16.0"), "/var/lib/rpm/rpmdb.sqlite": ""}
     )
     host = host.but(
         commands={"dpkg": None, "rpm": (0, "bash\t(none):5.1-1\n", "")},
-        programs={"zypper": "/usr/bin/zypper", "apt-get": None},
+        programs={"apt-get": None, **{name: f"/usr/bin/{name}" for name in programs}},
     )
-    found = the(host, "GM230", MIRRORED)
-    assert found.change is None and "zypper addrepo" in found.remedy and "apt and dnf only" in found.refused
+    return host
+
+
+def test_where_there_is_no_manager_that_mend_knows_nothing_is_added() -> None:
+    found = the(suse(), "GM230", MIRRORED)
+    assert found.change is None and "apt, dnf and zypper only" in found.refused
+
+
+@pytest.mark.parametrize("programs", [("zypper",), ("zypper", "dnf")])
+def test_zypper_gets_a_repository_whose_index_has_to_be_signed(programs: tuple[str, ...]) -> None:
+    """openSUSE has a dnf, too, and installs with zypper."""
+    host = suse(*programs)
+    [*writes, asked] = steps(host, MIRRORED)
+    made = {step.path: step.data.decode() for step in writes}
+    source = "/etc/zypp/repos.d/gpumend-toolkit.repo"
+    assert set(made) == {"/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-toolkit", source}
+    assert f"baseurl={MIRROR}\n" in made[source]
+    assert "gpgcheck=1\nrepo_gpgcheck=1\npkg_gpgcheck=0\n" in made[source]
+    assert asked.as_data()["fingerprint"] == GOOD and asked.manager == "zypper"
+    assert outcome(after(host, MIRRORED), "GM230", MIRRORED) == "ok"
 
 
 # --- what is taken of it

@@ -7,7 +7,7 @@ import re
 from typing import List
 
 from gpumend.payload.change.packaging import APT_ENV
-from gpumend.payload.probe.execution import run
+from gpumend.payload.probe.running import run
 
 HOOK = re.compile(r'(?m)^DPkg::(?:Pre-Invoke|Post-Invoke|Pre-Install-Pkgs)::\S* "(.*)";$')
 # A word of a hook's command -> what is told of it instead.

@@ -17,6 +17,15 @@ import sys
 import time
 from typing import Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
+from gpumend.payload.change.zypper import (
+    ZYPPER_GOOD,
+    zypper,
+    zypper_changes,
+    zypper_download,
+    zypper_holder,
+    zypper_offers,
+    zypper_words,
+)
 from gpumend.payload.probe.execution import which
 from gpumend.payload.probe.files import Json, elf_section
 from gpumend.payload.probe.running import run
@@ -107,6 +116,12 @@ def last_line(found: Json) -> str:
     lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
+    in_xml = re.findall(
+        r'(?s)<message type="error">(.*?)</message>|<description>(Problem: .*?)</description>',
+        found.get("out", ""),
+    )
+    if in_xml:  # zypper's
+        return " ".join("".join(in_xml[0]).split())[:400]
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
     reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
     of_dpkg = [
@@ -227,16 +242,17 @@ def lock_holder(paths: Iterable[str] = APT_LOCKS) -> str:
 def wait_for_lock(manager: str, seconds: float) -> str:
     """The package manager is free. Returns what to tell where it was waited for; raises Unfit where that took too long.
     dnf waits by itself."""
-    holder = lock_holder() if manager == "apt" else ""
-    if not holder:
+    asked = {"apt": lock_holder, "zypper": zypper_holder}.get(manager)
+    holder = asked() if asked else ""
+    if not asked or not holder:
         return ""
     first, began = holder, time.monotonic()
     while holder:
         if time.monotonic() - began > seconds:
-            raise Unfit("apt's lock is held by %s; waited %d s for it" % (holder, seconds))
+            raise Unfit("%s's lock is held by %s; waited %d s for it" % (manager, holder, seconds))
         time.sleep(0.2)
-        holder = lock_holder()
-    return "waited %d s for apt's lock, which %s held" % (round(time.monotonic() - began), first)
+        holder = asked()
+    return "waited %d s for %s's lock, which %s held" % (round(time.monotonic() - began), manager, first)
 
 
 def apt(wait: int, *words: str) -> List[str]:
@@ -262,6 +278,8 @@ def word(manager: str, target: str) -> str:
 
 def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
     """What follows `apt-get` or `dnf`. dnf's install takes a package down to a version that is named, too."""
+    if manager == "zypper":
+        return zypper_words(action, targets)
     words = [word(manager, target) for target in targets]
     if action in ("downgrade", "restore"):
         return (["install", "--allow-downgrades"] if manager == "apt" else ["install"]) + words
@@ -295,6 +313,12 @@ def simulate(
             found = run(argv, SIMULATE_TIMEOUT)
         changes = apt_changes(found.get("out", ""))
         good = found["status"] == "ok" and found["rc"] == 0
+    elif manager == "zypper":
+        dry = zypper(wait, "--xmlout", words[0], "--dry-run", *words[1:])
+        found = run(dry, LISTS_TIMEOUT)
+        read = zypper_changes(found.get("out", ""))
+        changes = read or []
+        good = found["status"] == "ok" and found["rc"] in ZYPPER_GOOD and read is not None
     else:
         found = run(["dnf", "--assumeno", "--setopt=install_weak_deps=False"] + words, LISTS_TIMEOUT)
         changes = dnf_changes(found.get("out", ""))
@@ -370,17 +394,20 @@ def way_home(manager: str, name: str) -> None:
 def keep_archive(manager: str, name: str, version: Optional[str], directory: str) -> str:
     """The path of a copy of an installed package in that directory. Raises Unfit or OSError."""
     there = cached(name, version) if manager == "apt" else None
+    found: Json = {"status": "failed"}
     if there:
         return str(shutil.copy(there, directory))
     if manager == "apt":
         found = run(
             ["env", "-C", directory, "apt-get", "-q", "download", "%s=%s" % (name, version)], LISTS_TIMEOUT
         )
-    else:
+    elif manager == "dnf":
         found = run(
             ["dnf", "-q", "download", "--destdir=" + directory, "%s-%s" % (name, version)], LISTS_TIMEOUT
         )
     kept = glob.glob("%s/%s[-_]*.%s" % (directory, name, "deb" if manager == "apt" else "rpm"))
+    if manager == "zypper":
+        found, kept = zypper_download(name, version, directory, LISTS_TIMEOUT)
     if found["status"] != "ok" or found["rc"] != 0 or not kept:
         raise Unfit("%s %s cannot be kept, so it is not removed: %s" % (name, version, last_line(found)))
     return kept[0]
@@ -391,6 +418,8 @@ def offered(manager: str, name: str, version: Optional[str]) -> bool:
     if manager == "apt":
         rows = [row.split("|") for row in run(["apt-cache", "madison", name], 60).get("out", "").splitlines()]
         return any(len(row) == 3 and row[1].strip() == version for row in rows)
+    if manager == "zypper":
+        return zypper_offers(name, version, LISTS_TIMEOUT)
     found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], LISTS_TIMEOUT)
     return found.get("rc") == 0 and bool(found.get("out", "").strip())
 
@@ -502,8 +531,9 @@ def perform(
         flags = ["--no-remove"] if action in ("install", "downgrade") else []
         found = run(apt(wait, *(flags + words)), None)
     else:
-        found = run(dnf(mark, *words), None)
-    if found["status"] != "ok" or found["rc"] != 0:
+        found = run(zypper(wait, *words) if manager == "zypper" else dnf(mark, *words), None)
+    good = ZYPPER_GOOD if manager == "zypper" else (0,)
+    if found["status"] != "ok" or found["rc"] not in good:
         raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))
 
 

@@ -13,10 +13,11 @@ from typing import Any, Dict, List
 
 from gpumend.payload.change.file_steps import StagedFile
 from gpumend.payload.change.files import Failed, Refused, sha256_of
-from gpumend.payload.change.journal import Journal
+from gpumend.payload.change.journal import Entry, Journal
 from gpumend.payload.change.packaging import APT_ENV, last_line, wait_for_lock
 from gpumend.payload.change.services import LOCK_WAIT
-from gpumend.payload.change.step import Step, absolute
+from gpumend.payload.change.step import Step, absolute, command
+from gpumend.payload.change.zypper import keys_of_rpm, lone_root, zypper
 from gpumend.payload.probe.execution import resolved
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.running import run
@@ -118,6 +119,11 @@ class TryRepository(Step):
             text = re.sub("(?m)^Suites: .*$", "Suites: %s/" % own.lstrip("/"), text)
         source = os.path.join(scratch, os.path.basename(self.wanted["source_file"]))
         put(source, text.encode("utf-8"))
+        if self.manager == "zypper":
+            keys = (
+                os.path.join(scratch, os.path.basename(self.wanted["keyring"])) if self.wanted["key"] else ""
+            )
+            return self.asked_of_zypper(["--root", lone_root(scratch, keys, text)])
         if self.manager == "dnf":
             return self.asked_of_dnf(["--setopt=reposdir=" + scratch, "--setopt=cachedir=%s/cache" % scratch])
         for name in ("lists/partial", "cache/archives/partial"):
@@ -138,6 +144,23 @@ class TryRepository(Step):
         options += ["--setopt=timeout=%d" % SILENCE, "--setopt=skip_if_unavailable=0"]
         return run(["dnf", "-y"] + options + more + ["makecache"], UPDATE_TIMEOUT)
 
+    def asked_of_zypper(self, more: List[str]) -> Json:
+        name = "gpumend-%s" % self.wanted["name"]
+        return run(zypper(self.wait, "--xmlout", *(more + ["refresh", "--force", name])), UPDATE_TIMEOUT)
+
+    def trust(self, journal: Journal) -> None:
+        """rpm has the key: zypp asks it, whatever the repository's file says. The journal knows whether it had it before."""
+        if not self.wanted["key"] or keys_of_rpm(self.wanted["fingerprint"]):
+            return
+        journal.begin_step(self.kind, {"fingerprint": self.wanted["fingerprint"], "made": []})
+        command(["rpm", "--import", self.wanted["keyring"]])
+
+    @staticmethod
+    def undo(journal: Journal, entry: Entry) -> List[str]:
+        for name in keys_of_rpm(entry["fingerprint"]):
+            command(["rpm", "-e", name])
+        return []
+
     def judge(self, found: Json) -> None:
         """Raises Failed with the repository's address and what its manager said."""
         wrong = (
@@ -151,9 +174,13 @@ class TryRepository(Step):
     def do(self, journal: Journal, notes: List[str]) -> None:
         journal.log(self.describe())
         wait_for_lock(self.manager, self.wait)
-        self.judge(
-            self.asked_of_dnf([]) if self.manager == "dnf" else self.updated(self.wanted["source_file"], [])
-        )
+        if self.manager == "zypper":
+            self.trust(journal)
+            self.judge(self.asked_of_zypper([]))
+        elif self.manager == "dnf":
+            self.judge(self.asked_of_dnf([]))
+        else:
+            self.judge(self.updated(self.wanted["source_file"], []))
         how = "answered, signed as wanted" if self.wanted["key"] else "is read"
         notes.append("%s %s" % (self.wanted["address"], how))
 

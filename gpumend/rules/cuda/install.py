@@ -137,10 +137,10 @@ def obstacle(context: Context, wanted: CudaToolkit, method: str) -> tuple[str, s
                 f"Look at it, then remove {tree.path}.",
             )
         return "", ""
-    if method not in state.packages.managers or method == "zypper":
+    if method not in state.packages.managers:
         packages = " ".join(names(wanted, method))
         line = f"{method} install {packages}" if method else f"Install {packages}"
-        return "mend installs with apt and dnf only, of those that the host has", f"{line} ({GUIDE})."
+        return "mend installs with apt, dnf and zypper only, of those that the host has", f"{line} ({GUIDE})."
     if tree and tree.how in ("runfile", "both"):
         return (
             f"the runfile has {tree.path}",
@@ -152,7 +152,10 @@ def obstacle(context: Context, wanted: CudaToolkit, method: str) -> tuple[str, s
             f"Look whose it is, then move it away: `dpkg -S {tree.path}/bin/nvcc`.",
         )
     if wanted.hold and method != "apt":
-        return "holds are apt's", "Use `dnf versionlock add`, and leave out cuda_toolkit.hold."
+        return (
+            "holds are apt's",
+            "Use `dnf versionlock add` or `zypper addlock`, and leave out cuda_toolkit.hold.",
+        )
     return "", ""
 
 

@@ -15,6 +15,7 @@ from gpumend.state.repositories import Entry
 from gpumend.text.openpgp import PublicKey, binary, public_keys
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as dpkg says it
+RPM = {"dnf": "/etc/yum.repos.d", "zypper": "/etc/zypp/repos.d"}  # where a manager's repositories stand
 OURS = "# Written by gpumend: repositories.{name} of the desired state.\n"
 
 
@@ -83,10 +84,10 @@ def place_of(context: Context, entry: Entry) -> Place:
         entry.fingerprint or ("" if entry.uri or entry.directory else row.get("fingerprint", "")),
         signs=row.get("signs", "index"),
     )
-    if manager == "dnf":
+    if manager in RPM:
         found = found._replace(
             keyring=f"/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-{entry.name}",
-            source_file=f"/etc/yum.repos.d/gpumend-{entry.name}.repo",
+            source_file=f"{RPM[manager]}/gpumend-{entry.name}.repo",
             suite="",
         )
     if entry.directory:
@@ -111,7 +112,7 @@ def in_directory(context: Context, entry: Entry, found: Place) -> Place:
     own, signed = entry.directory in repositories.own_index, entry.directory in repositories.signed
     keyed = bool(entry.key or entry.keyring)
     local = found._replace(local=entry.directory, components="", trusted=not keyed)
-    if found.manager == "dnf":
+    if found.manager in RPM:
         return local._replace(uri=f"file://{entry.directory}")
     if keyed and not signed:
         return local._replace(
@@ -154,7 +155,7 @@ def with_key(context: Context, entry: Entry, found: Place, ends: str) -> Place:
     why = unfit(context, data, found.fingerprint)
     if why:
         return found._replace(refused=f"{source}: {why[0]}", by_hand=why[1])
-    armoured = found.keyring.endswith(".asc") or found.manager == "dnf"
+    armoured = found.keyring.endswith(".asc") or found.manager in RPM
     return found._replace(key=data if armoured else binary(data))
 
 
@@ -214,6 +215,8 @@ def apt_sources(context: Context) -> list[Source]:
 def stanza(found: Place) -> str:
     """The source as apt (deb822, sources.list(5)) or dnf reads it."""
     head = OURS.format(name=found.name)
+    if found.manager == "zypper":
+        return head + zypp_stanza(found)
     if found.manager == "dnf":
         signed = [
             f"gpgkey=file://{found.keyring}",
@@ -237,6 +240,30 @@ def stanza(found: Place) -> str:
     rows += [f"Components: {found.components}"] if not found.suite.endswith("/") else []
     rows.append("Trusted: yes" if found.trusted else f"Signed-By: {found.keyring}")
     return head + "\n".join(rows) + "\n"
+
+
+def zypp_stanza(found: Place) -> str:
+    """As zypp reads it (zypp.conf(5), repo_gpgcheck and pkg_gpgcheck): what is signed has to be."""
+    index, packages = (
+        ("0", "0")
+        if found.trusted
+        else (str(int(found.signs == "index")), str(int(found.signs == "packages")))
+    )
+    rows = [
+        f"[gpumend-{found.name}]",
+        f"name={found.name} (gpumend)",
+        f"baseurl={found.uri}",
+        "enabled=1",
+        "autorefresh=1",
+    ]
+    rows += [
+        "type=rpm-md",
+        f"gpgcheck={int(not found.trusted)}",
+        f"repo_gpgcheck={index}",
+        f"pkg_gpgcheck={packages}",
+    ]
+    rows += [] if found.trusted else [f"gpgkey=file://{found.keyring}"]
+    return "\n".join(rows) + "\n"
 
 
 def pin_of(context: Context, entry: Entry, found: Place) -> tuple[str, bytes] | None:

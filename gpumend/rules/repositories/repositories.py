@@ -45,11 +45,10 @@ def there(context: Context) -> Iterator[Finding]:
         yield Finding(
             code="GM230",
             status=Status.FAIL,
-            summary="repositories are wanted, and this host has neither apt nor dnf",
+            summary="repositories are wanted, and this host has neither apt, dnf nor zypper",
             evidence=(Evidence("PATH", ", ".join(packages.managers) or "no package manager"),),
-            remedy="Add them with this host's own package manager: with zypper, `rpm --import KEY` once its fingerprint is "
-            "compared, then `zypper addrepo --refresh --gpgcheck-strict URI NAME`.",
-            refused="mend adds repositories for apt and dnf only",
+            remedy="Add them with this host's own package manager, once the fingerprint of its key is compared.",
+            refused="mend adds repositories for apt, dnf and zypper only",
         )
         return
     for entry in context.wanted.repositories:

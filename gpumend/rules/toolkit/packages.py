@@ -36,9 +36,9 @@ LINES = {
     "dnf": (
         "curl -fsSL https://nvidia.github.io/libnvidia-container/stable/rpm/nvidia-container-toolkit.repo -o /etc/yum.repos.d/nvidia-container-toolkit.repo",
     ),
+    # Without --gpg-auto-import-keys, which takes whatever key a repository brings along.
     "zypper": (
         "zypper ar https://nvidia.github.io/libnvidia-container/stable/rpm/nvidia-container-toolkit.repo",
-        "zypper --gpg-auto-import-keys install -y " + " ".join(TOOLKIT),
     ),
 }
 INSIST = "Want {} or newer; where another version has to be, toolkit.version names it and toolkit.insist = true has it installed."
@@ -173,7 +173,7 @@ def obstacle(context: Context, have: Mapping[str, str]) -> tuple[str, str]:
         known = next((name for name in packages.managers if name in LINES), "")
         lines = "".join(f"\n{line}" for line in LINES.get(known, ()))
         return (
-            "mend installs with apt and dnf only",
+            "mend installs with apt, dnf and zypper only",
             f"Install {TOOLKIT[0]} with this host's own package manager"
             + (f" ({GUIDE}):{lines}" if lines else "."),
         )
