@@ -110,16 +110,17 @@ class Unfit(Exception):
 NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ")
 
 
+# zypper's --xmlout: why it does nothing.
+IN_XML = re.compile(r'<message type="error">([^<]{1,2000})|<description>(Problem: [^<]{1,2000})')
+
+
 def last_line(found: Json) -> str:
     """The line of a command's output that says why it failed: of apt's errors the first, of dpkg's the one below the package's
     name."""
     lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
-    in_xml = re.findall(
-        r'(?s)<message type="error">(.*?)</message>|<description>(Problem: .*?)</description>',
-        found.get("out", ""),
-    )
+    in_xml = IN_XML.findall(found.get("out", ""))
     if in_xml:  # zypper's
         return " ".join("".join(in_xml[0]).split())[:400]
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]

@@ -24,8 +24,9 @@ ZYPPER_WORDS = {
     "to-downgrade": "downgrade",
     "to-remove": "remove",
 }
-SOLVABLE = re.compile(r"<solvable\b([^>]*)>")
-ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
+SECTION = re.compile(r"<(to-[a-z-]{1,40})>$")
+SOLVABLE = re.compile(r"<solvable\b([^<>]*)>")
+ATTRIBUTE = re.compile(r'(?<![\w-])([\w-]{1,40})="([^"]*)"')
 
 
 def zypper(wait: int, *words: str) -> List[str]:
@@ -37,12 +38,16 @@ def zypper_changes(text: str) -> Optional[List[Tuple[str, str, Optional[str]]]]:
     """What `zypper --xmlout ... --dry-run` would do; None where its rows are not as many as it says, or it asks for a solution."""
     if "<prompt" in text and "<install-summary" not in text:
         return None
-    expected = re.search(r'<install-summary[^>]* packages-to-change="(\d+)"', text)
+    expected = re.search(r'<install-summary\b[^<>]* packages-to-change="(\d+)"', text)
     changes: List[Tuple[str, str, Optional[str]]] = []
-    for section, inside in re.findall(r"(?s)<(to-[\w-]+)>(.*?)</\1>", text):
-        word = ZYPPER_WORDS.get(section, "remove")  # what is not known is as bad as can be
-        for found in SOLVABLE.findall(inside):
-            of = dict(ATTRIBUTE.findall(found))
+    word = ""
+    for line in text.splitlines():
+        begun = SECTION.match(line.strip())
+        found = SOLVABLE.match(line.strip())
+        if begun:
+            word = ZYPPER_WORDS.get(begun.group(1), "remove")  # what is not known is as bad as can be
+        elif found and word:
+            of = dict(ATTRIBUTE.findall(found.group(1)))
             changes.append((word, of.get("name", "?"), None if word == "remove" else of.get("edition")))
     return changes if len(changes) == int(expected.group(1) if expected else 0) else None
 
