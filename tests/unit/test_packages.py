@@ -156,6 +156,7 @@ def test_dpkg_and_rpm() -> None:
             "E: Failed to fetch http://m/lnc/a.deb  404  File not found [IP: 127.0.0.1 8080]",
         ),
         (
+            "E: Can not write log (Is /dev/pts mounted?) - posix_openpt (19: No such device)\n"
             "dpkg: error processing archive /var/cache/apt/archives/a.deb (--unpack):\n"
             " cannot copy extracted data for './usr/a' to '/usr/a.dpkg-new': failed to write (No space left on device)\n"
             "Errors were encountered while processing:\n a\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n",

@@ -106,8 +106,8 @@ class Unfit(Exception):
     """It cannot be done here, or did not come out right; the text is for the report."""
 
 
-# What apt says last whatever the reason was, which stands above it.
-NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ")
+# What apt says whatever the reason was, which stands elsewhere; and of its own log.
+NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ", "E: Can not write log")
 
 
 # zypper's --xmlout: why it does nothing.
@@ -115,8 +115,8 @@ IN_XML = re.compile(r'<message type="error">([^<]{1,2000})|<description>(Problem
 
 
 def last_line(found: Json) -> str:
-    """The line of a command's output that says why it failed: of apt's errors the first, of dpkg's the one below the package's
-    name."""
+    """The line of a command's output that says why it failed: of dpkg's errors the one below the package's name, else of apt's the
+    first."""
     lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
@@ -130,8 +130,8 @@ def last_line(found: Json) -> str:
         for line, below in zip(lines, lines[1:])
         if line.startswith("dpkg: error processing ")
     ]
-    if reasons or (errors and of_dpkg):
-        return (reasons or of_dpkg)[0][:400]
+    if of_dpkg or reasons:
+        return (of_dpkg or reasons)[0][:400]
     return str((errors or lines or ["exit status %s" % found.get("rc", found["status"])])[-1])[:400]
 
 
