@@ -13,6 +13,9 @@ from tests.nodes.lab import Node
 from tests.nodes.mirror import ROOT, Key, Signer
 
 BUILD = "/srv/build"
+PROVIDES = {
+    "filesystem": ("/bin/sh",)
+}  # what scripts of packages need, and rpm knows nothing of on this node
 OS_RELEASE = 'ID=rocky\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4, as tests see it"\n'
 
 
@@ -41,6 +44,7 @@ def spec(deb: Deb) -> str:
         "License: none",
         "BuildArch: noarch",
         "AutoReqProv: no",
+        *(f"Provides: {each}" for each in PROVIDES.get(deb.name, ())),
         *requires(deb.depends),
         "%description",
         "Stand-in.",

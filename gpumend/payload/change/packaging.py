@@ -15,6 +15,7 @@ import shutil
 import struct
 import sys
 import time
+from html import unescape
 from typing import Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from gpumend.payload.change.zypper import (
@@ -122,7 +123,10 @@ def last_line(found: Json) -> str:
     ).splitlines()
     in_xml = IN_XML.findall(found.get("out", ""))
     if in_xml:  # zypper's
-        return " ".join("".join(in_xml[0]).split())[:400]
+        return unescape(" ".join("".join(in_xml[0]).split()))[:400]
+    scripts = [line for line in lines + found.get("out", "").splitlines() if "scriptlet failed" in line]
+    if scripts:  # rpm's: dnf goes on to the end after it, and zypper ends with 107
+        return str(scripts[0])[:400]
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
     reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
     of_dpkg = [
