@@ -9,8 +9,8 @@ import os
 import re
 from typing import Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe.running import run
 from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.running import run
 
 ZYPPER_PID = "/run/zypp.pid"
 # zypper(8), EXIT CODES: done, and a reboot or zypper's own restart is due. 107, a script of a package's that failed, is none.
