@@ -139,6 +139,19 @@ def test_a_spec_that_refresh_writes_is_not_made_anew_over_an_edit() -> None:
     assert found.change is None and "nvidia-cdi-refresh writes that file at every boot" in found.refused
 
 
+def test_what_refresh_will_write_over_is_told_beforehand() -> None:
+    edited = healthy().but(files={**THERE, DYNAMIC: spec(None, ENV, MOUNT)})
+    found = the(edited, "GM315")
+    assert (found.status, found.change) == ("note", None)
+    assert "env MODEL_DIR" in found.summary and "mount /srv/models" in found.summary
+    assert findings(healthy(), "GM315") == []
+    assert findings(host(ENV), "GM315") == [], "mend writes this one, and keeps it"
+    foreign = healthy().but(
+        files={**THERE, "/etc/cdi/local.yaml": spec(None, ("nvidia.com/gpu", "example.com/local"), ENV)}
+    )
+    assert findings(foreign, "GM315") == []
+
+
 def test_a_spec_as_generated_is_made_anew_with_nothing_to_keep() -> None:
     assert step(host()) == dataclasses.replace(step(host()), keeps="", added=())
 

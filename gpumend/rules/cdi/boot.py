@@ -1,9 +1,10 @@
-"""GM314: the spec is there when the engines start at the next boot."""
+"""GM314, GM315: the spec is there when the engines start at the next boot, with what people added to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumend.rules.cdi.additions import additions
 from gpumend.rules.cdi.spec import (
     DYNAMIC,
     STATIC,
@@ -40,6 +41,35 @@ def lasts(context: Context) -> bool:
         return kept
     waits = not podman_at_boot(context) and (ordered(context) or not context.state.docker.installed)
     return waits or (kept and writes_to(context).startswith("/etc/cdi/"))
+
+
+@rule(
+    "GM315",
+    "what people added to a spec is not written over",
+    "nct deployments/systemd (1.18.0): nvidia-cdi-refresh.service writes the whole file; cdi SPEC.md",
+    applies=has_toolkit,
+)
+def written_over(context: Context) -> Iterator[Finding]:
+    if not uses_refresh(context):
+        return
+    for file in gpu_files(context):
+        added = additions(file.spec.value) if file.path == target(context) and file.spec.value else []
+        if not added:
+            continue
+        texts = list(dict.fromkeys(found.text for found in added))
+        more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+        yield Finding(
+            code="GM315",
+            status=Status.NOTE,
+            summary=f"nvidia-cdi-refresh will write over what was added to {file.path}: {', '.join(texts[:4])}{more}",
+            evidence=(
+                *(Evidence(file.path, f"{text}: not nvidia-ctk's") for text in texts[:12]),
+                Evidence("nvidia-cdi-refresh.service", "enabled"),
+            ),
+            cause="The unit makes the whole file anew at each boot and after an update of the driver.",
+            remedy="Move it into a spec file of another name and kind, for which containers then ask, too.",
+            refused="which containers are to ask for it is the owner's to say",
+        )
 
 
 @rule(
