@@ -41,6 +41,8 @@ def made(directory: str) -> None:
 def written(this: Run, executed: bool, asked: str) -> list[str]:
     """The paths of the files: NODE.json and NODE.html of each host, in the directory that was asked for, else in that of its desired
     state. It is made where it is missing. Each is whole or as it was. Raises OSError."""
+    if asked:
+        made(asked)
     found = []
     taken: set[str] = set()
     for name, record in sorted(this.records.items()):
