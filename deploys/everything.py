@@ -31,6 +31,7 @@ def in_order() -> None:
     runs.recovered(_ignore_errors=True)
     toolkit.apt_sources(_ignore_errors=True)
     repositories.trusted(_ignore_errors=True)
+    driver.installed(_ignore_errors=True)
     engine.installed(_ignore_errors=True)
     packages.toolkit_installed(_ignore_errors=True)
     driver.ready(_ignore_errors=True)

@@ -6,8 +6,8 @@
                                                         without it, where `gpumend.handover` says
 
 It is gpu_host.py with `gpumend.toolkit.install` true by default; `toolkit.version` names a version. The packages come from
-the repositories that the node has, and those of `gpumend.repositories`; `gpumend.engine` installs an engine first, `gpumend.cuda_toolkit` a CUDA toolkit. The NVIDIA driver is not installed: which branch, open or proprietary,
-and when to reboot are its owner's decisions; where it is missing, the findings say so. Exit status: as gpu_host.py.
+the repositories that the node has, and those of `gpumend.repositories`; `gpumend.engine` installs an engine first, `gpumend.cuda_toolkit` a CUDA toolkit. `gpumend.driver` the NVIDIA
+driver, by opt-in (`install`), for the next boot; nothing reboots. Exit status: as gpu_host.py.
 """
 
 from gpumend.deploy import session

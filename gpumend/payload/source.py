@@ -30,6 +30,7 @@ PROBE = (
     "probe.look",
 )
 CHANGE = (
+    "driver",
     "change.files",
     "change.journal",
     "change.zypper",
@@ -40,6 +41,7 @@ CHANGE = (
     "change.trial",
     "change.services",
     "change.crio_daemon",
+    "change.gpu_use",
     "change.step",
     "change.spec_text",
     "change.file_steps",
@@ -47,6 +49,7 @@ CHANGE = (
     "change.package_steps",
     "change.repository_steps",
     "change.cuda_steps",
+    "change.driver_steps",
     "change.unfinished",
     "change.json_spans",
     "change.allocation_steps",

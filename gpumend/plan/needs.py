@@ -10,6 +10,7 @@ from gpumend.rules.finding import Component
 # runtime without its program is not wanted of any engine.
 NEEDS: Mapping[Component, tuple[Component, ...]] = {
     Component.REPOSITORIES: (Component.APT,),  # apt takes no package while its sources contradict each other
+    Component.DRIVER_PACKAGES: (Component.REPOSITORIES,),
     Component.ENGINE: (Component.REPOSITORIES,),
     Component.PACKAGES: (Component.REPOSITORIES,),
     Component.CDI: (Component.DRIVER,),  # it is written of the nodes that are there

@@ -495,3 +495,87 @@ class ReconcileAllocations(Step):
             "grace": self.grace,
             "max_release": self.max_release,
         }
+
+
+@dataclass(frozen=True)
+class DriverPackages(PackageStep):
+    """A driver's packages are there in one version of a branch, and nothing was removed. pinning: a package that comes first, by
+    itself; version: exact, or empty; upgrade: whether the driver that is there becomes this one; in_use: `allow` where
+    that may be while somebody has the GPU open."""
+
+    do = "driver"
+    branch: int = 0
+    version: str = ""
+    pinning: str = ""
+    upgrade: bool = False
+    in_use: str = ""
+
+    def describe(self) -> str:
+        first = f"{self.manager} {self.verb} {self.pinning}; then " if self.pinning else ""
+        return first + super().describe()
+
+    def fields(self) -> dict[str, Any]:
+        told = ("branch", "version", "pinning", "upgrade", "in_use")
+        return {**super().fields(), **{name: getattr(self, name) for name in told}}
+
+
+@dataclass(frozen=True)
+class RenewInitramfs(Step):
+    """The initramfs of each kernel has been written anew. first: this stands before the files that it takes in, for when they
+    go again."""
+
+    do = "initramfs"
+    first: bool = False
+
+    def describe(self) -> str:
+        return (
+            "the initramfs is kept in step with what follows" if self.first else "update-initramfs -u -k all"
+        )
+
+    def fields(self) -> dict[str, Any]:
+        return {"first": self.first}
+
+
+@dataclass(frozen=True)
+class EnableUnits(Step):
+    """Units start at boot; none is started now."""
+
+    do = "enable"
+    units: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"systemctl enable {' '.join(self.units)}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"units": list(self.units)}
+
+
+@dataclass(frozen=True)
+class HoldDriver(Step):
+    """apt leaves all of the driver's packages as they are."""
+
+    do = "hold_driver"
+
+    def describe(self) -> str:
+        return "apt-mark hold each package of the driver"
+
+    def fields(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class DriverProof(Step):
+    """The driver's packages are of one version, and the running kernel has its module, of this flavour."""
+
+    do = "driver_proof"
+    branch: int
+    version: str
+    names: tuple[str, ...]
+    flavour: str
+
+    def describe(self) -> str:
+        return "prove it by what dpkg says, and modinfo of the module for the running kernel"
+
+    def fields(self) -> dict[str, Any]:
+        told = {"branch": self.branch, "version": self.version, "flavour": self.flavour}
+        return {**told, "names": list(self.names)}

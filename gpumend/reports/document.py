@@ -17,6 +17,7 @@ from gpumend.plan.transaction import Transaction
 from gpumend.plan.wire import digest as digest_of
 from gpumend.reports import parity
 from gpumend.reports.diff import diff
+from gpumend.rules.driver.reboot import required
 from gpumend.rules.finding import Finding
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
@@ -194,6 +195,8 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
         "blocked": {str(component): why for component, why in record.blocked.items()},
     }
+    if now and (why := required(now.context)):
+        document["reboot"] = list(why)
     if executed:
         document["found"] = [finding.code for finding in before.verdict.findings] if before else []
         document["changes"] = [

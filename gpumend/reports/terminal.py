@@ -190,6 +190,8 @@ class Page:
         if not mended or host["plan"]:
             rows.extend(self.plan(host))
         rows.extend(self.blocked(host))
+        if host.get("reboot"):
+            rows.append(self.wrap("; ".join(host["reboot"]), "            ", "  reboot    required: "))
         return "\n".join(rows)
 
     def bodies(

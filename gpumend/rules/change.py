@@ -101,6 +101,23 @@ class InstallEngine(NamedTuple):
     kind: str = "InstallEngine"
 
 
+class InstallDriver(NamedTuple):
+    """A driver is installed, for the next boot. targets: packages; pinning: one that comes first; names: those that have to be
+    there; files: paths of gpumend's own; units: that start at boot. upgrade: whether another driver becomes this one."""
+
+    branch: int
+    version: str = ""
+    flavour: str = ""
+    targets: tuple[str, ...] = ()
+    pinning: str = ""
+    names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    hold: bool = False
+    upgrade: bool = False
+    kind: str = "InstallDriver"
+
+
 class InstallCuda(NamedTuple):
     """A CUDA toolkit is there. manager: of its packages, `targets`, or empty; runfile: (path, SHA-256), or nothing. hold: names
     that are held; path: its directory; default: whether /usr/local/cuda leads there; compiler: whether nvcc has to be there."""
@@ -214,6 +231,7 @@ Action = Union[
     InstallPackages,
     AddRepository,
     InstallEngine,
+    InstallDriver,
     InstallCuda,
     ActivateCompat,
     DeactivateCompat,

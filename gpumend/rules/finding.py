@@ -38,6 +38,7 @@ class Component(StrEnum):
     RECOVER = "runs.recovered"
     APT = "toolkit.apt_sources"
     REPOSITORIES = "repositories.trusted"
+    DRIVER_PACKAGES = "driver.installed"
     ENGINE = "engine.installed"
     PACKAGES = "packages.toolkit_installed"
     DRIVER = "driver.ready"

@@ -43,6 +43,32 @@ class CudaToolkit(NamedTuple):
     runfile: tuple[str, str] | None = None
 
 
+class WantedDriver(NamedTuple):
+    """branch: `580`. version: exact, or empty. flavour, origin: as the schema has them."""
+
+    branch: int
+    install: bool = False
+    version: str = ""
+    flavour: str = "auto"
+    origin: str = "auto"
+    hold: bool = True
+    replace: bool = False
+    lock_wait: int = 120
+
+
+def _driver(raw: Mapping[str, Any]) -> WantedDriver:
+    return WantedDriver(
+        branch=int(raw["branch"]),
+        install=raw.get("install", False),
+        version=raw.get("version", ""),
+        flavour=raw.get("flavour", "auto"),
+        origin=raw.get("origin", "auto"),
+        hold=raw.get("hold", True),
+        replace=raw.get("replace", False),
+        lock_wait=raw.get("lock_wait", 120),
+    )
+
+
 def _cuda_toolkit(raw: Mapping[str, Any]) -> CudaToolkit:
     runfile = raw.get("runfile")
     return CudaToolkit(
@@ -114,6 +140,7 @@ class Wanted(NamedTuple):
     prove_engines: tuple[str, ...] | None = None
     allocations: Books | None = None
     repositories: tuple[Entry, ...] = ()
+    driver: WantedDriver | None = None
     engine: str = ""
     waivers: tuple[Waiver, ...] = ()
 
@@ -200,6 +227,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),
         allocations=books(raw["allocations"]) if "allocations" in raw else None,
         repositories=entries(raw.get("repositories", {})),
+        driver=_driver(raw["driver"]) if "driver" in raw else None,
         engine=raw.get("engine", ""),
         waivers=tuple(
             Waiver(

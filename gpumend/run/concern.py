@@ -33,7 +33,11 @@ def _concern(name: str, components: tuple[Component, ...], *codes: str) -> Conce
 CONCERNS = {
     concern.name: concern
     for concern in (
-        _concern("driver", (Component.DRIVER,), "GM1"),
+        _concern(
+            "driver",
+            (Component.APT, Component.REPOSITORIES, Component.DRIVER_PACKAGES, Component.DRIVER),
+            *("GM1", "GM210", "GM230", "GM231", "GM232"),
+        ),
         _concern("toolkit", (Component.APT, Component.TOOLKIT), "GM2"),
         _concern(
             "packages",

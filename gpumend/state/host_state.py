@@ -19,6 +19,7 @@ from gpumend.state import (
     docker,
     drift,
     driver,
+    driver_packages,
     fabric,
     gpu,
     gpus_flag,
@@ -75,6 +76,7 @@ class HostState(NamedTuple):
     cuinit: cuinit.CuInit
     allocations: allocations.Allocations
     repositories: repositories.Repositories
+    driver_packages: driver_packages.DriverPackages
 
 
 def parse(snapshot: Snapshot) -> HostState:
@@ -117,6 +119,7 @@ def _parse(snapshot: Snapshot) -> HostState:
         cuinit=cuinit.parse(snapshot),
         allocations=allocations.parse(snapshot),
         repositories=repositories.parse(snapshot),
+        driver_packages=driver_packages.parse(snapshot),
     )
 
 
@@ -146,6 +149,7 @@ def besides_of(raw: Mapping[str, Any]) -> str:
         compose.request(raw.get(compose.KEY)),
         repositories.request(raw),
         containerd.request(raw),
+        driver_packages.request(raw),
     ):
         for key, value in part.items():
             found[key] = _both(found.get(key), value)

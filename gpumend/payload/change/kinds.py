@@ -4,6 +4,13 @@ from typing import Any, Dict, List, Type
 
 from gpumend.payload.change.allocation_steps import ReconcileAllocations
 from gpumend.payload.change.cuda_steps import CudaDefault, CudaToolkitProof, HoldPackages, InstallRunfile
+from gpumend.payload.change.driver_steps import (
+    DriverPackages,
+    DriverProof,
+    EnableUnits,
+    HoldDriver,
+    RenewInitramfs,
+)
 from gpumend.payload.change.file_steps import (
     EditFile,
     GenerateFile,
@@ -32,6 +39,11 @@ ALL_KINDS: List[Type[Step]] = [
     IndexDirectory,
     TryRepository,
     PackageStep,
+    DriverPackages,
+    RenewInitramfs,
+    EnableUnits,
+    HoldDriver,
+    DriverProof,
     InstallRunfile,
     HoldPackages,
     CudaDefault,

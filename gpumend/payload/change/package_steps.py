@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from gpumend.payload.change.file_steps import FileStep
 from gpumend.payload.change.files import Failed, Refused, clean, current, missing_directories, replace, sha256
+from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.packaging import (
@@ -12,6 +13,7 @@ from gpumend.payload.change.packaging import (
     check_note,
     cu_init,
     keep_archive,
+    loaded_driver,
     package_entries,
     perform,
     prove_cuda,
@@ -23,6 +25,7 @@ from gpumend.payload.change.packaging import (
 )
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute
+from gpumend.payload.driver import driver_number
 
 
 class PackageStep(Step):
@@ -97,6 +100,8 @@ class PackageStep(Step):
         """Packages are as they were, and after them the files that their scripts write."""
         problems: List[str] = []
         found = []
+        if in_use(entry["packages"]):
+            return ["the driver is loaded, and in use by %s: it stays" % ", ".join(gpu_users()[:6])]
         for file in entry["files"]:
             try:
                 found.append((file, current(file["path"])))
@@ -112,6 +117,12 @@ class PackageStep(Step):
             except (OSError, Failed, Refused) as error:
                 problems.append(str(error))
         return problems
+
+
+def in_use(packages: List[Entry]) -> bool:
+    """Whether these packages are the driver that is loaded, and somebody has it open."""
+    mine = [driver_number(each["after"] or "") for each in packages if each.get("driver")]
+    return driver_number(loaded_driver() or "") in [number for number in mine if number] and bool(gpu_users())
 
 
 def put_back_after_scripts(journal: Journal, file: Entry, data: Optional[bytes]) -> List[str]:

@@ -199,12 +199,15 @@ def dnf_changes(text: str) -> List[PackageChange]:
     return changes
 
 
-def objection(changes: Iterable[PackageChange], action: str, names: Sequence[str]) -> str:
+def objection(
+    changes: Iterable[PackageChange], action: str, names: Sequence[str], driver: bool = False
+) -> str:
     """Why these changes are not made, where these packages are to be installed (or brought to an older version:
-    `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be."""
+    `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be. driver: they are those of
+    a driver that a transaction of ours has installed."""
     for what, other, _ in changes:
         named = other in names
-        if DRIVER.match(other) and not (named and other in TOOLKIT):
+        if DRIVER.match(other) and not (named and (driver or other in TOOLKIT)):
             return "it would %s the driver's %s" % (what, other)
         if what != "remove" and METAPACKAGE.fullmatch(other):
             return "it would %s %s, which pulls a driver" % (what, other)
@@ -291,16 +294,8 @@ def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
     return ["remove" if action == "purge" and manager == "dnf" else action] + words
 
 
-def simulate(
-    manager: str,
-    action: str,
-    targets: Sequence[str],
-    wait: int,
-    least: str = "",
-    broken: Sequence[str] = (),
-) -> List[PackageChange]:
-    """What the manager would do. Raises Unfit where it would not do it, or more than it may, or would bring the toolkit in a
-    version below `least` or in one of `broken`."""
+def foreseen(manager: str, action: str, targets: Sequence[str], wait: int) -> List[PackageChange]:
+    """What the manager would do. Raises Unfit where it would not do it."""
     names = [name_of(target) for target in targets]
     called = "%s %s" % (action, " ".join(targets))
     words = arguments(manager, action, targets)
@@ -331,9 +326,25 @@ def simulate(
         good = found["status"] == "ok" and (found["rc"] == 0 or bool(changes))
     if not good or found.get("cut"):
         raise Unfit("%s cannot %s: %s" % (manager, called, last_line(found)))
-    against = objection(changes, action, names)
+    return changes
+
+
+def simulate(
+    manager: str,
+    action: str,
+    targets: Sequence[str],
+    wait: int,
+    least: str = "",
+    broken: Sequence[str] = (),
+    driver: bool = False,
+) -> List[PackageChange]:
+    """What the manager would do. Raises Unfit where it would not do it, or more than it may, or would bring the toolkit in a
+    version below `least` or in one of `broken`. driver: as in `objection`."""
+    names = [name_of(target) for target in targets]
+    changes = foreseen(manager, action, targets, wait)
+    against = objection(changes, action, names, driver)
     if against:
-        raise Unfit("%s is refused: %s" % (called, against))
+        raise Unfit("%s %s is refused: %s" % (action, " ".join(targets), against))
     if action in ("install", "downgrade"):
         way_back(manager, changes)
         if any(name in TOOLKIT for name in names):
@@ -596,7 +607,7 @@ def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
             steps = [("restore", steps[1][1] + away)]
         for action, targets in steps:
             wait_for_lock(manager, wait)
-            simulate(manager, action, targets, wait)
+            simulate(manager, action, targets, wait, driver=any(entry.get("driver") for entry in mine))
             perform(manager, action, targets, [], wait, mark)
         for entry in gone:
             for path in entry.get("leaves", ()):

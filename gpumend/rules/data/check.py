@@ -138,11 +138,29 @@ def chips(table: dict[str, Any]) -> Iterator[str]:
             yield f"chips: {name}: no architecture or no source"
 
 
+def drivers(table: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with drivers.json, one line each."""
+    last: dict[tuple[str, str], int] = {}
+    for row in table["packages"]:
+        key, name = (row["origin"], row["id"]), f"packages: {row['origin']} {row['id']} {row['first']}"
+        if not last.get(key, 0) < row["first"] <= row["last"]:
+            yield f"{name}: not in order, or part of another row"
+        last[key] = row["last"]
+        if row["origin"] not in ("nvidia", "distribution") or not row["open"] or not row["proprietary"]:
+            yield f"{name}: no origin, or a flavour without packages"
+        if not str(row.get("source", "")).strip():
+            yield f"{name}: no source"
+    for row in table["boards"]:
+        if row["fabric"] not in ("own", "subnet", "rack") or not str(row.get("source", "")).strip():
+            yield f"boards: {row['first']}: no kind of fabric, or no source"
+
+
 def problems() -> list[str]:
     """Everything that is wrong with the tables; empty where they are whole."""
     found = [f"cuda_driver_matrix.json: {line}" for line in matrix(load("cuda_driver_matrix"))]
     found += [f"compat_branches.json: {line}" for line in branches(load("compat_branches"))]
     found += [f"gpu_chips.json: {line}" for line in chips(load("gpu_chips"))]
+    found += [f"drivers.json: {line}" for line in drivers(load("drivers"))]
     return found + [f"security_floors.json: {line}" for line in floors(load("security_floors"))]
 
 

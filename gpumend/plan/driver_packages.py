@@ -1,0 +1,48 @@
+"""The wanted driver: its packages, then what counts at the next boot, then holds; proven by dpkg and modinfo."""
+
+from __future__ import annotations
+
+from gpumend.plan.changes import of_kind
+from gpumend.plan.step import (
+    DriverPackages,
+    DriverProof,
+    EnableUnits,
+    HoldDriver,
+    RenewInitramfs,
+    Step,
+    WriteFile,
+)
+from gpumend.plan.transaction import Transaction
+from gpumend.rules.change import InstallDriver
+from gpumend.rules.driver.driver_packages import TEXTS
+from gpumend.rules.finding import Change, Component
+from gpumend.rules.rule import Context
+from gpumend.state.driver_packages import NOUVEAU_OFF
+
+
+def build(context: Context, codes: tuple[str, ...], changes: list[Change]) -> Transaction:
+    [job] = of_kind(changes, InstallDriver)
+    wanted = context.wanted.driver
+    assert wanted is not None
+    initramfs = NOUVEAU_OFF in job.files
+    steps: list[Step] = [RenewInitramfs(first=True)] if initramfs else []
+    if job.targets:
+        made = DriverPackages(
+            "apt",
+            "install",
+            job.targets,
+            branch=job.branch,
+            version=job.version,
+            pinning=job.pinning,
+            upgrade=job.upgrade,
+            in_use=context.wanted.restarts,
+        )
+        steps.append(made)
+    for path in job.files:
+        now = context.state.driver_packages.files[path].get()
+        steps.append(WriteFile.over(path, now, TEXTS[path].encode()))
+    steps += [RenewInitramfs()] if initramfs else []
+    steps += [EnableUnits(job.units)] if job.units else []
+    steps += [HoldDriver()] if job.hold else []
+    steps.append(DriverProof(job.branch, job.version, job.names, job.flavour))
+    return Transaction(Component.DRIVER_PACKAGES, codes, tuple(steps), package_wait=wanted.lock_wait)
