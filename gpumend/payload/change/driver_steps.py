@@ -177,14 +177,17 @@ class RenewInitramfs(Step):
     def describe(self) -> str:
         return "initramfs"
 
+    def stage(self, journal: Journal) -> None:
+        """Noted before the files that are staged after it: what is undone last is what was noted first."""
+        if self.wanted["first"] and initramfs_command():
+            journal.begin_step(self.kind, {"made": []})
+
     def do(self, journal: Journal, notes: List[str]) -> None:
         argv = initramfs_command()
-        if argv is None:
-            if not self.wanted["first"]:
-                notes.append("this host has no program for an initramfs: none is written")
-            return
         if self.wanted["first"]:
-            journal.begin_step(self.kind, {"made": []})
+            return
+        if argv is None:
+            notes.append("this host has no program for an initramfs: none is written")
             return
         journal.log(self.describe())
         renew_initramfs(argv)
