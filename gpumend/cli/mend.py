@@ -34,6 +34,21 @@ from gpumend.cli import approval, start
     metavar="COMMAND",
     help="Run here after it, with $GPUMEND_EXIT and $GPUMEND_STATUS; not where a change could not be put back.",
 )
+@click.option(
+    "--reboot",
+    is_flag=True,
+    help="Reboot hosts whose report says that one is required, one by one, once they are changed; behind the same look at what runs "
+    "there as a restart. Never the machine that gpumend runs on.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), metavar="N", help="With --reboot: N hosts at a time. The default: 1."
+)
+@click.option(
+    "--reboot-wait",
+    type=click.IntRange(10),
+    metavar="SECONDS",
+    help="With --reboot: how long a host may take to be back. The default: 900.",
+)
 @start.options
 def command(call: start.Call, yes: bool, plan: str | None, **how: Any) -> None:
     """Put right what can be put right, prove it, and put back what cannot be proven.
@@ -42,6 +57,8 @@ def command(call: start.Call, yes: bool, plan: str | None, **how: Any) -> None:
     """
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError("mend changes hosts, and there is no terminal to ask on: add --yes")
+    if not how["reboot"] and (how["batch"] or how["reboot_wait"]):
+        raise click.UsageError("--batch and --reboot-wait go with --reboot")
     rollout = {key: value for key, value in how.items() if value}
     if plan:
         rollout["plan"] = approval.read(plan)

@@ -53,7 +53,7 @@ from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import HOSTS_KEY
 from gpumend.run import record as run
 from gpumend.run.audit_program import SUDO
-from gpumend.run.remote import ssh
+from gpumend.run.remote import reboot, ssh
 from gpumend.run.remote.layers import KEY
 from gpumend.run.remote.refusal import why
 from gpumend.schemas.wanted import WantedError, check, meant, not_json
@@ -78,6 +78,7 @@ ROOM, NAMED = (
     40,
     20,
 )  # columns for names of hosts in a line of progress; hosts of which the names say anything
+OURSELVES = "is the machine that gpumend runs on, which would end before it could say how"
 # `--data KEY`: what our own deploys read
 DATA = (
     KEY,
@@ -135,10 +136,12 @@ def install(state: Any) -> None:
             if run.current(state.inventory).stopped:
                 raise SystemExit(int(Exit.DRIFT))  # disconnecting, the report comes with its own
             said = call().get("rollout", {})
+            if said.get("reboot"):
+                not_ourselves(state)
             if "plan" in said:
                 rollout.refuse_changed(run.current(state.inventory), said["plan"])
             if call().get("ask"):
-                asked(state)
+                asked(state, bool(said.get("reboot")))
             how = rollout.Rollout.of(said)
             if how != rollout.Rollout():
                 rollout.run_all(state, how)
@@ -194,12 +197,25 @@ def checked(state: State) -> None:
     except OSError as error:
         click.echo(f"gpumend: the report could not be written: {error}", err=True)
         raise SystemExit(int(Exit.USAGE)) from None
-    problem = no_host(state) or wrong_data(state)
+    problem = no_host(state) or wrong_data(state) or reboots_itself(state)
     if problem:
         refuse(state, problem)
     state.add_callback_handler(Connections())
     for host in state.inventory:
         _contained(host)
+
+
+def reboots_itself(state: State) -> str:
+    """What to say where --reboot is asked for with this very machine among the hosts; else nothing. `not_ourselves` has those that
+    are it by another name."""
+    if not call().get("rollout", {}).get("reboot"):
+        return ""
+    ours = [
+        host.name
+        for host in state.inventory
+        if state.is_host_in_limit(host) and host.name.startswith("@local")
+    ]
+    return f"--reboot: {some(ours)} {OURSELVES}" if ours else ""
 
 
 def told(state: State) -> NoReturn:
@@ -231,6 +247,7 @@ def _contained(host: Any) -> None:
     """Whatever goes wrong in connecting to this host is this host's: pyinfra ends the whole run for a key that cannot be read
     (connectors/ssh_util.py), and for whatever paramiko raises that it does not expect."""
     connect = host.connector.connect
+    host.connector.connect_again = connect
 
     def attempt() -> None:
         try:
@@ -376,16 +393,32 @@ def how_far(state: State) -> str:
     return f"{what}: {len(hosts) - len(left)} of {len(hosts)} hosts; waiting for {_few(left)}"
 
 
-def asked(state: State) -> None:
-    """On a terminal, before anything is changed: what would be, on which hosts, and the one question. Ends the run where
-    the answer is no."""
+def not_ourselves(state: State) -> None:
+    """Ends the run with exit status 2, before anything is changed, where a host that could be rebooted is the machine that this
+    runs on: the run would end with it, and nobody would see how."""
     this = run.current(state.inventory)
+    ours = sorted(name for name, record in this.records.items() if reboot.is_controller(name, record))
+    if not ours:
+        return
+    text = f"--reboot: {some(ours)} {OURSELVES}; nothing was changed"
+    click.echo(f"gpumend: {text}", err=True)
+    for handler in state.callback_handlers:
+        if isinstance(handler, session.Reporter):
+            handler.usage_error = text
+    raise SystemExit(int(Exit.USAGE))
+
+
+def asked(state: State, reboots: bool = False) -> None:
+    """On a terminal, before anything is changed: what would be, on which hosts, and the one question. Ends the run where
+    the answer is no. reboots: whether hosts are rebooted, too."""
+    this = run.current(state.inventory)
+    due = sorted(name for name, record in this.records.items() if reboots and reboot.due(record))
     planned = sorted(
         name
         for name, record in this.records.items()
         if record.now and record.now.plan.transactions and not record.done
     )
-    if not planned:
+    if not planned and not due:
         return
     session.unreached(state, this)
     told = document(this, executed=False)
@@ -399,6 +432,9 @@ def asked(state: State) -> None:
         click.echo(
             f"\nTo be changed: {len(planned)} host{'s' * (len(planned) != 1)}: {some(planned)}", err=True
         )
+        if reboots:
+            now = some(due) if due else "none as they are now"
+            click.echo(f"To be rebooted, where it is required once they are changed: {now}", err=True)
         try:
             with interrupt.answered():
                 go_on = click.confirm("Change them as shown above?", err=True)

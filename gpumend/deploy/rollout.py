@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from gpumend.reports.document import Exit, exit_of, word_of
 from gpumend.reports.names import some
 from gpumend.run import record as run
 from gpumend.run.outcome import Outcome
+from gpumend.run.remote import reboot
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -36,7 +38,9 @@ LAST = 300  # characters of a command's last line
 class Rollout:
     """serial: one host at a time. canary: so many hosts first, and the others only where none of these failed. max_failures:
     no more hosts than this fail; 0 is no limit. before, after: commands of this machine, around each host's changes.
-    plan: what may be changed, by host and component (plan/wire.py digest); None is everything."""
+    plan: what may be changed, by host and component (plan/wire.py digest); None is everything.
+    reboot: hosts of which the report says that a reboot is required are rebooted once they are changed, `batch` at a time, and
+    nothing more is begun after one that is not back as it has to be within `reboot_wait` seconds."""
 
     serial: bool = False
     canary: int = 0
@@ -44,6 +48,9 @@ class Rollout:
     before: str = ""
     after: str = ""
     plan: Mapping[str, Mapping[str, str]] | None = None
+    reboot: bool = False
+    batch: int = 1
+    reboot_wait: int = 900
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Rollout:
@@ -88,16 +95,21 @@ def _refused(record: run.Record, why: str) -> None:
 def run_all(state: State, how: Rollout) -> None:
     """Every host on which something planned may be changed has had its operations, or the run was stopped (Run.stopped)."""
     this = run.current(state.inventory)
+    this.reboots = how.reboot
     state.current_stage, state.is_executing = StateStage.Execute, True
     hosts = {
         host.name: host
         for host in state.inventory
-        if host in state.active_hosts and (now := this.record(host.name).now) and now.plan.transactions
+        if host in state.active_hosts
+        and (now := this.record(host.name).now)
+        and (now.plan.transactions or (how.reboot and reboot.due(this.record(host.name))))
     }
 
     def good(name: str) -> bool:
         _one(state, hosts[name], how)
         record = this.record(name)
+        if record.rebooted is not None and record.rebooted.status in ("lost", "broken"):
+            stop(f"{name} was rebooted, and is not as it has to be")
         return not record.error and exit_of(record) not in FAILED
 
     def stop(why: str) -> None:
@@ -127,7 +139,7 @@ def in_turn(
     first = set(names[: how.canary])
     at_work: dict[gevent.Greenlet, str] = {}
     while True:
-        room = 1 if how.serial else len(names)
+        room = 1 if how.serial else how.batch if how.reboot else len(names)
         if how.max_failures:
             room = min(room, how.max_failures - len(failed))
         while left and not stopped() and len(at_work) < room:
@@ -150,7 +162,8 @@ def in_turn(
 
 def _one(state: State, host: Host, how: Rollout) -> None:
     """All of one host's operations, between the two commands."""
-    record = run.current(state.inventory).record(host.name)
+    this = run.current(state.inventory)
+    record = this.record(host.name)
     if how.before:
         record.busy = "--before"
         why = _command(how.before, host, record)
@@ -162,6 +175,8 @@ def _one(state: State, host: Host, how: Rollout) -> None:
         for operation in state.get_op_order():
             if operation in state.ops[host] and not run_host_op(state, host, operation):
                 break
+    if how.reboot and not this.stopped:
+        _rebooted(host, record, how)
     if how.after:
         if exit_of(record) is Exit.BROKEN:
             record.after = "--after was not run: look at this host first"
@@ -170,6 +185,17 @@ def _one(state: State, host: Host, how: Rollout) -> None:
         why = _command(how.after, host, record)
         record.busy = ""
         record.after = f"--after {why}" if why else ""
+
+
+def _rebooted(host: Host, record: run.Record, how: Rollout) -> None:
+    """The host was rebooted where that is required, unless something failed there before."""
+    if record.error or exit_of(record) in FAILED or not reboot.due(record):
+        return
+    record.busy, record.doing, record.since = "reboot", "reboots", time.monotonic()
+    try:
+        record.rebooted = reboot.rebooted(host, record, how.reboot_wait)
+    finally:
+        record.busy = ""
 
 
 def _command(command: str, host: Host, record: run.Record) -> str:

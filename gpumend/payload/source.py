@@ -55,6 +55,7 @@ CHANGE = (
     "change.allocation_steps",
     "change.kinds",
     "change.undo",
+    "change.reboot",
     "change.transaction",
     "change.program",
 )

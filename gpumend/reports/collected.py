@@ -160,7 +160,9 @@ def host_of(raw: Any, short: Shortener, whole: bool) -> dict[str, Any]:
     if len(findings) > MOST_FINDINGS:
         raise ReportError(f"{len(findings)} findings of one host")
     wanted = raw["wanted"]
+    reboot = [short.text(why) for why in _is(raw.get("reboot", []), list)[:8]]
     return {
+        **({"reboot": reboot} if reboot else {}),
         "status": short.text(raw["status"]),
         "exit": raw["exit"],
         "error": short.text(raw["error"]),

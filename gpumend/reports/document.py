@@ -67,6 +67,8 @@ def exit_of(record: Record) -> Exit:
         found.append(Exit.DRIFT)  # whoever took the host out of use has to put it back
     if record.proof is not None:
         found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
+    if record.rebooted is not None:
+        found.append(STATUS_EXIT.get(record.rebooted.status, Exit.OK))
     if record.error or record.now is None:
         found.append(Exit.UNREAD)
     else:
@@ -97,8 +99,9 @@ def word_of(record: Record) -> str:
         return "still at work"
     if status is Exit.PUT_BACK:
         ended = {outcome.status for _, outcome in record.done if not outcome.good}
-        if record.proof is not None and not record.proof.good:
-            ended.add(record.proof.status)
+        for each in (record.proof, record.rebooted):
+            if each is not None and not each.good:
+                ended.add(each.status)
         for alone in ("refused", "conflict"):  # nothing was attempted, so nothing failed
             if ended == {alone}:
                 return alone
@@ -211,6 +214,8 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
         ]
         if record.after:
             document["after"] = record.after
+        if record.rebooted is not None:
+            document["rebooted"] = {"status": record.rebooted.status, "detail": record.rebooted.detail}
         document["proof"] = (
             {"status": record.proof.status, "detail": record.proof.detail}
             if record.proof is not None

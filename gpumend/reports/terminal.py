@@ -174,6 +174,9 @@ class Page:
                 yield self.wrap(f"{word}: {change['detail']}", "            ", "            ")
             for name in change["not_restarted"]:
                 yield f"            container {one_line(name)} did not come back"
+        if host.get("rebooted"):
+            told = f"{host['rebooted']['status']}: {host['rebooted']['detail']}"
+            yield self.wrap(told, "            ", "  reboot    ")
         if host.get("after"):
             yield self.wrap(host["after"], "            ", "  after     ")
         if host["proof"]:
@@ -295,6 +298,8 @@ class Page:
         found: dict[tuple[bool, str, str, str], list[tuple[str, str]]] = {}
         for name, host in fleet.in_order(document):
             ended = [(c["status"], f"{c['component']}{notified(c)}", c["detail"]) for c in host["changes"]]
+            if host.get("rebooted"):
+                ended.append((host["rebooted"]["status"], "reboot", host["rebooted"]["detail"]))
             if host["proof"]:
                 ended.append((host["proof"]["status"], "proof in a container", host["proof"]["detail"]))
             for status, what, detail in ended:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from gpumend.plan.plan import plan
 from gpumend.plan.transaction import Plan, Transaction
+from gpumend.rules.driver.reboot import required
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.judge import Verdict, judge
 from gpumend.rules.rule import Context
@@ -47,7 +48,7 @@ class Assessment:
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every
     transaction sent, in order. held: what was planned and not tried after those. proof: of the container, where one was
-    asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment; doing: what of it
+    asked for. rebooted: how its reboot went, where one was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment; doing: what of it
     takes long, in words, and since when by time.monotonic().
     approved: the components that a plan allows; None is all. after: why what the operator runs after a host did not end well."""
 
@@ -59,6 +60,7 @@ class Record:
     done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
     held: dict[Component, str] = field(default_factory=dict)
     proof: Outcome | None = None
+    rebooted: Outcome | None = None
     undone: Outcome | None = None
     busy: str = ""
     doing: str = ""
@@ -77,7 +79,8 @@ class Record:
 class Run:
     """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
     wanted state, from the deploy itself. concerns: what its deploys are about; None is everything. stopped: why nothing more
-    is begun; empty while it goes on. hands_over: whether nodes get their own documents where the desired state names a directory."""
+    is begun; empty while it goes on. hands_over: whether nodes get their own documents where the desired state names a directory.
+    reboots: hosts are rebooted where that is required."""
 
     id: str
     started: float
@@ -87,6 +90,7 @@ class Run:
     concerns: list[Concern | None] = field(default_factory=list)
     stopped: str = ""
     hands_over: bool = False
+    reboots: bool = False
 
     @property
     def concern(self) -> tuple[Concern, ...]:
@@ -116,7 +120,9 @@ class Run:
         return sorted(
             name
             for name, record in self.records.items()
-            if record.now is None or (executed and record.now.plan.transactions and not record.done)
+            if record.now is None
+            or (executed and record.now.plan.transactions and not record.done)
+            or (self.reboots and required(record.now.context) and record.rebooted is None)
         )
 
     def record(self, name: str) -> Record:

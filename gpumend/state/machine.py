@@ -24,8 +24,10 @@ LOG_LINES = (
 KEPT = 40  # lines, the last ones
 ADDRESS = Pattern(r"\b[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\b")
 
+BOOT = "/proc/sys/kernel/random/boot_id"  # random(4): another one each boot, and a container's is its host's
+
 REQUEST = Request(
-    files=(CONTAINER,),
+    files=(CONTAINER, BOOT),
     commands={
         "kernel-log": Command(("dmesg",), timeout=5, needs=NEEDS, keep=LOG_LINES),
         "vm": Command(("systemd-detect-virt", "--vm"), timeout=5, needs=NEEDS, by_systemd=True),
@@ -35,11 +37,13 @@ REQUEST = Request(
 
 class Machine(NamedTuple):
     """container: what kind of one this is (`lxc`, `systemd-nspawn`); absent where it is none that says so. vm: the
-    hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first."""
+    hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first. boot: this
+    boot's id."""
 
     container: Reading[str]
     vm: Reading[str]
     log: Reading[tuple[str, ...]]
+    boot: Reading[str]
 
     def said_of(self, address: str = "") -> tuple[str, ...]:
         """Lines of the kernel's that name a GPU by its address, with or without the function, and those that follow one and
@@ -74,4 +78,5 @@ def parse(snapshot: Snapshot) -> Machine:
         log=snapshot.succeeded("kernel-log").map(
             lambda output: tuple(line for line in output.out.splitlines() if line.strip())[-KEPT:]
         ),
+        boot=snapshot.text(BOOT).map(str.strip),
     )

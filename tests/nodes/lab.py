@@ -23,7 +23,7 @@ import stat
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -390,6 +390,27 @@ class Node:
         """The node has shut down, or lost its power, and is up again with the same files, address and keys."""
         self._halt(orderly)
         self.start()
+
+    @contextlib.contextmanager
+    def reboots_by_itself(self) -> Iterator[list[int]]:
+        """Inside, a node whose systemd reboots comes up again, as a machine does; nspawn leaves that to whoever called it
+        (systemd-nspawn(1), status 133). Gives the leaders of the boots that came so."""
+        ended, boots = threading.Event(), list[int]()
+
+        def watch() -> None:
+            while not ended.wait(0.05):
+                if self._nspawn is not None and self._nspawn.poll() is not None:
+                    self._halt(orderly=False)
+                    self.start()
+                    boots.append(self.leader)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield boots
+        finally:
+            ended.set()
+            watcher.join(2 * BOOT_SECONDS)
 
     def save(self, disk: Path) -> None:
         """`disk` holds a copy of all that lies on the node's disks, for `Lab.boot(disk=...)`: less its log, and with its

@@ -28,6 +28,7 @@ from typing import Callable, Dict
 
 from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.journal import ROOT, prune
+from gpumend.payload.change.reboot import reboot
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
@@ -47,8 +48,11 @@ def apply(wanted: Json) -> Json:
 
 
 def containers(wanted: Json) -> Json:
-    """A container on each engine path runs the proving command; where one fails, the whole run is undone."""
+    """A container on each engine path runs the proving command; where one fails, the whole run is undone. `alone`: nothing is:
+    it is a host that was rebooted."""
     good, failures, untried = try_all(wanted["containers"])
+    if failures and wanted.get("alone"):
+        return {"status": "broken", "detail": "; ".join(failures)}
     if not failures:
         told = ["proven in a container: %s" % ", ".join(good)] if good else []
         return {"status": "changed", "detail": "; ".join(told + ["not tried: %s" % each for each in untried])}
@@ -65,6 +69,7 @@ VERBS: Dict[str, Callable[[Json], Json]] = {
     "rollback": rollback,
     "acknowledge": acknowledge,
     "containers": containers,
+    "reboot": reboot,
 }
 
 

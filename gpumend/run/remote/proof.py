@@ -69,16 +69,25 @@ def _entry(trial: Trial, image: str, command: tuple[str, ...]) -> dict[str, Any]
 
 def _prove(state: State, host: Host) -> bool:
     record = run.current(host.inventory).record(host.name)
+    found = tried(host, record)
+    if found.status == "unchanged":
+        return True
+    record.proof = found
+    log = logger.info if record.proof.good else logger.error
+    log(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
+    return record.proof.good
+
+
+def tried(host: Host, record: run.Record, alone: bool = False) -> Outcome:
+    """How the proof went. alone: where it fails, nothing is undone."""
     assert record.now is not None
     wanted = record.now.context.wanted
     try:
         paths = trials(record.now.context)
     except Unread as error:  # which paths there are is not known: nothing is proven
-        record.proof = Outcome("refused", f"what to prove is not known: {error}")
-        logger.error(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
-        return False
+        return Outcome("refused", f"what to prove is not known: {error}")
     if not paths:
-        return True
+        return Outcome("unchanged", "no engine has a path to prove")
     image = wanted.prove_image or ""
     command = wanted.prove_command or ("python3", "-c", CU_INIT)
     this = run.current(host.inventory)
@@ -87,15 +96,14 @@ def _prove(state: State, host: Host) -> bool:
         "run": this.id,
         "who": who(),
         "restarts": wanted.restarts,
+        "alone": alone,
         "containers": [_entry(trial, image, command) for trial in paths],
     }
     try:
-        record.proof, snapshot = send(host, data)
+        outcome, snapshot = send(host, data)
         assessment.take(host, record, snapshot)
+        return outcome
     except AuditOnly as error:
-        record.proof = Outcome("refused", str(error))
+        return Outcome("refused", str(error))
     except (RemoteError, AnswerError) as error:
-        record.proof = Outcome("lost", str(error))
-    log = logger.info if record.proof.good else logger.error
-    log(f"{host.print_prefix}proof: {record.proof.status}: {mask(record.proof.detail)}")
-    return record.proof.good
+        return Outcome("lost", str(error))
