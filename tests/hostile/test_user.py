@@ -28,7 +28,7 @@ from tests.nodes.lab import Node
 SECRET = "gm-s3cr3t-of-root"
 TOKEN = "gm-t0ken-of-another"
 LINKS = add("walked = lambda path, named=None: os.open(path, os.O_PATH | os.O_CLOEXEC)")
-NAMED = add("written_by = lambda path, item: None")
+NAMED = put(("named = named or written_by(path, item)", "named = None"))
 COMPOSE = [f"/home/nosudo/{name}/compose.yml" for name in ("stack", "built")]  # which the desired state names
 ASKED = {**request(), "compose": COMPOSE}
 TRUST = add("distrust = lambda path: None")

@@ -110,6 +110,19 @@ def test_what_a_compose_file_says_of_builds_and_nothing_else_leaves_the_host() -
     assert {"./a/d/GPU.Dockerfile", "c/Dockerfile"} <= set(builds(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("    build: .\n", ["./Dockerfile"]),
+        ("    build:\n      context: .\n", ["./Dockerfile"]),
+        ("    image: x\n", []),
+        ("    develop:\n      dockerfile: x\n", []),
+    ],
+)
+def test_what_is_built_in_the_project_s_own_directory(text: str, found: list[str]) -> None:
+    assert builds(f"services:\n  x:\n{text}") == found
+
+
 def test_the_probe_finds_the_dockerfiles_of_a_project(tmp_path: Path) -> None:
     for name, text in (
         ("compose.yml", BUILT),

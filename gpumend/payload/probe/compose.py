@@ -113,13 +113,14 @@ def builders(line: str) -> List[Any]:
 
 def builds(text: str) -> List[str]:
     """The Dockerfiles that a compose file may mean, relative to its directory: each name in each context."""
-    contexts, names = ["."], ["Dockerfile"]
+    contexts, names, built = ["."], ["Dockerfile"], False
     for line, _, block, _ in lines_of(text):
         for found in builders(line) if not block else ():
             wanted = {"build": contexts, "context": contexts, "dockerfile": names}.get(found.group("key"))
+            built = built or wanted is contexts
             if wanted is not None and found.group("value") not in wanted:
                 wanted.append(found.group("value"))
-    if len(contexts) == 1:  # nothing is built
+    if not built:
         return []
     return [os.path.join(context, name) for context in contexts[:8] for name in names[:8]]
 
