@@ -115,7 +115,9 @@ def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]
     """Standard input, environment, directory and umask are the user's; the answer is the same host's."""
     node, _ = full
     node.sh("rm -rf /tmp/own; mkdir /tmp/own; chmod 777 /tmp/own")
+    before, home = {path: node.read(path) for path in (RULE, PATH)}, "PYTHONHOME=/tmp/own"
     if UNGUARDED:
+        home = ""  # with it Python ends before it takes anything else
         node.write(
             RULE,
             "Defaults !env_reset, !env_check, !env_delete\nops ALL=(ALL:ALL) NOPASSWD:SETENV: ALL\n",
@@ -127,10 +129,12 @@ def test_what_a_user_brings_along_does_not_bend_the_audit(full: tuple[Node, Ran]
         node.write(f"/tmp/own/{name}", "#!/bin/sh\ntouch /tmp/own/pwned\n", 0o755)
     done = as_user(
         node,
-        "cd /tmp/own; export HOME=/tmp/own PATH=/tmp/own:$PATH PYTHONPATH=/tmp/own PYTHONHOME=/tmp/own LD_PRELOAD=/tmp/own/x.so; "
+        f"cd /tmp/own; export HOME=/tmp/own PATH=/tmp/own:$PATH PYTHONPATH=/tmp/own {home} LD_PRELOAD=/tmp/own/x.so; "
         f"umask 0; echo 'import os; os.mkdir(\"/tmp/own/pwned\")' | /usr/bin/sudo -n {PATH}",
     )
     if UNGUARDED:
+        for path, mode in ((RULE, 0o440), (PATH, 0o755)):
+            node.write(path, before[path], mode)
         assert "/tmp/own/json.py" in done.stderr, "it is executed, and is no Python"
         return
     assert done.returncode == 0, done.stderr
