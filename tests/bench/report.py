@@ -181,6 +181,8 @@ def _probe(told: Mapping[str, Any]) -> list[str]:
         f"On the host (`python -m tests.bench.probe {told['commit']}`, one run of its own, {told['repeat']} in turns, medians): own CPU is the",
         "process' with all that it starts, the machine's has dockerd's and PID 1's share with it; memory is of its largest process.",
         f"What both answers have read differs in {len(told['unlike'])} places.",
+        "At most 9 x was wanted on a healthy host. Of what is left a third is Python's start and the program's compiling, a quarter the",
+        "child that reads what others may have written, which stays; half of the rest are dmesg, dpkg-query, modinfo and NVIDIA's tools.",
         "",
         "| host | program | own CPU ms | x `python3 -c pass` | the machine's CPU ms | wall ms | memory MB |",
         "| --- | --- | --: | --: | --: | --: | --: |",
