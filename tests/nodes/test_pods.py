@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.rules.finding import Component
 from tests.nodes import gpu
 from tests.nodes.conftest import Boot
 from tests.nodes.drive import Target, audit, mend
@@ -136,6 +137,77 @@ def test_bookworms_criu_is_too_old_with_the_reason(shared_boot: Boot, lab: Lab) 
     assert theirs.returncode != 0
     words = theirs.stderr.split("vdso: ")[1].splitlines()[0]
     assert any(words in item["text"] for item in found.finding(node, "GM532")["evidence"])
+
+
+# What selinuxfs showed of an enforcing host, in its form (kernel security/selinux/selinuxfs.c); the lab's kernel has none.
+ENFORCING = """
+mount -o remount,rw /sys; mkdir -p "$1"; mount -t tmpfs tmpfs "$1"; mount -o remount,ro /sys
+mkdir "$1/booleans"; printf 1 >"$1/enforce"; printf '0 0' >"$1/booleans/container_use_devices"
+"""
+SELINUX = "/sys/fs/selinux"
+
+
+def test_selinux_by_recorded_facts(shared_boot: Boot, lab: Lab) -> None:
+    node = shared_boot("sid+pods")
+    before = audit(lab, node)
+    assert "GM542" not in before.codes(node), before.said
+    node.sh(ENFORCING, SELINUX)
+    try:
+        found = audit(lab, node)
+        assert sorted(found.codes(node)) == sorted([*before.codes(node), "GM542"]), found.said
+        told = found.finding(node, "GM542")
+        assert (told["status"], told["mends"]) == ("warn", None) and "podman" in told["summary"]
+        assert "setsebool -P container_use_devices on" in told["remedy"]
+        tree = node.tree("/etc", SELINUX)
+        done = mend(lab, node)
+        assert "GM542" in done.codes(node) and node.tree("/etc", SELINUX) == tree, done.said
+
+        node.write(f"{SELINUX}/booleans/container_use_devices", "1 1")  # what setsebool does
+        fine = audit(lab, node)
+        assert fine.codes(node) == before.codes(node), fine.said
+        assert mend(lab, node).statuses(node) == {}
+    finally:
+        node.sh('umount "$1"', SELINUX)
+
+
+SERVICE = """[Service]
+ExecStart=/usr/bin/podman run --rm --name whisper --network=none --pids-limit=0 --device nvidia.com/gpu=all \\
+  --rootfs /srv/rootfs /bin/sleep 86400
+KillSignal=SIGKILL
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def test_a_service_of_podman_that_failed_is_told_until_it_is_started(shared_boot: Boot, lab: Lab) -> None:
+    node = shared_boot("sid+pods")
+    assert podman(node).returncode == 0
+    node.sh("mv /etc/cdi/nvidia.yaml /srv/")
+    node.write("/etc/systemd/system/whisper.service", SERVICE)
+    node.sh("systemctl daemon-reload; systemctl start whisper.service")
+    try:
+        wait_for("it has failed", lambda: node.show("whisper", "ActiveState") == "failed")
+        broken = audit(lab, node)
+        told = broken.finding(node, "GM545")
+        assert (told["status"], told["mends"]) == ("fail", None), broken.said
+        assert "unresolvable CDI devices nvidia.com/gpu=all" in told["summary"] and "GM301" in told["cause"]
+        done = mend(lab, node)
+        assert done.statuses(node)[Component.CDI] == "changed", done.said
+        again = mend(lab, node)
+        for ran in (done, again):
+            assert "GM545" in ran.codes(node) and ran.rc == 3, ran.said
+        assert again.statuses(node) == {}
+
+        node.sh("systemctl restart whisper.service")
+        listed = ["podman", "exec", "whisper", "ls", "/dev/nvidia0"]
+        wait_for("the container has its device", lambda: node.run(listed, check=False).returncode == 0)
+        fine = audit(lab, node)
+        assert "GM545" not in fine.codes(node), fine.said
+    finally:
+        node.sh(
+            "systemctl kill --signal=KILL whisper.service; podman rm --force --time=0 whisper", check=False
+        )
+        node.sh("rm /etc/systemd/system/whisper.service; systemctl daemon-reload; systemctl reset-failed")
 
 
 def test_sids_criu_is_judged_by_its_own_check(shared_boot: Boot, lab: Lab) -> None:
