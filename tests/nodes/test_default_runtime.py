@@ -94,12 +94,21 @@ def versions(node: Node) -> set[str]:
     return {row[3:].strip() for row in done.stdout.splitlines() if row[1:2] == "i"}
 
 
+def packages(node: Node) -> list[str]:
+    """dpkg's whole word on those of the toolkit's packages of which anything is there."""
+    said = node.run(
+        ["dpkg-query", "-W", "-f=${db:Status-Abbrev} ${Package} ${Version}\n", *TOOLKIT], check=False
+    )
+    return [row for row in said.stdout.splitlines() if row[1:2] != "n"]
+
+
 def cut(node: Node, at: str, extra: str = "") -> bool:
     """Whether the power was cut there; the node goes on starting containers then, is put back, and a run after that ends as one that
     nobody cut."""
     node.write("/run/power", at)
     wanted = {"toolkit": {"install": True, "version": NEW}}
     data = planned(node, Component.PACKAGES, RUN, wanted)
+    before = packages(node)
     with fault("power cut"):
         if carry_out(node, data, extra).returncode == 0:
             return False
@@ -108,20 +117,44 @@ def cut(node: Node, at: str, extra: str = "") -> bool:
         if node.exists(JOURNAL):
             assert result_of(carry_out(node, RECOVER))["status"] in ("changed", "unchanged"), at
             keeps_starting(node, f"the recovery after {at}")
-        assert versions(node) == {f"{OLD}-1"}, at
+        assert packages(node) == before, at
         assert result_of(carry_out(node, {**data, "run": f"{RUN}b"}))["status"] == "changed", at
         assert versions(node) == {f"{NEW}-1"} and starts(node)
     return True
 
 
-def test_power_fails_between_the_program_and_its_configuration(by_default: Node) -> None:
-    assert cut(by_default, f"postinst {TOOLKIT[1]}")
+@pytest.fixture
+def new(booted: Node) -> Node:
+    """There is no toolkit, and nothing of it in Docker."""
+    booted.sh("rm -rf /run/power; dpkg --configure -a")
+    booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
+    booted.sh(
+        "rm -rf /etc/nvidia-container-runtime /etc/cdi /var/run/cdi /var/lib/gpumend /etc/docker/daemon.json"
+    )
+    booted.restart("docker")
+    return booted
+
+
+# Before the first package is unpacked dpkg has its database in parts; after it the programs are new and the configuration is old.
+@pytest.mark.parametrize("at", [f"preinst {TOOLKIT[3]}", f"postinst {TOOLKIT[1]}"])
+def test_power_fails_in_an_upgrade(by_default: Node, at: str) -> None:
+    assert cut(by_default, at)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("at", POINTS)
-def test_power_fails_at_each_step_of_the_packages(by_default: Node, at: str) -> None:
+def test_power_fails_at_each_step_of_an_upgrade(by_default: Node, at: str) -> None:
     assert cut(by_default, at)
+
+
+def test_power_fails_before_a_new_package_is_unpacked(new: Node) -> None:
+    assert cut(new, f"preinst {TOOLKIT[0]}")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("at", POINTS)
+def test_power_fails_at_each_step_of_new_packages(new: Node, at: str) -> None:
+    assert cut(new, at)
 
 
 @pytest.mark.exhaustive
@@ -134,16 +167,8 @@ def test_power_fails_at_each_step_of_ours(by_default: Node) -> None:
     assert nth > 3
 
 
-def test_a_rollback_leaves_the_program_that_running_containers_call(booted: Node, lab: Lab) -> None:
-    node = booted
-    node.sh(
-        'DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true; rm -f /run/power',
-        *TOOLKIT,
-    )
-    node.sh(
-        "rm -rf /etc/nvidia-container-runtime /etc/cdi /var/run/cdi /var/lib/gpumend /etc/docker/daemon.json"
-    )
-    node.restart("docker")
+def test_a_rollback_leaves_the_program_that_running_containers_call(new: Node, lab: Lab) -> None:
+    node = new
     done = start(lab, Target(node), deploy="provision").finish()
     assert done.rc == 0 and done.codes(node) == [], done.said
     undo: dict[str, Any] = {"verb": "rollback", "run": done.report["run"], "who": "test", "restarts": "idle"}

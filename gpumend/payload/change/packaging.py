@@ -124,14 +124,17 @@ def last_line(found: Json) -> str:
     in_xml = IN_XML.findall(found.get("out", ""))
     if in_xml:  # zypper's
         return unescape(" ".join("".join(in_xml[0]).split()))[:400]
-    scripts = [line for line in lines + found.get("out", "").splitlines() if "scriptlet failed" in line]
+    said = (
+        lines + found.get("out", "").splitlines()
+    )  # where apt has a terminal, what dpkg says goes to its output
+    scripts = [line for line in said if "scriptlet failed" in line]
     if scripts:  # rpm's: dnf goes on to the end after it, and zypper ends with 107
         return str(scripts[0])[:400]
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
     reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
     of_dpkg = [
         "%s %s" % (line, below.strip())
-        for line, below in zip(lines, lines[1:])
+        for line, below in zip(said, said[1:])
         if line.startswith("dpkg: error processing ")
     ]
     if of_dpkg or reasons:
@@ -290,7 +293,10 @@ def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
         return zypper_words(action, targets)
     words = [word(manager, target) for target in targets]
     if action in ("downgrade", "restore"):
-        return (["install", "--allow-downgrades"] if manager == "apt" else ["install"]) + words
+        # One whose upgrade broke off before it was unpacked has its old version, and dpkg wants it anew.
+        anew = manager == "apt" and any(status_of("apt", name_of(target))[0] == "H" for target in targets)
+        flags = ["--allow-downgrades"] + (["--reinstall"] if anew else [])
+        return (["install"] + flags if manager == "apt" else ["install"]) + words
     return ["remove" if action == "purge" and manager == "dnf" else action] + words
 
 
@@ -598,11 +604,16 @@ def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
             steps.append(("purge" if purge else "remove", [entry["name"] for entry in gone]))
         if back:
             steps.append(("restore", ["%s=%s" % (entry["name"], entry["before"]) for entry in back]))
-        if manager == "apt" and gone and not back and set(half_installed()) - set(e["name"] for e in mine):
+        if manager == "apt" and any(status_of("apt", entry["name"])[0] == "H" for entry in gone):
+            # Broken off before it was unpacked: dpkg wants to be forced, and apt does not do that.
+            names = [entry["name"] for entry in gone]
+            dpkg("--force-remove-reinstreq", "--purge" if purge else "--remove", *names)
+            steps = steps[1:]
+        elif manager == "apt" and gone and not back and set(half_installed()) - set(e["name"] for e in mine):
             # apt would finish others', too
             dpkg("--" + steps[0][0], *steps[0][1])
             steps = []
-        if manager == "apt" and gone and back:  # in one go: neither need be possible alone
+        if manager == "apt" and gone and len(steps) > 1:  # in one go: neither need be possible alone
             away = [entry["name"] + "-" for entry in gone]
             steps = [("restore", steps[1][1] + away)]
         for action, targets in steps:
@@ -613,6 +624,11 @@ def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
             for path in entry.get("leaves", ()):
                 if os.path.exists(path):
                     os.unlink(path)
+        for entry in mine:
+            letter, version = status_of(manager, entry["name"])
+            if (None if letter in ("n", "c") else version) != entry["before"] or letter in HALF:
+                told = (entry["name"], version, entry["before"] or "not there")
+                raise Unfit("%s is %s and not whole, it was %s" % told)
 
 
 def prove_toolkit(manager: str, version: Optional[str]) -> str:

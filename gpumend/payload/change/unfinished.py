@@ -5,6 +5,7 @@ Those of the run's own journal and no others: whose script may do what is not kn
 """
 
 import glob
+import os
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Sequence
 
@@ -28,6 +29,7 @@ HELD = (
     b"#!/bin/sh\n# gpumend finishes packages of an interrupted run: no service is started by them\nexit 101\n"
 )
 SCRIPTS = "/var/lib/dpkg/info"
+UPDATES = "/var/lib/dpkg/updates"  # what dpkg has not yet written into its status; while any is there apt does nothing
 
 
 def ours(journals: Sequence[Journal]) -> List[Dict[str, Any]]:
@@ -41,6 +43,14 @@ def half(entries: Sequence[Dict[str, Any]]) -> List[str]:
     """Of these packages the ones that dpkg can finish. rpm has no such state: there it is dnf's transaction that broke off."""
     names = sorted(set(entry["name"] for entry in entries if entry["manager"] == "apt"))
     return [name for name in names if status_of("apt", name)[0] in HALF[:2]]
+
+
+def take_in_updates(entries: Sequence[Dict[str, Any]]) -> None:
+    """dpkg's database is whole where one that broke off has left it in parts, and no package is touched for it: each dpkg that may
+    write takes them in first, and this one is given no selection to set. Raises Unfit."""
+    by_apt = any(entry["manager"] == "apt" for entry in entries)
+    if by_apt and os.path.isdir(UPDATES) and os.listdir(UPDATES):
+        dpkg("--set-selections")
 
 
 def half_done(journal: Journal) -> str:
@@ -113,6 +123,7 @@ def finish(journals: Sequence[Journal], restarts: str) -> str:
                     journal.log("finish: %s" % error)
             names = half(ours([journal]))
             if not names:
+                take_in_updates(ours([journal]))
                 continue
             journal.log("finish %s" % " ".join(names))
             with services_held(journal):
