@@ -40,8 +40,9 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/scripts
 
+## Three at once on two cores: most of the time a node waits for its daemons.
 nodes: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not exhaustive' tests/nodes tests/hostile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not exhaustive' tests/nodes tests/hostile
 
 ## A kill at every step and every fault of a host, on each Debian suite, and what is marked exhaustive: more than an hour on two
 ## cores. Bookworm's Docker 20.10 reloads where the newer ones are restarted, so that what is told of restarts is not its.

@@ -272,7 +272,7 @@ def test_one_version(versions: dict[str, str | None], found: str) -> None:
             one_version(versions)
 
 
-STANDIN = """#!/bin/sh
+STANDIN = """#!/bin/bash
 # STAND-IN for tests, not {name}: it prints what the real one printed (tests/fixtures/toolkit/dnf).
 echo "{name} $*" >>{directory}/log
 case "{name} $*" in
@@ -287,11 +287,13 @@ def answers(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[s
     """answers({words of a command line: (exit status, output)}): stand-ins of dnf and rpm come first in root's PATH. Returns
     the file with what they were called with, a line each."""
 
-    def say(said: dict[str, tuple[int, str]]) -> Path:
-        cases = []
-        for number, (words, (rc, out)) in enumerate(said.items()):
+    def say(said: dict[str, tuple[int, str]], changed: dict[str, tuple[int, str]] | None = None) -> Path:
+        """changed: what is said instead once dnf has changed something."""
+        cases, changed = [], changed or {}
+        for number, (words, (rc, out)) in enumerate((*changed.items(), *said.items())):
             (programs / str(number)).write_text(out)
-            cases.append(f'*"{words}"*) cat {programs}/{number}; exit {rc};;')
+            there = f"grep -q '^dnf -y' {programs}/log && " if number < len(changed) else ""
+            cases.append(f'*"{words}"*) {there}{{ cat {programs}/{number}; exit {rc}; }};;&')
         for name in ("dnf", "rpm"):
             program = programs / name
             program.write_text(STANDIN.format(name=name, directory=programs, cases="\n".join(cases)))
@@ -320,6 +322,12 @@ def test_dnf_puts_back_what_it_installed_and_what_it_upgraded(
             "--assumeno --setopt=install_weak_deps=False remove": (1, away),
             "--assumeno --setopt=install_weak_deps=False install": (1, libraries),
             "-y": (0, ""),
+        },
+        {
+            f"rpm -q --qf %{{VERSION}}-%{{RELEASE}}\\n {name}": (1, f"package {name} is not installed\n")
+            if name.startswith("nvidia")
+            else (0, "1.17.6-1\n")
+            for name in TOOLKIT
         },
     )
     packaging.take_back(
