@@ -70,7 +70,7 @@ def install(node: Node, version: str) -> None:
 @pytest.fixture
 def by_default(booted: Node) -> Node:
     """Docker starts each container with nvidia-container-runtime; the toolkit is the older one."""
-    booted.sh("rm -rf /run/power /var/lib/gpumend; dpkg --configure -a")
+    booted.sh("systemctl reset-failed; rm -rf /run/power /var/lib/gpumend; dpkg --configure -a")
     install(booted, OLD)
     scenarios.write_daemon(
         booted, {"default-runtime": "nvidia", "runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}
@@ -112,12 +112,13 @@ def cut(node: Node, at: str, extra: str = "") -> bool:
     with fault("power cut"):
         if carry_out(node, data, extra).returncode == 0:
             return False
-        node.sh("rm /run/power")
+        node.sh("rm /run/power; systemctl reset-failed")  # a boot forgets how often units were started
         keeps_starting(node, at)
         if node.exists(JOURNAL):
             assert result_of(carry_out(node, RECOVER))["status"] in ("changed", "unchanged"), at
             keeps_starting(node, f"the recovery after {at}")
         assert packages(node) == before, at
+        node.sh("systemctl reset-failed")
         assert result_of(carry_out(node, {**data, "run": f"{RUN}b"}))["status"] == "changed", at
         assert versions(node) == {f"{NEW}-1"} and starts(node)
     return True
@@ -126,7 +127,7 @@ def cut(node: Node, at: str, extra: str = "") -> bool:
 @pytest.fixture
 def new(booted: Node) -> Node:
     """There is no toolkit, and nothing of it in Docker."""
-    booted.sh("rm -rf /run/power; dpkg --configure -a")
+    booted.sh("systemctl reset-failed; rm -rf /run/power; dpkg --configure -a")
     booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
     booted.sh(
         "rm -rf /etc/nvidia-container-runtime /etc/cdi /var/run/cdi /var/lib/gpumend /etc/docker/daemon.json"

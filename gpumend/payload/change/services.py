@@ -279,7 +279,11 @@ class Containerd(Monitored):
 
     def tell(self, action: str) -> None:
         before = cri_broken()
+        docker = docker_reaches_containerd()
         Service.tell(self, action)
+        # Its connection to a containerd that was restarted comes back some seconds later (gRPC's connection backoff).
+        if docker and not wait_for(docker_reaches_containerd, PROOF_TIMEOUT):
+            raise Failed("dockerd no longer reaches containerd%s" % self.last_words())
         # Where it told before (there is a ctr, and it knows the address), it has to tell now.
         if before is not None and not wait_for(lambda: cri_broken() is not None, PROOF_TIMEOUT):
             raise Failed("containerd no longer tells what it has loaded%s" % self.last_words())
@@ -294,6 +298,13 @@ class Containerd(Monitored):
     @staticmethod
     def answers() -> bool:
         return active("containerd.service") and accepts(CONTAINERD_SOCKET)
+
+
+def docker_reaches_containerd() -> bool:
+    """Whether a dockerd answers that has its containerd's commit; moby daemon/info_unix.go says `N/A`, or nothing, where it does not
+    reach it."""
+    commit = (docker_info() or {}).get("ContainerdCommit") or {}
+    return commit.get("ID") not in (None, "", "N/A")
 
 
 SERVICES: Dict[str, Type[Service]] = {"containerd.service": Containerd}
