@@ -135,7 +135,7 @@ ATTACKS = (
         silent("gm-pr0xy"),
         add("docker_info_of = lambda info: info\ndocker_get.__defaults__ = None\nreal = docker_get\n"
             "def docker_get(connection, url):\n"
-            "    if url == '/info' or not connection.unix_path.startswith('/proc/'):\n        return real(connection, url)\n"
+            "    if url == '/info' or not connection.path.startswith('/proc/'):\n        return real(connection, url)\n"
             "    return [] if 'json' in url else {}"),
         answers("proxy"),
     ),

@@ -312,8 +312,8 @@ def said_of(name: str, *statuses: str) -> Callable[[Seen], bool]:
 
 ATTACKS = (
     Attack("a program that never answers", 9, said_of("podman", "timeout"),
-           put(("while child.poll() is None and time.monotonic() < deadline", "while child.poll() is None"),
-               ("left = deadline - time.monotonic()", "left = 10**6"), ("HANGS = 5", "HANGS = 10**6")),
+           put(("return bool(ended or time.monotonic() >= self.deadline)", "return bool(ended)"),
+               ("min(each.deadline for each in running.values()) - time.monotonic()", "10**6"), ("HANGS = 5", "HANGS = 10**6")),
            "podman", "exec sleep 600"),
     Attack("a program that prints without end", 9,
            lambda seen: said_of("crio", "timeout", "failed")(seen) and seen.peak < RESIDENT,
@@ -323,7 +323,7 @@ ATTACKS = (
            and "gm-left" not in seen.node.run(["ps", "-eo", "args"]).stdout,
            put(("os.kill(int(pid), signal.SIGKILL)", "pass")), "criu", "setsid sh -c 'sleep 590; : gm-left' & exit 0"),
     Attack("a program that ends by a signal", 4, lambda seen: seen.answer["commands"]["mokutil"].get("rc") != 0,
-           add("real_run = run\nexecute = lambda command, root, timeout: dict(real_run(command['argv'], 1), rc=0)"),
+           add("real_told = told\ntold = lambda command, found: dict(real_told(command, found), rc=0)"),
            "mokutil", "kill -11 $$"),
 )  # fmt: skip
 
