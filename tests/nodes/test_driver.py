@@ -15,6 +15,7 @@ from tests.nodes import mirror
 from tests.nodes.apt import Deb, installed
 from tests.nodes.base import SUITE
 from tests.nodes.conftest import Boot
+from tests.nodes.crashes import KILL
 from tests.nodes.drive import Ran, Target, carry_out, planned, result_of, start
 from tests.nodes.driver_packages import (
     BRANCH,
@@ -208,17 +209,6 @@ def test_another_branch_comes_by_opt_in_alone_and_not_under_somebody_at_work(
         assert done["status"] == "changed" and version(node, "nvidia-driver-cuda") == f"{NEXT}-1", done
     finally:
         node.sh("systemctl stop job 2>/dev/null || true; rm -f /dev/nvidia0")
-
-
-KILL = """
-_write, _left = Journal.write, [{nth}]
-def _dies(journal):
-    _write(journal)
-    _left[0] -= 1
-    if _left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-Journal.write = _dies
-"""
 
 
 def killed(node: Node, nth: int) -> bool:
