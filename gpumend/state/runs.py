@@ -22,8 +22,17 @@ ACKNOWLEDGED = f"{DIRECTORY}/*/acknowledged"
 # Whoever changes a host holds this file's lock, and says in it who he is (gpumend/payload/change/program.py).
 LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
 
+# In this order: the journals, who holds the lock, the journals' states once more. A transaction that says before and after
+# that it works, while its run has not got the lock, is not at work: one that lives ends its journal before it lets go.
+STATE_AGAIN = r'"state": "((?:[^"\\\n]|\\.)*)"'
 REQUEST = Request(
-    files=(LOCK, LOCKS), globs=(Glob(PATTERN, read=False, search=SEARCH), Glob(ACKNOWLEDGED, read=False))
+    globs=(
+        Glob(PATTERN, read=False, search=SEARCH),
+        Glob(LOCK),
+        Glob(LOCKS),
+        Glob(PATTERN, read=False, search=STATE_AGAIN),
+        Glob(ACKNOWLEDGED, read=False),
+    )
 )
 
 
@@ -100,9 +109,9 @@ def _worst(states: set[str]) -> str:
     return next((state for state in STATES if state in states), min(states))
 
 
-def _journal(path: str, found: Sequence[str]) -> Journal:
-    """A journal of what SEARCH found in it. The files and directories of which it tells are under the same key in either of its
-    formats (gpumend/payload/change/journal.py); of a newer one nothing is known."""
+def _journal(path: str, found: Sequence[str], again: Sequence[str]) -> Journal:
+    """A journal of what SEARCH found in it, and STATE_AGAIN after that. The files and directories of which it tells are under
+    the same key in either of its formats (gpumend/payload/change/journal.py); of a newer one nothing is known."""
     values: dict[str, list[Any]] = {}
     for text in filter(None, found):
         key, _, value = text.partition(": ")
@@ -112,11 +121,12 @@ def _journal(path: str, found: Sequence[str]) -> Journal:
     known = number in (1, 2)
     if known and ("files" if number == 1 else "steps") not in values:
         raise ValueError("a journal without steps")
+    state = str(values["state"][0])
     return Journal(
         path=path,
         run=str(values["run"][0]),
         component=str(values["component"][0]),
-        state=str(values["state"][0]),
+        state=again[0] if again and state == "working" else state,
         files=tuple(map(str, values.get("path", ()))) if known else None,
     )
 
@@ -135,9 +145,10 @@ def parse(snapshot: Snapshot) -> Runs:
         return Runs(listed.without_value())
     found = []
     for path in listed.value or ():
-        journal = snapshot.found(path, SEARCH).map(lambda found, path=path: _journal(path, found))  # type: ignore[misc]
-        if journal.absent:
-            continue  # it went between the listing and the look: that says nothing of the others
+        first, again = snapshot.found(path, SEARCH), snapshot.found(path, STATE_AGAIN)
+        if first.absent or first.value == ():
+            continue  # it went between the listing and the look, or came after the first: that says nothing of the others
+        journal = first.map(lambda found, path=path, now=again.value or (): _journal(path, found, now))  # type: ignore[misc]
         if journal.value is None:
             return Runs(Reading(journal.status, None, path, journal.detail))
         found.append(journal.value)
