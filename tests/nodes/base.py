@@ -1,6 +1,6 @@
-"""Base root file systems: one read-only Debian tree per suite, built once a machine and cached.
+"""Base root file systems: one read-only tree of Debian or Ubuntu per suite, built once a machine and cached.
 
-After `base(suite)` returns, the directory it names is a complete Debian of that suite that nothing will write to
+After `base(suite)` returns, the directory it names is a complete system of that suite that nothing will write to
 again; nodes mount it as the lower layer of an overlay.
 """
 
@@ -12,12 +12,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path("/var/cache/gpumend/nodes")
-SUITES = ("bookworm", "trixie", "sid")
+DEBIAN, UBUNTU = ("bookworm", "trixie", "sid"), ("noble",)
+SUITES = (*DEBIAN, *UBUNTU)
 # What the matrices of kills and faults run on; `make exhaustive` runs them on each.
 SUITE = os.environ.get("GPUMEND_SUITE", "trixie")
 
@@ -31,6 +33,7 @@ TOOLS = {  # a program the lab calls: the Debian package that brings it
     "gcc": "gcc",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 
 PACKAGES = [
     "systemd",
@@ -53,7 +56,11 @@ PACKAGES = [
     "cron",
     "fuse-overlayfs",
 ]
-EXTRA_PACKAGES = {"bookworm": [], "trixie": ["docker-cli"], "sid": ["docker-cli"]}
+EXTRA_PACKAGES = {"bookworm": [], "trixie": ["docker-cli"], "sid": ["docker-cli"], "noble": ["apt", "gpgv"]}
+# Ubuntu has Docker in universe, and newer ones (29, with containerd 2.2) among its updates.
+COMPONENTS, POCKETS = ("main", "universe"), ("", "-updates")
+# The distribution's own archive, by its main suites.
+KNOWN = (*DEBIAN, "bullseye", "forky", "oldstable", "stable", "testing", "unstable")
 # Bases of their own with more on top, for the few tests that look at it (trixie has no CRIU).
 VARIANTS = {
     "bookworm+pods": ["podman", "crun", "criu"],
@@ -193,10 +200,11 @@ def _deb822_sources(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
             yield uri, fields.get("suites", "").split(), fields.get("components", "").split()
 
 
-def mirror(etc_apt: Path = Path("/etc/apt")) -> str | None:
-    """The archive this machine itself takes Debian's main suites from, or None where it does not use Debian.
+def mirror(etc_apt: Path = Path("/etc/apt"), known: Sequence[str] = KNOWN) -> str | None:
+    """The archive this machine itself takes the main suites of Debian (or those that are known) from, or None where it
+    does not use it.
 
-    With None, mmdebstrap is called without a mirror and picks the one it knows for a Debian suite.
+    With None, mmdebstrap is called without a mirror and picks the one it knows for a suite.
     """
     entries: list[tuple[str, list[str], list[str]]] = []
     for path in [etc_apt / "sources.list", *sorted(etc_apt.glob("sources.list.d/*"))]:
@@ -207,12 +215,64 @@ def mirror(etc_apt: Path = Path("/etc/apt")) -> str | None:
             entries.extend(_one_line_sources(text))
         elif path.suffix == ".sources":
             entries.extend(_deb822_sources(text))
-    # Only Debian's own archive has these suites with a "main"; updates, security and backports have a dash.
-    names = {*SUITES, "bullseye", "forky", "oldstable", "stable", "testing", "unstable"}
+    # Only the distribution's own archive has these suites with a "main"; updates, security and backports have a dash.
     for uri, suites, components in entries:
-        if names.intersection(suites) and "main" in components and not uri.startswith(("cdrom:", "file:")):
+        if (
+            set(known).intersection(suites)
+            and "main" in components
+            and not uri.startswith(("cdrom:", "file:"))
+        ):
             return uri
     return None
+
+
+def ubuntu_mirror() -> str | None:
+    """Where Ubuntu's suites are taken from: this machine's own, or what its Debian mirror has beside Debian, as most have."""
+    debian = mirror()
+    if debian is None or not debian.rstrip("/").endswith("/debian"):
+        return mirror(known=UBUNTU)
+    beside = f"{debian.rstrip('/').removesuffix('debian')}ubuntu"
+    try:
+        with urllib.request.urlopen(f"{beside}/dists/{UBUNTU[0]}/InRelease", timeout=30):
+            return beside
+    except (OSError, ValueError):
+        return None
+
+
+def fetched(home: Path, line: str, names: Sequence[str]) -> None:
+    """The packages of these names lie in `home`, from an archive that this machine's own sources do not have.
+    line: that of a sources.list. Raises BaseError."""
+    for directory in ("lists/partial", "archives/partial"):
+        (home / directory).mkdir(parents=True, exist_ok=True)
+    sources = home / "sources.list"
+    sources.write_text(line, "utf-8")
+    options = {
+        "Dir::Etc::sourcelist": sources, "Dir::Etc::sourceparts": "-", "Dir::State::lists": home / "lists",
+        "Dir::Cache": home, "Dir::State::status": "/dev/null", "APT::Sandbox::User": "root",
+    }  # fmt: skip
+    given = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    for words in (["update"], *(["download", name] for name in names)):
+        called(["apt-get", *given, "-qq", *words], home)
+
+
+def called(argv: Sequence[str], directory: Path) -> None:
+    """A program has ended well. Raises BaseError with what it said."""
+    done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BaseError(f"{' '.join(argv[:3])}: {(done.stderr or done.stdout)[-500:].strip()}")
+
+
+def ubuntu_keyring() -> Path:
+    """Ubuntu's keys: this machine's own, or those that Debian has packaged since trixie, signed by Debian's. Raises BaseError."""
+    home = CACHE / "ubuntu-keyring"
+    unpacked = home / UBUNTU_KEYRING.relative_to("/")
+    if UBUNTU_KEYRING.exists() or unpacked.exists():
+        return UBUNTU_KEYRING if UBUNTU_KEYRING.exists() else unpacked
+    uri = mirror(base("trixie") / "etc" / "apt")
+    fetched(home, f"deb [signed-by={KEYRING}] {uri} trixie main\n", ["ubuntu-keyring"])
+    [deb] = home.glob("ubuntu-keyring_*.deb")
+    called(["dpkg-deb", "-x", str(deb), str(home)], home)
+    return unpacked
 
 
 def apt_options() -> list[str]:
@@ -271,8 +331,15 @@ def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
     ]
     argv += [f"--aptopt={option}" for option in options]
     argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*"]
-    argv += ['--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"', plain(suite), str(target)]
+    argv.append('--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"')
     source = mirror()
+    if plain(suite) in UBUNTU:
+        argv.append(f"--keyring={ubuntu_keyring()}")
+        source = ubuntu_mirror()
+        if source is not None:
+            archives = [f"deb {source} {plain(suite)}{pocket} {' '.join(COMPONENTS)}" for pocket in POCKETS]
+            return [*argv, plain(suite), str(target), *archives]
+    argv += [plain(suite), str(target)]
     if source is not None:
         argv.append(source)
     return argv

@@ -110,7 +110,7 @@ def _packed_again(root: Path, name: str, status: str) -> Package:
         (tree / "DEBIAN").mkdir(parents=True)
         tree.chmod(0o755)
         (tree / "DEBIAN/control").write_text(control)
-        for part in ("preinst", "postinst", "prerm", "postrm", "conffiles"):
+        for part in ("preinst", "postinst", "prerm", "postrm", "conffiles", "config", "templates"):
             source = root / f"var/lib/dpkg/info/{name}.{part}"
             if source.exists():
                 shutil.copy(source, tree / "DEBIAN" / part)
