@@ -334,7 +334,7 @@ def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
     argv.append('--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"')
     source = mirror()
     if plain(suite) in UBUNTU:
-        argv.append(f"--keyring={ubuntu_keyring()}")
+        argv += [f"--keyring={ubuntu_keyring()}", f"--components={','.join(COMPONENTS)}"]
         source = ubuntu_mirror()
         if source is not None:
             archives = [f"deb {source} {plain(suite)}{pocket} {' '.join(COMPONENTS)}" for pocket in POCKETS]
