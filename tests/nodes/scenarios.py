@@ -90,6 +90,11 @@ def daemon_settings(node: Node, **more: Any) -> dict[str, Any]:
     return settings | more
 
 
+def cdi_by_default(node: Node) -> bool:
+    """Whether the suite's Docker has CDI on where its file says nothing (28.2 and newer)."""
+    return node.suite in ("sid", "noble")
+
+
 def write_daemon(node: Node, settings: dict[str, Any] | str) -> None:
     """daemon.json says this, and the running Docker has read it."""
     text = settings if isinstance(settings, str) else json.dumps(settings, indent=4) + "\n"
@@ -123,7 +128,8 @@ def report_002(node: Node, version: str, driver: str) -> None:
     """Incident 002 (#1, #14, #17): ldconfig.real configured but absent, mode auto, no spec, no runtime."""
     equip(node, version, driver)
     node.write(CONFIG, REPORT_002_CONFIG)
-    write_daemon(node, REPORT_002_DAEMON)
+    off = '"buildkit": true, "cdi": false' if cdi_by_default(node) else '"buildkit": true'
+    write_daemon(node, REPORT_002_DAEMON.replace('"buildkit": true', off))
 
 
 @scenario(lasting=True)

@@ -22,7 +22,8 @@ from tests.nodes.slot import wait_for
 
 CONFIG = toolkit.CONFIG
 PLACES = ("/etc", "/var/lib/gpumend", "/var/run/cdi")
-UNTOLD = '{\n  "log-driver": "json-file"\n}\n'  # a daemon.json with neither the runtime nor CDI: calls for a restart
+# A daemon.json with neither the runtime nor CDI, also where CDI is on by itself (28.2): calls for a restart.
+UNTOLD = '{\n  "log-driver": "json-file",\n  "features": {"cdi": false}\n}\n'
 # Its first process is not told to end by SIGTERM, as no process 1 is: without KILL a restart would wait 10 s for it.
 SLEEP = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400")
 

@@ -28,7 +28,8 @@ from tests.nodes.slot import wait_for
 from tests.nodes.test_crash import KILL
 
 RUN = "20260101T000000Z-dead"
-UNTOLD = '{\n  "log-driver": "json-file"\n}\n'  # neither the runtime nor CDI: calls for a restart of dockerd
+# Neither the runtime nor CDI, also where CDI is on by itself (28.2): calls for a restart of dockerd.
+UNTOLD = '{\n  "log-driver": "json-file",\n  "features": {"cdi": false}\n}\n'
 TRAINER = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400")
 
 

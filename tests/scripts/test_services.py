@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload.change.services import reload_or_start
+from gpumend.payload.change.services import reload_or_start, telling
 from gpumend.payload.probe import execution
 
 
@@ -32,3 +32,41 @@ def test_a_daemon_is_restarted_only_where_systemd_says_that_it_is_down(
     program.chmod(0o755)
     monkeypatch.setattr(execution, "PATH", f"{programs}:{execution.PATH}")
     assert reload_or_start("docker.service") == expected
+
+
+# dockerd 28.5 (Debian sid), from the journal; 26 has no usage after the first line.
+UNKNOWN_FLAG = """Status: unknown flag: --no-such-flag
+See 'dockerd --help'.
+
+Usage:\tdockerd [OPTIONS]
+
+A self-sufficient runtime for containers.
+
+Options:
+      --log-format string                     Set the logging format
+                                              ("text"|"json") (default "text")
+  -l, --log-level string                      Set the logging level
+                                              ("debug"|"info"|"warn"|"error"|"fatal") (default "info")
+  -v, --version                               Print version information
+                                              and quit
+, Code: 125
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (UNKNOWN_FLAG, "Status: unknown flag: --no-such-flag"),
+        (UNKNOWN_FLAG * 2, "Status: unknown flag: --no-such-flag"),
+        (
+            "starting up\nfailed to load listeners: no sockets found\nbye\n",
+            "failed to load listeners: no sockets found",
+        ),
+        ("starting up\n\nbye\n", "bye"),
+        ("   indented alone\n", "   indented alone"),
+        ("\n", ""),
+    ],
+    ids=["a flag", "twice", "an error", "no error", "nothing whole", "nothing"],
+)
+def test_the_line_that_says_why_a_daemon_ended(said: str, line: str) -> None:
+    assert telling(said) == line

@@ -233,14 +233,13 @@ class Service:
             "_TRANSPORT=stdout",
             since,
             "-n",
-            "40",
+            "400",
             "-o",
             "cat",
             "--no-pager",
         ]
-        said = [line for line in run(argv, 20).get("out", "").splitlines() if line.strip()]
-        lines = [line for line in said if re.search(r"(?i)unable|failed|fatal|error|unknown", line)] or said
-        return " (%s: %s)" % (self.unit, lines[-1][:300]) if lines else ""
+        line = telling(run(argv, 20).get("out", ""))
+        return " (%s: %s)" % (self.unit, line[:300]) if line else ""
 
     def start_again(self) -> List[str]:
         """Containers that ran before a restart run again. Returns the names of those that do not."""
@@ -258,6 +257,15 @@ class Service:
                 except (OSError, ValueError):
                     lost.append(name)
         return lost
+
+
+def telling(said: str) -> str:
+    """Of what a daemon printed, the line that says why it ended: the last one about an error, else its last; empty where it
+    said nothing. What is indented goes on with a line before it: from 28 on dockerd has all its flags after the error in one."""
+    whole = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in whole if not line[0].isspace()]
+    errors = [line for line in lines if re.search(r"(?i)unable|failed|fatal|error|unknown", line)]
+    return (errors or lines or whole or [""])[-1]
 
 
 class Monitored(Service):
