@@ -57,6 +57,8 @@ runtimes = ["docker-runc", "runc", "crun"]
 spec-dirs = ["/etc/cdi", "/var/run/cdi"]
 """
 # Foreign keys, tabs, an odd order and no newline at the end: all of it must outlive the mending.
+# A daemon.json with neither the runtime nor CDI, also where CDI is on by itself (28.2): calls for a restart.
+UNTOLD = '{\n  "log-driver": "json-file",\n  "features": {"cdi": false}\n}\n'
 REPORT_002_DAEMON = (
     '{\n\t"log-driver": "json-file",\n\t"log-opts": {"max-size": "10m",   "max-file": "3"},\n'
     '\t"features": {"buildkit": true},\n\t"runtimes": {\n\t\t"other": {"path": "/usr/bin/runc"}\n\t}\n}'

@@ -58,7 +58,7 @@ class Case:
 
 def docker_untold(node: Node) -> None:
     """daemon.json has neither the runtime nor CDI, and other keys that must stay."""
-    scenarios.write_daemon(node, '{\n  "log-driver": "json-file"\n}\n')
+    scenarios.write_daemon(node, scenarios.UNTOLD)
 
 
 def spec_gone(node: Node) -> None:

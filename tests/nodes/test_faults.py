@@ -22,8 +22,6 @@ from tests.nodes.slot import wait_for
 
 CONFIG = toolkit.CONFIG
 PLACES = ("/etc", "/var/lib/gpumend", "/var/run/cdi")
-# A daemon.json with neither the runtime nor CDI, also where CDI is on by itself (28.2): calls for a restart.
-UNTOLD = '{\n  "log-driver": "json-file",\n  "features": {"cdi": false}\n}\n'
 # Its first process is not told to end by SIGTERM, as no process 1 is: without KILL a restart would wait 10 s for it.
 SLEEP = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400")
 
@@ -230,7 +228,7 @@ def test_host_that_vanishes_while_it_is_read(lab: Lab, boot: Boot, well: Beside)
 
 def test_host_that_vanishes_while_it_is_mended(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     plan = planned(node, Component.DOCKER, "run")
     with healed("lost connection", lab, node, plans=[plan]):
         hold_docker(node)
@@ -288,7 +286,7 @@ def test_read_only_etc(lab: Lab, boot: Boot, well: Beside) -> None:
 @pytest.mark.parametrize("directory", ["/etc/docker", "/var/lib/gpumend"])
 def test_full_disk(lab: Lab, boot: Boot, well: Beside, directory: str) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     with healed("full disk", lab, node, heal=lambda: node.sh('rm "$1/filler"', directory)):
         node.sh(
             """
@@ -492,7 +490,7 @@ REFUSED = "dockerd that refuses the file"
 def test_validator_that_refuses(lab: Lab, boot: Boot, well: Beside) -> None:
     node = boot(SUITE, "healthy")
     # dockerd runs with what it read before this directive came; it would refuse it at its next start.
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.write(DAEMON_JSON, '{\n  "log-driver": "json-file",\n  "bogus": 1\n}\n')
     before, seen = Beside(node), Before.of(node, *PATHS)
     with fault(REFUSED):
@@ -520,7 +518,7 @@ def test_dockerd_that_will_not_start_again_at_all(lab: Lab, boot: Boot, well: Be
     """A drop-in with a flag that dockerd does not know: it runs on, and no file of ours can bring it up again. That is
     exit 5, and the file is as it was."""
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     old, file = node.read(DAEMON_JSON), inode(node, DAEMON_JSON)
     flags = "/etc/systemd/system/docker.service.d/flags.conf"
     node.write(flags, "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --no-such-flag\n")
@@ -565,7 +563,7 @@ def list_gpumend(node: Node) -> list[str]:
 def test_dockerd_that_will_not_start_with_the_runtime(lab: Lab, boot: Boot) -> None:
     """A dockerd that says yes when it is asked, and then exits 1. The container that ran before runs again."""
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.run(SLEEP)
     wrap(
         node,
@@ -593,12 +591,12 @@ def test_dockerd_that_will_not_start_with_the_runtime(lab: Lab, boot: Boot) -> N
 def test_old_dockerd_that_does_not_take_the_reload(lab: Lab, boot: Boot) -> None:
     """Docker 20.10 cannot validate: it is told, does not take the file, and the old bytes come back."""
     node = boot("bookworm", "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.write(DAEMON_JSON, '{\n  "log-driver": "json-file",\n  "bogus": 1\n}\n')
     data = planned(node, Component.DOCKER, "run")
     assert (data["validate"], data["service"][1]) == ([], "reload")
     old, file, pid = node.read(DAEMON_JSON), inode(node, DAEMON_JSON), node.main_pid("docker")
-    with healed(REFUSED, lab, node, heal=lambda: node.write(DAEMON_JSON, UNTOLD)):
+    with healed(REFUSED, lab, node, heal=lambda: node.write(DAEMON_JSON, scenarios.UNTOLD)):
         result = result_of(carry_out(node, data, "PROOF_TIMEOUT = 2"))
         assert result == {"status": "put_back", "detail": "`docker info` shows no Runtimes.nvidia"}
         assert (node.read(DAEMON_JSON), inode(node, DAEMON_JSON)) == (old, file)
@@ -635,7 +633,7 @@ def test_round_trips_and_a_second_run_that_changes_nothing(lab: Lab, boot: Boot,
 
 def test_restart_waits_for_running_containers(lab: Lab, boot: Boot) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.run(SLEEP)
     pid = node.main_pid("docker")
     for _ in range(2):
@@ -657,7 +655,7 @@ def test_restart_waits_for_running_containers(lab: Lab, boot: Boot) -> None:
 
 def test_pending_second_run_writes_nothing(lab: Lab, boot: Boot) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.run(SLEEP)
     assert mend(lab, node).rc == 3
     before = Beside(node)
@@ -667,7 +665,7 @@ def test_pending_second_run_writes_nothing(lab: Lab, boot: Boot) -> None:
 
 def test_restart_that_is_allowed_brings_containers_back(lab: Lab, boot: Boot) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     node.run(SLEEP)
     node.run(["docker", "run", "-d", "--stop-signal=KILL", "--name", "other", images.BASE, "sleep", "86400"])
     node.run(["docker", "create", "--name", "stopped", images.BASE, "sleep", "86400"])
@@ -681,7 +679,7 @@ def test_restart_that_is_allowed_brings_containers_back(lab: Lab, boot: Boot) ->
 
 def test_restarts_never(lab: Lab, boot: Boot) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     pid = node.main_pid("docker")
     ran = mend(lab, Target(node, wanted={"restarts": "never"}))
     assert ran.rc == 3, ran.said
@@ -691,7 +689,7 @@ def test_restarts_never(lab: Lab, boot: Boot) -> None:
 
 def test_live_restore_keeps_containers_through_the_restart(lab: Lab, boot: Boot) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, '{\n  "live-restore": true\n}\n')
+    scenarios.write_daemon(node, '{\n  "live-restore": true,\n  "features": {"cdi": false}\n}\n')
     node.run(SLEEP)
     inner = node.run(["docker", "inspect", "-f", "{{.State.Pid}}", "trainer"]).stdout
     pid = node.main_pid("docker")
@@ -828,7 +826,7 @@ def test_rollback_leaves_what_somebody_changed_since(boot: Boot, lab: Lab) -> No
 
 def test_rollback_waits_for_running_containers(boot: Boot, lab: Lab) -> None:
     node = boot(SUITE, "healthy")
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
     mended = mend(lab, node)
     assert mended.rc == 0
     node.run(SLEEP)
@@ -836,7 +834,7 @@ def test_rollback_waits_for_running_containers(boot: Boot, lab: Lab) -> None:
     result = result_of(carry_out(node, rollback_data(mended.report["run"], "idle")))
     assert result["status"] == "pending", result
     assert "it would stop 1 running: trainer" in result["detail"]
-    assert node.read(DAEMON_JSON) == UNTOLD.encode()
+    assert node.read(DAEMON_JSON) == scenarios.UNTOLD.encode()
     assert (running(node), node.main_pid("docker")) == (["trainer"], pid)
 
 

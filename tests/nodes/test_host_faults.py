@@ -28,8 +28,6 @@ from tests.nodes.slot import wait_for
 from tests.nodes.test_crash import KILL
 
 RUN = "20260101T000000Z-dead"
-# Neither the runtime nor CDI, also where CDI is on by itself (28.2): calls for a restart of dockerd.
-UNTOLD = '{\n  "log-driver": "json-file",\n  "features": {"cdi": false}\n}\n'
 TRAINER = ("docker", "run", "-d", "--stop-signal=KILL", "--name", "trainer", images.BASE, "sleep", "86400")
 
 
@@ -82,7 +80,7 @@ def test_file_that_cannot_be_read_is_unknown_and_left(lab: Lab, host: Node, path
 
 def test_file_that_cannot_be_read_any_more_when_it_is_to_be_changed(host: Node) -> None:
     """The plan has seen it; the transaction finds the bad block before it has written anything."""
-    scenarios.write_daemon(host, UNTOLD)
+    scenarios.write_daemon(host, scenarios.UNTOLD)
     data = planned(host, Component.DOCKER, RUN)
     before, pid = Before.of(host, *PATHS), host.main_pid("docker")
     with fault("EIO on read"):
@@ -240,7 +238,7 @@ def test_disk_that_becomes_read_only_at_any_step(lab: Lab, host: Node, name: str
 
 def test_dockerd_that_hangs(lab: Lab, host: Node) -> None:
     """Stopped by SIGSTOP: nothing waits for it for long, nothing is said to be well, and nothing is changed under it."""
-    scenarios.write_daemon(host, UNTOLD)
+    scenarios.write_daemon(host, scenarios.UNTOLD)
     data = planned(host, Component.DOCKER, RUN)
     before, pid = Before.of(host, *PATHS), host.main_pid("docker")
     with fault("SIGSTOPped dockerd"):
@@ -289,7 +287,7 @@ def test_dockerd_that_hangs_when_it_is_told(lab: Lab, host: Node) -> None:
 
 def test_dockerd_that_hangs_under_a_rollback(lab: Lab, host: Node) -> None:
     """It cannot say that a container runs; its shim does. The restart that the rollback would take waits, as for one that is told."""
-    scenarios.write_daemon(host, UNTOLD)
+    scenarios.write_daemon(host, scenarios.UNTOLD)
     done = result_of(carry_out(host, planned(host, Component.DOCKER, RUN, {"restarts": "idle"})))
     assert (done["status"], done["told"]) == ("changed", "restart"), done
     host.run(TRAINER)
@@ -301,7 +299,7 @@ def test_dockerd_that_hangs_under_a_rollback(lab: Lab, host: Node) -> None:
         host.run(["kill", "-CONT", str(pid)])
         assert result["status"] == "pending" and "is not known" in result["detail"], result
         assert host.main_pid("docker") == pid and host.exists(f"/proc/{inside}")
-        assert host.read(DAEMON_JSON).decode() == UNTOLD
+        assert host.read(DAEMON_JSON).decode() == scenarios.UNTOLD
         assert look(host).running == ("trainer",)
 
 
@@ -315,7 +313,7 @@ exec /usr/lib/real/dockerd "$@"
 
 def test_dockerd_that_dies_five_seconds_after_its_restart(lab: Lab, host: Node) -> None:
     """It starts with the new file, answers and shows what the proof asks for, and dies: that is not proven."""
-    scenarios.write_daemon(host, UNTOLD)
+    scenarios.write_daemon(host, scenarios.UNTOLD)
     host.run(TRAINER)
     before = Before.of(host, *PATHS)
     host.sh("mkdir /usr/lib/real; mv /usr/sbin/dockerd /usr/lib/real/dockerd")
@@ -406,7 +404,7 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS)
 def test_host_that_goes_down_in_the_middle(lab: Lab, host: Node, step: str) -> None:
     """Every process is gone at once, and the host boots: with the old file or the new one, and its containers."""
-    scenarios.write_daemon(host, UNTOLD)
+    scenarios.write_daemon(host, scenarios.UNTOLD)
     host.run([*TRAINER[:3], "--restart=always", *TRAINER[3:]])
     wanted = {"restarts": "allow"}
     data = planned(host, Component.DOCKER, RUN, wanted)
