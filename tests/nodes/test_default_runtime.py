@@ -115,6 +115,10 @@ def cut(node: Node, at: str, extra: str = "") -> bool:
         node.sh("rm /run/power; systemctl reset-failed")  # a boot forgets how often units were started
         keeps_starting(node, at)
         if node.exists(JOURNAL):
+            if json.loads(node.read(JOURNAL))["state"] == "done":  # nothing was left to do, and it stays
+                assert versions(node) == {f"{NEW}-1"}, at
+                return False
+            node.sh("systemctl reset-failed")
             assert result_of(carry_out(node, RECOVER))["status"] in ("changed", "unchanged"), at
             keeps_starting(node, f"the recovery after {at}")
         assert packages(node) == before, at
@@ -162,10 +166,10 @@ def test_power_fails_at_each_step_of_new_packages(new: Node, at: str) -> None:
 def test_power_fails_at_each_step_of_ours(by_default: Node) -> None:
     nth = 1
     while cut(by_default, f"entry {nth} of the journal", KILL.format(nth=nth)):
-        by_default.sh("rm -rf /var/lib/gpumend")
+        by_default.sh("rm -rf /var/lib/gpumend; systemctl reset-failed")
         install(by_default, OLD)
         nth += 1
-    assert nth > 3
+    assert nth >= 3
 
 
 def test_a_rollback_leaves_the_program_that_running_containers_call(new: Node, lab: Lab) -> None:

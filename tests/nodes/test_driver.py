@@ -140,7 +140,7 @@ def test_the_driver_of_the_branch_and_its_fabric_manager_in_one_version(stocked:
     ("what", "status", "words"),
     [
         ("a name that became transitional", "put_back", "not of branch 580"),
-        ("a build that fails", "put_back", "sub-process"),
+        ("a build that fails", "put_back", "package nvidia-kernel-open-dkms (--configure)"),
         ("a package that is in its way", "refused", "it would remove"),
         ("another kernel along with it", "refused", "which kernel boots"),
         ("packages of two versions", "put_back", "different versions"),
