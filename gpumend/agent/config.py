@@ -6,9 +6,10 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.agent.places import CONFIG
+from gpumend.text.record import Record
 
 MOST = 1 << 20
 
@@ -17,7 +18,7 @@ class ConfigError(ValueError):
     """There is no configuration, or not one that root alone could have written."""
 
 
-class Config(NamedTuple):
+class Config(Record):
     """host: its name in the inventory. wanted: the desired state, as its layers came together on the controller.
     digest: SHA-256 of the agent's file as the controller made it. interval: minutes between two audits. textfile: the
     directory for metrics; empty: none. mend: the components that the agent may change (units.WRITES). slurm: what it does as

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.agent import audit, journal
 from gpumend.agent.config import Config, ConfigError
@@ -21,6 +21,7 @@ from gpumend.agent.files import written
 from gpumend.agent.places import DRAINED, STATE
 from gpumend.payload.probe.execution import resolved
 from gpumend.rules.finding import Status
+from gpumend.text.record import Record
 
 LOOKS = 40  # seconds for the probe
 ASKS = 6  # seconds for one call of scontrol; there are two at most
@@ -34,7 +35,7 @@ class SlurmError(Exception):
     """scontrol did not do it; the text says why."""
 
 
-class Node(NamedTuple):
+class Node(Record):
     """state: `IDLE+DRAIN`. reason: as somebody gave it; empty where nobody did."""
 
     state: str

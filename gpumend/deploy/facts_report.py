@@ -34,7 +34,7 @@ def as_json(value: Any, depth: int = 0) -> Any:
         return {"path": value.path, "sha256": value.sha256, "mode": f"{value.meta.mode:04o}"}
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a record
         told = ((name, item) for name, item in value._asdict().items() if not isinstance(item, Project))
         return {name: as_json(item, depth + 1) for name, item in told}
     if isinstance(value, Mapping):

@@ -5,76 +5,77 @@ A named tuple equals any tuple of the same values: `kind` keeps apart what has n
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Union
 
 from gpumend.text.edits import Edit
+from gpumend.text.record import Record
 
 
-class SetValues(NamedTuple):
+class SetValues(Record):
     """Values in files are set."""
 
     edits: tuple[Edit, ...]
     kind: str = "SetValues"
 
 
-class TellDaemon(NamedTuple):
+class TellDaemon(Record):
     """No file is changed: the daemon has not read what is there."""
 
     kind: str = "TellDaemon"
 
 
-class RecoverRun(NamedTuple):
+class RecoverRun(Record):
     """An interrupted run is put back. journal: the path of its journal."""
 
     journal: str
     kind: str = "RecoverRun"
 
 
-class RemoveFiles(NamedTuple):
+class RemoveFiles(Record):
     """Files are moved into the run's backup."""
 
     paths: tuple[str, ...]
     kind: str = "RemoveFiles"
 
 
-class SetMode(NamedTuple):
+class SetMode(Record):
     """A file has the mode with which it is written."""
 
     path: str
     kind: str = "SetMode"
 
 
-class GenerateSpec(NamedTuple):
+class GenerateSpec(Record):
     """The CDI spec is written anew."""
 
     kind: str = "GenerateSpec"
 
 
-class RefreshLinkerCache(NamedTuple):
+class RefreshLinkerCache(Record):
     """ldconfig has run."""
 
     kind: str = "RefreshLinkerCache"
 
 
-class RunModprobe(NamedTuple):
+class RunModprobe(Record):
     """nvidia-modprobe has made the device nodes."""
 
     kind: str = "RunModprobe"
 
 
-class MakeControlNodes(NamedTuple):
+class MakeControlNodes(Record):
     """nvidia-ctk has made the control device nodes."""
 
     kind: str = "MakeControlNodes"
 
 
-class LinkCharDevices(NamedTuple):
+class LinkCharDevices(Record):
     """The device nodes have their links in /dev/char, now and at every boot."""
 
     kind: str = "LinkCharDevices"
 
 
-class InstallPackages(NamedTuple):
+class InstallPackages(Record):
     """The toolkit's packages are there in one version. verb: `install` or `downgrade`; targets: names or `NAME=VERSION`;
     version: empty for the newest. least: no version below this one is installed, nor one of `broken`."""
 
@@ -86,14 +87,14 @@ class InstallPackages(NamedTuple):
     kind: str = "InstallPackages"
 
 
-class AddRepository(NamedTuple):
+class AddRepository(Record):
     """A wanted repository is among the host's, with its key. name: as in the desired state."""
 
     name: str
     kind: str = "AddRepository"
 
 
-class InstallEngine(NamedTuple):
+class InstallEngine(Record):
     """A container engine's packages are there, and it answers. proof: what is asked then."""
 
     targets: tuple[str, ...]
@@ -101,7 +102,7 @@ class InstallEngine(NamedTuple):
     kind: str = "InstallEngine"
 
 
-class InstallDriver(NamedTuple):
+class InstallDriver(Record):
     """A driver is installed, for the next boot. targets: packages; pinning: one that comes first; names: those that have to be
     there; files: paths of gpumend's own; units: that start at boot. upgrade: whether another driver becomes this one."""
 
@@ -118,7 +119,7 @@ class InstallDriver(NamedTuple):
     kind: str = "InstallDriver"
 
 
-class InstallCuda(NamedTuple):
+class InstallCuda(Record):
     """A CUDA toolkit is there. manager: of its packages, `targets`, or empty; runfile: (path, SHA-256), or nothing. hold: names
     that are held; path: its directory; default: whether /usr/local/cuda leads there; compiler: whether nvcc has to be there."""
 
@@ -135,56 +136,56 @@ class InstallCuda(NamedTuple):
     kind: str = "InstallCuda"
 
 
-class ActivateCompat(NamedTuple):
+class ActivateCompat(Record):
     """cuda-compat is installed and on the library path of those who need it."""
 
     kind: str = "ActivateCompat"
 
 
-class DeactivateCompat(NamedTuple):
+class DeactivateCompat(Record):
     """cuda-compat that harms is on no library path."""
 
     kind: str = "DeactivateCompat"
 
 
-class RemoveCompat(NamedTuple):
+class RemoveCompat(Record):
     """cuda-compat that the driver has outgrown is on no library path, and its package gone."""
 
     kind: str = "RemoveCompat"
 
 
-class ForgetCompat(NamedTuple):
+class ForgetCompat(Record):
     """What gpumend put on a library path and nobody asks for any more is gone."""
 
     kind: str = "ForgetCompat"
 
 
-class AddTemplateTable(NamedTuple):
+class AddTemplateTable(Record):
     """k3s' template has GRIT's table."""
 
     kind: str = "AddTemplateTable"
 
 
-class SetSpecDirectories(NamedTuple):
+class SetSpecDirectories(Record):
     """podman reads both directories of CDI specs."""
 
     kind: str = "SetSpecDirectories"
 
 
-class InnerStorage(NamedTuple):
+class InnerStorage(Record):
     """The Docker in a container has storage that works."""
 
     container: str
     kind: str = "InnerStorage"
 
 
-class FuseDevice(NamedTuple):
+class FuseDevice(Record):
     """/dev/fuse is there, now and at every boot."""
 
     kind: str = "FuseDevice"
 
 
-class ReleaseAllocation(NamedTuple):
+class ReleaseAllocation(Record):
     """A container that is not there holds no slot any more, once that was seen twice."""
 
     slot: str
@@ -192,7 +193,7 @@ class ReleaseAllocation(NamedTuple):
     kind: str = "ReleaseAllocation"
 
 
-class SetMetadataAside(NamedTuple):
+class SetMetadataAside(Record):
     """A metadata file of a container that is not there is in the run's backup, once that was seen twice."""
 
     file: str
@@ -200,7 +201,7 @@ class SetMetadataAside(NamedTuple):
     kind: str = "SetMetadataAside"
 
 
-class RewriteRequests(NamedTuple):
+class RewriteRequests(Record):
     """Services of a compose project ask for their GPUs in another form. project: its name and directory."""
 
     project: tuple[str, str]
@@ -208,7 +209,7 @@ class RewriteRequests(NamedTuple):
     kind: str = "RewriteRequests"
 
 
-class RecreateServices(NamedTuple):
+class RecreateServices(Record):
     """Services of a compose project run as their files say."""
 
     project: tuple[str, str]

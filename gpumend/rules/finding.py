@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from gpumend.rules.change import Action, SetValues
 from gpumend.text.backports import StrEnum
 from gpumend.text.edits import Edit
+from gpumend.text.record import Record
 
 
 class Status(StrEnum):
@@ -57,14 +57,14 @@ class Component(StrEnum):
     COMPOSE = "compose.requests"
 
 
-class Evidence(NamedTuple):
+class Evidence(Record):
     """source: a file (with its line, where known) or a command; text: what stands there."""
 
     source: str
     text: str
 
 
-class Change(NamedTuple):
+class Change(Record):
     """What would put a finding right. The plan merges the changes of one component into one transaction.
 
     service: (unit, `reload` or `restart`), what must be told about it.
@@ -80,7 +80,7 @@ class Change(NamedTuple):
         return self.action.edits if isinstance(self.action, SetValues) else ()
 
 
-class Finding(NamedTuple):
+class Finding(Record):
     """One rule's verdict on one host.
 
     summary: what is wrong, in one line. cause: why. remedy: what to do, for a person. change: what mend does; None

@@ -6,7 +6,6 @@ import datetime
 import os
 from collections.abc import Iterable
 from importlib import import_module
-from typing import NamedTuple
 
 from gpumend import rules
 from gpumend.rules import managers
@@ -17,6 +16,7 @@ from gpumend.rules.wanted import Wanted
 from gpumend.state.host_state import HostState
 from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
+from gpumend.text.record import Record
 
 # Programs for whoever works on the rules.
 TOOLS = {"gpumend.rules.sources", "gpumend.rules.data.check"}
@@ -50,7 +50,7 @@ for _name in _modules():
         import_module(_name)
 
 
-class Verdict(NamedTuple):
+class Verdict(Record):
     """All findings on one host; passed: the codes of the rules that found nothing; inapplicable: of those that do
     not apply to it."""
 

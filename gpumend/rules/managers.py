@@ -7,12 +7,12 @@ its name; `allow_managed` in the wanted state lets mend go on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from gpumend.rules.finding import Component, Finding
 from gpumend.rules.rule import Context
 from gpumend.state.host_state import HostState
 from gpumend.state.manager import DRIVER_ROOT
+from gpumend.text.record import Record
 
 PODS = frozenset({Component.CONTAINERD, Component.CRIO})
 # What comes of packages.
@@ -22,7 +22,7 @@ TOOLKIT = INSTALLED | {Component.APT, Component.TOOLKIT}
 DESCRIBED = frozenset(Component) - {Component.RECOVER, Component.STORAGE}
 
 
-class Manager(NamedTuple):
+class Manager(Record):
     """name: in `allow_managed`. title: in sentences. here: how it is recognised. owns: what it writes, or would break on.
     source: where that is from."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules.engines.criu import options
 from gpumend.rules.engines.engine import serving
@@ -20,6 +20,7 @@ from gpumend.state.grit import ROOT
 from gpumend.state.host_state import HostState
 from gpumend.state.reading import Reading, Unread
 from gpumend.text.backports import StrEnum
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 NO_MAPPING = "Error (criu/mount.c:3141): mnt: No mapping for N:(null) mountpoint"
@@ -34,7 +35,7 @@ class Level(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Value(NamedTuple):
+class Value(Record):
     """What a node has: `key` is compared, `text` is shown, `parts` tell two sets apart."""
 
     key: str
@@ -42,7 +43,7 @@ class Value(NamedTuple):
     parts: frozenset[str] = frozenset()
 
 
-class Subject(NamedTuple):
+class Subject(Record):
     """One thing that is compared. of: raises Unread where a node does not tell. error: what a mismatch leads to, in the
     words of the tool that says it; source: where that is from. needed: the only value that works: a node with another
     differs, even where all have that."""
@@ -56,7 +57,7 @@ class Subject(NamedTuple):
     needed: str = ""
 
 
-class Difference(NamedTuple):
+class Difference(Record):
     """A subject in which the nodes of a group differ, or that is not known on some. values: by host, as shown; differ:
     who differs from the majority (both halves where there is none), or from what is needed."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from gpumend.rules.finding import Finding
 from gpumend.rules.wanted import Wanted
 from gpumend.state.host_state import HostState
+from gpumend.text.record import Record
 
 
-class Context(NamedTuple):
+class Context(Record):
     """What a rule may know: the host, what is wanted of it, its inventory name, and the controller's date."""
 
     state: HostState
@@ -23,7 +23,7 @@ class Context(NamedTuple):
 Check = Callable[[Context], Iterator[Finding]]
 
 
-class Rule(NamedTuple):
+class Rule(Record):
     """code: `GM` and three digits. title: what the rule looks at. source: where it comes from.
 
     applies: whether the host and its wanted state call for it; a rule that does not apply is `skipped`, and what it

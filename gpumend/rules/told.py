@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from gpumend.text.record import Record
 
 KINDS = ("audit", "mend", "facts")
 
@@ -12,7 +14,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-class Told(NamedTuple):
+class Told(Record):
     """One host of a report. host: the report's own words; whole: they are all its facts."""
 
     name: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.allocations import Books, books
 from gpumend.state.repositories import Entry, entries
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 # Host data that repeats what hosts.toml says under `gpumend`: a file of group_data takes the place of that key for all hosts,
@@ -16,7 +17,7 @@ from gpumend.text.version import Version, parse_version
 HOSTS_KEY = "gpumend_hosts_toml"
 
 
-class Waiver(NamedTuple):
+class Waiver(Record):
     """A finding that somebody answers for. until: the last day it holds."""
 
     code: str
@@ -29,7 +30,7 @@ class Waiver(NamedTuple):
         return self.code == code and fnmatch(host, self.host)
 
 
-class CudaToolkit(NamedTuple):
+class CudaToolkit(Record):
     """release: two parts, `12.4`. flavour, method, cupti: as the schema has them; cupti is empty where none is wanted. runfile:
     (path, SHA-256), or nothing."""
 
@@ -43,7 +44,7 @@ class CudaToolkit(NamedTuple):
     runfile: tuple[str, str] | None = None
 
 
-class WantedDriver(NamedTuple):
+class WantedDriver(Record):
     """branch: `580`. version: exact, or empty. flavour, origin: as the schema has them."""
 
     branch: int
@@ -83,7 +84,7 @@ def _cuda_toolkit(raw: Mapping[str, Any]) -> CudaToolkit:
     )
 
 
-class Wanted(NamedTuple):
+class Wanted(Record):
     """One host's wanted state, every default filled in. The schema says what each key means."""
 
     toolkit_install: bool = False

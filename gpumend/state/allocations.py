@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.payload.allocations import DS01, DS01_LABELS
 from gpumend.state.reading import NONE, Reading, Status
 from gpumend.state.request import Glob
 from gpumend.state.snapshot import NOT_ASKED, Snapshot
+from gpumend.text.record import Record
 
 KEY = "allocations"
 SOCKET = "/run/docker.sock"
@@ -27,7 +28,7 @@ SLURM_LINES = r"(?mi)^[ \t]*(NodeName=[^#\n]{0,1000}|GresTypes=[^#\n]{0,100})"
 KUBELET = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
 
 
-class Books(NamedTuple):
+class Books(Record):
     """What the desired state says of a site's allocations. labels: names of labels that hold slots, UUIDs, the user.
     shape: JSON pointers by what they lead to (gpumend/payload/allocations.py DS01). reconcile: `report` or `release`.
     grace: seconds between two looks. monitors: containers that look at GPUs and hold none. holders: how many containers
@@ -111,7 +112,7 @@ def request(raw: Any) -> dict[str, Any]:
     return asked
 
 
-class Allocations(NamedTuple):
+class Allocations(Record):
     """look: one look at books, grants and processes, as gpumend/payload/allocations.py takes it; absent where the desired
     state names none. timers: units that reconcile, with their programs. gres, nodes: lines of Slurm's files; kubelet: its
     device manager's checkpoint, as text. Each absent where it was not asked for."""

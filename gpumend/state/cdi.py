@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -16,6 +16,7 @@ from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.limits import LOADER, check_yaml
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")  # pkg/cdi/spec-dirs.go: later has priority
@@ -68,7 +69,7 @@ REQUEST = Request(
 )
 
 
-class DeviceNode(NamedTuple):
+class DeviceNode(Record):
     """host: the path on the host; inside: in the container. major and minor as written; an omitted one is 0 (Go's zero
     value)."""
 
@@ -78,7 +79,7 @@ class DeviceNode(NamedTuple):
     minor: int
 
 
-class Edits(NamedTuple):
+class Edits(Record):
     nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[tuple[str, str], ...] = ()  # (host path, container path)
     hooks: tuple[tuple[str, ...], ...] = ()  # (path, *args)
@@ -93,7 +94,7 @@ class Edits(NamedTuple):
         )
 
 
-class Spec(NamedTuple):
+class Spec(Record):
     """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for. raw: all of it, by the
     fields' names."""
 
@@ -133,7 +134,7 @@ class SpecError(ValueError):
     """The loader would drop this file. The text is the engines' own wording."""
 
 
-class SpecFile(NamedTuple):
+class SpecFile(Record):
     """A file in a spec directory: its metadata and the spec, or why no engine loads it. unread: we could not, so that what
     engines make of it is not known."""
 
@@ -149,7 +150,7 @@ class SpecFile(NamedTuple):
         return self.path.rpartition("/")[0]
 
 
-class Cdi(NamedTuple):
+class Cdi(Record):
     """files: what engines would load (*.yaml, *.json), in order. ignored: other files there (`.yml`).
 
     mentioned: metadata of the paths that the specs name. refresh: nvidia-cdi-refresh.service (toolkit >= 1.18).
@@ -188,7 +189,7 @@ class Cdi(NamedTuple):
         return Resolution(devices, conflicts)
 
 
-class Resolution(NamedTuple):
+class Resolution(Record):
     """devices: qualified name -> the file that defines it for the engine. conflicts: name -> files."""
 
     devices: Mapping[str, SpecFile]

@@ -7,13 +7,14 @@ import posixpath
 from collections.abc import Mapping
 from errno import ENOENT
 from os import strerror
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.compose_files import Project, project
 from gpumend.state.compose_request import requests
 from gpumend.state.docker import Container, containers_of, whole
 from gpumend.state.request import Request
 from gpumend.state.snapshot import Snapshot
+from gpumend.text.record import Record
 from gpumend.text.version import Version, told_version
 
 LABEL = "com.docker.compose."
@@ -27,7 +28,7 @@ def request(raw: Any) -> dict[str, Any]:
     return {"compose": [str(path) for path in paths]} if paths else {}
 
 
-class HostProject(NamedTuple):
+class HostProject(Record):
     """name, directory: as Compose wrote them down. given: its files. containers: by service, those that want a GPU. sha256: of the
     real bytes of each file that was read, the included and the extended too. others: who besides root could have chosen what lies
     at a path; empty for nobody.
@@ -68,7 +69,7 @@ class HostProject(NamedTuple):
         )
 
 
-class Compose(NamedTuple):
+class Compose(Record):
     """projects: those with containers that want a GPU, and those of files that the desired state names; by name."""
 
     projects: tuple[HostProject, ...] = ()

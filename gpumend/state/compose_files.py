@@ -9,10 +9,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from errno import ENOENT, ENOTDIR
-from typing import NamedTuple
 
 from gpumend.text.interpolate import Known, dotenv, resolve
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, load, read
 
 # What `docker compose` takes where no -f is given: the first that is there, and the override beside it.
@@ -25,7 +25,7 @@ REPLACED = {"command", "entrypoint", "test"}
 Read = Callable[[str], bytes]
 
 
-class Problem(NamedTuple):
+class Problem(Record):
     """What is wrong with a file (`wrong`), or cannot be known of it. line: 0 where it is the whole file."""
 
     path: str
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
     wrong: bool = False
 
 
-class Service(NamedTuple):
+class Service(Record):
     """A service with all that its files say of it. value: the merged mapping; its nodes stand in the files they came from.
     environment: the variables that its project knows. context: the directory that its relative paths begin at."""
 
@@ -44,7 +44,7 @@ class Service(NamedTuple):
     context: str = ""
 
 
-class Project(NamedTuple):
+class Project(Record):
     """files: every one that was read, by path; roots: what stands in each. given: those that were named (-f). problems: what
     keeps parts unknown. directory: the project's, empty for where we are. env_files: named in place of .env; envs: the bytes of
     each that was read. dockerfiles: on a host those that its services may be built from, masked (gpumend/payload/probe/builds.py);

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from gpumend.state.compose_files import Service, environment
 from gpumend.text.interpolate import Known, Resolved, resolve
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 from gpumend.text.yaml_nodes import Value
 
 RESERVATIONS = ("deploy", "resources", "reservations", "devices")
@@ -29,7 +29,7 @@ NOTHING = (
 NAMED = Pattern(r"[\w.:/=,*-]{1,120}", re.ASCII)
 
 
-class Request(NamedTuple):
+class Request(Record):
     """One request of a service. way: reservation, gpus, devices (a CDI name), runtime, or node (a path below /dev).
 
     ids: what it names, without the CDI kind; empty with count, and where neither is said. count: -1 for all. unknown: variables
@@ -79,7 +79,7 @@ WAYS = {
 }
 
 
-class Visible(NamedTuple):
+class Visible(Record):
     """What a service's environment says of one variable. text: None where nothing does. unknown: why it is not known. at: the
     place that says it."""
 
@@ -273,7 +273,7 @@ def _runtime(service: Service) -> Iterator[Request]:
 # --- what is granted
 
 
-class Grant(NamedTuple):
+class Grant(Record):
     """The GPUs that a service is given. devices: names, `all` among them where it is all. unknown: why that is not known."""
 
     devices: frozenset[str] = frozenset()

@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIGS, KUBELET_PKI
@@ -19,6 +19,7 @@ from gpumend.state.reading import Reading, Unread
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/containerd/config.toml"
@@ -102,7 +103,7 @@ class ConfigError(ValueError):
         self.detail = detail
 
 
-class Runtime(NamedTuple):
+class Runtime(Record):
     """One entry of the CRI plugin's `runtimes`."""
 
     name: str
@@ -122,7 +123,7 @@ class Runtime(NamedTuple):
         return self.options.get("SystemdCgroup") is True
 
 
-class Cri(NamedTuple):
+class Cri(Record):
     """What a containerd's CRI plugin has. enabled: not among disabled_plugins. enable_cdi: None where this version has
     no such key. snapshotter: of new containers, empty where not named. overlay_options: `mount_options` of the snapshotter
     overlayfs, which are added to each of its mounts. restores: CreateContainer may restore a checkpoint, where that has to be
@@ -139,7 +140,7 @@ class Cri(NamedTuple):
     criu: bool | None = None
 
 
-class Containerd(NamedTuple):
+class Containerd(Record):
     """The containerd that runs as a service of its own.
 
     path: the file it reads. files: that file and its drop-ins, in the order in which they are merged. dump: what

@@ -6,7 +6,7 @@ What a version makes of its files was measured with CRI-O 1.34.11 and 1.28.0: pk
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.cdi import DEFAULT_DIRS
 from gpumend.state.containerd import ConfigError, flag, loads
@@ -14,6 +14,7 @@ from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Process, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/crio/crio.conf"
@@ -45,7 +46,7 @@ REQUEST = Request(
 )
 
 
-class Settings(NamedTuple):
+class Settings(Record):
     """What matters here of a whole configuration. runtimes: [crio.runtime.runtimes] by name. default: as named or built
     in. conmon: `[crio.runtime] conmon`, the old place of every runtime's monitor_path."""
 
@@ -82,7 +83,7 @@ def _table(above: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-class Crio(NamedTuple):
+class Crio(Record):
     """files: in the order in which CRI-O takes them, the later over the earlier, key by key; a runtime's table counts
     whole. live: what the running one has, by its own word. programs: conmon and the OCI runtimes, in PATH or in the
     directory of CRI-O's own packages."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.state.grit import CONFIG as GRIT
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Output, Process, Snapshot
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 RUNC_CONF = "/etc/criu/runc.conf"  # runc libcontainer/criu_linux.go: over what runc itself asks for
@@ -56,7 +56,7 @@ REQUEST = Request(
 )
 
 
-class Criu(NamedTuple):
+class Criu(Record):
     """check: `criu check` of this host; check_runc: the same with runc.conf, its validator. confs: /etc/criu/*.conf.
     plugins: where cuda_plugin.so was found. action: whether cuda-checkpoint has `--action`, which the plugin calls.
     watchers: pid and name of processes in pods that watch a file on overlay; absent where GRIT is not. mps: NVIDIA's

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from gpumend.state import cupti, driver
 from gpumend.state import packages as package_facts
@@ -20,6 +20,7 @@ from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ REQUEST = Request(
 # --- packages: the name tells, and where it does not, one tag of the version
 
 
-class Package(NamedTuple):
+class Package(Record):
     """An installed package that says something about CUDA.
 
     role: toolkit (of one CUDA release) | rolling_meta (floats to the newest) | library (of one release) | compat |
@@ -161,7 +162,7 @@ def _two_parts(version: str, distribution: bool) -> Version | None:
 # --- forward compatibility
 
 
-class Note(NamedTuple):
+class Note(Record):
     """What a compat libcuda says of itself in its ELF note: its CUDA, the driver branches that it runs on, and the
     devices (which look like NVML's brand ids)."""
 
@@ -170,7 +171,7 @@ class Note(NamedTuple):
     devices: tuple[int, ...]
 
 
-class Compat(NamedTuple):
+class Compat(Record):
     """A directory with a compat libcuda. driver: the version of the library, which is a driver version. cuda: by its note,
     else by the directory's name. package: that it came from, as its name tells."""
 
@@ -182,7 +183,7 @@ class Compat(NamedTuple):
     package: str | None = None
 
 
-class Activation(NamedTuple):
+class Activation(Record):
     """Who gets a compat directory on the library path. scope: `host` (the dynamic linker), `service` (unit), `manager`
     (all services), `login`. source: the file that says so. ours: whether gpumend wrote it. text: the directory as written."""
 
@@ -219,7 +220,7 @@ def elf_note(data: bytes) -> Note:
 # --- toolkits
 
 
-class Tree(NamedTuple):
+class Tree(Record):
     """A toolkit's directory. version: two parts, and version_source what told it. how: `packages`, `runfile` (its
     uninstaller is there), `both`, or `unowned` (copied, or a runfile whose uninstaller is gone)."""
 
@@ -231,7 +232,7 @@ class Tree(NamedTuple):
     how: str
 
 
-class Image(NamedTuple):
+class Image(Record):
     """A local image that names CUDA. env: allow-listed names only."""
 
     id: str
@@ -242,7 +243,7 @@ class Image(NamedTuple):
         return self.names[0] if self.names else self.id
 
 
-class Cuda(NamedTuple):
+class Cuda(Record):
     """active: where /usr/local/cuda leads; dangling: where it leads when nothing is there. nvcc: of the active toolkit, by
     its own word, or by the toolkit's files where root does not execute it (it lies where a user can change it).
     path_nvcc: the nvcc that root's PATH finds. library_paths: LD_LIBRARY_PATH by unit, ours aside. linker_files: ld.so.conf and its

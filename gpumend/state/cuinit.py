@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.record import Record
 
 HMM = "/sys/module/nvidia_uvm/parameters/uvm_disable_hmm"
 NAME = "cuinit"
@@ -19,7 +19,7 @@ REQUEST = Request(
 )
 
 
-class Answer(NamedTuple):
+class Answer(Record):
     """number: what cuInit returned. devices: as cuDeviceGetCount has it. library: the file that was asked."""
 
     number: int
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
     library: str
 
 
-class CuInit(NamedTuple):
+class CuInit(Record):
     """answer: absent where CUDA was not asked, and the reading's detail says why. hmm_off: nvidia_uvm's uvm_disable_hmm."""
 
     answer: Reading[Answer]

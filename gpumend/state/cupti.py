@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob
 from gpumend.state.snapshot import Snapshot
+from gpumend.text.record import Record
 
 # Below a toolkit's directory. NVIDIA's packages put the library into targets/*/lib, the runfile into extras alone.
 HEADERS = ("targets/*/include/cupti.h", "extras/CUPTI/include/cupti.h")
@@ -41,7 +41,7 @@ GLOBS = tuple(
 OWN_PATH = ("wheel", "conda")
 
 
-class Cupti(NamedTuple):
+class Cupti(Record):
     """CUPTI in one place. tree: its directory; the empty text for the distribution's own. headers, libraries: regular files, and
     links that lead to one; dangling: links to nowhere. kind: `toolkit`, or one of PLACES. reached: whether the dynamic linker's
     cache or an LD_LIBRARY_PATH leads to the library. instead: a library of the same soname that the linker finds elsewhere."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
 from gpumend.text.mask import mask
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -65,7 +66,7 @@ REQUEST = Request(
 )
 
 
-class Container(NamedTuple):
+class Container(Record):
     """A container and how it asks for GPUs. requests: its DeviceRequests as (driver, device ids, capabilities).
 
     restarts: how often its policy has started it again; restarting: it waits for that now; exit: its last exit status. log: of a privileged container, the
@@ -129,7 +130,7 @@ class Container(NamedTuple):
         return f"{self.name} (compose project {self.project})" if self.project else self.name
 
 
-class Docker(NamedTuple):
+class Docker(Record):
     """A rootful dockerd, as systemd or snap runs it.
 
     version: of the daemon binary. info: `GET /info` (allow-listed keys) while it runs. process: dockerd as root.

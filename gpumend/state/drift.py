@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.state.packages import parse as parse_packages
 from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Snapshot
+from gpumend.text.record import Record
 
 KERNELS = "/lib/modules/*/kernel"  # a directory that only DKMS left behind has none
 MODULES = "/lib/modules/*/modules.dep"
@@ -41,7 +41,7 @@ REQUEST = Request(
 )
 
 
-class Unattended(NamedTuple):
+class Unattended(Record):
     """apt's automatic upgrades. blacklist: regular expressions of packages that they leave alone."""
 
     enabled: bool
@@ -52,7 +52,7 @@ class Unattended(NamedTuple):
         return any(_matches(pattern, package) for pattern in self.blacklist)
 
 
-class Drift(NamedTuple):
+class Drift(Record):
     """reboot: whether the distribution waits for one; reboot_packages: for these. kernels: installed kernel releases;
     with_module: those of them that have an nvidia module. versionlock: dnf's locked patterns. runfile: NVIDIA's own
     uninstaller is there, so the driver came from a .run file."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
@@ -70,7 +70,7 @@ REQUEST = Request(
 )
 
 
-class Library(NamedTuple):
+class Library(Record):
     """A driver library: its versioned file, and every name it was found under (links lead to it)."""
 
     soname: str
@@ -79,7 +79,7 @@ class Library(NamedTuple):
     names: tuple[str, ...]
 
 
-class Driver(NamedTuple):
+class Driver(Record):
     """loaded: version of the module in the kernel. module_on_disk: what modinfo would load next.
 
     libraries: user-space files found, by soname; cached: sonames in `ldconfig -p` with their paths.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.driver import FABRIC_UNIT
 from gpumend.state.packages import NO_CACHE, Offer, parse_policy
 from gpumend.state.reading import NONE, Reading
 from gpumend.state.request import Command, Glob
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Output, Snapshot
+from gpumend.text.record import Record
 
 KEY = "driver"
 NOUVEAU_OFF = "/etc/modprobe.d/gpumend-nouveau.conf"
@@ -60,7 +61,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class DriverPackages(NamedTuple):
+class DriverPackages(Record):
     """files: gpumend's own, by path. headers: kernels whose headers are here; header_names, module_names: packages that apt has.
     offers, origins: what apt has of the driver's packages, and where each version of them is from. mok: whether the
     firmware knows the key with which DKMS signs. units: how the driver's services start (UnitFileState)."""

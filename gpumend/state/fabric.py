@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gpumend.state.gpu import Gpus
 from gpumend.state.machine import Machine
 from gpumend.state.reading import Reading
 from gpumend.state.request import Request
 from gpumend.state.snapshot import FileMeta, Snapshot
+from gpumend.text.record import Record
 
 SUBNET_MANAGER = "/opt/nvidia/nvlsm/sbin/nvlsm"  # nvidia-fabricmanager-start.sh, 570 and newer
 CONFIG = "/usr/share/nvidia/nvswitch/fabricmanager.cfg"
@@ -24,7 +24,7 @@ REQUEST = Request(
 )
 
 
-class Fabric(NamedTuple):
+class Fabric(Record):
     """subnet_manager: the program; umad: whether the ib_umad module is in the kernel. mode: FABRIC_MODE of the fabric
     manager's file, 0 bare metal or full passthrough, 1 shared NVSwitches, 2 vGPU. imex: its unit's ActiveState;
     imex_runs: its process is there, the unit's or a container's."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from typing import NamedTuple
+
+from gpumend.text.record import Record
 
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 # kubeadm's, kubespray's, and Amazon's of AL2 and AL2023 (JSON).
@@ -18,7 +19,7 @@ KUBELET_CONFIGS = (
 KUBELET_PKI = "/var/lib/kubelet/pki"
 
 
-class Flavour(NamedTuple):
+class Flavour(Record):
     """A Kubernetes distribution that brings its own containerd. k3s-io/k3s pkg/agent/containerd; rancher/rke2."""
 
     name: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 NVIDIA_VENDOR = "0x10de"
@@ -73,7 +73,7 @@ REQUEST = Request(
 )
 
 
-class Gpu(NamedTuple):
+class Gpu(Record):
     """index as nvidia-smi counts; uuid `GPU-...`; mig: UUIDs of its MIG devices."""
 
     index: int  # type: ignore[assignment]  # no tuple's method is asked for here
@@ -82,7 +82,7 @@ class Gpu(NamedTuple):
     mig: tuple[str, ...] = ()
 
 
-class Detail(NamedTuple):
+class Detail(Record):
     """What one GPU is. brand and architecture as nvidia-smi -q writes them (`NVIDIA RTX`, `Hopper`); mig: now, pending:
     after a reset (None: this GPU has no MIG). memory: of its frame buffer, in MiB; None where that is not told.
     fabric: (state, status) of its registration with NVSwitches, (`Completed`, `Success`); None where it has none.
@@ -103,7 +103,7 @@ class Detail(NamedTuple):
     vgpu: bool = False
 
 
-class Details(NamedTuple):
+class Details(Record):
     """driver: the version that the GPU's driver says it has (on WSL2 a Windows number). cuda: what libcuda serves,
     which an active compat library changes: decide on `driver`."""
 
@@ -112,7 +112,7 @@ class Details(NamedTuple):
     cuda: Version | None
 
 
-class Known(NamedTuple):
+class Known(Record):
     """What the loaded module says of a GPU (/proc/driver/nvidia/gpus/ADDRESS/information). uuid is of question marks where
     it was never initialised. excluded: by NVreg_ExcludedGpus."""
 
@@ -122,7 +122,7 @@ class Known(NamedTuple):
     excluded: bool = False
 
 
-class Function(NamedTuple):
+class Function(Record):
     """An NVIDIA display controller on the bus. driver: what it is bound to; empty where nothing is, None where that was
     not told. device: its PCI device id; None where that was not told. virtual: an SR-IOV virtual function."""
 
@@ -131,7 +131,7 @@ class Function(NamedTuple):
     virtual: bool = False
 
 
-class Gpus(NamedTuple):
+class Gpus(Record):
     """listed: what nvidia-smi says. said: its own words, whatever its exit status; said_wsl: of WSL2's own. known: what the module says, and
     functions: what the bus says, by PCI address. mig_manager: its unit's ActiveState. proc: models by PCI address, of the loaded module. pci: addresses of NVIDIA
     display controllers on the bus, driver or not. nvswitches: their count.

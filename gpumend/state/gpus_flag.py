@@ -4,11 +4,11 @@ runners. Only the flag itself and the file's name leave the host."""
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import Snapshot
+from gpumend.text.record import Record
 
 LARGEST = 1 << 16  # bytes of a file that is searched: what people write by hand is smaller
 # A command, over continued lines and outside of comments, that names docker and has --gpus; or the flag in a variable of
@@ -88,7 +88,7 @@ GLOBS = (
 REQUEST = Request(globs=GLOBS)
 
 
-class GpusFlag(NamedTuple):
+class GpusFlag(Record):
     """found: (file, the flag as it stands there), by file. unread: the first place that could not be looked into."""
 
     found: tuple[tuple[str, str], ...]

@@ -7,12 +7,13 @@ runc Options (api/types/runc/options/oci.proto), not strictly: a key that is non
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 
 CONFIG = "/etc/containerd/grit.toml"
 ROOT = "/run/containerd/runc"  # where Root is not set: process/utils.go RuncRoot
@@ -37,7 +38,7 @@ BINARIES = ("nvidia-container-runtime", "runc", "crun")
 REQUEST = Request(files=(CONFIG,), globs=(Glob(CONFIG, mentioned=True),), programs=BINARIES)
 
 
-class Grit(NamedTuple):
+class Grit(Record):
     """options: the keys that the decoder takes, under their own names. ignored: keys that it does not know, as they
     stand. wrong: keys whose type makes it fail. binaries: metadata of the absolute paths that the file names."""
 

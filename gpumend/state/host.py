@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Impostor, Snapshot
+from gpumend.text.record import Record
 from gpumend.text.version import Version
 
 MEMINFO = "/proc/meminfo"
@@ -51,7 +51,7 @@ REQUEST = Request(
 )
 
 
-class HostFacts(NamedTuple):
+class HostFacts(Record):
     """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
 
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state import (
     allocations,
@@ -39,6 +39,7 @@ from gpumend.state import (
 )
 from gpumend.state.request import merge
 from gpumend.state.snapshot import AnswerError, Snapshot
+from gpumend.text.record import Record
 
 SUBSYSTEMS = (
     host, manager, driver, drift, gpu, packages, cuda, toolkit, cdi, docker, compose, gpus_flag, containerd, kubernetes, crio,
@@ -46,7 +47,7 @@ SUBSYSTEMS = (
 )  # fmt: skip
 
 
-class HostState(NamedTuple):
+class HostState(Record):
     """One host at one moment: a named tuple a subsystem, each part tagged with how it was read."""
 
     host: host.HostFacts

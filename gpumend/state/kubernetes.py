@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.containerd import (
     CONFIG,
@@ -31,6 +31,7 @@ from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Process, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 # Where a device plugin serves NVIDIA's GPUs to the kubelet once it has found them (k8s-device-plugin internal/plugin/server.go),
@@ -109,7 +110,7 @@ REQUEST = Request(
 )
 
 
-class K3s(NamedTuple):
+class K3s(Record):
     """k3s or RKE2. endpoint: of the kubelet's runtime where it is not the embedded containerd. generated: the config
     that its containerd reads, written anew at each start; template: the one that counts. version: of its containerd."""
 
@@ -205,7 +206,7 @@ class K3s(NamedTuple):
         return raw
 
 
-class Kubelet(NamedTuple):
+class Kubelet(Record):
     """Who starts containers through CRI. cgroup_driver: `systemd` or `cgroupfs` as the kubelet is told, empty where it
     is not told. unread: the first of its files that nobody could read, where that could say otherwise."""
 
@@ -215,7 +216,7 @@ class Kubelet(NamedTuple):
     unread: Reading[Any] | None = None
 
 
-class Kubernetes(NamedTuple):
+class Kubernetes(Record):
     """kubelet: a process of its own. k3s: a distribution with a containerd of its own, where it is here. service:
     kubelet.service; configured: the kubelet's file is there; plugin: a device plugin serves GPUs to the kubelet."""
 

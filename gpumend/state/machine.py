@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
 from gpumend.state.snapshot import Output, Snapshot
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 CONTAINER = "/run/systemd/container"  # written by systemd as pid 1 of a container (systemd docs/CONTAINER_INTERFACE.md)
 NEEDS = ("/proc/driver/nvidia/version",)
@@ -35,7 +35,7 @@ REQUEST = Request(
 )
 
 
-class Machine(NamedTuple):
+class Machine(Record):
     """container: what kind of one this is (`lxc`, `systemd-nspawn`); absent where it is none that says so. vm: the
     hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first. boot: this
     boot's id."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileMeta, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 
 # gpu-operator assets/state-container-toolkit: the toolkit's installation directory on the host, and the driver's root.
 OPERATOR_TOOLKIT = "/usr/local/nvidia/toolkit"
@@ -57,7 +58,7 @@ REQUEST = Request(
 )
 
 
-class Traces(NamedTuple):
+class Traces(Record):
     """uid_map: of our own user namespace, as (inside, outside, count). container: systemd's word for what manages this
     container, absent on a machine. operator: the GPU Operator's programs by path; operator_config: its config.toml.
     driver_nodes: device nodes below the driver container's root. opengl: NixOS' driver libraries by soname.

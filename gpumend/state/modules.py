@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.record import Record
 
 # DKMS' tree (dkms(8), FILES): MODULE/VERSION/source once it was added, MODULE/VERSION/KERNEL/ARCH/module once it was built.
 # A build that ends well removes `build`; after one that failed its log stays there. `dkms status` is not asked: it is a
@@ -44,7 +44,7 @@ BROKEN = {
 }
 
 
-class Failed(NamedTuple):
+class Failed(Record):
     """A DKMS build that failed: its log, the kernel it was for (empty: not told) and the first line with an error."""
 
     log: str
@@ -52,7 +52,7 @@ class Failed(NamedTuple):
     error: str
 
 
-class Modules(NamedTuple):
+class Modules(Record):
     """added: versions in DKMS' tree; built: (version, kernel) of what it built; failed: builds that did not end well.
     signer: who signed the module on disk, empty where nobody did. unconfigured: packages that dpkg did not finish, with
     its state in words."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.state.driver import PARAMS
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileMeta, Snapshot
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 DEVICES = "/proc/devices"
 CAPS, CHANNELS = "/dev/nvidia-caps/nvidia-cap[0-9]*", "/dev/nvidia-caps-imex-channels/channel[0-9]*"
@@ -35,7 +35,7 @@ REQUEST = Request(
 )
 
 
-class Nodes(NamedTuple):
+class Nodes(Record):
     """majors: of character devices, by name (/proc/devices). mode: what the module makes nodes with (NVreg_DeviceFileMode).
     options: (file, value as written) of that parameter. rules: udev's lines that give NVIDIA's nodes a mode, by file.
     caps, channels: nodes of MIG's and IMEX's capabilities."""

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import NamedTuple
 
 from gpumend.state.host import release_fields
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
+from gpumend.text.record import Record
 
 PATTERNS = (
     "nvidia*", "libnvidia*", "cuda*", "cudnn*", "libcu*", "libnv*", "libnpp*", "libnccl*", "nv-tensorrt*", "tensorrt*",
@@ -90,14 +90,14 @@ REQUEST = Request(
 )
 
 
-class Offer(NamedTuple):
+class Offer(Record):
     """What apt has of one package. candidate: what it would install; versions: all that a repository offers, newest first."""
 
     candidate: str | None
     versions: tuple[str, ...]
 
 
-class Packages(NamedTuple):
+class Packages(Record):
     """installed: package name -> full version, of dpkg and rpm together. held: names that dpkg is told to leave as
     they are (`apt-mark hold`). manager: `apt`, `dnf` or `zypper`, whose database the driver's packages would be in; empty where
     neither dpkg nor rpm answers. managers: package managers that are here. offers: what apt's lists have of the toolkit's

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, Snapshot
 from gpumend.text.documents import toml
 from gpumend.text.mask import mask
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/containers/containers.conf"
@@ -95,7 +95,7 @@ REQUEST = Request(
 )
 
 
-class Service(NamedTuple):
+class Service(Record):
     """A service of podman's that is started at boot. path: the file that makes it. device: what it asks of the GPU, as it stands
     there. waits: whether it is started after nvidia-cdi-refresh."""
 
@@ -108,7 +108,7 @@ class Service(NamedTuple):
         return self.path.rpartition("/")[2].rpartition(".")[0]
 
 
-class Podman(NamedTuple):
+class Podman(Record):
     """files: in podman's order, the later over the earlier (containers.conf(5)). users: name and uid of those who have
     rootless containers here. user_dirs: of a user's containers.conf that sets cdi_spec_dirs, what it sets. subordinate: names
     and uids that subuid(5) gives user ids to. services: of containers with the GPU that start at boot. failed: services of the

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.host import release_fields
 from gpumend.state.packages import NO_CACHE, TOOLKIT, Offer, parse_policy
 from gpumend.state.reading import NONE, Reading
 from gpumend.state.request import Command, Glob
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Output, Snapshot
+from gpumend.text.record import Record
 
 KEY, ENGINE, HANDOVER = "repositories", "engine", "handover"
 LIST = "/etc/apt/sources.list"
@@ -30,7 +31,7 @@ OF_CUDA = (
 )  # fmt: skip
 
 
-class Entry(NamedTuple):
+class Entry(Record):
     """One repository that is wanted. uri, suite, components: in place of those of the table; directory: packages that lie on the
     host. key: a public key as text; keyring: the path on the host of one; fingerprint: whole, in capitals. pin: whether
     packages that others have, too, are taken from here."""
@@ -102,7 +103,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Origin(NamedTuple):
+class Origin(Record):
     """An installed package. places: (base URI, suite) of each repository that has it in this version; empty where none has: it came
     as a file."""
 
@@ -110,7 +111,7 @@ class Origin(NamedTuple):
     places: tuple[tuple[str, str], ...]
 
 
-class Repositories(NamedTuple):
+class Repositories(Record):
     """sources: files of APT sources, all of them; repos: those of dnf and zypper. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
     directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.

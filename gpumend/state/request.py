@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+from gpumend.text.record import Record
 
 
-class Glob(NamedTuple):
+class Glob(Record):
     """Files by pattern. `read` takes their bytes; `mentioned` stats every absolute path named in them, too.
 
     search: a regular expression; only what it finds leaves the host, and only files in which it finds something are
@@ -27,7 +29,7 @@ class Glob(NamedTuple):
     holds: str = ""
 
 
-class Command(NamedTuple):
+class Command(Record):
     """A command that only reads. `needs`: paths without which it is not run (it would write, or hang).
     needs_one: paths of which one has to be there that it is run.
     `spares`: paths of which one suffices that it is not run: what it would say is of no use there, and it costs.
@@ -84,7 +86,7 @@ class Command(NamedTuple):
         return found
 
 
-class Inside(NamedTuple):
+class Inside(Record):
     """What is read in each container that is privileged or runs a dockerd: files, metadata, its dockerd's socket.
     Paths are of the container's own root, and must not lead through a link."""
 
@@ -93,7 +95,7 @@ class Inside(NamedTuple):
     socket: str = "/run/docker.sock"
 
 
-class Request(NamedTuple):
+class Request(Record):
     """Files (bytes), stats (metadata), globs, programs (looked up in root's PATH), commands by name,
     processes by program name, systemd units and their properties.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import Snapshot
+from gpumend.text.record import Record
 
 DIRECTORY = "/var/lib/gpumend/runs"
 PATTERN = f"{DIRECTORY}/*/*/journal.json"
@@ -36,7 +37,7 @@ REQUEST = Request(
 )
 
 
-class Journal(NamedTuple):
+class Journal(Record):
     """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`.
     files: None where its format is newer than this gpumend: the host then refuses to put it back."""
 
@@ -56,7 +57,7 @@ class Journal(NamedTuple):
 STATES = ("working", "broken", "done", "put_back")
 
 
-class Run(NamedTuple):
+class Run(Record):
     """All of one run on this host. state: a Journal's, or what a newer gpumend calls it."""
 
     name: str
@@ -65,7 +66,7 @@ class Run(NamedTuple):
     acknowledged: bool
 
 
-class Runs(NamedTuple):
+class Runs(Record):
     """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`). at_work: the run that holds the host's
     lock just now, or an empty text."""
 

@@ -10,9 +10,10 @@ import sys
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading, Status
+from gpumend.text.record import Record
 
 # As the probe says it (PACKED of gpumend/payload/probe/look.py), which costs a reader http.client and more to import.
 PACKED = "gpumend:zlib:"
@@ -23,7 +24,7 @@ MAX_REASON = 2000  # characters of why something could not be read: each finding
 MAX_FILE_BYTES = 1 << 20  # what the probe sends of a file at most; a parser here is not given more
 
 
-class FileMeta(NamedTuple):
+class FileMeta(Record):
     """A path's metadata, links followed. `link` is its own target where it is a symbolic link.
 
     mode: permission bits; mtime, ctime: seconds since the epoch; rdev: (major, minor) of a device node.
@@ -42,7 +43,7 @@ class FileMeta(NamedTuple):
     real: str | None = None
 
 
-class FileContent(NamedTuple):
+class FileContent(Record):
     """A regular file's metadata, bytes and their SHA-256 (hex)."""
 
     meta: FileMeta
@@ -62,7 +63,7 @@ class FileContent(NamedTuple):
             raise ValueError(f"not UTF-8 at byte {error.start}") from None
 
 
-class Output(NamedTuple):
+class Output(Record):
     """What a command printed and its exit status."""
 
     out: str
@@ -70,7 +71,7 @@ class Output(NamedTuple):
     rc: int
 
 
-class Process(NamedTuple):
+class Process(Record):
     """A running process. start: seconds since the epoch. env: allow-listed names only. container: the short id of the
     container that it runs in, where that is not ours."""
 
@@ -89,7 +90,7 @@ class Process(NamedTuple):
         return self.nested or self.container is not None
 
 
-class Impostor(NamedTuple):
+class Impostor(Record):
     """A process that only calls itself `name`. uids: real, effective, saved, file system. why: what gives it away.
     container: as of `Process`."""
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.docker import Container, Docker, containers_of, daemon_json, whole
 from gpumend.state.docker import parse as parse_docker
@@ -18,6 +18,7 @@ from gpumend.state.reading import Reading, first_unknown
 from gpumend.state.request import Command, Glob, Inside, Request
 from gpumend.state.snapshot import Output, Snapshot
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 DOCKER_ROOT, CONTAINERD_ROOT = "/var/lib/docker", "/var/lib/containerd"
@@ -132,7 +133,7 @@ REQUEST = Request(
 )  # fmt: skip
 
 
-class Mount(NamedTuple):
+class Mount(Record):
     """A mounted file system, as mountinfo of proc(5) has it."""
 
     point: str
@@ -140,7 +141,7 @@ class Mount(NamedTuple):
     source: str
 
 
-class Root(NamedTuple):
+class Root(Record):
     """A daemon's root directory. mount: what it lies on; free: bytes left there, None where not known. drivers: the graph
     drivers whose directories in it hold something."""
 
@@ -155,7 +156,7 @@ class Root(NamedTuple):
         return self.mount.value.fstype if self.mount.value else ""
 
 
-class ImageSize(NamedTuple):
+class ImageSize(Record):
     """An image: bytes in all, and of its layers from the lowest up; None where they were not read."""
 
     names: tuple[str, ...]
@@ -163,7 +164,7 @@ class ImageSize(NamedTuple):
     layers: tuple[int, ...] | None
 
 
-class UnitFile(NamedTuple):
+class UnitFile(Record):
     """A systemd unit that runs a container, with its drop-ins. settings: what UNIT_LINES found, by directive; owner: who
     its header says manages it; overridden: the drop-in of somebody else that has an ExecStart of its own."""
 
@@ -183,7 +184,7 @@ class UnitFile(NamedTuple):
         return next((match.group(1) for match in reversed(found) if match), "")
 
 
-class Compose(NamedTuple):
+class Compose(Record):
     """The compose project that a container is of. override: the file in which a site adds to it; ours: what the first line
     of that file says, where it is ours. taken: why there is no such file for us, or an empty text."""
 
@@ -195,7 +196,7 @@ class Compose(NamedTuple):
     taken: str
 
 
-class Inner(NamedTuple):
+class Inner(Record):
     """A container that runs a dockerd, or may: it is privileged. daemon: one was seen running inside of it.
 
     root: the inner daemon's root as that container sees it. info: its own `docker info`. fuse: whether the container has
@@ -257,7 +258,7 @@ class Inner(NamedTuple):
         return self.unit.volume() if self.unit else ""
 
 
-class Choice(NamedTuple):
+class Choice(Record):
     """Why Docker has the storage that it has. rule: the number in systems.md C.2; store: the containerd image store."""
 
     rule: int
@@ -266,7 +267,7 @@ class Choice(NamedTuple):
     store: bool
 
 
-class Storage(NamedTuple):
+class Storage(Record):
     """docker, containerd: the host's own roots. mounts: of the host, by mount point. zfs: the module's version. ftype: of the xfs below
     /var/lib/docker. kernel: file systems that the kernel knows now. fuse: /dev/fuse is there. units: that run
     containers, as far as they could be read: `units_read` says whether all could; unit_log: what their `docker run` printed; dangers: of loaded units, what may reboot the host or is in a loop. cron: job file -> scripts."""

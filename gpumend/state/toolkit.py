@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.documents import toml
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
@@ -46,7 +47,7 @@ REQUEST = Request(
 )
 
 
-class Toolkit(NamedTuple):
+class Toolkit(Record):
     """version: of nvidia-ctk. config: the parsed config.toml; content: its bytes; unread: we could not read it. A missing config.toml is
     `absent`: the programs then use their built-in defaults (api/config/v1/config.go).
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 NAME = Pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 DEPTH = 20  # of defaults within defaults
@@ -17,7 +17,7 @@ ENV_LINE = Pattern(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)")
 Known = Mapping[str, "str | None"]  # values by name; None for what is set to something that nobody here knows
 
 
-class Resolved(NamedTuple):
+class Resolved(Record):
     """text: with every variable that is known. unknown: the others. variables: all that were named."""
 
     text: str

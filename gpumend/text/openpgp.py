@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from gpumend.text.record import Record
 
 ARMORED = re.compile(
     r"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\n((?:[A-Za-z]+: [^\n]*\n)*)[ \t]*\n([A-Za-z0-9+/=\s]*?)-----END PGP PUBLIC KEY BLOCK-----"
@@ -23,7 +24,7 @@ BROKEN_HASHES = (1, 2, 3)  # RFC 9580 9.5: MD5, SHA-1, RIPEMD-160
 EXPIRES, ISSUER, FINGERPRINT, CREATED = 9, 16, 33, 2  # subpackets
 
 
-class PublicKey(NamedTuple):
+class PublicKey(Record):
     """A primary key. fingerprint: in capitals, whole. expires: seconds since the epoch, None for never. weak: whether all its
     own signatures on it are by a hash that is broken, so that what takes no such hash takes none of it."""
 
@@ -33,7 +34,7 @@ class PublicKey(NamedTuple):
     weak: bool
 
 
-class _Signature(NamedTuple):
+class _Signature(Record):
     kind: int
     hash: int
     created: int

@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from gpumend.text.record import Record
 
 LINES = 2000  # of a log that is piped in: its last
 LINE = 4000  # characters of one of them
@@ -63,7 +64,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word for word in found - _COMMON if len(word) > 1)
 
 
-class Symptom(NamedTuple):
+class Symptom(Record):
     """A text that a line of a page quotes, or all that it quotes, or a line that quotes nothing. pieces: what stands between
     its dots, normal; words: those of them; prose: the line's other words; whole: all of it, normal."""
 
@@ -74,14 +75,14 @@ class Symptom(NamedTuple):
     whole: str
 
 
-class Page(NamedTuple):
+class Page(Record):
     code: str
     title: str
     text: str
     symptoms: tuple[Symptom, ...]
 
 
-class Match(NamedTuple):
+class Match(Record):
     page: Page
     line: str
     score: float

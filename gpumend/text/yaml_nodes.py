@@ -7,11 +7,11 @@ Scalars are texts: PyYAML would read `1:2`, a MIG device, as the number 62.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import yaml
 
 from gpumend.text.limits import LOADER, check_yaml
+from gpumend.text.record import Record
 
 LARGEST = 1 << 20  # bytes: of 419 public compose files the largest has 60 KiB
 LARGEST_TREE = 50_000  # nodes, each as often as anchors repeat it
@@ -28,7 +28,7 @@ class YamlError(ValueError):
         self.unread = unread  # a limit of ours: Compose itself may read it
 
 
-class Source(NamedTuple):
+class Source(Record):
     """A file's text without its byte order mark. Offsets of nodes count characters of `text`."""
 
     path: str
@@ -40,7 +40,7 @@ class Source(NamedTuple):
         return ((BOM if self.bom else "") + text).encode("utf-8")
 
 
-class Value(NamedTuple):
+class Value(Record):
     """A node as it counts where it stands. kind: map, seq or scalar. text: of a scalar; plain: it has no quotes.
 
     shared: it is reached through an alias or a merge key, so that others may have the same node. tag: Compose's !reset and

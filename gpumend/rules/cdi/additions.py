@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules.finding import Evidence
 from gpumend.rules.rule import Context
 from gpumend.state.cdi import Spec
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 # What nvidia-ctk writes (nct pkg/nvcdi: driver-nvml.go, common-nvml.go, wsl, csv). All else was put there by hand.
 CTK_DEVICES = Pattern(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
@@ -35,7 +36,7 @@ LISTS = ("mounts", "env", "deviceNodes", "hooks")  # what a new spec can keep
 TEXTS = {"mounts": "mount", "env": "env", "deviceNodes": "device node", "hooks": "hook"}
 
 
-class Addition(NamedTuple):
+class Addition(Record):
     """text: for people, without values. device: whose it is, empty for every device's. field: one of LISTS, `devices`, or another
     that nothing keeps. value: as it stands in the file."""
 

@@ -8,7 +8,6 @@ the same of every service, nothing is changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import yaml
 
@@ -29,6 +28,7 @@ from gpumend.state.compose_request import (
 )
 from gpumend.text.edits import EditError
 from gpumend.text.edits.yaml_text import Editor, offset_of_lists
+from gpumend.text.record import Record
 from gpumend.text.version import show
 from gpumend.text.yaml_nodes import OVERRIDE, Value
 
@@ -37,7 +37,7 @@ FORMS = (DEVICES, RUNTIME, RESERVATION)
 UUIDS = ("GPU-", "MIG-")
 
 
-class Refusal(NamedTuple):
+class Refusal(Record):
     """A service whose request stays as it is, and why."""
 
     service: str
@@ -45,7 +45,7 @@ class Refusal(NamedTuple):
     why: str
 
 
-class Rewrite(NamedTuple):
+class Rewrite(Record):
     """texts: the new bytes of each file that changes. changed: the services that ask in another form. shared: places that
     several services have by an anchor, with the services. edits: of each file (start, end, text), as gpumend/text/edits/yaml_text.py
     has them."""
@@ -187,7 +187,7 @@ def _ids(due: Iterable[Request], seen: Visible) -> tuple[str, ...]:
 # --- the edits
 
 
-class _Step(NamedTuple):
+class _Step(Record):
     """A key on the way to a request: the mapping that it stands in, and what it leads to. alias: by an alias."""
 
     owner: yaml.MappingNode

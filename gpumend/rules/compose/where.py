@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules import told
 from gpumend.rules.dockerfile.target import Target, target_of
 from gpumend.rules.engines.docker_config import CDI_BY_DEFAULT, CDI_SINCE, GPUS_BY_CDI
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show, told_version
 
 # Compose: docker/compose PR #12184 (long `gpus:`, CDI names in `devices:`); `gpus: all` from 2.33.0 on.
@@ -15,7 +16,7 @@ COMPOSE_CDI: Version = (2, 30)
 COMPOSE_GPUS_ALL: Version = (2, 33)
 
 
-class Where(NamedTuple):
+class Where(Record):
     """host: its name; empty without one. docker, compose, toolkit: versions; None where not known. mode, wanted: of
     nvidia-container-runtime, now and as it is to be; empty where not known. cdi: whether dockerd loads CDI specs; names: the GPUs
     that its specs define, without the kind; runtime: whether it knows the runtime nvidia; hook: whether Docker's --gpus is served

@@ -6,7 +6,6 @@ Decisions are by the driver's version, never by nvidia-smi's banner, which an ac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from gpumend.rules.cuda.releases import (
     documented,
@@ -25,6 +24,7 @@ from gpumend.rules.rule import Context
 from gpumend.state.cuda import Activation, Compat, Note
 from gpumend.state.gpu import Details
 from gpumend.state.reading import Reading
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 HOOK_SINCE = (1, 17, 8)  # nct: enable-cuda-compat, and CVE-2025-23266 fixed
@@ -34,7 +34,7 @@ CAUSE_35 = (
 )
 
 
-class Case(NamedTuple):
+class Case(Record):
     """One wanted release on one host. driver: the loaded one (on WSL2 the Windows driver), None where there is none.
     details: what the GPUs are; read only by rows that need it. outgrown: compat directories that are active and harm.
     notes: of compat libraries that are on the host."""
@@ -80,7 +80,7 @@ class Case(NamedTuple):
         )
 
 
-class Decision(NamedTuple):
+class Decision(Record):
     """A row of the decision table. The first row whose `when` holds decides; refusals come first.
 
     action: windows | vendor | reboot | no_driver | deactivate | unknown_release | old_gpu | containers | fine | limited |

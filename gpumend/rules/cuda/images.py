@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.cuda.decision import (
     CAUSE_35,
@@ -18,10 +17,11 @@ from gpumend.rules.cuda.decision import (
 from gpumend.rules.cuda.releases import dotted, served, toolkit_driver, windows_driver, windows_served
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 
-class Namer(NamedTuple):
+class Namer(Record):
     """A container or image that names a CUDA release, and the words that do."""
 
     label: str
@@ -62,7 +62,7 @@ def namers(context: Context) -> Iterator[Namer]:
             yield Namer(f"image {image.label()}", f"docker inspect {image.label()}", *found)
 
 
-class Misfit(NamedTuple):
+class Misfit(Record):
     """Why a host's driver does not serve a release that an image names. partly: its major runs, not all of it."""
 
     partly: bool

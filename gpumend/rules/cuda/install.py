@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.change import InstallCuda
 from gpumend.rules.cuda.releases import dotted
@@ -12,6 +11,7 @@ from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.wanted import CudaToolkit
 from gpumend.state.cuda import Tree
+from gpumend.text.record import Record
 from gpumend.text.version import package_version, parse_version
 
 # Flavour -> packages by what stands before the release (NVIDIA CUDA installation guide, Meta Packages; public dpkg -l lists).
@@ -29,7 +29,7 @@ COMPILER = ("build", "toolkit")
 GUIDE = "NVIDIA CUDA installation guide for Linux"
 
 
-class Job(NamedTuple):
+class Job(Record):
     """What is missing of the wanted toolkit, in words, and what brings it. refused: why that is not done; by_hand: what a person does
     then."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules import told
 from gpumend.state.gpu import Detail, Details
 from gpumend.state.reading import Reading, Status
+from gpumend.text.record import Record
 from gpumend.text.version import Version, told_version
 
 UNTOLD = "it does not tell the GPUs' architecture"
 
 
-class Target(NamedTuple):
+class Target(Record):
     """driver: the loaded one, None where the host has none. toolkit: NVIDIA's container toolkit. details: brands and
     architectures of its GPUs."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.payload.driver import driver_number, driver_numbers
 from gpumend.rules.data import load
@@ -11,6 +11,7 @@ from gpumend.rules.driver.gpus import chip
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import WantedDriver
 from gpumend.state.driver_packages import AT_BOOT, LEFT_ALONE, NOUVEAU_OFF
+from gpumend.text.record import Record
 
 HEAD = "Written by gpumend: `driver` of the desired state.\n"
 TEXTS = {
@@ -38,7 +39,7 @@ OPEN_BY_DEFAULT = 560  # from this branch on the open modules are NVIDIA's defau
 NVIDIAS = ("developer.download.nvidia.com/compute/cuda/", "/compute/cuda/repos/")
 
 
-class Kept(NamedTuple):
+class Kept(Record):
     """What of a driver is on the host. numbers: of its packages, by name; module: on disk for the running kernel."""
 
     numbers: Mapping[str, tuple[int, ...]]

@@ -7,7 +7,6 @@ installed counts from the next boot on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.payload.driver import HELD_DRIVER, shown_number
 from gpumend.rules.change import InstallDriver
@@ -28,6 +27,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.wanted import WantedDriver
 from gpumend.state.driver import FABRIC_UNIT
 from gpumend.state.driver_packages import AT_BOOT, LEFT_ALONE, NOUVEAU_OFF, PERSISTENCED
+from gpumend.text.record import Record
 from gpumend.text.version import show
 
 GUIDE = "NVIDIA driver installation guide"
@@ -39,7 +39,7 @@ LINES = {
 }
 
 
-class Job(NamedTuple):
+class Job(Record):
     """What is missing of the wanted driver, in words, and what brings it. refused: why that is not done; by_hand: what a person
     does then."""
 

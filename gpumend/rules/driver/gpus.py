@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules.data import load
 from gpumend.rules.driver.driver import loaded
@@ -14,6 +14,7 @@ from gpumend.state.gpu import WARNED, address_of
 from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.snapshot import Output
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 from gpumend.text.version import show
 
 # An address in nvidia-smi's words: `GPU0: 0000:00:06.0`, `GPU0000:17:00.0`, `GPU 0000:D8:00.0` (open-gpu-kernel-modules#259,
@@ -34,7 +35,7 @@ LOST_XIDS = {
 }
 
 
-class Fault(NamedTuple):
+class Fault(Record):
     """What is wrong with the GPUs as a whole. told: in one line. addresses: of those that do not answer; empty where none
     does, or where it is not known which. words: nvidia-smi's own."""
 

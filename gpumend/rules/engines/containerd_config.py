@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules.change import SetValues
 from gpumend.rules.engines.trial import ALL, DEVICE, Trial
@@ -38,6 +38,7 @@ from gpumend.state.reading import Reading, Unread
 from gpumend.state.snapshot import NOT_ASKED
 from gpumend.text.backports import tomllib
 from gpumend.text.edits import Edit, apply_lines
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 RESTART = ("containerd.service", "restart")
@@ -158,7 +159,7 @@ def injects(binary: str) -> bool:
 # --- what is where
 
 
-class Layout(NamedTuple):
+class Layout(Record):
     """The files of the running containerd. order: as they are merged. counts: the `version` by which it takes them."""
 
     version: Version

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.engines.containerd_config import containerd_version, cri, embedded, has_containerd
 from gpumend.rules.engines.grit import has_grit, managed
@@ -13,6 +12,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.state.containerd import OVERLAY, ConfigError
 from gpumend.state.criu import RUNC_CONF
 from gpumend.state.snapshot import FileContent
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 PLUGIN_SINCE: Version = (4, 0)  # CRIU 4.0, 2024-09-20: the first with the CUDA plugin
@@ -104,7 +104,7 @@ RESTORE_ONLY = frozenset(
 )  # "only valid on restore": with it in runc.conf every dump fails
 
 
-class Fault(NamedTuple):
+class Fault(Record):
     """A line of a CRIU configuration file that CRIU refuses."""
 
     line: int

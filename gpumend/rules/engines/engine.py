@@ -7,7 +7,6 @@ a change of it back, what its change is, and what proves it. A new engine is one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from gpumend.rules.engines import containerd_config, crio, docker_config, podman
 from gpumend.rules.engines.trial import Trial
@@ -16,6 +15,7 @@ from gpumend.rules.rule import Context
 from gpumend.state.containerd import Cri
 from gpumend.state.host_state import HostState
 from gpumend.state.reading import Reading
+from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
 Reads = tuple[tuple[Version, Version], ...]
@@ -45,7 +45,7 @@ def _no_trials(_: Context, must: bool) -> list[Trial]:
     return []
 
 
-class Engine(NamedTuple):
+class Engine(Record):
     """One engine. What is not said is not so: an engine that is only reported needs a name, a version and what it reads.
 
     name: in this table, and in `prove.engines`. program: the name that is shown with its version.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from gpumend.text.record import Record
 
 ALL = ("--env", "NVIDIA_VISIBLE_DEVICES=all", "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")
 DEVICE = ("--device", "nvidia.com/gpu=all")
 
 
-class Trial(NamedTuple):
+class Trial(Record):
     """One container to start. options: of the engine's `run`. must: whether it fails where there is nothing to start it
     with; otherwise that is told, and proves nothing."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.rules.data import load
 from gpumend.rules.rule import Context
@@ -13,13 +13,14 @@ from gpumend.rules.toolkit.apt import Source, deb822, one_line
 from gpumend.state.packages import TOOLKIT
 from gpumend.state.repositories import Entry
 from gpumend.text.openpgp import PublicKey, binary, public_keys
+from gpumend.text.record import Record
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as dpkg says it
 RPM = {"dnf": "/etc/yum.repos.d", "zypper": "/etc/zypp/repos.d"}  # where a manager's repositories stand
 OURS = "# Written by gpumend: repositories.{name} of the desired state.\n"
 
 
-class Place(NamedTuple):
+class Place(Record):
     """Where a repository is. uri: without the last slash, empty where it is not known; key: bytes of a keyring, empty where nobody
     has it; fingerprint: the one that it has to have, empty where nobody says. refused: why it is not added, by_hand: what a
     person does then. local: it is a directory of the host's. made: its index is made here. trusted: nothing of it is

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.change import InnerStorage
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
@@ -14,6 +13,7 @@ from gpumend.rules.storage.overlay import DOCUMENTED, OVERLAY_DRIVERS, is_fuse, 
 from gpumend.state.reading import Unread
 from gpumend.state.storage import DOCKER_ROOT, DRIVER_NAMES, FUSE_DEVICE, Inner, vfs_bytes
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 DEAD = Pattern(
     r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .* not available"
@@ -23,7 +23,7 @@ REFUSED_MOUNT = Pattern(
 )
 
 
-class Remedy(NamedTuple):
+class Remedy(Record):
     """What an inner daemon's storage should be. kind: `volume`, `fuse-overlayfs`, `vfs`, or empty where nothing fits;
     then `refused` says why. options: of `docker run`. directory: on the host, for a volume. drivers: which its daemon then has.
     """

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.change import RemoveFiles
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, rule
+from gpumend.text.record import Record
 
 CURRENT = "nvidia-container-toolkit.list"  # the name in NVIDIA's install guide since 1.14
 
 
-class Source(NamedTuple):
+class Source(Record):
     """One source of one file. uri: without the last slash; key: what signed-by names, or an empty text."""
 
     path: str

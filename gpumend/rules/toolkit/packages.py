@@ -7,7 +7,6 @@ added: which ones a host trusts is its owner's decision.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from gpumend.rules.cdi.spec import CDI_HOOK, hook_gone
 from gpumend.rules.change import InstallPackages
@@ -20,6 +19,7 @@ from gpumend.rules.managers import is_described, operators_toolkit, plugin_injec
 from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.toolkit.versions import Floor, floors
 from gpumend.state.packages import TOOLKIT, Offer
+from gpumend.text.record import Record
 from gpumend.text.version import package_version, parse_version, show, upstream
 
 NEVER = (
@@ -45,7 +45,7 @@ INSIST = "Want {} or newer; where another version has to be, toolkit.version nam
 NEXT = "then it judges anew what depends on it: the CDI spec, config.toml, Docker's runtime and its CDI."
 
 
-class Job(NamedTuple):
+class Job(Record):
     """What is to be done about the packages. action: `install` or `downgrade`; targets: `NAME` or `NAME=VERSION`; version:
     the upstream one that comes of it, empty where the host's package manager chooses. refused: why it is not done, and
     by_hand what a person does then."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpumend.rules.data import load
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_gpu, has_toolkit, rule
+from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version, show
 
 # Packages that are the project's own builds, whose version says which fixes are in it. Distributions carry fixes back: their
@@ -16,7 +16,7 @@ UPSTREAM = {"docker": ("docker-ce",), "containerd": ("containerd.io",), "runc": 
 NAMES = {"toolkit": "the container toolkit", "driver": "driver", "docker": "Docker"}
 
 
-class Floor(NamedTuple):
+class Floor(Record):
     """The oldest version of a branch without a known advisory; an empty branch is all of them."""
 
     component: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from gpumend.text.record import Record
 
 JsonValue = Any  # None, bool, int, float, str, list or dict of these: what JSON and TOML have in common
 
@@ -11,7 +13,7 @@ class EditError(ValueError):
     """The file cannot be edited without touching what is not ours. The text says why."""
 
 
-class Edit(NamedTuple):
+class Edit(Record):
     """Set the value at `keys` in the file at `path`. The path's ending says the format: .toml or .json.
 
     Tables on the way are made where they are missing. A value of None is no value: TOML has none.

@@ -7,16 +7,16 @@ where the value stands, with the standard library's own scanner for everything i
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
 
 from gpumend.text.edits.edit import EditError, JsonValue
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 WHITESPACE = Pattern(r"[ \t\n\r]*")
 BOM = "\ufeff"
 
 
-class Member(NamedTuple):
+class Member(Record):
     """One `"key": value` of an object: offsets of the key's opening quote, and of the value's start and end."""
 
     key: str
@@ -25,7 +25,7 @@ class Member(NamedTuple):
     value_end: int
 
 
-class Object(NamedTuple):
+class Object(Record):
     """An object's braces and members, by offset. `close` is the offset of its `}`."""
 
     open: int

@@ -10,16 +10,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpumend.text.backports import tomllib
 from gpumend.text.edits.edit import EditError, JsonValue
 from gpumend.text.pattern import Pattern
+from gpumend.text.record import Record
 
 Keys = tuple[str, ...]
 
 
-class Item(NamedTuple):
+class Item(Record):
     """A table's header (`value` False) or a key with its value, on the lines `start` up to `end` (exclusive)."""
 
     keys: Keys
