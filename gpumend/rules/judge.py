@@ -18,10 +18,11 @@ from gpumend.state.reading import Status as ReadStatus
 from gpumend.state.reading import Unread
 from gpumend.text.record import Record
 
-# Programs for whoever works on the rules.
-TOOLS = {"gpumend.rules.sources", "gpumend.rules.data.check"}
-# What judges Dockerfiles: it has no rule of a host's, and rules/compose/images.py loads it where one has images.
-FILES = "gpumend.rules.dockerfile."
+# What has no rule, and is loaded where somebody needs it: programs for whoever works on the rules, what judges Dockerfiles, what
+# rewrites compose files (which loads PyYAML).
+LATER = (
+    "gpumend.rules.sources", "gpumend.rules.data.check", "gpumend.rules.dockerfile.", "gpumend.rules.compose.rewrite",
+)  # fmt: skip
 
 
 def _modules() -> list[str]:
@@ -46,7 +47,7 @@ def _modules() -> list[str]:
 
 # Each module below gpumend/rules registers its rules as it is imported: a new one is named nowhere else.
 for _name in _modules():
-    if _name not in TOOLS and not _name.startswith(FILES):
+    if not _name.startswith(LATER):
         import_module(_name)
 
 

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from gpumend.state.reading import Reading
 from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
-from gpumend.text.limits import LOADER, check_yaml
+from gpumend.text import plain_yaml
 from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
@@ -203,34 +201,6 @@ class Resolution(Record):
         return tuple({file.path: file for file in self.devices.values()}.values())
 
 
-class _Loader(LOADER):  # type: ignore[misc]
-    """YAML as sigs.k8s.io/yaml takes it: a key that stands twice is an error, and a date is a text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if not isinstance(name, (str, int, float, bool)) or name in seen:
-                raise SpecError(f'not YAML: key "{name}" already set in map, or none')
-            seen.add(name)
-        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return found
-
-
-# go-yaml has no numbers of base 60 (yaml.v2 resolve.go), and PyYAML takes the square of their digits: two specs of 1 MB
-# were minutes for the controller.
-INT = r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)"
-FLOAT = r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{FLOAT})$"), list("-+0123456789."))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"{INT}$"), list("-+0123456789"))
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
-
-
 def _decode(raw: Any, kind: str, what: str) -> Any:
     """A value as Go's decoder takes it for a field of this type; raises SpecError where it would not. None is Go's zero
     value, field names are case-insensitive, and sigs.k8s.io/yaml makes a text of a number where a text is due."""
@@ -364,14 +334,15 @@ def least_version(raw: Mapping[str, Any]) -> Version:
 @lru_cache(maxsize=256)  # a fleet has mostly the same ones
 def load(path: str, text: str) -> Spec:
     """A spec file as the CDI loader takes it; raises SpecError with the loader's reason where it drops it."""
-    try:
-        check_yaml(text)
-        loader = _Loader(text)
-        raw = loader.get_data() if loader.check_data() else None  # of several documents the first counts
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise SpecError(f"not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise SpecError("not YAML: nested too deep") from None
+    raw: Any = plain_yaml.read(text)
+    if raw is None:
+        # It loads PyYAML, which costs as much as starting Python, and nvidia-ctk writes nothing that calls for it.
+        from gpumend.text import go_yaml
+
+        try:
+            raw = go_yaml.load(text)
+        except ValueError as error:
+            raise SpecError(f"not YAML: {error}") from None
     if raw is None:
         raise SpecError("no Spec data")
     try:

@@ -13,7 +13,7 @@ from errno import ENOENT, ENOTDIR
 from gpumend.text.interpolate import Known, dotenv, resolve
 from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
-from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, load, read
+from gpumend.text.yaml_nodes import OVERRIDE, RESET, Source, Value, YamlError, read
 
 # What `docker compose` takes where no -f is given: the first that is there, and the override beside it.
 DEFAULTS = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
@@ -120,6 +120,8 @@ class _Loader:
         try:
             source = read(path, self.opener(path))
             self.files[path] = source
+            from gpumend.text.yaml_tree import load  # loads PyYAML, and most hosts have no compose file
+
             found = load(source)
         except OSError as error:
             self.tell(path, 0, error.strerror or str(error))

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from gpumend.text.documents import toml
-from gpumend.text.limits import LOADER, check_yaml
 from gpumend.text.mask import MASK, SECRET_KEY
+from gpumend.text.yaml_limits import LOADER, check_yaml
 
 LEAST = 4  # characters; a shorter value is found everywhere, and its key masks it where it stands
 PLAIN = ("true", "false", "none", "null", "yes", "no")

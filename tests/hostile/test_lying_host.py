@@ -99,8 +99,8 @@ KNOWN = 'put(judge.judge, ("found.append(_unknown(code, rule.title, unread))", "
 EMPTY = KNOWN + "snapshot.Snapshot.from_output = classmethod(lambda cls, text: cls({'system': {'uid': 0}}))"
 PACKED = "snapshot.MAX_ANSWER_BYTES = 1 << 40"
 SLOW = "assessment.JUDGING = asking.JUDGING = 1e6; "
-BASE = SLOW + "cdi._Loader.yaml_implicit_resolvers = yaml.SafeLoader.yaml_implicit_resolvers"
-ALIASES = SLOW + "cdi.check_yaml = lambda text: None"
+BASE = SLOW + "go_yaml.Loader.yaml_implicit_resolvers = yaml.SafeLoader.yaml_implicit_resolvers"
+ALIASES = SLOW + "go_yaml.check_yaml = lambda text: None"
 TEXT = 'put(output.read_buffer, ("except ValueError", "except ZeroDivisionError"))'
 ALL = '; put(session.begin, ("except Exception", "except ZeroDivisionError"))'
 DEEP = 'put(snapshot.Snapshot.from_output, ("(ValueError, RecursionError)", "ValueError"))' + ALL
@@ -118,8 +118,8 @@ import gpumend.run.remote.connection
 from gpumend.deploy import session
 from gpumend.rules import judge
 from gpumend.run.remote import asking, assessment, output
-from gpumend.state import cdi, host_state, snapshot
-from gpumend.text import mask
+from gpumend.state import host_state, snapshot
+from gpumend.text import go_yaml, mask
 def put(function, *pairs):
     function = getattr(function, "__func__", function)
     text = textwrap.dedent(inspect.getsource(function))

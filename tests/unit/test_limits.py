@@ -13,7 +13,8 @@ from gpumend.text.documents import toml
 from gpumend.text.edits import Edit, EditError, apply, apply_lines
 from gpumend.text.edits.apply import LARGEST_TOML
 from gpumend.text.edits.toml_lines import set_value
-from gpumend.text.limits import check_toml, check_yaml
+from gpumend.text.limits import check_toml
+from gpumend.text.yaml_limits import check_yaml
 from tests.unit.build import FIXTURES
 
 

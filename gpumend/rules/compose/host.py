@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from errno import ENOENT
 from fnmatch import fnmatch
 from os import strerror
+from typing import TYPE_CHECKING
 
 from gpumend.rules.change import RecreateServices, RewriteRequests
-from gpumend.rules.compose.rewrite import Rewrite, form_for, rewrite
 from gpumend.rules.compose.where import Where
 from gpumend.rules.engines.docker_config import CDI_SINCE, spec_directories
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Status
@@ -17,6 +17,9 @@ from gpumend.rules.rule import Context, rule
 from gpumend.rules.toolkit.runtime import switches_to
 from gpumend.state.compose import HostProject, ways
 from gpumend.state.compose_request import requests
+
+if TYPE_CHECKING:
+    from gpumend.rules.compose.rewrite import Rewrite
 
 NOT_ALLOWED = 'a container is made anew by mend only with compose.recreate = "allow"'
 
@@ -123,6 +126,11 @@ def opener(found: HostProject) -> Callable[[str], bytes]:
 
 def rewritten(context: Context, found: HostProject, form: str) -> Rewrite:
     """What a rewrite of the project into this form would be on this host."""
+    from gpumend.rules.compose.rewrite import (  # loads PyYAML, and few hosts have such a project
+        form_for,
+        rewrite,
+    )
+
     where = where_of(context, found)
     form = form_for(where) if form == "auto" else form
     # The mode that is wanted is not the one that a form has to work in now.
@@ -152,7 +160,9 @@ def held(found: HostProject, files: Iterable[str]) -> str:
 def wanted_forms(context: Context) -> Iterator[Finding]:
     for found in context.state.compose.projects:
         form = wanted_form(context, found)
-        done = rewritten(context, found, form) if form else Rewrite()
+        if not form:
+            continue
+        done = rewritten(context, found, form)
         for refusal in done.refused:
             yield Finding(
                 code="GM912",

@@ -13,8 +13,8 @@ from functools import cached_property
 import yaml
 
 from gpumend.text.edits.edit import EditError
-from gpumend.text.limits import LOADER
 from gpumend.text.pattern import Pattern
+from gpumend.text.yaml_limits import LOADER
 from gpumend.text.yaml_nodes import Source
 
 ALIAS = Pattern(r"\s*:\s*(?:#[^\n]*\n\s*)*\*[^\s,\]\}]+")
