@@ -34,11 +34,15 @@ DS01_LABELS: Dict[str, List[str]] = {
     "uuids": ["ds01.gpu.uuid", "ds01.gpu.uuids"],
     "user": ["ds01.user", "aime.mlc.USER"],
 }
-DOCKER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*$")  # moby daemon/names/names.go RestrictedNameChars
 MAX_WORD = 1000  # characters of a name, a slot, a time: a longer one is none
 MAX_HOLDERS = 100000
 NOTES_FORMAT = 1
 NO_DEVICE = ("", "void", "none", "null")
+
+
+def is_docker_name(name: str) -> bool:
+    """Whether a container can have it (moby daemon/names/names.go RestrictedNameChars)."""
+    return re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", name) is not None
 
 
 def pointed(value: Any, pointer: str) -> Any:
@@ -498,7 +502,7 @@ class Holders(object):
         """Why an entry that looks stale is not freed all the same: a live container or a process that no other entry covers
         holds its slot, somebody is about to make its container, its name is none. Empty where nothing holds it back."""
         look, hardware, name, slot = self.look, self.hardware, entry["name"], entry["slot"]
-        if not DOCKER_NAME.match(name) or "\n" in name or "|" in slot:
+        if not is_docker_name(name) or "|" in slot:
             return "%r is no name that a container can have" % name
         busy = (look.get("busy") or {}).get(name)
         if busy:

@@ -3,22 +3,36 @@
 import re
 from typing import Mapping, Tuple
 
-# Packages whose version is the driver's own, on Debian and Ubuntu, whoever packs them. The pinning packages are none: they are
-# preferences of apt's (NVIDIA driver installation guide, Version Locking).
-NUMBERED_DRIVER = re.compile(
-    r"(?:nvidia-(?:driver(?!-pinning)|headless|dkms|open|kernel-dkms|kernel-open-dkms|compute-utils|utils|smi|fabricmanager|imex)"
-    r"|libnvidia-compute|libcuda1|cuda-drivers)(?:-[a-z0-9.-]*)?"
-)
-# What is held, and left alone by unattended-upgrades: all of the driver's, and not the container toolkit, whose upgrades
-# close holes (`libnvidia-container1`).
-HELD_DRIVER = re.compile(
-    r"nvidia-(?!container|docker|cuda-)[a-z0-9.-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
-    r"|cuda-drivers\S*|firmware-nvidia-\S*|linux-(?:modules|objects|signatures)-nvidia-\S*|nvlsm"
-)
-# Another kernel at the next boot is not asked for.
-KERNEL_PACKAGE = re.compile(
-    r"linux-image-\S*|linux-modules-(?!nvidia-)\S*|linux-(?:generic|virtual|aws|azure|gcp|oracle)\S*"
-)
+
+def has_driver_number(name: str) -> bool:
+    """Whether a package's version is the driver's own, on Debian and Ubuntu, whoever packs it. The pinning packages are none:
+    they are preferences of apt's (NVIDIA driver installation guide, Version Locking)."""
+    found = re.fullmatch(
+        r"(?:nvidia-(?:driver(?!-pinning)|headless|dkms|open|kernel-dkms|kernel-open-dkms|compute-utils|utils|smi|fabricmanager|imex)"
+        r"|libnvidia-compute|libcuda1|cuda-drivers)(?:-[a-z0-9.-]*)?",
+        name,
+    )
+    return found is not None
+
+
+def is_driver_package(name: str) -> bool:
+    """Whether it is held, and left alone by unattended-upgrades: all of the driver's, and not the container toolkit, whose
+    upgrades close holes (`libnvidia-container1`)."""
+    found = re.fullmatch(
+        r"nvidia-(?!container|docker|cuda-)[a-z0-9.-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
+        r"|cuda-drivers\S*|firmware-nvidia-\S*|linux-(?:modules|objects|signatures)-nvidia-\S*|nvlsm",
+        name,
+    )
+    return found is not None
+
+
+def is_kernel_package(name: str) -> bool:
+    """Whether it brings another kernel at the next boot."""
+    found = re.fullmatch(
+        r"linux-image-\S*|linux-modules-(?!nvidia-)\S*|linux-(?:generic|virtual|aws|azure|gcp|oracle)\S*",
+        name,
+    )
+    return found is not None
 
 
 def driver_number(version: str) -> Tuple[int, ...]:
@@ -32,7 +46,7 @@ def driver_number(version: str) -> Tuple[int, ...]:
 def driver_numbers(versions: Mapping[str, str]) -> Mapping[str, Tuple[int, ...]]:
     """Of these packages (name -> version) those that have the driver's own number."""
     found = ((name, driver_number(version)) for name, version in versions.items())
-    return dict((name, number) for name, number in found if number and NUMBERED_DRIVER.fullmatch(name))
+    return dict((name, number) for name, number in found if number and has_driver_number(name))
 
 
 def shown_number(number: Tuple[int, ...]) -> str:

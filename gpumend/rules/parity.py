@@ -6,7 +6,6 @@ restore-compatibility-checker.md). What is no host's affair (pod UIDs in kubelet
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from gpumend.state.grit import ROOT
 from gpumend.state.host_state import HostState
 from gpumend.state.reading import Reading, Unread
 from gpumend.text.backports import StrEnum
+from gpumend.text.digest import sha256
 from gpumend.text.record import Record
 from gpumend.text.version import Version, show
 
@@ -97,7 +97,7 @@ def _cdi_paths(state: HostState) -> Value:
         if file.spec.value is not None:
             edits = file.spec.value.edits()
             paths |= {inside for _, inside in edits.mounts} | {node.inside for node in edits.nodes}
-    digest = hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()
+    digest = sha256("\n".join(sorted(paths)).encode()).hexdigest()
     return Value(
         digest, f"{len(paths)} paths, sha256 {digest[:12]}" if paths else "no spec", frozenset(paths)
     )

@@ -6,7 +6,6 @@ cmd/containerd/server/config/config.go of 2.0, 2.2 and 2.3: `merge`.
 
 from __future__ import annotations
 
-import copy
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIGS, KUBELET_PKI
 from gpumend.state.reading import Reading, Unread
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, FileMeta, Output, Process, Snapshot
-from gpumend.text.documents import toml
+from gpumend.text.documents import copied, toml
 from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
@@ -275,7 +274,7 @@ def deep_merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             deep_merge(into[key], value)
         else:
-            into[key] = copy.deepcopy(value)
+            into[key] = copied(value)
 
 
 def _converted(newer: dict[str, Any], older: Mapping[str, Any]) -> None:
@@ -285,9 +284,9 @@ def _converted(newer: dict[str, Any], older: Mapping[str, Any]) -> None:
         if key == "containerd" and isinstance(value, Mapping):
             into = newer.setdefault("containerd", {})
             for name, part in value.items() if isinstance(into, dict) else ():
-                into.setdefault(name, copy.deepcopy(part))
+                into.setdefault(name, copied(part))
         else:
-            newer.setdefault(key, copy.deepcopy(value))
+            newer.setdefault(key, copied(value))
 
 
 def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -321,7 +320,7 @@ def merge(version: Version, path: str, parsed: Mapping[str, Mapping[str, Any]]) 
             if not isinstance(part, Mapping):
                 continue
             if version < MERGES_KEYS:
-                section = copy.deepcopy(dict(part))
+                section = copied(dict(part))
             else:
                 deep_merge(newer if known == V3_PLUGIN else older, part)
         if version >= CONVERTS_EACH:

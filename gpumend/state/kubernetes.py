@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from gpumend.state.flavours import FLAVOURS, KUBELET_CONFIG, KUBELET_CONFIGS, KU
 from gpumend.state.reading import Reading, Unread, first_unknown
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import NOT_ASKED, FileContent, Process, Snapshot
-from gpumend.text.documents import toml
+from gpumend.text.documents import copied, toml
 from gpumend.text.record import Record
 from gpumend.text.version import Version, parse_version
 
@@ -178,7 +177,7 @@ class K3s(Record):
             drop_in = self._drop_in(path) if self.drops_in(path) and not known[path].absent else {}
             into = next((name for name in found if name.endswith("-cri.toml")), self.flavour.generated)
             if drop_in and into in found:
-                merged = copy.deepcopy(dict(found[into]))
+                merged = copied(dict(found[into]))
                 deep_merge(merged, {key: value for key, value in drop_in.items() if key != "imports"})
                 found[into] = merged
         return found

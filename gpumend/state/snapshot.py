@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import sys
 import zlib
@@ -13,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from gpumend.state.reading import Reading, Status
+from gpumend.text.digest import sha256
 from gpumend.text.record import Record
 
 # As the probe says it (PACKED of gpumend/payload/probe/look.py), which costs a reader http.client and more to import.
@@ -104,7 +104,7 @@ class Impostor(Record):
 
 def search_key(search: str) -> str:
     """The probe's short name for a search pattern."""
-    return hashlib.sha256(search.encode("utf-8")).hexdigest()[:8]
+    return sha256(search.encode("utf-8")).hexdigest()[:8]
 
 
 class AnswerError(ValueError):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import re
 from collections.abc import Iterator
 
+from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
 
-ARMORED = re.compile(
+ARMORED = Pattern(
     r"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\n((?:[A-Za-z]+: [^\n]*\n)*)[ \t]*\n([A-Za-z0-9+/=\s]*?)-----END PGP PUBLIC KEY BLOCK-----"
 )
 PUBLIC, SUBKEY, SIGNATURE, SECRET = 6, 14, 2, (5, 7)
@@ -97,6 +96,8 @@ def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def fingerprint(body: bytes) -> str:
     """Of a public key packet. Raises ValueError for a version that nobody may use any more."""
+    import hashlib  # loads OpenSSL's library, and few hosts have a keyring that is looked into
+
     if body[:1] == b"\x04":
         return hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper()
     if body[:1] == b"\x06":

@@ -6,6 +6,7 @@ The texts are made piece by piece, in every style that people write, so it is kn
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import math
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gpumend.text.documents import copied
 from gpumend.text.edits import Edit, EditError, apply
 from tests.unit.build import fixture
 
@@ -399,3 +401,11 @@ def test_edits_add_up(path: str, text: str) -> None:
 def test_no_file_yet_is_an_empty_one(path: str) -> None:
     edits = [Edit(path, ("a", "x"), True)]
     assert apply(path, None, edits) == apply(path, b"", edits)
+
+
+def test_what_is_copied_is_changed_alone() -> None:
+    before: dict[str, Any] = {"a": [{"b": 1}], "c": {"d": (2,)}, "e": datetime.date(2026, 7, 15)}
+    after = copied(before)
+    assert after == before
+    after["a"][0]["b"] = after["c"]["d"] = 3
+    assert before == {"a": [{"b": 1}], "c": {"d": (2,)}, "e": datetime.date(2026, 7, 15)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from tests.unit.build import healthy
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each room and its floor. `places` says where things lie, and lies below all of them.
@@ -28,6 +31,8 @@ ALONE = (
     "gpumend.text", "gpumend.payload", "gpumend.state", "gpumend.rules", "gpumend.plan", "gpumend.run.local",
 )  # fmt: skip
 NOT_ALONE = {"pyinfra", "pyinfra_cli", "paramiko", "jsonschema", "gevent"}
+# Each costs a good part of what starting Python does, and an agent judges its host every few minutes (tests/bench/imports.py).
+COSTLY = {"yaml", "_hashlib", "pkgutil", "copy", "dataclasses", "inspect", "importlib.resources", "tomlkit"}
 THIN = 80
 # The programs sent to hosts are taken together as texts (gpumend/payload/source.py) and import nothing of ours on a host.
 SENT = ("gpumend.payload.change", "gpumend.payload.probe")
@@ -195,6 +200,28 @@ def test_a_class_of_values_is_a_record() -> None:
         if module != "gpumend.text.record" and re.search(r"\bNamedTuple\b|\bnamedtuple\b", read(module))
     ]
     assert others == []
+
+
+def test_a_healthy_host_is_judged_without_what_is_costly_to_load() -> None:
+    program = (
+        "import datetime, json, sys\n"
+        "from gpumend.rules.judge import judge\n"
+        "from gpumend.rules.wanted import parse\n"
+        "from gpumend.state import host_state\n"
+        "from gpumend.state.snapshot import Snapshot\n"
+        "state = host_state.parse(Snapshot(json.load(sys.stdin)))\n"
+        "judge(state, parse({}), 'host', datetime.date(2026, 7, 15))\n"
+        f"print(state.cdi.files.value[0].spec.status, *sorted({COSTLY!r} & {{*sys.modules}}))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(healthy().answer()),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["ok"]
 
 
 def test_what_pyinfra_calls_is_thin() -> None:

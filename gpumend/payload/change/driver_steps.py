@@ -29,10 +29,10 @@ from gpumend.payload.change.packaging import (
 )
 from gpumend.payload.change.step import Step, command
 from gpumend.payload.driver import (
-    HELD_DRIVER,
-    KERNEL_PACKAGE,
     driver_number,
     driver_numbers,
+    is_driver_package,
+    is_kernel_package,
     shown_number,
 )
 from gpumend.payload.probe.execution import which
@@ -61,11 +61,11 @@ def driver_objection(changes: Sequence[PackageChange], upgrade: bool) -> str:
     for what, name, _ in changes:
         if what == "remove":
             return "it would remove %s" % name
-        if KERNEL_PACKAGE.fullmatch(name):
+        if is_kernel_package(name):
             return "it would %s %s: which kernel boots is not this change's" % (what, name)
         if METAPACKAGE.fullmatch(name):
             return "it would %s %s, which is more than a driver" % (what, name)
-        if what != "install" and not HELD_DRIVER.fullmatch(name):
+        if what != "install" and not is_driver_package(name):
             return "it would %s %s" % (what, name)
         if what != "install" and not upgrade:
             return "it would %s the driver's %s, and driver.replace is false" % (what, name)
@@ -245,7 +245,7 @@ class HoldDriver(HoldPackages):
         return "hold the driver"
 
     def do(self, journal: Journal, notes: List[str]) -> None:
-        self.wanted["names"] = sorted(name for name in listed_packages() if HELD_DRIVER.fullmatch(name))
+        self.wanted["names"] = sorted(name for name in listed_packages() if is_driver_package(name))
         HoldPackages.do(self, journal, notes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import pkgutil
 from functools import cache
 from typing import Any
 
@@ -12,10 +11,9 @@ from typing import Any
 @cache
 def load(name: str) -> dict[str, Any]:
     """The table of this name: `cuda_driver_matrix`, `compat_branches`, `gpu_chips` or `security_floors`."""
-    text = pkgutil.get_data(
-        __name__, f"{name}.json"
-    )  # importlib.resources costs as much as all the rest of this room
-    found: dict[str, Any] = json.loads(text or b"")
+    # As pkgutil.get_data reads it, also out of an agent's one file: pkgutil and importlib.resources take longer to load.
+    loader: Any = __spec__.loader
+    found: dict[str, Any] = json.loads(loader.get_data(f"{__path__[0]}/{name}.json"))
     return found
 
 

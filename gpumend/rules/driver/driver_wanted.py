@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumend.payload.driver import HELD_DRIVER, shown_number
+from gpumend.payload.driver import is_driver_package, shown_number
 from gpumend.rules.change import InstallDriver
 from gpumend.rules.driver.driver_packages import (
     TEXTS,
@@ -75,7 +75,7 @@ def units_off(context: Context) -> tuple[str, ...]:
 def is_held(context: Context) -> bool:
     """Whether upgrades leave the driver alone, as far as that is apt's to say."""
     have = context.state.packages.installed.get() or {}
-    return all(name in context.state.packages.held for name in have if HELD_DRIVER.fullmatch(name))
+    return all(name in context.state.packages.held for name in have if is_driver_package(name))
 
 
 def secure_boot(context: Context) -> str:

@@ -16,6 +16,7 @@ from gpumend.rules.engines.docker_config import (
 from gpumend.rules.finding import Evidence, Finding, Status
 from gpumend.rules.rule import Context, has_docker, rule
 from gpumend.state.docker import Container
+from gpumend.text.pattern import Pattern
 from gpumend.text.version import show
 
 NVIDIA_CAPABILITIES = {"compute", "compat32", "graphics", "utility", "video", "display", "ngx"}
@@ -106,7 +107,7 @@ def failed_starts(context: Context) -> Iterator[Finding]:
         )
 
 
-MIG = re.compile(r"\d+:\d+")
+MIG = Pattern(r"\d+:\d+")
 
 
 def _named(context: Context) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpumend.rules.change import AddRepository, RemoveFiles, SetMode
@@ -18,8 +17,9 @@ from gpumend.rules.repositories.place import (
 )
 from gpumend.rules.rule import Context, rule
 from gpumend.state.repositories import Entry
+from gpumend.text.pattern import Pattern
 
-CUDA = re.compile(r"https?://developer\.download\.nvidia\.com/compute/cuda/repos/([a-z0-9-]+)/")
+CUDA = Pattern(r"https?://developer\.download\.nvidia\.com/compute/cuda/repos/([a-z0-9-]+)/")
 
 
 def wanted(context: Context) -> bool:

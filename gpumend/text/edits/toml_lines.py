@@ -7,12 +7,12 @@ is compared with what it should mean.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from typing import Any
 
 from gpumend.text.backports import tomllib
+from gpumend.text.documents import copied
 from gpumend.text.edits.edit import EditError, JsonValue
 from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
@@ -201,7 +201,7 @@ def _insert(lines: list[str], items: list[Item], keys: Keys, value: JsonValue) -
 
 
 def _check(before: dict[str, Any], after: str, keys: Keys, value: JsonValue) -> None:
-    wanted: dict[str, Any] = copy.deepcopy(before)
+    wanted: dict[str, Any] = copied(before)
     here = wanted
     for key in keys[:-1]:
         here = here.setdefault(key, {})
