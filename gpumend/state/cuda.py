@@ -100,31 +100,37 @@ class Package(Record):
     cuda: Version | None = None
 
 
-# First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. Sources: reference strings of real
-# hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
-ROLES: tuple[tuple[str, str], ...] = (
-    ("none", r"(?s).*-repo(?:-.*)?"),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
-    ("none", r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?"),
-    ("none", r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*"),
-    ("compat", r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)"),
-    ("distro_toolkit", r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?"),
-    ("none", r"nvidia-cuda-.*"),
-    (
-        "driver",
+ANY = ("",)
+DRIVERS = (
+    "cuda-drivers", "nvidia-", "libnvidia-", "libcuda1", "libnvcuvid1", "libnvoptix1", "libxnvctrl", "linux-", "xserver-xorg-",
+    "firmware-nvidia-", "kmod-", "akmod-", "dkms-", "xorg-x11-drv-", "libnvsdm",
+)  # fmt: skip
+# (role, how such a name begins, pattern). First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. Where no name
+# begins like that, the pattern is never compiled: all of them together cost more than the rest of judging the packages.
+# Sources: reference strings of real hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
+ROLES: tuple[tuple[str, tuple[str, ...], Pattern], ...] = (
+    ("none", ANY, Pattern(r"(?s).*-repo(?:-.*)?")),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
+    ("none", ANY, Pattern(r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?")),
+    ("none", ("nvidia-", "libnvidia-"), Pattern(
+        r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*")),
+    ("compat", ("cuda-compat",), Pattern(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
+    ("distro_toolkit", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?")),
+    ("none", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-.*")),
+    ("driver", DRIVERS, Pattern(
         r"cuda-drivers(?:-.*)?|nvidia-(?:driver|headless|dkms|kernel|open|utils|compute-utils|modprobe|persistenced|smi"
         r"|settings|firmware|fabricmanager|imex|tesla|legacy|alternative|gfx|vulkan|egl|opencl|libopencl1|detect|xconfig)(?:[-.\d].*)?"
         r"|nvidia-gfxG\d.*|nvidia-(?:compute|gl|video)-G\d.*|libnvidia-.*|libcuda1(?:-.*)?|libnvcuvid1|libnvoptix1|libxnvctrl.*"
         r"|linux-(?:modules|objects|signatures)-nvidia-.*|xserver-xorg-video-nvidia.*|firmware-nvidia-.*|(?:a?kmod|dkms)-nvidia.*"
-        r"|xorg-x11-drv-nvidia.*|libnvsdm.*",
-    ),
-    ("built_for", r".*-cuda-?(\d+(?:-\d+)?)"),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
-    ("rolling_meta", r"cuda(?:-(?:toolkit|runtime|libraries|libraries-dev(?:el)?|tools|compiler|minimal-build))?(?:-\d+)?"),
-    ("toolkit", r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)"),
-    ("library", r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)"),
-    ("distro_library", r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
-     r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+"),
+        r"|xorg-x11-drv-nvidia.*|libnvsdm.*")),
+    ("built_for", ANY, Pattern(r".*-cuda-?(\d+(?:-\d+)?)")),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
+    ("rolling_meta", ("cuda",), Pattern(
+        r"cuda(?:-(?:toolkit|runtime|libraries|libraries-dev(?:el)?|tools|compiler|minimal-build))?(?:-\d+)?")),
+    ("toolkit", ("cuda-",), Pattern(r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)")),
+    ("library", ("lib", "gds-tools"), Pattern(r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)")),
+    ("distro_library", ("libcu", "libnv", "libnpp", "libaccinj"), Pattern(
+        r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
+        r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+")),
 )  # fmt: skip
-_ROLES = tuple((role, Pattern(pattern)) for role, pattern in ROLES)
 BUILT_TAG = Pattern(
     r"[+.~_-]cuda(\d+)\.(\d+)"
 )  # deb `-1+cuda12.2`, rpm cuDNN `-1.cuda12.2`, rpm NCCL `-1+cuda12.9`
@@ -133,8 +139,8 @@ BUILT_TAG = Pattern(
 def classify(name: str, version: str) -> Package:
     """What a package says about CUDA. Total: any name and version give an answer, and `none` is one."""
     bare = name.partition(":")[0]  # dpkg's binary:Package may end in the architecture
-    for role, pattern in _ROLES:
-        match = pattern.fullmatch(bare)
+    for role, beginnings, pattern in ROLES:
+        match = pattern.fullmatch(bare) if bare.startswith(beginnings) else None
         if match is None:
             continue
         told = match.group(1) if match.groups() else None

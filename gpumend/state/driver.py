@@ -148,12 +148,13 @@ def proc_flavour(text: str) -> str:
 
 def ldconfig_cache(text: str) -> dict[str, tuple[str, ...]]:
     """`ldconfig -p` as soname -> paths of this machine's own 64-bit libraries, in the linker's order."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for line in text.splitlines():
-        match = re.match(r"\s+(\S+) \(([^)]*)\) => (\S+)", line)
-        if match and ("x86-64" in match.group(2) or "AArch64" in match.group(2)):
-            found.setdefault(match.group(1), []).append(match.group(3))
-    return {soname: tuple(paths) for soname, paths in found.items()}
+        soname, _, rest = line.strip().partition(" (")
+        kind, _, path = rest.partition(") => ")
+        if path and ("x86-64" in kind or "AArch64" in kind):
+            found[soname] = (*found.get(soname, ()), path)
+    return found
 
 
 def uvm_major(text: str) -> int:

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpumend.plan.plan import plan
 from gpumend.plan.step import Step, WriteFile
@@ -66,6 +68,16 @@ def version(text: str | None) -> tuple[int, ...] | None:
 def test_every_sample(row: Mapping[str, Any]) -> None:
     found = cuda.classify(row["name"], row["version"])
     assert (found.role, found.cuda) == (row["role"], version(row["expected_cuda"]))
+
+
+@given(st.data())
+@pytest.mark.parametrize(
+    "row", cuda.ROLES, ids=[f"{number}-{row[0]}" for number, row in enumerate(cuda.ROLES)]
+)
+def test_each_name_of_a_role_begins_as_its_row_says(row: Any, data: st.DataObject) -> None:
+    _, beginnings, pattern = row
+    name = data.draw(st.from_regex(pattern.compiled, fullmatch=True))
+    assert name.startswith(beginnings)
 
 
 @pytest.mark.parametrize(

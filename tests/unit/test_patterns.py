@@ -32,7 +32,7 @@ Case = tuple[str, str | bytes, int, str]  # where, pattern, flags, how
 
 
 # Where no call by name tells how a pattern is used: of a tuple, and by yaml, which tries both at the beginning of a scalar.
-USED = {"_ROLES": "fullmatch", "WORKDIRS": "fullmatch", "gpumend.text.go_yaml": "match"}
+USED = {"ROLES": "fullmatch", "WORKDIRS": "fullmatch", "gpumend.text.go_yaml": "match"}
 # The one reads this project's own documentation, the other compiles what others write down.
 OURS = ("gpumend.rules.sources", "gpumend.text.pattern")
 
