@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
@@ -146,8 +147,9 @@ def proc_flavour(text: str) -> str:
     return "open" if re.search(r"\bOpen Kernel Module\b", text) else "proprietary"
 
 
-def ldconfig_cache(text: str) -> dict[str, tuple[str, ...]]:
-    """`ldconfig -p` as soname -> paths of this machine's own 64-bit libraries, in the linker's order."""
+@lru_cache(maxsize=64)  # two subsystems ask
+def ldconfig_cache(text: str) -> Mapping[str, tuple[str, ...]]:
+    """`ldconfig -p`, for reading, as soname -> paths of this machine's own 64-bit libraries, in the linker's order."""
     found: dict[str, tuple[str, ...]] = {}
     for line in text.splitlines():
         soname, _, rest = line.strip().partition(" (")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
@@ -90,8 +91,9 @@ class HostFacts(Record):
         return self.uid == 0
 
 
-def os_release(text: str) -> dict[str, str]:
-    """os-release(5) as a dict; raises ValueError for a line that is no assignment."""
+@lru_cache(maxsize=256)  # several subsystems ask, and a fleet has mostly the same
+def os_release(text: str) -> Mapping[str, str]:
+    """os-release(5), for reading; raises ValueError for a line that is no assignment."""
     found = {}
     for line in text.splitlines():
         line = line.strip()
@@ -114,7 +116,7 @@ def sb_state(text: str) -> bool:
     return "SecureBoot enabled" in lines and "SecureBoot validation is disabled in shim" not in lines
 
 
-def release_fields(snapshot: Snapshot) -> Reading[dict[str, str]]:
+def release_fields(snapshot: Snapshot) -> Reading[Mapping[str, str]]:
     """What os-release says, from the first of its two places (os-release(5))."""
     release = snapshot.text("/etc/os-release")
     if release.absent:
