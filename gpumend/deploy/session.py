@@ -17,6 +17,8 @@ from pyinfra.context import host as context_host
 from pyinfra.context import state as context_state
 
 from gpumend.deploy import interrupt, screen
+from gpumend.deploy.hosts import call
+from gpumend.places import PROJECT
 from gpumend.reports import handover, outputs, terminal
 from gpumend.reports.document import Exit, document, worst
 from gpumend.reports.fleet import one_line
@@ -110,6 +112,9 @@ def finish(state: State) -> Exit:
     if target_of(state) != "-" and (executed or not this.shown):
         show(state, told, executed)
     return write(state, told, status)
+
+
+FINISH = finish  # `begin` has its own by this name
 
 
 def show(state: State, told: dict[str, Any], executed: bool) -> None:
@@ -239,10 +244,30 @@ def begin(
     if record.error:
         click.echo(f"{host.print_prefix}{click.style(one_line(mask(record.error)), fg='red')}", err=True)
         state.fail_hosts({real(host)})
-    if record.now is None or "--dry" in sys.argv:
+    if record.now is None:
         return False
-    hands = this.hands_over and bool(record.now.context.wanted.handover)
-    return bool(record.now.plan.transactions) or (hands and bool(record.now.context.wanted.prove_image))
+    dry, wants = "--dry" in sys.argv, record.now.wanted
+    hands = this.hands_over and bool(wants.handover)
+    goes_on = bool(record.now.plan.transactions) or (hands and bool(wants.prove_image))
+    # Another deploy of this run may be about what this one is not.
+    planned = bool((record.now.whole or record.now).plan.transactions)
+    if (dry or not planned) and done_with(state, told):
+        assessment.let_go(host)
+    return goes_on and not dry
+
+
+def done_with(state: State, told: Reporter) -> bool:
+    """Whether nobody asks what a host is once it was judged and nothing is to be changed there: not the report, nor a reboot, a
+    rollback (`--data run=`) or what is handed over, nor a deploy that is not ours, which may ask for facts."""
+    given = state.inventory.get_override_data()
+    deploys = [Path(word).resolve() for word in sys.argv[2:] if word.endswith(".py")]
+    return (
+        told.finish is FINISH
+        and all(path.parent == PROJECT / "deploys" for path in deploys)
+        and not run.current(state.inventory).hands_over
+        and not (given.get(HANDOVER_KEY) or given.get("run"))
+        and not call().get("rollout", {}).get("reboot")
+    )
 
 
 def real(host: Any) -> Host:

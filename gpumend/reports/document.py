@@ -17,16 +17,15 @@ from gpumend.plan.transaction import Transaction
 from gpumend.plan.wire import digest as digest_of
 from gpumend.reports import parity
 from gpumend.reports.diff import diff
-from gpumend.rules.driver.reboot import required
 from gpumend.rules.finding import Finding
 from gpumend.rules.parity import Level
 from gpumend.rules.rule import RULES
 from gpumend.rules.wanted import Wanted
 from gpumend.run.audit_program import AUDIT_ONLY
-from gpumend.run.record import Assessment, Record, Run
+from gpumend.run.record import Record, Run
 from gpumend.state.allocations import Books
+from gpumend.state.glance import Glance
 from gpumend.text.mask import mask_all
-from gpumend.text.version import show
 
 VERSION = 2  # of the format: gpumend/schemas/report.schema.json; CHANGELOG.md has what changed
 
@@ -163,43 +162,28 @@ def digest(wanted: Wanted) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _facts(assessment: Assessment) -> dict[str, Any]:
-    """The few facts that tell one host from another at a glance; null where not known."""
-    state = assessment.context.state
-    gpus = state.gpus.listed.value
-    return {
-        "os": state.host.name.value,
-        "kernel": state.host.kernel,
-        "driver": show(state.driver.loaded.value) if state.driver.loaded.value else None,
-        "gpus": [gpu.name for gpu in gpus] if gpus else sorted((state.gpus.proc.value or {}).values()),
-        "cards": [
-            {"name": gpu.name, "brand": gpu.brand, "architecture": gpu.architecture}
-            for gpu in (state.gpus.details.value.gpus if state.gpus.details.value else ())
-        ],
-        "toolkit": show(state.toolkit.version.value) if state.toolkit.version.value else None,
-        "mode": state.toolkit.mode() if state.toolkit.installed and state.toolkit.config.known else None,
-        "docker": show(state.docker.version.value) if state.docker.version.value else None,
-        "podman": show(state.podman.version.value) if state.podman.version.value else None,
-        "containerd": show(state.containerd.version.value) if state.containerd.version.value else None,
-    }
+def _facts(found: Glance) -> dict[str, Any]:
+    """What the host is, at a glance; null where not known."""
+    return {**found._asdict(), "cards": [card._asdict() for card in found.cards]}
 
 
 def _host(record: Record, executed: bool) -> dict[str, Any]:
     now, before = record.now, record.before
+    told = now.told if now else None
     document: dict[str, Any] = {
         "status": word_of(record),
         "exit": int(exit_of(record)),
         "error": record.error,
-        "wanted": digest(now.context.wanted) if now else None,
-        "facts": _facts(now) if now else {},
+        "wanted": digest(told.wanted) if told else None,
+        "facts": _facts(told.facts) if told else {},
         "findings": [finding_of(finding) for finding in now.verdict.findings] if now else [],
         "passed": list(now.verdict.passed) if now else [],
         "skipped": list(now.verdict.inapplicable) if now else [],
         "plan": [_transaction(transaction) for transaction in now.plan.transactions] if now else [],
         "blocked": {str(component): why for component, why in record.blocked.items()},
     }
-    if now and (why := required(now.context)):
-        document["reboot"] = list(why)
+    if told and told.reboot:
+        document["reboot"] = list(told.reboot)
     if executed:
         document["found"] = [finding.code for finding in before.verdict.findings] if before else []
         document["changes"] = [

@@ -26,7 +26,7 @@ UNPROVEN = "no container was started: prove.image names none that is on the node
 def directory_of(this: Run, record: Record, executed: bool) -> str:
     """Where the desired state has a node's document left at the end of what installs it; empty where nowhere."""
     hands = this.hands_over and executed and record.now is not None
-    return record.now.context.wanted.handover if record.now is not None and hands else ""
+    return record.now.wanted.handover if record.now is not None and hands else ""
 
 
 def made(directory: str) -> None:
@@ -56,7 +56,7 @@ def written(this: Run, executed: bool, asked: str) -> list[str]:
         taken.add(mine)
         told = document(replace(this, records={name: record}), executed)
         told["hosts"][name]["installed"] = mask_all(installed(record))
-        if executed and record.proof is None and record.now and not record.now.context.wanted.prove_image:
+        if executed and record.proof is None and record.now and not record.now.wanted.prove_image:
             told["hosts"][name]["proof"] = {"status": "not proven", "detail": UNPROVEN}
         for each in FORMATS:
             path = Path(directory, f"{mine}.{each}")

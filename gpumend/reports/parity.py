@@ -16,8 +16,8 @@ def pools(records: Iterable[Record]) -> dict[str, dict[str, HostState]]:
     """The hosts that were read, by the pool that their wanted state names; hosts of no pool are in none."""
     found: dict[str, dict[str, HostState]] = {}
     for record in records:
-        if record.now is not None and record.now.context.wanted.grit_pool:
-            found.setdefault(record.now.context.wanted.grit_pool, {})[record.name] = record.now.context.state
+        if record.now is not None and record.now.wanted.grit_pool:
+            found.setdefault(record.now.wanted.grit_pool, {})[record.name] = record.now.context.state
     return found
 
 

@@ -6,8 +6,9 @@ import datetime
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from gpumend.plan.plan import plan
@@ -20,20 +21,57 @@ from gpumend.rules.wanted import Wanted
 from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.concern import Concern
 from gpumend.run.outcome import Outcome
+from gpumend.state.glance import Glance, glance
 from gpumend.state.host_state import HostState, parse
 from gpumend.state.snapshot import AnswerError, Snapshot
 from gpumend.text.mask import mask
 
 
+class Told(NamedTuple):
+    """What is told of a host besides its findings and its plan. reboot: why it is required."""
+
+    wanted: Wanted
+    facts: Glance
+    reboot: tuple[str, ...]
+
+
 @dataclass
 class Assessment:
     """What is known and planned of one host at one moment, as far as the run is about it. whole: all of it, where the run is
-    not about everything."""
+    not about everything. context: gone once it was let go."""
 
     context: Context
     verdict: Verdict
     plan: Plan
     whole: Assessment | None = None
+    _told: Told | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def told(self) -> Told:
+        return self._told or Told(self.context.wanted, glance(self.context.state), required(self.context))
+
+    @property
+    def wanted(self) -> Wanted:
+        return self._told.wanted if self._told else self.context.wanted
+
+    @property
+    def reboot(self) -> tuple[str, ...]:
+        """Why the host has to be rebooted, in words; nothing where it has not."""
+        return self.told.reboot
+
+    def let_go(self) -> None:
+        """Of the host's state, 80 KB and more, what the report says of it is left. Whoever asks for `context` after this fails."""
+        if self._told is None:
+            self._told = self.told
+            del self.context
+        if self.whole is not None:
+            self.whole.let_go()
+
+    def part(self, findings: tuple[Finding, ...], plan: Plan) -> Assessment:
+        """As far as a run is about it that is about these findings, and this plan."""
+        found = copy(self)
+        found.verdict, found.plan, found.whole = self.verdict._replace(findings=findings), plan, self
+        return found
 
     @property
     def rest(self) -> tuple[Finding, ...]:
@@ -105,14 +143,12 @@ class Run:
             return whole
         findings = tuple(f for f in whole.verdict.findings if any(c.has(f) for c in self.concern))
         components = frozenset(component for concern in self.concern for component in concern.components)
-        return Assessment(
-            whole.context,
-            whole.verdict._replace(findings=findings),
+        return whole.part(
+            findings,
             Plan(
                 tuple(t for t in whole.plan.transactions if t.component in components),
                 {component: why for component, why in whole.plan.blocked.items() if component in components},
             ),
-            whole,
         )
 
     def left(self, executed: bool) -> list[str]:
@@ -122,7 +158,7 @@ class Run:
             for name, record in self.records.items()
             if record.now is None
             or (executed and record.now.plan.transactions and not record.done)
-            or (self.reboots and required(record.now.context) and record.rebooted is None)
+            or (self.reboots and record.now.reboot and record.rebooted is None)
         )
 
     def record(self, name: str) -> Record:

@@ -68,6 +68,11 @@ def host_state(host: Host) -> HostState:
     return known[host.name]
 
 
+def forget(host: Host) -> None:
+    """The state is let go: whoever asks for it after this has the host asked again."""
+    _read.setdefault(host.inventory, {}).pop(host.name, None)
+
+
 def remember(host: Host, state: HostState) -> None:
     """Take a newer state, as a transaction's answer brings it."""
     _read.setdefault(host.inventory, {})[host.name] = state

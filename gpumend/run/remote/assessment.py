@@ -9,7 +9,7 @@ from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
 from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.record import Assessment, Record, current, judged, judged_answer
-from gpumend.run.remote.asking import complete, host_state, remember
+from gpumend.run.remote.asking import complete, forget, host_state, remember
 from gpumend.run.remote.connection import RemoteError
 from gpumend.run.remote.layers import layers
 from gpumend.schemas.wanted import check
@@ -48,6 +48,15 @@ def assess(host: Host) -> Record:
     if not record.done:
         record.before = record.now = current(host.inventory).seen(record.now)
     return record
+
+
+def let_go(host: Host) -> None:
+    """Nothing is asked or changed on the host any more: of its state what the report says is left."""
+    record = current(host.inventory).record(host.name)
+    for found in (record.before, record.now):
+        if found is not None and not found.wanted.grit_pool:  # the nodes of a pool are compared at the end
+            found.let_go()
+            forget(host)
 
 
 def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:

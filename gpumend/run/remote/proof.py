@@ -34,12 +34,12 @@ CU_INIT = (
 def containers() -> Generator[FunctionCommand, None, None]:
     """After a change, a container on each wanted engine path calls cuInit and gets 0; else the whole run is undone."""
     record = run.current(context_host.inventory).records.get(context_host.name)
-    if record is None or record.now is None or not record.now.context.wanted.prove_image:
+    if record is None or record.now is None or not record.now.wanted.prove_image:
         return
     planned = record.now.plan.transactions or any(
         outcome.status == "changed" for outcome in record.outcomes.values()
     )
-    hands = run.current(context_host.inventory).hands_over and record.now.context.wanted.handover
+    hands = run.current(context_host.inventory).hands_over and record.now.wanted.handover
     planned = planned or bool(hands)  # its document says what is now, not what was when something changed
     failed = [component for component, outcome in record.outcomes.items() if not outcome.good]
     if failed and planned:

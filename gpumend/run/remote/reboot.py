@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from gpumend.rules.driver.reboot import lost_at_boot, required
+from gpumend.rules.driver.reboot import lost_at_boot
 from gpumend.rules.finding import Status
 from gpumend.rules.judge import Verdict
 from gpumend.run import record as run
@@ -58,7 +58,7 @@ def is_controller(name: str, record: Record) -> bool:
 
 def due(record: Record) -> tuple[str, ...]:
     """Why a host has to be rebooted, as far as it is known; nothing where it has not."""
-    return required(record.now.context) if record.now is not None else ()
+    return record.now.reboot if record.now is not None else ()
 
 
 def rebooted(host: Host, record: Record, wait: float) -> Outcome:
