@@ -25,7 +25,7 @@ from gpumend.run.audit_program import AUDIT_ONLY
 from gpumend.run.record import Record, Run
 from gpumend.state.allocations import Books
 from gpumend.state.glance import Glance
-from gpumend.text.mask import mask_all
+from gpumend.text.mask import mask_all, printable
 
 VERSION = 2  # of the format: gpumend/schemas/report.schema.json; CHANGELOG.md has what changed
 
@@ -208,8 +208,10 @@ def _host(record: Record, executed: bool) -> dict[str, Any]:
     return document
 
 
-def envelope(run: Run, kind: str, status: Exit, hosts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """What every document has, around what its kind adds; masked."""
+def envelope(
+    run: Run, kind: str, status: Exit, hosts: Mapping[str, Any] | Iterable[tuple[str, Any]], **more: Any
+) -> dict[str, Any]:
+    """What every document has, around what its kind adds; masked, host by host, so that not all are there twice at a time."""
     told = {
         "gpumend": VERSION,
         "version": tool_version(),
@@ -218,10 +220,13 @@ def envelope(run: Run, kind: str, status: Exit, hosts: Mapping[str, Any], **more
         "started": _iso(run.started),
         "seconds": round(time.time() - run.started, 3),
         "exit": int(status),
-        "hosts": dict(hosts),
+        "hosts": {},
         **more,
     }
-    return dict(mask_all(told))
+    document: dict[str, Any] = mask_all(told)
+    pairs = hosts.items() if isinstance(hosts, Mapping) else hosts
+    document["hosts"] = {printable(str(name)): mask_all(host, top=False) for name, host in pairs}
+    return document
 
 
 def document(run: Run, executed: bool) -> dict[str, Any]:
@@ -235,7 +240,7 @@ def document(run: Run, executed: bool) -> dict[str, Any]:
         run,
         "mend" if executed else "audit",
         worst((*map(exit_of, records), *beyond)),
-        {record.name: _host(record, executed) for record in records},
+        ((record.name, _host(record, executed)) for record in records),
         **({"parity": pools} if pools else {}),
         **({"stopped": {"why": run.stopped, "left": run.left(executed)}} if run.stopped else {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import import_module
 
 from gpumend import rules
@@ -144,6 +145,11 @@ def _without_changes(findings: Iterable[Finding], faulty: Iterable[str]) -> list
     ]
 
 
+@lru_cache(maxsize=256)  # of a fleet, and to the end of its run
+def _same(codes: tuple[str, ...]) -> tuple[str, ...]:
+    return codes
+
+
 def judge(
     state: HostState, wanted: Wanted, name: str, today: datetime.date, lenient: bool = False
 ) -> Verdict:
@@ -180,4 +186,4 @@ def judge(
     if faulty:
         findings = _without_changes(findings, faulty)
     judged = tuple(_waive(managers.hold(drift.hold(findings, context), context), context))
-    return Verdict(judged, tuple(passed), tuple(skipped))
+    return Verdict(judged, _same(tuple(passed)), _same(tuple(skipped)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from gpumend.state.reading import Reading
@@ -15,6 +14,7 @@ from gpumend.state.request import Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text import plain_yaml
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 from gpumend.text.version import Version, parse_version
 
 DEFAULT_DIRS = ("/etc/cdi", "/var/run/cdi")  # pkg/cdi/spec-dirs.go: later has priority
@@ -331,7 +331,7 @@ def least_version(raw: Mapping[str, Any]) -> Version:
     return least
 
 
-@lru_cache(maxsize=256)  # a fleet has mostly the same ones
+@shared(256)
 def load(path: str, text: str) -> Spec:
     """A spec file as the CDI loader takes it; raises SpecError with the loader's reason where it drops it."""
     raw: Any = plain_yaml.read(text)

@@ -21,6 +21,7 @@ from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 from gpumend.text.version import Version, parse_version
 
 T = TypeVar("T")
@@ -136,6 +137,7 @@ BUILT_TAG = Pattern(
 )  # deb `-1+cuda12.2`, rpm cuDNN `-1.cuda12.2`, rpm NCCL `-1+cuda12.9`
 
 
+@shared(4096, 200)
 def classify(name: str, version: str) -> Package:
     """What a package says about CUDA. Total: any name and version give an answer, and `none` is one."""
     bare = name.partition(":")[0]  # dpkg's binary:Package may end in the architecture

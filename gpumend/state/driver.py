@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import FileContent, FileMeta, Snapshot
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 from gpumend.text.version import Version, parse_version
 
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
@@ -147,7 +147,7 @@ def proc_flavour(text: str) -> str:
     return "open" if re.search(r"\bOpen Kernel Module\b", text) else "proprietary"
 
 
-@lru_cache(maxsize=64)  # two subsystems ask
+@shared(64)
 def ldconfig_cache(text: str) -> Mapping[str, tuple[str, ...]]:
     """`ldconfig -p`, for reading, as soname -> paths of this machine's own 64-bit libraries, in the linker's order."""
     found: dict[str, tuple[str, ...]] = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from functools import lru_cache
 
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Impostor, Snapshot
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 from gpumend.text.version import Version
 
 MEMINFO = "/proc/meminfo"
@@ -91,7 +91,7 @@ class HostFacts(Record):
         return self.uid == 0
 
 
-@lru_cache(maxsize=256)  # several subsystems ask, and a fleet has mostly the same
+@shared(64, 4096)
 def os_release(text: str) -> Mapping[str, str]:
     """os-release(5), for reading; raises ValueError for a line that is no assignment."""
     found = {}

@@ -12,6 +12,7 @@ from gpumend.state.reading import Reading, Status
 from gpumend.state.request import Command, Glob, Request
 from gpumend.state.snapshot import Output, Snapshot
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 
 PATTERNS = (
     "nvidia*", "libnvidia*", "cuda*", "cudnn*", "libcu*", "libnv*", "libnpp*", "libnccl*", "nv-tensorrt*", "tensorrt*",
@@ -140,13 +141,16 @@ class Packages(Record):
         return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in PATTERNS))
 
 
+@shared(64)
+def _rows(text: str) -> tuple[tuple[str, str, str], ...]:
+    """(status, name, version) of dpkg-query's lines."""
+    rows = (line.split("\t") for line in text.splitlines())
+    return tuple((row[0], row[1], row[2]) for row in rows if len(row) == 3)
+
+
 def parse_dpkg(output: Output) -> dict[str, str]:
     """Packages whose status is installed. dpkg-query exits 1 when one pattern matches nothing: no error."""
-    found = {}
-    for line in output.out.splitlines():
-        fields = line.split("\t")
-        if len(fields) == 3 and fields[0][1:2] == "i":
-            found[fields[1]] = fields[2]
+    found = {name: version for status, name, version in _rows(output.out) if status[1:2] == "i"}
     if output.rc not in (0, 1):  # negative: killed by a signal, in the middle of its list
         raise ValueError(f"dpkg-query: exit status {output.rc}: {output.err.strip()}")
     return found
@@ -154,18 +158,16 @@ def parse_dpkg(output: Output) -> dict[str, str]:
 
 def parse_halves(output: Output) -> dict[str, str]:
     """Packages of which dpkg says that their installation, configuration or removal did not come to its end."""
-    found = {}
-    for line in output.out.splitlines():
-        fields = line.split("\t")
-        if len(fields) == 3 and (fields[0][1:2] in HALVES or fields[0][2:3] == "R"):
-            found[fields[1]] = HALVES.get(fields[0][1:2], "it has to be installed anew")
-    return found
+    return {
+        name: HALVES.get(status[1:2], "it has to be installed anew")
+        for status, name, _ in _rows(output.out)
+        if status[1:2] in HALVES or status[2:3] == "R"
+    }
 
 
 def parse_held(output: Output) -> frozenset[str]:
     """Installed packages on hold: the first letter of dpkg's status, the wish, is `h`."""
-    rows = (line.split("\t") for line in output.out.splitlines())
-    return frozenset(row[1] for row in rows if len(row) == 3 and row[0][:2] == "hi")
+    return frozenset(name for status, name, _ in _rows(output.out) if status[:2] == "hi")
 
 
 def parse_rpm(output: Output) -> dict[str, str]:

@@ -8,12 +8,12 @@ import json
 import sys
 import zlib
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from gpumend.state.reading import Reading, Status
 from gpumend.text.digest import sha256
 from gpumend.text.record import Record
+from gpumend.text.shared import shared
 
 # As the probe says it (PACKED of gpumend/payload/probe/look.py), which costs a reader http.client and more to import.
 PACKED = "gpumend:zlib:"
@@ -111,9 +111,9 @@ class AnswerError(ValueError):
     """The probe's output is not an answer of ours."""
 
 
-@lru_cache(maxsize=1024)
+@shared(256)
 def _bytes(text: str) -> bytes:
-    """Base64's bytes. A fleet's hosts have mostly the same files: a thousand states share them."""
+    """Base64's bytes. A fleet's hosts have mostly the same files: as many states as are kept share them."""
     return base64.b64decode(text, validate=True)
 
 

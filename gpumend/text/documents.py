@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from gpumend.text.backports import tomllib
 from gpumend.text.limits import check_toml
+from gpumend.text.shared import shared
 
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=256)
+@shared(256)
 def toml(text: str) -> Mapping[str, Any]:
     """The text as TOML; raises ValueError (tomllib.TOMLDecodeError where it is none), or RecursionError where it is
     nested too deep.

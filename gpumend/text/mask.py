@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from gpumend.text.pattern import Pattern
+from gpumend.text.shared import shared
 
 MASK = "********"
 MOST_TEXT = 100_000  # characters of one text in a document
@@ -82,6 +83,7 @@ def _random(match: re.Match[str]) -> str:
     return f"{match.group('key')}{MASK}"
 
 
+@shared(4096, 256)  # codes, titles, names of files: of a fleet's report most texts are alike
 def mask(text: str) -> str:
     """The text without passwords in URLs, values of keys that name a secret, and authorization headers; printable."""
     text = printable(text)

@@ -93,3 +93,8 @@ def test_what_one_more_host_leaves_does_not_grow_with_what_it_has(tmp_path: Path
     """Objects of ours of a host that is done with: its record, findings and their evidence, and little else."""
     few, many = (ran(tmp_path, drifted(), count, "--dry")["all"] for count in (2, 12))
     assert (many - few) / 10 < 40
+
+
+def test_pyinfras_connectors_are_looked_up_once_for_all_hosts(tmp_path: Path) -> None:
+    few, many = (ran(tmp_path, healthy(), count, "--dry")["scans"] for count in (2, 12))
+    assert few == many > 0

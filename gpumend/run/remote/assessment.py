@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from gpumend.run.budget import JUDGING, OverBudget, within
 from gpumend.run.record import Assessment, Record, current, judged, judged_answer
 from gpumend.run.remote.asking import complete, forget, host_state, remember
 from gpumend.run.remote.connection import RemoteError
-from gpumend.run.remote.layers import layers
+from gpumend.run.remote.layers import Wants, layers
 from gpumend.schemas.wanted import check
 from gpumend.state.snapshot import Snapshot
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 
-def merged(host: Host) -> dict[str, Any]:
-    """The wanted state of a host as its layers come together, each of them and the whole checked. Raises WantedError."""
-    parts = layers(host)
+def _merged(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
     for part in parts:
         check(part)
     found = wanted_state.merge(parts)
@@ -29,9 +28,17 @@ def merged(host: Host) -> dict[str, Any]:
     return found
 
 
+def merged(host: Host) -> dict[str, Any]:
+    """The wanted state of a host as its layers come together, each of them and the whole checked. Raises WantedError."""
+    return _merged(layers(host))
+
+
+_wanted = Wants(lambda parts: wanted_state.parse(_merged(parts)))
+
+
 def wanted_of(host: Host) -> Wanted:
-    """The wanted state of a host; raises WantedError."""
-    return wanted_state.parse(merged(host))
+    """The wanted state of a host, the same object where another host's is the same; raises WantedError."""
+    return _wanted.of(host)
 
 
 def assess(host: Host) -> Record:
