@@ -1,6 +1,6 @@
 """`python -m gpumend.deploy.process ARGUMENTS`: pyinfra's own command line, as `gpumend` starts it."""
 
-from pyinfra_cli.main import main  # isort: skip  # first: it puts gevent in the place of threads and sockets
+from gpumend.deploy.pyinfra_main import main  # isort: skip  # first: it puts gevent in the place of threads and sockets
 
 import sys
 from collections.abc import Callable
