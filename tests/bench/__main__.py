@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -39,10 +40,13 @@ MOST: dict[str, tuple[int, int]] = {
     "stock pyinfra facts": (50, 10),
     "stock pyinfra": (50, 1),
     "gpumend mend": (200, 50),
+    "gpumend audit, drifted, replayed": (200, 0),
+    "paramiko, one exec": (200, 0),
 }
 # From so many hosts on a program runs once: the run is long, and what disturbs it evens out.
 ONCE = {"Ansible --check": 1, "Ansible": 1, "stock pyinfra facts": 10, "stock pyinfra": 10}
 ALL_ONCE = 200
+PARTS = ("ssh", "fake", "commands", "docker")
 
 
 def prepare() -> None:
@@ -64,6 +68,7 @@ def median(runs: list[Measured]) -> Measured:
         statistics.median(run.cpu for run in runs),
         statistics.median(run.memory for run in runs),
         int(statistics.median(run.execs for run in runs)),
+        statistics.median(run.machine for run in runs),
     )
 
 
@@ -89,8 +94,14 @@ def block(
     return found
 
 
-def over_ssh(hosts: list[int], rtts: list[float], repeat: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every row over SSH, and what the farm's host says of the probe."""
+def over_ssh(
+    hosts: list[int], rtts: list[float], repeat: int, programs: list[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every row over SSH, of these programs where any are named, and what the farm's host says of the probe."""
+    audits, mends = (
+        {name: each for name, each in table.items() if name in (programs or table)}
+        for table in (AUDITS, MENDS)
+    )
     rows: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory,
@@ -100,10 +111,37 @@ def over_ssh(hosts: list[int], rtts: list[float], repeat: int) -> tuple[list[dic
         for rtt in rtts:
             with farms.Delay(rtt) if rtt else contextlib.nullcontext():
                 for count in hosts:
-                    rows += block(farm, AUDITS, count, rtt, repeat)
-                    with farm.broken():
-                        rows += block(farm, MENDS, count, rtt, repeat)
+                    rows += block(farm, audits, count, rtt, repeat)
+                    if mends:
+                        with farm.broken():
+                            rows += block(farm, mends, count, rtt, repeat)
         return rows, about
+
+
+def label(rows: list[dict[str, Any]]) -> str:
+    """A run's name: a letter, the day and the commit."""
+    names = {row.get("run", "") for row in rows}
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return f"{chr(ord('A') + len(names))}: {datetime.date.today()}, commit {said.stdout.strip()}"
+
+
+def kept(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the page with those of a new run; of an older run all, or none where the newer ones have all of its rows: what it
+    has is compared within it."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["program"], row["hosts"], row["rtt"]
+
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in [*rows, *new]:
+        runs.setdefault(row.get("run", ""), []).append(row)
+    found: list[dict[str, Any]] = []
+    for each in reversed(runs.values()):
+        if not {key(row) for row in each} <= {key(row) for row in found}:
+            found = [*each, *found]
+    return found
 
 
 def main() -> int:
@@ -113,23 +151,35 @@ def main() -> int:
     parser.add_argument("--rtt", type=float, nargs="+", default=[0, 10, 50])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "bench")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they are"
+    )
+    parser.add_argument(
+        "--programs", nargs="+", choices=[*AUDITS, *MENDS], default=[], help="of the rows over SSH"
+    )
     asked = parser.parse_args()
     prepare()
-    rows, about = over_ssh(asked.hosts, asked.rtt, asked.repeat)
+    committed = asked.output.with_suffix(".json")
+    before = json.loads(committed.read_text()) if committed.exists() else {}
     found = {
+        **before,
         "command": "make bench",
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
         "read": f"{len(FILES)} files, the metadata of {len(STATS)}, the output of {len(COMMANDS)} commands",
-        "rows": rows,
-        **about,
-        "fake": alone.fake_fleet(),
-        "commands": alone.commands(),
-        "full_docker": alone.full_docker(),
     }
-    committed = asked.output.with_suffix(".json")
-    before = json.loads(committed.read_text()) if committed.exists() else {}
+    run = label(before.get("rows", []))
+    if "ssh" in asked.parts:
+        rows, about = over_ssh(asked.hosts, asked.rtt, asked.repeat, asked.programs)
+        found["rows"] = kept(before.get("rows", []), [{**row, "run": run} for row in rows])
+        found.update(about)
+    if "fake" in asked.parts:
+        found["fake"] = alone.fake_fleet(repeat=asked.repeat)
+        found["fake_run"] = f" ({run.partition(': ')[2]})"
+    if "commands" in asked.parts:
+        found["commands"] = alone.commands()
+    if "docker" in asked.parts:
+        found["full_docker"] = alone.full_docker()
     grown = worse(found, before) if before else []
-    found.update({key: before[key] for key in ("beside",) if key in before})
     committed.write_text(json.dumps(found, indent=1) + "\n")
     text = table(found)
     asked.output.with_suffix(".md").write_text(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumend.run.programs import probe_program
+from gpumend.state.snapshot import unpacked
 from tests.bench.contestants import ROOT, peak
 from tests.nodes import images, scenarios
 from tests.nodes.lab import Lab, Node
@@ -65,25 +66,44 @@ def healthy_answer() -> str:
         return node.run(PROBE, input=probe_program()).stdout
 
 
-def fake_fleet(sizes: tuple[int, ...] = (1, 250, 500, 1000), repeat: int = 3) -> list[dict[str, Any]]:
+# Hosts of @fake, each of which answers with times of its own for all its files, made when it is asked.
+FAKE = r"""
+import itertools, re
+answer = re.sub(r'("[mc]time": \d+)\.\d+', r'\1.@@', open({answer!r}).read())
+number = itertools.count(100000)
+class Answers(dict):
+    def items(self):
+        return (("python3", answer.replace("@@", str(next(number)))),)
+    def __bool__(self):
+        return True
+    def __setitem__(self, key, value):
+        pass  # pyinfra copies a host's data: an answer is kept by nobody
+hosts = [
+    (f"@fake/host{{n}}", dict(fake_responses=Answers(), fake_delay=0, fake_delay_jitter=0)) for n in range({size})
+]
+"""
+SIZES = (1, 1000, 4000, 5000)
+
+
+def fake_fleet(sizes: tuple[int, ...] = SIZES, repeat: int = 3, answer: str = "") -> list[dict[str, Any]]:
     """An audit of so many hosts of pyinfra's own @fake connector, each of which gives the answer of a healthy host: what
-    is measured is this program and pyinfra, without SSH."""
-    found = []
+    is measured is this program and pyinfra, without SSH. Medians, in turns."""
+    runs: dict[int, list[tuple[float, float, float]]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory:
-        (Path(directory) / "answer").write_text(healthy_answer())
-        for size in sizes:
-            inventory = Path(directory) / f"fake{size}.py"
-            inventory.write_text(
-                f"answer = open({str(Path(directory) / 'answer')!r}).read()\n"
-                f"hosts = [(f'@fake/host{{n}}', dict(fake_responses={{'python3': answer}}, fake_delay=0, fake_delay_jitter=0))"
-                f" for n in range({size})]\ndel answer\n"
-            )
-            argv = [sys.executable, "-m", "pyinfra", str(inventory), "deploys/gpu_host.py", "--dry"]
-            runs = [timed(argv, (0,), PYINFRA_PROGRESS="off") for _ in range(repeat)]
-            wall, cpu, memory = (statistics.median(column) for column in zip(*runs, strict=True))
-            found.append({"hosts": size, "wall": wall, "cpu": cpu, "memory": memory})
-            sys.stderr.write(f"@fake: {found[-1]}\n")
-    return found
+        path = Path(directory) / "answer"
+        path.write_text(unpacked(answer or healthy_answer()))
+        for _ in range(repeat):
+            for size, found in runs.items():
+                inventory = Path(directory) / f"fake{size}.py"
+                inventory.write_text(FAKE.format(answer=str(path), size=size))
+                argv = [sys.executable, "-m", "pyinfra", str(inventory), "deploys/gpu_host.py", "--dry"]
+                found.append(timed(argv, (0,), PYINFRA_PROGRESS="off"))
+                sys.stderr.write(f"@fake, {size} hosts: {found[-1]}\n")
+    rows = []
+    for size, found in runs.items():
+        wall, cpu, memory = (statistics.median(column) for column in zip(*found, strict=True))
+        rows.append({"hosts": size, "wall": wall, "cpu": cpu, "memory": memory})
+    return rows
 
 
 def commands(repeat: int = 7) -> dict[str, float]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumend.state.host_state import request
-from tests.bench.farm import DELAYED, OWN, PLAIN, REPLAYED, Farm, address, local
+from tests.bench.farm import DELAYED, DRIFTED, OWN, PLAIN, REPLAYED, Farm, address, local
 from tests.nodes import toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,12 +40,14 @@ LINES = {r"^\s*#?\s*ldconfig\s*=": 'ldconfig = "@/sbin/ldconfig"', r"^\s*mode\s*
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: wall and client CPU in seconds, peak memory of the largest client process in MB, SSH execs."""
+    """One run: wall and client CPU in seconds, peak memory of the largest client process in MB, SSH execs; CPU in seconds of all of
+    the hosts: PID 1, dockerd and sshd with what they run."""
 
     wall: float
     cpu: float
     memory: float
     execs: int
+    machine: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def measured(
 ) -> Measured:
     """Start all of `argvs` at once and wait for all. CPU is of these processes and all that they waited for, memory of
     the first one, looked at every 20 ms. Raises RuntimeError where one fails."""
-    sessions = task.farm.sessions()
+    sessions, machine = task.farm.sessions(), task.farm.cpu()
     began = time.monotonic()
     with (task.directory / "output").open("ab") as log:
         children = [
@@ -98,7 +100,7 @@ def measured(
             while not done.wait(0.02):
                 memory = max(memory, peak(children[0].pid))
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         cpu = 0.0
         for child in children:
@@ -112,7 +114,7 @@ def measured(
         if child.returncode not in good:
             said = (task.directory / "output").read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{child.args!r}: exit status {child.returncode}: {said}")
-    return Measured(wall, cpu, memory, task.farm.sessions() - sessions)
+    return Measured(wall, cpu, memory, task.farm.sessions() - sessions, task.farm.cpu() - machine)
 
 
 def ssh_true(task: Task) -> Measured:
@@ -140,6 +142,34 @@ def _ours(task: Task, port: int, *arguments: str, good: tuple[int, ...] = (0,)) 
     return done
 
 
+def bare_paramiko(task: Task) -> Measured:
+    """The floor of anything on paramiko: one exec of `true` a host, all at once on gevent, as pyinfra has them."""
+    names = {f"[{host}]:{task.port(PLAIN)}" for host in task.addresses}
+    known = (
+        task.directory / "known_hosts"
+    )  # no more than it needs: paramiko compares each entry with all before it
+    rows = task.farm.known_hosts.read_text(encoding="utf-8").splitlines(keepends=True)
+    known.write_text("".join(row for row in rows if row.split(" ", 1)[0] in names))
+    program = task.directory / "bare_paramiko.py"
+    program.write_text(
+        "from gevent import monkey\nmonkey.patch_all()\nimport gevent.pool, paramiko\n"
+        f"entries = paramiko.HostKeys({str(known)!r})._entries\n"
+        "known = {name: each for each in entries for name in each.hostnames}\n"
+        "def one(host):\n"
+        "    client = paramiko.SSHClient()\n"
+        "    client.set_missing_host_key_policy(paramiko.RejectPolicy())\n"
+        f"    client.get_host_keys()._entries.append(known[f'[{{host}}]:{task.port(PLAIN)}'])\n"
+        f"    client.connect(host, {task.port(PLAIN)}, {task.farm.user!r}, key_filename={str(task.farm.key)!r},"
+        " look_for_keys=False, allow_agent=False, timeout=60, banner_timeout=60, auth_timeout=60)\n"
+        "    _, out, _ = client.exec_command('true')\n"
+        "    assert out.channel.recv_exit_status() == 0\n"
+        "    client.close()\n"
+        f"jobs = [gevent.spawn(one, host) for host in {task.addresses!r}]\n"
+        "gevent.joinall(jobs, raise_error=True)\n"
+    )
+    return measured(task, [[sys.executable, str(program)]])
+
+
 def bare(task: Task) -> Measured:
     """The floor of anything on pyinfra: our inventory, and one exec of `true` a host."""
     deploy = task.directory / "bare.py"
@@ -159,6 +189,11 @@ def audit(task: Task) -> Measured:
 def replayed(task: Task) -> Measured:
     """Ours, to hosts that do not compute on the controller's own processors."""
     return _ours(task, REPLAYED, "deploys/gpu_host.py", "--dry")
+
+
+def drifted(task: Task) -> Measured:
+    """The same, to hosts of which each has two values to set, shown as a diff."""
+    return _ours(task, DRIFTED, "deploys/gpu_host.py", "--dry", good=(3,))
 
 
 def mend(task: Task) -> Measured:
@@ -247,8 +282,10 @@ def ansible_mend(task: Task) -> Measured:
 Contestant = Callable[[Task], Measured]
 AUDITS: dict[str, Contestant] = {
     "ssh host true": ssh_true,
+    "paramiko, one exec": bare_paramiko,
     "pyinfra, one exec": bare,
     "gpumend audit, replayed": replayed,
+    "gpumend audit, drifted, replayed": drifted,
     "gpumend audit": audit,
     "stock pyinfra facts": stock_audit,
     "Ansible --check": ansible_audit,

@@ -4,6 +4,7 @@ PLAIN    the host as it is: for what only reads.
 REPLAYED the same, but a program of ours is answered with what the host answered to it before, after the time that this
          took while nothing else ran. What a fleet's hosts do on processors of their own would otherwise be done by the
          two that the controller has.
+DRIFTED  the same, with what the host answered while it was as `broken` has it.
 OWN      each address has an /etc, a gpumend state and a lock of its own: for what writes.
 
 The delayed ports are the same behind a relay that holds every byte back by half the round trip, each way (this kernel
@@ -23,9 +24,10 @@ from pathlib import Path
 from gpumend.run.programs import probe_program
 from tests.nodes import scenarios, toolkit
 from tests.nodes.lab import Lab, Node
-from tests.nodes.slot import wait_for
+from tests.nodes.slot import ONLY_CGROUP2, wait_for
 
-PLAIN, REPLAYED, OWN = 2200, 2201, 2202
+PLAIN, REPLAYED, OWN, DRIFTED = 2200, 2201, 2202, 2203
+PORTS = (PLAIN, REPLAYED, OWN, DRIFTED)
 DELAYED = 100  # a delayed port's number above the plain one's
 ADDRESSES = 1000
 REPLAY = "/usr/local/lib/bench-replay"
@@ -35,7 +37,7 @@ LOG = "/var/log/bench-sshd.log"
 # STAND-INS: what an address does besides running the command that it is given.
 REPLAY_TEXT = """#!/bin/sh
 case $SSH_ORIGINAL_COMMAND in
-*"python3 -I -S -B"*) cat >/dev/null; sleep {seconds}; exec cat /var/lib/bench-answer ;;
+*"python3 -I -S -B"*) set -- $SSH_CONNECTION; cat >/dev/null; sleep {seconds}; exec cat "/var/lib/bench-answer.$4" ;;
 *) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
 esac
 """
@@ -52,6 +54,7 @@ exec sh -c "$SSH_ORIGINAL_COMMAND"' "$directory"
 SSHD = f"""Port {PLAIN}
 Port {REPLAYED}
 Port {OWN}
+Port {DRIFTED}
 MaxStartups 4000
 MaxSessions 100
 LogLevel VERBOSE
@@ -59,6 +62,8 @@ UseDNS no
 PidFile none
 Subsystem sftp internal-sftp
 Match LocalPort {REPLAYED}
+    ForceCommand {REPLAY}
+Match LocalPort {DRIFTED}
     ForceCommand {REPLAY}
 Match LocalPort {OWN}
     ForceCommand {OWN_FILES}
@@ -88,7 +93,7 @@ class Farm:
             f"[{host}]:{port + extra} {' '.join(public)}"
             for number in range(ADDRESSES)
             for extra, host in ((0, address(number)), (DELAYED, local(address(number))))
-            for port in (PLAIN, REPLAYED, OWN)
+            for port in PORTS
         ]
         self.known_hosts.write_text("\n".join(rows) + "\n", encoding="utf-8")
         self.quiet = 0.0
@@ -101,7 +106,9 @@ class Farm:
             input="\n".join(commands) + "\n", text=True, check=True,
         )  # fmt: skip
         subprocess.run(["ip", "route", "replace", "198.19.0.0/16", "via", self.node.address], check=True)
-        self.answer()
+        self.quiet = self.answer(REPLAYED)
+        with self.broken():
+            self.answer(DRIFTED)
         self.node.write(REPLAY, REPLAY_TEXT.format(seconds=round(self.quiet, 3)), 0o755)
         self.node.write(OWN_FILES, OWN_TEXT, 0o755)
         self.node.write("/etc/ssh/bench_config", SSHD)
@@ -116,15 +123,22 @@ class Farm:
             check=False,
         )  # fmt: skip
 
-    def answer(self) -> None:
-        """What the host answers to our probe is kept on it for REPLAYED, and how long that took."""
+    def answer(self, port: int) -> float:
+        """What the host answers to our probe now is kept on it for that port; the seconds that it took."""
         times = []
         for _ in range(5):
             began = time.monotonic()
             found = self.node.run(["python3", "-I", "-S", "-B", "-"], input=probe_program()).stdout
             times.append(time.monotonic() - began)
-        self.quiet = min(times)
-        self.node.write("/var/lib/bench-answer", found)
+        self.node.write(f"/var/lib/bench-answer.{port}", found)
+        return min(times)
+
+    def cpu(self) -> float:
+        """Seconds of CPU time that all of the host has had: PID 1, dockerd and sshd with what runs in its sessions."""
+        read = f'{ONLY_CGROUP2}; exec cat "/sys/fs/cgroup/$1/cpu.stat"'
+        argv = ["unshare", "-m", "sh", "-euc", read, "sh", self.node.cgroup]
+        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        return int(dict(line.split() for line in told.splitlines())["usage_usec"]) / 1e6
 
     def log(self) -> str:
         return self.node.read(LOG).decode("utf-8", "replace") if self.node.exists(LOG) else ""
@@ -173,7 +187,7 @@ def running(directory: Path) -> Iterator[Farm]:
 class Delay:
     """A TCP relay that holds every byte back by half the round trip, each way."""
 
-    def __init__(self, milliseconds: float, ports: Sequence[int] = (PLAIN, REPLAYED, OWN)) -> None:
+    def __init__(self, milliseconds: float, ports: Sequence[int] = PORTS) -> None:
         self.seconds = milliseconds / 2000
         self.ports = ports
         self.loop = asyncio.new_event_loop()

@@ -28,9 +28,9 @@ def main(source, target):
     figure, axes = plt.subplots(1, len(trips), figsize=(4 * len(trips), 4), sharey=True, squeeze=False)
     for axis, trip in zip(axes[0], trips, strict=True):
         for program, (color, line) in SHOWN.items():
-            found = sorted(
-                (r["hosts"], r["wall"]) for r in rows if (r["program"], r["rtt"]) == (program, trip)
-            )
+            # of several runs the newest, which is the last
+            newest = {r["hosts"]: r["wall"] for r in rows if (r["program"], r["rtt"]) == (program, trip)}
+            found = sorted(newest.items())
             if found:
                 axis.plot(
                     *zip(*found, strict=True), line, color=color, marker="o", markersize=3, label=program
