@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from gpumend.plan.plan import plan
@@ -27,7 +27,8 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 from gpumend.text.mask import mask
 
 
-class Told(NamedTuple):
+@dataclass(frozen=True)
+class Told:
     """What is told of a host besides its findings and its plan. reboot: why it is required."""
 
     wanted: Wanted

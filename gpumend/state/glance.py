@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 from gpumend.state.host_state import HostState
+from gpumend.text.record import Record
 from gpumend.text.version import show
 
 
-class Card(NamedTuple):
+class Card(Record):
     """A GPU as nvidia-smi or NVML names it."""
 
     name: str
@@ -17,7 +17,7 @@ class Card(NamedTuple):
     architecture: str
 
 
-class Glance(NamedTuple):
+class Glance(Record):
     """None where not known. gpus: the names of all; cards: of those that were asked in detail."""
 
     os: str | None
