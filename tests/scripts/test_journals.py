@@ -459,7 +459,7 @@ def test_an_audit_takes_of_a_journal_what_the_rules_need(case: str, old: bool, l
     text = Path(path).read_text()
     raw = json.loads(text)
     hits = matches(SEARCH, text)
-    found = _journal(path, hits)
+    found = _journal(path, hits, ())
     entries = raw["files"] if old else [file for step in raw["steps"] for file in step.get("files", (step,))]
     assert (found.run, found.component, found.state) == (raw["run"], raw["component"], raw["state"])
     assert found.files is not None and sorted(found.files) == sorted(entry["path"] for entry in entries)
