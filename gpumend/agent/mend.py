@@ -33,7 +33,9 @@ def send(config: Config, data: dict[str, Any]) -> tuple[Outcome, Snapshot]:
 def recovers(config: Config, now: Assessment) -> bool:
     """Whether an interrupted run is the agent's to put back: of what it may change, all of it."""
     listed = now.context.state.runs.listed()
-    open_ = {each.component for found in listed for each in found.journals if each.state == "working"}
+    open_ = {
+        each.component for found in listed for each in found.journals if each.state in ("working", "watching")
+    }
     return open_ <= {*config.mend, str(Component.RECOVER)}
 
 

@@ -54,13 +54,18 @@ def gpu_present(context: Context) -> Iterator[Finding]:
 @rule("GM003", "no run was interrupted", "design promise 3: every file old or new", applies=always)
 def interrupted(context: Context) -> Iterator[Finding]:
     for journal in context.state.runs.interrupted():
+        watched = journal.state == "watching"
         yield Finding(
             code="GM003",
             status=Status.FAIL,
-            summary=f"run {journal.run} was interrupted in {journal.component}",
+            summary=f"run {journal.run} was interrupted {'while it watched the daemon of' if watched else 'in'} {journal.component}",
             evidence=(Evidence(journal.path, f"state {journal.state}: {journal.told}"),),
-            cause="The host went down or the program was killed before its change was proven.",
-            remedy="Mend puts the files of that run back as they were, and then starts afresh.",
+            cause="The change was made and proven, and nobody saw that the daemon lived after its restart."
+            if watched
+            else "The host went down or the program was killed before its change was proven.",
+            remedy="Mend watches the daemon: where it lives and the proof holds, the change stays; else it is put back."
+            if watched
+            else "Mend puts the files of that run back as they were, and then starts afresh.",
             risk=Risk.RELOAD,
             change=Change(Component.RECOVER, RecoverRun(journal.path)),
         )

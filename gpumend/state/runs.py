@@ -16,12 +16,14 @@ DIRECTORY = "/var/lib/gpumend/runs"
 PATTERN = f"{DIRECTORY}/*/*/journal.json"
 # What of a journal leaves the host; the first alternative has one listed that holds none of it. What each step had in mind
 # may be much, and a host may have a thousand runs.
-SEARCH = r'\A|"(?:state|run|component|path)": "(?:[^"\\\n]|\\.)*"|"format": [^,\n}]+|"(?:steps|files)": \['
+SEARCH = r'\A|"(?:state|run|component|path)": "(?:[^"\\\n]|\\.)*"|"format": [^,\n}]+|"(?:steps|files)": \[|"watch": \{'
 
 ACKNOWLEDGED = f"{DIRECTORY}/*/acknowledged"
 
 # Whoever changes a host holds this file's lock, and says in it who he is (gpumend/payload/change/program.py).
 LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
+# Whoever watches daemons that were restarted holds this one shared.
+WATCH = "/run/gpumend.watch"
 
 # In this order: the journals, who holds the lock, the journals' states once more. A transaction that says before and after
 # that it works, while its run has not got the lock, is not at work: one that lives ends its journal before it lets go.
@@ -30,6 +32,7 @@ REQUEST = Request(
     globs=(
         Glob(PATTERN, read=False, search=SEARCH),
         Glob(LOCK),
+        Glob(WATCH),
         Glob(LOCKS),
         Glob(PATTERN, read=False, search=STATE_AGAIN),
         Glob(ACKNOWLEDGED, read=False),
@@ -38,7 +41,8 @@ REQUEST = Request(
 
 
 class Journal(Record):
-    """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`.
+    """One component's transaction of one run. state: `working` until it ended, then `done`, `put_back`, `broken`; `watching`:
+    its change is made and proven, and the daemon that was restarted has not been watched to the end yet.
     files: None where its format is newer than this gpumend: the host then refuses to put it back."""
 
     path: str
@@ -54,7 +58,7 @@ class Journal(Record):
 
 
 # The state of a run is that of its transactions that asks for most.
-STATES = ("working", "broken", "done", "put_back")
+STATES = ("working", "watching", "broken", "done", "put_back")
 
 
 class Run(Record):
@@ -68,11 +72,12 @@ class Run(Record):
 
 class Runs(Record):
     """acknowledged: runs that somebody has taken note of (`gpumend runs ack RUN`). at_work: the run that holds the host's
-    lock just now, or an empty text."""
+    lock just now, or an empty text. watched_by: the run of which a process watches daemons just now, or an empty text."""
 
     journals: Reading[tuple[Journal, ...]]
     acknowledged: frozenset[str] = frozenset()
     at_work: str = ""
+    watched_by: str = ""
 
     def listed(self) -> tuple[Run, ...]:
         """The runs, the newest first. Raises Unread."""
@@ -85,11 +90,13 @@ class Runs(Record):
         )
 
     def interrupted(self) -> tuple[Journal, ...]:
-        """Transactions that never ended: killed, or the host went down. One that is at work is none. Raises Unread."""
+        """Transactions that never ended: killed, or the host went down; `watching`: with nobody to watch any more. One of a run that
+        is at work is none: between two transactions of it, whose daemons are watched, nobody holds the lock. Raises Unread."""
+        alive = (self.at_work, self.watched_by)
         return tuple(
             journal
             for journal in self.journals.get() or ()
-            if journal.state == "working" and journal.run != self.at_work
+            if journal.state in ("working", "watching") and journal.run not in alive
         )
 
     def broken(self) -> tuple[Journal, ...]:
@@ -116,27 +123,28 @@ def _journal(path: str, found: Sequence[str], again: Sequence[str]) -> Journal:
     values: dict[str, list[Any]] = {}
     for text in filter(None, found):
         key, _, value = text.partition(": ")
-        value = "null" if value == "[" else value  # it is there, and no more is asked of it
+        value = "null" if value in ("[", "{") else value  # it is there, and no more is asked of it
         values.setdefault(json.loads(key), []).append(json.loads(value))
     number = values.get("format", [1])[0]
     known = number in (1, 2)
     if known and ("files" if number == 1 else "steps") not in values:
         raise ValueError("a journal without steps")
     state = str(values["state"][0])
+    state = again[0] if again and state == "working" else state
     return Journal(
         path=path,
         run=str(values["run"][0]),
         component=str(values["component"][0]),
-        state=again[0] if again and state == "working" else state,
+        state="watching" if state == "working" and "watch" in values else state,
         files=tuple(map(str, values.get("path", ()))) if known else None,
     )
 
 
-def holder(said: str, locks: str) -> str:
+def holder(said: str, locks: str, kind: str = "WRITE") -> str:
     """The run that holds the lock: the one that its file names, where the process it names has a lock of that kind
     (proc(5) locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF`). The text alone stays when its process has ended."""
     named = re.search(r", run (\S+), pid (\d+)$", said.strip())
-    held = named and re.search(rf"(?m)^\d+: FLOCK +ADVISORY +WRITE {named.group(2)} ", locks)
+    held = named and re.search(rf"(?m)^\d+: FLOCK +ADVISORY +{kind} {named.group(2)} ", locks)
     return named.group(1) if named and held else ""
 
 
@@ -155,6 +163,13 @@ def parse(snapshot: Snapshot) -> Runs:
         found.append(journal.value)
     # One that is not seen leaves its run broken: told once too often, and never once too little.
     # Where neither can be read, what is working counts as interrupted: the host itself waits for the lock.
-    at_work = holder(snapshot.text(LOCK).value or "", snapshot.text(LOCKS).value or "")
+    locks = snapshot.text(LOCKS).value or ""
+    at_work = holder(snapshot.text(LOCK).value or "", locks)
+    watched_by = holder(snapshot.text(WATCH).value or "", locks, "READ")
     seen = snapshot.glob(ACKNOWLEDGED).value or ()
-    return Runs(Reading.of(tuple(found), DIRECTORY), frozenset(path.split("/")[-2] for path in seen), at_work)
+    return Runs(
+        Reading.of(tuple(found), DIRECTORY),
+        frozenset(path.split("/")[-2] for path in seen),
+        at_work,
+        watched_by,
+    )

@@ -18,6 +18,22 @@ def journal(run: str, component: str, state: str) -> dict[str, str]:
     return {f"{RUNS}/{run}/{component}/journal.json": text}
 
 
+def test_gm003_tells_a_watch_from_what_was_never_proven() -> None:
+    path = f"{RUNS}/{EARLIER}/docker.daemon_config/journal.json"
+    record = {"run": EARLIER, "component": "docker.daemon_config", "state": "working", "files": []}
+    told = []
+    for found in (record, {**record, "watch": {"unit": "docker.service"}}):
+        text = json.dumps(found, indent=1, sort_keys=True)
+        [finding] = findings(healthy().but(files={path: text}), "GM003")
+        assert finding.change is not None and finding.change.component == "runs.recovered"
+        told.append((finding.summary, finding.remedy, finding.evidence[0].text))
+    (worked, puts_back, state), (watched, watches, watching) = told
+    assert worked == f"run {EARLIER} was interrupted in docker.daemon_config"
+    assert watched == f"run {EARLIER} was interrupted while it watched the daemon of docker.daemon_config"
+    assert "puts the files of that run back" in puts_back and "the change stays" in watches
+    assert (state, watching) == ("state working: no file", "state watching: no file")
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [

@@ -17,11 +17,24 @@ from gpumend.state.snapshot import Snapshot
 RUN, PID = "20260101T000000Z-abcd", 4711
 JOURNAL = f"{runs.DIRECTORY}/{RUN}/docker.daemon_config/journal.json"
 LOCKED = "1: FLOCK  ADVISORY  WRITE %d 00:1a:23 0 EOF\n"
+SHARED = f"2: FLOCK  ADVISORY  READ {PID + 7} 00:1a:24 0 EOF\n"
 READS = len(merge([runs.REQUEST])["globs"])
 
 # What a transaction does, in its order (gpumend/payload/change/program.py), and what the kernel does where it is killed.
 LIFE = ("locks", "names itself", "works", "is done", "lets go")
 KILLED = ("locks", "names itself", "works", "lets go")
+# One whose daemon is watched by a process of its own; and where that is killed.
+WATCHED = (
+    "locks",
+    "works",
+    "is watched",
+    "watcher locks",
+    "watcher names itself",
+    "lets go to it",
+    "is done",
+    "lets go",
+)
+UNWATCHED = (*WATCHED[:6], "lets go")
 
 
 def happens(root: Path, event: str) -> None:
@@ -29,11 +42,9 @@ def happens(root: Path, event: str) -> None:
         (root / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         (root / path.lstrip("/")).write_text(text)
 
-    def journal(state: str) -> None:
-        write(
-            JOURNAL,
-            json.dumps({"run": RUN, "component": "docker.daemon_config", "state": state, "files": []}),
-        )
+    def journal(state: str, **more: object) -> None:
+        found = {"run": RUN, "component": "docker.daemon_config", "state": state, "files": [], **more}
+        write(JOURNAL, json.dumps(found, indent=1, sort_keys=True))
 
     if event == "locks":
         write(runs.LOCKS, LOCKED % PID)
@@ -41,6 +52,14 @@ def happens(root: Path, event: str) -> None:
         write(runs.LOCK, f"ops@desk, run {RUN}, pid {PID}\n")
     elif event == "works":
         journal("working")
+    elif event == "is watched":
+        journal("working", watch={"unit": "docker.service", "proofs": [{"path": ["Runtimes"]}]})
+    elif event == "watcher locks":
+        write(runs.LOCKS, LOCKED % PID + SHARED)
+    elif event == "watcher names itself":
+        write(runs.WATCH, f"ops@desk, run {RUN}, pid {PID + 7}\n")
+    elif event == "lets go to it":
+        write(runs.LOCKS, SHARED)
     elif event == "is done":
         journal("done")
     elif event == "lets go":
@@ -49,7 +68,8 @@ def happens(root: Path, event: str) -> None:
 
 def interrupted(root: Path, events: Sequence[str], before: Sequence[int]) -> bool:
     """What is told where events[i] happens before read number before[i], and after all of them where that is READS."""
-    for path, text in ((runs.LOCKS, ""), (runs.LOCK, "ops@desk, run before, pid 4\n")):
+    said = "ops@desk, run before, pid 4\n"
+    for path, text in ((runs.LOCKS, ""), (runs.LOCK, said), (runs.WATCH, said)):
         (root / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         (root / path.lstrip("/")).write_text(text)
     tree = Tree(merge([runs.REQUEST]), str(root))
@@ -73,3 +93,35 @@ def test_a_run_that_ends_well_is_never_told_as_interrupted(tmp_path: Path, befor
 
 def test_a_run_that_was_killed_before_the_first_read_is_told(tmp_path: Path) -> None:
     assert interrupted(tmp_path, KILLED, [0] * len(KILLED))
+
+
+def test_a_run_whose_daemon_is_watched_is_not_told(tmp_path: Path) -> None:
+    """Nobody holds the host's lock between two transactions."""
+    for count in range(len(WATCHED) + 1):
+        events = WATCHED[:count]
+        if "watcher names itself" not in events and "locks" in events:
+            events = ("names itself", *events)  # it holds the lock until then
+        assert not interrupted(tmp_path / str(count), events, [0] * len(events)), events
+
+
+def test_a_watch_that_ends_while_the_host_is_read_is_not_told(tmp_path: Path) -> None:
+    for when in range(READS + 1):
+        before = [0] * 6 + [when, when]
+        assert not interrupted(tmp_path / str(when), WATCHED, before), when
+
+
+def test_a_watcher_that_was_killed_is_told_as_what_it_was(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, UNWATCHED, [0] * len(UNWATCHED))
+
+
+def test_watches_are_told_from_other_states() -> None:
+    hits = [
+        '"watch": {',
+        f'"run": "{RUN}"',
+        '"component": "docker.daemon_config"',
+        '"state": "working"',
+        '"files": [',
+    ]
+    assert runs._journal(JOURNAL, hits, ()).state == "watching"
+    assert runs._journal(JOURNAL, hits, ("done",)).state == "done"
+    assert runs._journal(JOURNAL, hits[1:], ()).state == "working"
