@@ -54,8 +54,11 @@ CHANGE = (
     "change.json_spans",
     "change.allocation_steps",
     "change.kinds",
+    "change.watched",
     "change.undo",
     "change.reboot",
+    "change.watch",
+    "change.recover",
     "change.transaction",
     "change.program",
 )

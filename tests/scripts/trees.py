@@ -73,7 +73,7 @@ BEFORE: Tree = {
     **{f"bin/{name}": ["755", text] for name, text in STANDINS.items()},
 }
 # What a stand-in writes of itself: no file of the host.
-OURS = ("var/lib/gpumend", "told", "gpumend.lock", "bin")
+OURS = ("var/lib/gpumend", "told", "gpumend.lock", "gpumend.watch", "bin")
 
 
 def entries(root: Path) -> Tree:
@@ -133,6 +133,7 @@ def program(source: str, root: Path, programs: Path) -> types.ModuleType:
     module.__dict__.update(
         ROOT=f"{root}/var/lib/gpumend",
         LOCK=f"{root}/gpumend.lock",
+        WATCH=f"{root}/gpumend.watch",
         PATH=f"{programs}:{module.PATH}",
         systemd=lambda: True,
         shims=dict,  # this machine's own are none of the tree's

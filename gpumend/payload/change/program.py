@@ -6,6 +6,8 @@ ASCII JSON:
     unchanged   nothing was to be done, nothing was written
     changed     done and proven
     pending     done, but a restart waits, because it would stop containers or is not allowed
+    watching    done and proven, and the daemon that was restarted has not lived for long enough yet: a process on this host
+                watches it, and the verb `watch` waits for that and says how it ended
     moved       the host is not as the plan saw it; nothing was written
     refused     it cannot be done here (lock held, read-only or full disk, validator says no); nothing was changed
     put_back    it failed, and every file and daemon is as it was before
@@ -24,15 +26,18 @@ import select
 import signal
 import sys
 import time
-from typing import Callable, Dict
+from typing import Callable, Dict, List
 
 from gpumend.payload.change.files import Refused, reason_of
-from gpumend.payload.change.journal import ROOT, prune
+from gpumend.payload.change.journal import ROOT, Journal, prune
 from gpumend.payload.change.reboot import reboot
+from gpumend.payload.change.recover import recover
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.transaction import Transaction
 from gpumend.payload.change.trial import try_all
-from gpumend.payload.change.undo import acknowledge, recover, rollback
+from gpumend.payload.change.undo import acknowledge, rollback
+from gpumend.payload.change.watch import close_watches, ended_watches, failed_watch, outcome_of
+from gpumend.payload.change.watched import is_watched
 from gpumend.payload.probe.files import Json
 
 LOCK = "/run/gpumend.lock"
@@ -41,10 +46,98 @@ ANSWER_WITHIN = (
 )
 
 
+WATCH = "/run/gpumend.watch"  # who watches daemons holds it shared; it says whose run that is
+WATCHER_WAIT = (
+    3600  # seconds for the lock; transactions of the run come first, and a package manager may take long
+)
+LOOK_EVERY = 1  # seconds between two looks at a daemon
+
+
 def apply(wanted: Json) -> Json:
+    """overlaps: whether it may be done while daemons of this run are watched. later: whether its own may be watched after
+    the answer; where not, all watches of the run are over with it."""
+    run_id, restarts, later = wanted["run"], wanted["restarts"], wanted.get("later")
+    close_watches(run_id, restarts, not wanted.get("overlaps"))
+    failed = failed_watch(run_id)
+    if failed:
+        raise Refused("nothing more is changed by this run: %s" % failed)
     answer: Json = Transaction(wanted).apply()
+    if not later or (answer["status"] == "watching" and not watcher(wanted)):
+        close_watches(run_id, restarts, True)
+        ended = ended_watches(run_id).get(wanted["component"])
+        if ended:  # it was watched here, or one before it failed
+            answer = dict(answer, status=ended[0], detail=ended[1] or answer.get("detail", ""))
     prune()
     return answer
+
+
+def watch(wanted: Json) -> Json:
+    """Every watch of a run is over; those that are over by now, where `wait` is False."""
+    close_watches(wanted["run"], wanted["restarts"], wanted.get("wait", True))
+    ended = ended_watches(wanted["run"])
+    found = [status for status, _ in ended.values()]
+    status = next((each for each in ("broken", "put_back", "watching") if each in found), "changed")
+    return {"status": status if found else "unchanged", "detail": failed_watch(wanted["run"])}
+
+
+def watcher(wanted: Json) -> bool:
+    """A process of its own watches a transaction's daemon and ends its journal by it, whoever else is there to do so or not. Returns
+    whether it is there; the caller holds the host's lock."""
+    ready, into = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.close(ready)
+            attend(wanted, into)
+        finally:
+            os._exit(0)
+    os.close(into)
+    there = os.read(ready, 1) != b""
+    os.close(ready)
+    return there
+
+
+def attend(wanted: Json, into: int) -> None:
+    """What the watcher does. It keeps nothing of its parent's open: not the lock, and not where the answer goes."""
+    mark = os.open(WATCH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in (mark, into):
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the one by which they were listed
+    fcntl.flock(mark, fcntl.LOCK_SH)
+    named(mark, wanted)
+    os.write(into, b"1")
+    os.close(into)
+    path = os.path.join(ROOT, "runs", wanted["run"], wanted["component"], "journal.json")
+    while os.path.exists(path):
+        journal = Journal.load(path)
+        if not is_watched(journal.record):
+            return
+        if outcome_of(journal, False) is not None:
+            locked(dict(wanted, verb="watch", wait=False, lock_wait=WATCHER_WAIT))
+        time.sleep(LOOK_EVERY)
+
+
+def others_watch(run_id: str) -> str:
+    """Who watches daemons for another run; an empty text where nobody does."""
+    try:
+        mark = os.open(WATCH, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        if try_lock(mark):
+            return ""
+        said = os.read(mark, 200).decode("utf-8", "replace").strip()
+        return "" if ", run %s, " % run_id in said else said or "it does not say who"
+    finally:
+        os.close(mark)
+
+
+def named(handle: int, wanted: Json) -> None:
+    """A lock's file says who holds it."""
+    os.ftruncate(handle, 0)
+    os.write(handle, ("%s, run %s, pid %d\n" % (wanted["who"], wanted["run"], os.getpid())).encode("utf-8"))
 
 
 def containers(wanted: Json) -> Json:
@@ -70,7 +163,10 @@ VERBS: Dict[str, Callable[[Json], Json]] = {
     "acknowledge": acknowledge,
     "containers": containers,
     "reboot": reboot,
+    "watch": watch,
 }
+# Before these no daemon of their run is watched any more.
+AFTER_WATCHES = ("containers", "reboot")
 
 
 def locked(wanted: Json) -> Json:
@@ -79,14 +175,27 @@ def locked(wanted: Json) -> Json:
         raise Refused("root is needed to change this host, this is uid %d" % os.geteuid())
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        if not wait_for(lambda: try_lock(handle), wanted.get("lock_wait", LOCK_WAIT)):
+        watchers: List[str] = []  # whose watches this has waited for
+
+        def free() -> bool:
+            if not try_lock(handle):
+                return False
+            watchers.append(others_watch(wanted["run"]))
+            if watchers[-1]:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            return not watchers[-1]
+
+        if not wait_for(free, wanted.get("lock_wait", LOCK_WAIT)):
+            if watchers and watchers[-1]:
+                raise Refused("another run watches what it has restarted: %s" % watchers[-1])
             holder = os.read(handle, 200).decode("utf-8", "replace").strip()
             raise Refused("another run holds the lock: %s" % (holder or "it does not say who"))
-        os.ftruncate(handle, 0)
-        os.write(
-            handle, ("%s, run %s, pid %d\n" % (wanted["who"], wanted["run"], os.getpid())).encode("utf-8")
-        )
-        return VERBS[wanted["verb"]](wanted)
+        named(handle, wanted)
+        if wanted["verb"] in AFTER_WATCHES:
+            close_watches(wanted["run"], wanted["restarts"], True)
+        answer = VERBS[wanted["verb"]](wanted)
+        ended = ended_watches(wanted["run"])
+        return dict(answer, watched=ended) if ended else answer
     finally:
         os.close(handle)  # which unlocks it
 

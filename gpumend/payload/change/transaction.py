@@ -34,6 +34,8 @@ from gpumend.payload.change.services import (
 )
 from gpumend.payload.change.step import Step, command, nearest_directory, writable
 from gpumend.payload.change.undo import Answer, undo
+from gpumend.payload.change.watch import watch_of
+from gpumend.payload.change.watched import is_watched, tell
 from gpumend.payload.probe.running import run
 
 ANSWER_TIMEOUT = 10  # seconds; dockerd answers in milliseconds, a busy one in seconds
@@ -159,13 +161,18 @@ class Transaction:
         if waiting and not (service.reloads and systemd()):
             return waiting
         self.told = "reload" if waiting else action
-        service.tell(self.told)
+        tell(service, self.told)
         prove(self.wanted["proofs"], self.told)
         if self.told == "restart":
             self.lost = service.start_again()
             if service.again:
                 self.notes.append("stopped and started again: %s" % ", ".join(service.again))
-            service.outlives(self.wanted.get("watch", 0))
+            seconds = self.wanted.get("watch", 0)
+            if seconds and self.wanted.get("later") and not any(step.waits() for step in self.steps):
+                journal.record["watch"] = watch_of(service, seconds, self.wanted["proofs"])
+                journal.log("watch %s" % unit)
+            else:
+                service.outlives(seconds)
         return waiting
 
     def apply(self) -> Answer:
@@ -201,14 +208,17 @@ class Transaction:
         if waiting and self.wanted.get("inner") and not (journal.files() or journal.record["inner"]):
             journal.discard()  # all but the wait was done by an earlier run
             return {"status": "pending", "detail": detail}
+        watched = is_watched(journal.record)
         try:
-            journal.record["running"] = {}  # a rollback days later does not start them
-            journal.end("done")
+            if not watched:
+                journal.record["running"] = {}  # a rollback days later does not start them
+                journal.end("done")
         except OSError as error:
             # A journal left `working` would have the next run put it back.
             journal.discard()
             detail = "; ".join(filter(None, (detail, "it cannot be rolled back: %s" % reason_of(error))))
-        answer: Answer = {"status": "pending" if waiting else "changed", "detail": detail, "told": self.told}
+        status = "watching" if watched else "pending" if waiting else "changed"
+        answer: Answer = {"status": status, "detail": detail, "told": self.told}
         answer["files"] = journal.paths()
         if self.lost:
             answer["lost"] = self.lost

@@ -26,7 +26,7 @@ from gpumend.payload.change.services import (
     stopped,
     systemd,
 )
-from gpumend.payload.change.unfinished import finish
+from gpumend.payload.change.watched import tell
 from gpumend.payload.probe.running import run
 
 Answer = Dict[str, Any]
@@ -118,9 +118,9 @@ def undo_service(journal: Journal, restarts: str) -> Tuple[List[str], str]:
     try:
         if held:
             if teller.reloads and answers:
-                teller.tell("reload")
+                tell(teller, "reload")
             return [], "%s still runs with the new configuration: %s" % (unit, held)
-        teller.tell("restart" if served == "restart" else reload_or_start(unit))
+        tell(teller, "restart" if served == "restart" else reload_or_start(unit))
         return ["container %s did not come back" % name for name in teller.start_again()], ""
     except (OSError, Failed) as error:  # all but this is back by now: whoever reads it need not look for more
         return ["the files are as before, but %s" % reason_of(error)], str(held)
@@ -161,19 +161,6 @@ def undo_all(found: Iterable[Journal], restarts: str, detail: str, inner: str = 
     if waits:
         return {"status": "pending", "files": paths, "detail": "; ".join(waits)}
     return {"status": "changed" if done else "unchanged", "files": paths, "detail": detail}
-
-
-def recover(wanted: Dict[str, Any]) -> Answer:
-    """Interrupted runs are put back, newest first. A restart that this takes is made as `restarts` allows."""
-    for path in wanted["journals"]:
-        if not re.match(re.escape(ROOT) + r"/runs/[\w.-]+/[\w.-]+/journal\.json$", path):
-            raise Refused("%s is no journal" % path)
-    found = newest_first(Journal.load(path) for path in wanted["journals"])
-    interrupted = [journal for journal in found if journal.record["state"] == "working"]
-    waits = finish(interrupted, wanted["restarts"])
-    if waits:
-        return {"status": "pending", "detail": waits}
-    return undo_all(interrupted, wanted["restarts"], "put back as before the interrupted run")
 
 
 def directory_of(run_id: str) -> str:
