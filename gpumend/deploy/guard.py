@@ -129,6 +129,7 @@ def install(state: Any) -> None:
 
     def staged(stage: StateStage) -> None:
         if stage is StateStage.Connect:
+            run.current(state.inventory).watches = True
             checked(state)
             if call().get("check"):
                 told(state)
@@ -149,6 +150,8 @@ def install(state: Any) -> None:
             if how != rollout.Rollout():
                 rollout.run_all(state, how)
                 raise SystemExit(int(Exit.OK))  # disconnecting, the report comes with its own
+        elif stage is StateStage.Disconnect:
+            rollout.watched(state)
         set_stage(stage)
 
     def failed(hosts: set[Host], activated_count: int | None = None) -> None:

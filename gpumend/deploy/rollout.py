@@ -24,7 +24,7 @@ from gpumend.reports.document import Exit, exit_of, word_of
 from gpumend.reports.names import some
 from gpumend.run import record as run
 from gpumend.run.outcome import Outcome
-from gpumend.run.remote import reboot
+from gpumend.run.remote import component, reboot
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -125,6 +125,18 @@ def run_all(state: State, how: Rollout) -> None:
         )
 
 
+def watched(state: State) -> None:
+    """No daemon of any host is watched any more, as far as the hosts answer (gpumend/run/remote/component.py)."""
+    this = run.current(state.inventory)
+    due = [
+        name
+        for name, record in this.records.items()
+        if any(each.status == "watching" for _, each in record.done)
+    ]
+    hosts = [host for name in due if (host := state.inventory.get_host(name)) is not None]
+    gevent.joinall([gevent.spawn(component.watched, host) for host in hosts])
+
+
 def in_turn(
     names: list[str],
     how: Rollout,
@@ -175,6 +187,7 @@ def _one(state: State, host: Host, how: Rollout) -> None:
         for operation in state.get_op_order():
             if operation in state.ops[host] and not run_host_op(state, host, operation):
                 break
+    component.watched(host)
     if how.reboot and not this.stopped:
         _rebooted(host, record, how)
     if how.after:

@@ -21,7 +21,7 @@ NEEDS: Mapping[Component, tuple[Component, ...]] = {
     Component.STORAGE: (Component.DOCKER, Component.DOCKER_STORAGE),
     Component.COMPOSE: (Component.TOOLKIT, Component.DOCKER),  # which form works is theirs to say
 }
-GOOD = ("unchanged", "changed", "pending")
+GOOD = ("unchanged", "changed", "pending", "watching")
 # The host is not known well enough after them for anything further.
 LAST = ("broken", "running", "lost")
 

@@ -49,6 +49,7 @@ STATUS_EXIT = {
     "refused": Exit.PUT_BACK,
     "conflict": Exit.PUT_BACK,
     "running": Exit.UNREAD,
+    "watching": Exit.UNREAD,
 }
 
 
@@ -94,7 +95,7 @@ def word_of(record: Record) -> str:
     if any(outcome.detail.startswith(AUDIT_ONLY) for _, outcome in record.done):
         return "refused: audit-only sudo"  # nothing was attempted, so nothing was put back
     status = exit_of(record)
-    if status is Exit.UNREAD and any(outcome.status == "running" for _, outcome in record.done):
+    if status is Exit.UNREAD and any(outcome.status in ("running", "watching") for _, outcome in record.done):
         return "still at work"
     if status is Exit.PUT_BACK:
         ended = {outcome.status for _, outcome in record.done if not outcome.good}

@@ -395,7 +395,7 @@ def render(
             else "; `--details` shows each host's"
         )
         rows.append(page.wrap(f"`gpumend explain CODE` says more about a finding{short}.", "  ", ""))
-    in_effect = ("changed", "pending")
+    in_effect = ("changed", "pending", "watching")
     if mended and any(change["status"] in in_effect for _, host in hosts for change in host["changes"]):
         rows.append(f"`gpumend rollback {document['run']}` undoes this run.")
     return "\n".join(rows) + "\n"

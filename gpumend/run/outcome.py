@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpumend.state.snapshot import AnswerError, Snapshot
@@ -11,17 +12,19 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 @dataclass(frozen=True)
 class Outcome:
     """How a transaction ended, in the report's words. notified: how the service was told of it, `reload` or `restart`.
-    not_restarted: containers that did not come back."""
+    not_restarted: containers that did not come back. watched: how transactions of this run ended whose daemons were watched, by
+    component: a status and why."""
 
     status: str
     detail: str = ""
     files: tuple[str, ...] = ()
     notified: str = ""
     not_restarted: tuple[str, ...] = field(default_factory=tuple)
+    watched: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
-        return self.status in ("unchanged", "changed", "pending")
+        return self.status in ("unchanged", "changed", "pending", "watching")
 
 
 # Words of programs (gpumend/payload/change/program.py) that the report has better ones for; it takes either.
@@ -39,6 +42,10 @@ def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
             files=tuple(map(str, result.get("files", ()))),
             notified=str(result.get("notified") or result.get("told") or ""),
             not_restarted=tuple(map(str, result.get("not_restarted") or result.get("lost", ()))),
+            watched={
+                str(component): (str(status), str(why))
+                for component, (status, why) in result.get("watched", {}).items()
+            },
         )
         return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

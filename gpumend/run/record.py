@@ -119,7 +119,8 @@ class Run:
     """id: names the run's journals on the hosts. records: by host name. wanted: the most general layer of each host's
     wanted state, from the deploy itself. concerns: what its deploys are about; None is everything. stopped: why nothing more
     is begun; empty while it goes on. hands_over: whether nodes get their own documents where the desired state names a directory.
-    reboots: hosts are rebooted where that is required."""
+    reboots: hosts are rebooted where that is required. watches: somebody waits for the end of the watches of each host, once its
+    changes are made."""
 
     id: str
     started: float
@@ -130,6 +131,7 @@ class Run:
     stopped: str = ""
     hands_over: bool = False
     reboots: bool = False
+    watches: bool = False
 
     @property
     def concern(self) -> tuple[Concern, ...]:

@@ -10,7 +10,11 @@ from gpumend.reports import parity_text, terminal
 from gpumend.reports.fleet import one_line
 from gpumend.reports.format import EVERY, report_format
 
-STATES = {"working": "interrupted", "put_back": "put back"}  # a journal's words, for people
+STATES = {
+    "working": "interrupted",
+    "watching": "watch not over",
+    "put_back": "put back",
+}  # a journal's words, for people
 
 
 def rollback(document: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from gpumend.plan.step import InstallRunfile, PackageStep
 from gpumend.plan.transaction import Transaction
 from gpumend.rules.finding import Component
 from gpumend.run import record as run
-from gpumend.run.attempt import attempt
+from gpumend.run.attempt import attempt, end_watches
 from gpumend.run.outcome import Outcome
 from gpumend.run.remote import assessment
 from gpumend.run.remote.exchange import send
@@ -101,4 +101,27 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         transaction,
         lambda data: send(host, data),
         lambda snapshot: assessment.take(host, record, snapshot),
+        together=run.current(host.inventory).watches,
     )
+
+
+def watched(host: Host) -> bool:
+    """Every watch on this host is over, and its record says how it ended. A run that was stopped does so, too: it is the end of
+    what was begun."""
+    this = run.current(host.inventory)
+    record = this.record(host.name)
+    record.busy, record.doing, record.since = "the watch", "watches what was restarted", time.monotonic()
+    try:
+        ended = end_watches(
+            this.id,
+            record,
+            lambda data: send(host, data),
+            lambda snapshot: assessment.take(host, record, snapshot),
+        )
+    finally:
+        record.busy = ""
+    if ended is None:
+        return True
+    log = logger.info if ended.status == "changed" else logger.error
+    log(f"{host.print_prefix}watched: {ended.status}{f': {mask(ended.detail)}' if ended.detail else ''}")
+    return ended.status == "changed"

@@ -11,6 +11,7 @@ from pyinfra.context import host as context_host
 
 from gpumend.plan.trials import Trial, trials
 from gpumend.run import record as run
+from gpumend.run.attempt import settle
 from gpumend.run.outcome import Outcome
 from gpumend.run.programs import who
 from gpumend.run.remote import assessment
@@ -37,7 +38,7 @@ def containers() -> Generator[FunctionCommand, None, None]:
     if record is None or record.now is None or not record.now.wanted.prove_image:
         return
     planned = record.now.plan.transactions or any(
-        outcome.status == "changed" for outcome in record.outcomes.values()
+        outcome.status in ("changed", "watching") for outcome in record.outcomes.values()
     )
     hands = run.current(context_host.inventory).hands_over and record.now.wanted.handover
     planned = planned or bool(hands)  # its document says what is now, not what was when something changed
@@ -101,6 +102,7 @@ def tried(host: Host, record: run.Record, alone: bool = False) -> Outcome:
     }
     try:
         outcome, snapshot = send(host, data)
+        settle(record, outcome.watched)
         assessment.take(host, record, snapshot)
         return outcome
     except AuditOnly as error:
