@@ -198,3 +198,32 @@ def ends(running: Running, node: Node, number: int) -> None:
 def ended(node: Node) -> bool:
     seen = look(node)
     return not seen.locked and "working" not in seen.states()
+
+
+def test_a_host_that_goes_down_in_a_watch(lab: Lab, host: Node) -> None:
+    """Nobody saw that the daemon lived: after the boot it is watched from that start on."""
+    target = Target(host, wanted=wanted(2))
+    before = Before.of(host, *PATHS)
+    data = planned(host, Component.CONTAINERD, RUN, wanted(30))
+    with fault("host reboot"):
+        answer = result_of(carry_out(host, {**data, "overlaps": True, "later": True}))
+        assert answer["status"] == "watching", answer
+        host.reboot(orderly=False)
+        ran = mend(lab, target)
+        assert "stays: its daemon lives" in ran.change(host, Component.RECOVER)["detail"], ran.said
+        seen = look(host, CONFIG)
+        assert seen.states()[0] == "done" and seen.files[CONFIG] != before.old[CONFIG]
+
+
+def test_a_host_that_vanishes_in_a_watch_ends_it_by_itself(lab: Lab, host: Node) -> None:
+    with fault("lost connection"):
+        running = start(lab, Target(host, wanted=wanted(20)))
+        wait_for("both are restarted", lambda: restarted(host, Component.DOCKER), 90.0)
+        host.sh("iptables -I INPUT -i host0 -j DROP; iptables -I OUTPUT -o host0 -j DROP")
+        ran = running.finish()
+        host.sh("iptables -F INPUT; iptables -F OUTPUT")
+        assert ran.rc == 5, ran.said
+        assert ran.statuses(host) == {**CHANGED, Component.CONTAINERD: "watching", Component.DOCKER: "lost"}
+        assert "the host watches it" in ran.change(host, Component.CONTAINERD)["detail"]
+        wait_for("the host has ended the watches", lambda: ended(host), 60.0)
+        assert set(look(host).states()) == {"done"}

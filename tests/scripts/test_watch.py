@@ -28,7 +28,8 @@ SYSTEMCTL = """#!/bin/sh
 for unit; do :; done
 main=@ROOT@/told-main.$unit start=@ROOT@/told-start.$unit
 case "$*" in
-"restart "*) echo $(($(cat "$main" 2>/dev/null || echo 0) + 1)) >"$main"
+is-active*) [ ! -e @ROOT@/told-dead ] || exit 3 ;;
+"restart "*) rm -f @ROOT@/told-dead; echo $(($(cat "$main" 2>/dev/null || echo 0) + 1)) >"$main"
     python3 -I -S -c 'import time; print(int(time.monotonic() * 1e6))' >"$start" ;;
 "show --value -p KillMode "*) echo process ;;
 *--value*ExecMainStartTimestampMonotonic*) cat "$start" ;;
@@ -290,6 +291,19 @@ def test_a_daemon_that_died_while_nobody_watched_is_put_back(host: Host) -> None
     assert f"{DAEMON} of run {trees.RUN} was put back: containerd did not live" in answer["detail"]
     assert host.as_before()
     assert (host.state(), host.state(FILE)) == ("put_back", "put_back")
+
+
+def test_a_daemon_that_does_not_live_after_a_boot_is_put_back(host: Host) -> None:
+    host.daemon(1)
+    host.kill_watcher()
+    record = host.record()
+    record["watch"]["boot"] = "another"
+    host.journal().write_text(json.dumps(record))
+    (host.root / "told-dead").touch()
+    answer = host.recover()
+    assert answer["status"] == "changed", answer
+    assert "was put back: containerd did not live 1 s after its restart" in answer["detail"]
+    assert host.as_before() and host.state() == "put_back"
 
 
 def test_a_transaction_killed_while_another_is_watched_is_put_back_alone(host: Host) -> None:
