@@ -25,15 +25,16 @@ LOCK, LOCKS = "/run/gpumend.lock", "/proc/locks"
 # Whoever watches daemons that were restarted holds this one shared.
 WATCH = "/run/gpumend.watch"
 
-# In this order: the journals, who holds the lock, the journals' states once more. A transaction that says before and after
-# that it works, while its run has not got the lock, is not at work: one that lives ends its journal before it lets go.
+# In this order: the journals, who holds the lock, who watches, the journals' states once more. A transaction that says before and
+# after that it works, while its run has neither lock, is not at work: one that lives ends its journal before it lets go, or has
+# handed it to a watcher, who has its lock and has named itself by then.
 STATE_AGAIN = r'"state": "((?:[^"\\\n]|\\.)*)"'
 REQUEST = Request(
     globs=(
         Glob(PATTERN, read=False, search=SEARCH),
         Glob(LOCK),
-        Glob(WATCH),
         Glob(LOCKS),
+        Glob(WATCH),
         Glob(PATTERN, read=False, search=STATE_AGAIN),
         Glob(ACKNOWLEDGED, read=False),
     )
@@ -141,11 +142,12 @@ def _journal(path: str, found: Sequence[str], again: Sequence[str]) -> Journal:
 
 
 def holder(said: str, locks: str, kind: str = "WRITE") -> str:
-    """The run that holds the lock: the one that its file names, where the process it names has a lock of that kind
+    """The run that holds the lock: one that its file names, where the process it names has a lock of that kind
     (proc(5) locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF`). The text alone stays when its process has ended."""
-    named = re.search(r", run (\S+), pid (\d+)$", said.strip())
-    held = named and re.search(rf"(?m)^\d+: FLOCK +ADVISORY +{kind} {named.group(2)} ", locks)
-    return named.group(1) if named and held else ""
+    for run, pid in re.findall(r"(?m), run (\S+), pid (\d+)$", said):
+        if re.search(rf"(?m)^\d+: FLOCK +ADVISORY +{kind} {pid} ", locks):
+            return str(run)
+    return ""
 
 
 def parse(snapshot: Snapshot) -> Runs:

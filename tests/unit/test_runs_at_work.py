@@ -25,7 +25,7 @@ LIFE = ("locks", "names itself", "works", "is done", "lets go")
 KILLED = ("locks", "names itself", "works", "lets go")
 # One whose daemon is watched by a process of its own; and where that is killed.
 WATCHED = (
-    "locks",
+    "locks and names itself",
     "works",
     "is watched",
     "watcher locks",
@@ -50,6 +50,9 @@ def happens(root: Path, event: str) -> None:
         write(runs.LOCKS, LOCKED % PID)
     elif event == "names itself":
         write(runs.LOCK, f"ops@desk, run {RUN}, pid {PID}\n")
+    elif event == "locks and names itself":
+        happens(root, "locks")
+        happens(root, "names itself")
     elif event == "works":
         journal("working")
     elif event == "is watched":
@@ -99,9 +102,21 @@ def test_a_run_whose_daemon_is_watched_is_not_told(tmp_path: Path) -> None:
     """Nobody holds the host's lock between two transactions."""
     for count in range(len(WATCHED) + 1):
         events = WATCHED[:count]
-        if "watcher names itself" not in events and "locks" in events:
-            events = ("names itself", *events)  # it holds the lock until then
         assert not interrupted(tmp_path / str(count), events, [0] * len(events)), events
+
+
+def test_a_run_whose_daemon_is_watched_is_never_told(tmp_path: Path) -> None:
+    """Whatever of its life lies between two reads, its end among it."""
+    for number, before in enumerate(combinations_with_replacement(range(READS + 1), len(WATCHED))):
+        assert not interrupted(tmp_path / str(number), WATCHED, before), before
+
+
+@pytest.mark.parametrize("alive", [PID + 7, PID + 8])
+def test_any_watcher_of_a_run_stands_for_it(alive: int) -> None:
+    said = "".join(f"ops@desk, run {RUN}, pid {pid}\n" for pid in (PID + 7, PID + 8))
+    locks = f"2: FLOCK  ADVISORY  READ {alive} 00:1a:24 0 EOF\n"
+    assert runs.holder(said, locks, "READ") == RUN
+    assert runs.holder(said, locks) == ""
 
 
 def test_a_watch_that_ends_while_the_host_is_read_is_not_told(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import select
 import signal
 import sys
 import time
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Sequence
 
 from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.journal import ROOT, Journal, prune
@@ -106,7 +106,9 @@ def attend(wanted: Json, into: int) -> None:
             except OSError:
                 pass  # the one by which they were listed
     fcntl.flock(mark, fcntl.LOCK_SH)
-    named(mark, wanted)
+    # One line for each watcher of a run: the one that names itself last may end first. No other run's are at work.
+    of_run = ", run %s, " % wanted["run"]
+    named(mark, wanted, [row for row in said_in(mark).splitlines() if of_run in row])
     os.write(into, b"1")
     os.close(into)
     path = os.path.join(ROOT, "runs", wanted["run"], wanted["component"], "journal.json")
@@ -128,16 +130,23 @@ def others_watch(run_id: str) -> str:
     try:
         if try_lock(mark):
             return ""
-        said = os.read(mark, 200).decode("utf-8", "replace").strip()
-        return "" if ", run %s, " % run_id in said else said or "it does not say who"
+        said = (said_in(mark).splitlines() or ["it does not say who"])[-1]
+        return "" if ", run %s, " % run_id in said else said
     finally:
         os.close(mark)
 
 
-def named(handle: int, wanted: Json) -> None:
-    """A lock's file says who holds it."""
-    os.ftruncate(handle, 0)
-    os.write(handle, ("%s, run %s, pid %d\n" % (wanted["who"], wanted["run"], os.getpid())).encode("utf-8"))
+def said_in(handle: int) -> str:
+    """What a lock's file says of who holds it."""
+    return os.pread(handle, 4096, 0).decode("utf-8", "replace").strip()
+
+
+def named(handle: int, wanted: Json, beside: Sequence[str] = ()) -> None:
+    """A lock's file says who holds it, beside others that do."""
+    rows = [*beside, "%s, run %s, pid %d" % (wanted["who"], wanted["run"], os.getpid())]
+    said = "".join(row + "\n" for row in rows).encode("utf-8")
+    os.pwrite(handle, said, 0)  # who reads it meanwhile finds those who were there before
+    os.ftruncate(handle, len(said))
 
 
 def containers(wanted: Json) -> Json:
@@ -188,7 +197,7 @@ def locked(wanted: Json) -> Json:
         if not wait_for(free, wanted.get("lock_wait", LOCK_WAIT)):
             if watchers and watchers[-1]:
                 raise Refused("another run watches what it has restarted: %s" % watchers[-1])
-            holder = os.read(handle, 200).decode("utf-8", "replace").strip()
+            holder = said_in(handle)
             raise Refused("another run holds the lock: %s" % (holder or "it does not say who"))
         named(handle, wanted)
         if wanted["verb"] in AFTER_WATCHES:
