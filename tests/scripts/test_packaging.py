@@ -12,19 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload.change import packaging, unfinished
+from gpumend.payload.change import dnf, packaging, unfinished
+from gpumend.payload.change.apt import apt_changes
+from gpumend.payload.change.dnf import dnf_changes
 from gpumend.payload.change.journal import Journal
-from gpumend.payload.change.packaging import (
-    TOOLKIT,
-    Unfit,
-    apt_changes,
-    arguments,
-    dnf_changes,
-    lock_holder,
-    objection,
-    one_version,
-    upstream,
-)
+from gpumend.payload.change.managers import Unfit
+from gpumend.payload.change.package_locks import lock_holder
+from gpumend.payload.change.packaging import arguments, objection
+from gpumend.payload.change.toolkit_version import TOOLKIT, one_version, upstream
 from gpumend.payload.probe import execution
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cuda"
@@ -457,7 +452,7 @@ def test_dnfs_transaction_of_ours_is_found_and_no_others(
             for number, name in listed.items()
         }
     )
-    assert packaging.broken_off(mark) == found
+    assert dnf.broken_off(mark) == found
     assert "history info 0" not in log.read_text()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change.driver_steps import driver_objection, one_branch
-from gpumend.payload.change.packaging import Unfit
+from gpumend.payload.change.managers import Unfit
 from gpumend.payload.driver import driver_number, has_driver_number, is_driver_package
 from gpumend.plan.plan import plan
 from gpumend.plan.step import DriverPackages, WriteFile

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpumend.payload.change import packaging, zypper
+from gpumend.payload.change import managers, toolkit_version, zypper
 from gpumend.plan.plan import plan
 from gpumend.plan.step import ToolkitProof, WrittenByPackage
 from gpumend.plan.transaction import Transaction
@@ -117,9 +117,9 @@ def each(version: str) -> tuple[str, ...]:
 
 
 def test_the_host_and_the_controller_know_the_same_packages() -> None:
-    assert (packaging.TOOLKIT, packaging.NEVER) == (TOOLKIT, packages.NEVER)
+    assert (toolkit_version.TOOLKIT, toolkit_version.NEVER) == (TOOLKIT, packages.NEVER)
     for version in ("1:1.17.8-1", "1.17.8-1", "1.17.8", "1.18.0~rc.1-1", "1.17.8-0ubuntu1"):
-        assert packaging.upstream(version) == upstream(version)
+        assert toolkit_version.upstream(version) == upstream(version)
 
 
 def test_policy() -> None:
@@ -170,7 +170,7 @@ def test_dpkg_and_rpm() -> None:
 )  # fmt: skip
 def test_of_a_failure_the_reason_is_told(err: str, told: str) -> None:
     """apt 3.0's and dpkg's own words; the last of them never says why."""
-    assert packaging.last_line({"status": "ok", "rc": 100, "out": "", "err": err}) == told
+    assert managers.last_line({"status": "ok", "rc": 100, "out": "", "err": err}) == told
 
 
 @pytest.mark.parametrize("rc", [-9, 2])
@@ -317,12 +317,12 @@ def test_the_host_holds_to_the_floor_where_nobody_knows_the_version_yet() -> Non
         and "least" not in transaction(fresh(), INSTALL).steps[0].as_data()
     )  # type: ignore[union-attr]
     for version in ("1.19.1", "1.20.0", "1.20.0~rc.1", "1.100.0"):
-        packaging.safe_version(version, step.least, step.broken)
+        toolkit_version.safe_version(version, step.least, step.broken)
     for version in ("1.19.0", "1.17.8", "1.19.1~rc.1", "1.9.9"):
-        with pytest.raises(packaging.Unfit, match="security floor"):
-            packaging.safe_version(version, step.least, step.broken)
-    with pytest.raises(packaging.Unfit, match="broken release"):
-        packaging.safe_version("1.21.0", step.least, ("1.21.0",))
+        with pytest.raises(managers.Unfit, match="security floor"):
+            toolkit_version.safe_version(version, step.least, step.broken)
+    with pytest.raises(managers.Unfit, match="broken release"):
+        toolkit_version.safe_version("1.21.0", step.least, ("1.21.0",))
 
 
 def rpm_host(*managers: str) -> Host:
@@ -383,10 +383,10 @@ def test_what_zypper_does_not_say_whole_is_not_done() -> None:
         is None
     )
     assert zypper.zypper_changes("<stream></stream>") == [], "nothing is to be done"
-    told = packaging.last_line({"status": "ok", "rc": 4, "out": UNSOLVED, "err": ""})
+    told = managers.last_line({"status": "ok", "rc": 4, "out": UNSOLVED, "err": ""})
     assert told.startswith("Problem: 1: Detailed information: - nothing provides")
     gone = '<stream><message type="error">No provider of &apos;a&apos; found.</message></stream>'
-    assert "No provider of" in packaging.last_line({"status": "ok", "rc": 104, "out": gone, "err": ""})
+    assert "No provider of" in managers.last_line({"status": "ok", "rc": 104, "out": gone, "err": ""})
 
 
 @pytest.mark.parametrize(

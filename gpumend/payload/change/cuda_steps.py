@@ -11,7 +11,8 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from gpumend.payload.change.files import Failed, Refused, sha256_of
 from gpumend.payload.change.journal import ROOT, Entry, Journal
-from gpumend.payload.change.packaging import Unfit, installed, last_line
+from gpumend.payload.change.managers import Unfit, last_line
+from gpumend.payload.change.packaging import installed
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
 from gpumend.payload.change.step import Step, absolute, command, nearest_directory
 from gpumend.payload.probe.execution import resolved

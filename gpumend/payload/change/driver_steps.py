@@ -13,18 +13,16 @@ from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal
+from gpumend.payload.change.managers import PackageChange, Unfit, last_line
+from gpumend.payload.change.package_locks import wait_for_lock
 from gpumend.payload.change.package_steps import PackageStep
 from gpumend.payload.change.packaging import (
     METAPACKAGE,
-    PackageChange,
-    Unfit,
     foreseen,
     installed,
-    last_line,
     name_of,
     package_entries,
     perform,
-    wait_for_lock,
     way_back,
 )
 from gpumend.payload.change.step import Step, command

@@ -1,12 +1,12 @@
 """What runs beside a package manager on this host: stdlib only, Python 3.6 or newer.
 
-It is kept from asking and from restarting anything (APT_ENV in packaging.py), and is told in the report.
+It is kept from asking and from restarting anything (APT_ENV in apt.py), and is told in the report.
 """
 
 import re
 from typing import List
 
-from gpumend.payload.change.packaging import APT_ENV
+from gpumend.payload.change.apt import APT_ENV
 from gpumend.payload.probe.running import run
 
 HOOK = re.compile(r'(?m)^DPkg::(?:Pre-Invoke|Post-Invoke|Pre-Install-Pkgs)::\S* "(.*)";$')

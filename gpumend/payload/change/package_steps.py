@@ -8,19 +8,21 @@ from gpumend.payload.change.files import Failed, Refused, clean, current, missin
 from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal, restore
-from gpumend.payload.change.packaging import (
-    Unfit,
+from gpumend.payload.change.managers import Unfit
+from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.package_proofs import (
     check_note,
     cu_init,
-    keep_archive,
     loaded_driver,
-    package_entries,
-    perform,
     prove_cuda,
     prove_toolkit,
+)
+from gpumend.payload.change.packaging import (
+    keep_archive,
+    package_entries,
+    perform,
     simulate,
     take_back,
-    wait_for_lock,
     way_home,
 )
 from gpumend.payload.change.services import LOCK_WAIT

@@ -10,7 +10,8 @@ from gpumend.payload.change.engine import running_containers
 from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.journal import Journal
-from gpumend.payload.change.packaging import last_line, lock_holder
+from gpumend.payload.change.managers import last_line
+from gpumend.payload.change.package_locks import lock_holder
 from gpumend.payload.change.services import NO_SYSTEMD, clients_at_work, systemd
 from gpumend.payload.probe.running import run
 

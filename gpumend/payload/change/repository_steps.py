@@ -11,10 +11,12 @@ import shutil
 import tempfile
 from typing import Any, Dict, List
 
+from gpumend.payload.change.apt import APT_ENV
 from gpumend.payload.change.file_steps import StagedFile
 from gpumend.payload.change.files import Failed, Refused, sha256_of
 from gpumend.payload.change.journal import Entry, Journal
-from gpumend.payload.change.packaging import APT_ENV, last_line, wait_for_lock
+from gpumend.payload.change.managers import last_line
+from gpumend.payload.change.package_locks import wait_for_lock
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute, command
 from gpumend.payload.change.zypper import keys_of_rpm, lone_root, zypper

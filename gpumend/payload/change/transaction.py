@@ -20,7 +20,7 @@ from gpumend.payload.change.files import Failed, Refused, forget, reason_of
 from gpumend.payload.change.inner import Unmet, prove_inner
 from gpumend.payload.change.journal import ROOT, Journal
 from gpumend.payload.change.kinds import step_kind
-from gpumend.payload.change.packaging import Unfit
+from gpumend.payload.change.managers import Unfit
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
     LOCK_WAIT,

@@ -12,7 +12,7 @@ from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empt
 from gpumend.payload.change.inner import Unmet, runs_again
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.kinds import step_kind
-from gpumend.payload.change.packaging import ENGINE_UNITS, TOOLKIT
+from gpumend.payload.change.packaging import ENGINE_UNITS
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
     SERVICE_TIMEOUT,
@@ -26,6 +26,7 @@ from gpumend.payload.change.services import (
     stopped,
     systemd,
 )
+from gpumend.payload.change.toolkit_version import TOOLKIT
 from gpumend.payload.change.watched import tell
 from gpumend.payload.probe.running import run
 

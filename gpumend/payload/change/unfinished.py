@@ -9,18 +9,13 @@ import os
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Sequence
 
+from gpumend.payload.change.apt import HALF, dpkg, half_installed
+from gpumend.payload.change.dnf import broken_off, redo
 from gpumend.payload.change.files import Refused, current, forget, replace, sha256
 from gpumend.payload.change.journal import Journal, restore
-from gpumend.payload.change.packaging import (
-    HALF,
-    Unfit,
-    broken_off,
-    dpkg,
-    half_installed,
-    redo,
-    status_of,
-    wait_for_lock,
-)
+from gpumend.payload.change.managers import Unfit
+from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.packaging import status_of
 from gpumend.payload.change.services import LOCK_WAIT, active, gate
 from gpumend.payload.probe.running import run
 

@@ -12,7 +12,6 @@ from typing import Iterable, List, Optional, Tuple
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.running import run
 
-ZYPPER_PID = "/run/zypp.pid"
 # zypper(8), EXIT CODES: done, and a reboot or zypper's own restart is due. 107, a script of a package's that failed, is none.
 ZYPPER_GOOD = (0, 102, 103)
 ZYPPER_WORDS = {
@@ -58,17 +57,6 @@ def zypper_words(action: str, targets: Iterable[str]) -> List[str]:
         return ["remove"] + list(targets)
     older = ["--oldpackage"] if action in ("downgrade", "restore") else []
     return ["install", "--no-recommends"] + older + list(targets)
-
-
-def zypper_holder() -> str:
-    """Who has zypp's lock (`process 12 (zypper)`), or an empty text: its file stays behind, with the pid of who had it last."""
-    try:
-        with open(ZYPPER_PID) as handle:
-            pid = int(handle.read().strip() or "0")
-        with open("/proc/%d/comm" % pid) as comm:
-            return "process %d (%s)" % (pid, comm.read().strip())
-    except (OSError, ValueError):
-        return ""
 
 
 def zypper_offers(name: str, version: Optional[str], timeout: float) -> bool:

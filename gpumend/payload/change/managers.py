@@ -1,0 +1,46 @@
+"""What package managers have in common, a change of theirs and why they do not make it: stdlib only, Python 3.6 or newer."""
+
+import re
+from html import unescape
+from typing import List, Optional, Tuple
+
+from gpumend.payload.probe.files import Json
+
+PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its new version
+
+# What apt says whatever the reason was, which stands elsewhere; and of its own log.
+NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ", "E: Can not write log")
+
+# zypper's --xmlout: why it does nothing.
+IN_XML = re.compile(r'<message type="error">([^<]{1,2000})|<description>(Problem: [^<]{1,2000})')
+
+
+class Unfit(Exception):
+    """It cannot be done here, or did not come out right; the text is for the report."""
+
+
+def last_line(found: Json) -> str:
+    """The line of a command's output that says why it failed: of dpkg's errors the one below the package's name, else of apt's the
+    first."""
+    lines: List[str] = (
+        found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
+    ).splitlines()
+    in_xml = IN_XML.findall(found.get("out", ""))
+    if in_xml:  # zypper's
+        return unescape(" ".join("".join(in_xml[0]).split()))[:400]
+    said = (
+        lines + found.get("out", "").splitlines()
+    )  # where apt has a terminal, what dpkg says goes to its output
+    scripts = [line for line in said if "scriptlet failed" in line]
+    if scripts:  # rpm's: dnf goes on to the end after it, and zypper ends with 107
+        return str(scripts[0])[:400]
+    errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
+    reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
+    of_dpkg = [
+        "%s %s" % (line, below.strip())
+        for line, below in zip(said, said[1:])
+        if line.startswith("dpkg: error processing ")
+    ]
+    if of_dpkg or reasons:
+        return (of_dpkg or reasons)[0][:400]
+    return str((errors or lines or ["exit status %s" % found.get("rc", found["status"])])[-1])[:400]
