@@ -7,12 +7,13 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gpumend.payload.change import dnf, packaging, unfinished
+from gpumend.payload.change import dnf, package_locks, packaging, unfinished
 from gpumend.payload.change.apt import apt_changes
 from gpumend.payload.change.dnf import dnf_changes
 from gpumend.payload.change.journal import Journal
@@ -420,6 +421,44 @@ def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path: Path) ->
     child.communicate()
     assert lock_holder([str(path)]) == ""
     assert struct.calcsize("hhqqi") == 28 and fcntl.F_GETLK  # struct flock of 64-bit Linux, fcntl(2)
+
+
+ZYPP = """
+import mmap, sys
+with open(sys.argv[1], "rb") as library:
+    loaded = mmap.mmap(library.fileno(), 0, prot=mmap.PROT_READ)
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def child(program: str, argument: Path) -> Iterator[int]:
+    argv = [sys.executable, "-c", program, str(argument)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline()
+    yield process.pid
+    process.communicate()
+
+
+def test_who_has_zypps_lock_has_its_library(tmp_path: Path) -> None:
+    """The file stays behind where zypper was killed, and its number becomes another's."""
+    library, pid_file = tmp_path / "libzypp.so.1735", tmp_path / "zypp.pid"
+    library.write_bytes(b"stand-in")
+    assert package_locks.zypper_holder(str(pid_file)) == "", "there is none"
+    with child(ZYPP, library) as pid:
+        pid_file.write_text(f"{pid}\n")
+        assert package_locks.zypper_holder(str(pid_file)).startswith(f"process {pid} (python")
+        assert package_locks.free_of_dead_zypper(str(pid_file)) == "", "it is at work"
+    assert package_locks.zypper_holder(str(pid_file)) == "", "it has ended"
+    assert package_locks.free_of_dead_zypper(str(pid_file)) == "" and pid_file.read_text(), (
+        "zypp sees that itself"
+    )
+    with child(HOLD, tmp_path / "other") as pid:
+        pid_file.write_text(str(pid))
+        assert package_locks.zypper_holder(str(pid_file)) == ""
+        told = package_locks.free_of_dead_zypper(str(pid_file))
+        assert f"process {pid} (python" in told and pid_file.read_text() == ""
 
 
 # --- dnf's own record of what it did: broken off where dnf was killed (4.14 and dnf5 5.4.6)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 import time
-from typing import Iterable
+from typing import IO, Iterable
 
 from gpumend.payload.change.managers import Unfit
 
@@ -14,8 +14,19 @@ APT_LOCKS = (
     "/var/cache/apt/archives/lock",
     "/var/lib/apt/lists/lock",  # apt itself does not wait for this one, whatever DPkg::Lock::Timeout says
 )
-
+# Holds the number of who has zypp's lock, and is emptied by him. zypp takes any process of that number for him (measured with
+# zypper 1.14.101: exit status 7), so that one that was killed locks it for good once its number is another's.
 ZYPPER_PID = "/run/zypp.pid"
+LIBZYPP = b"/libzypp.so"  # whoever has that lock has it by this library: zypper, PackageKit, YaST
+
+
+def process_named(pid: int) -> str:
+    """`process 123 (apt-get)`, as far as it says who it is."""
+    try:
+        with open("/proc/%d/comm" % pid, errors="replace") as comm:
+            return "process %d (%s)" % (pid, comm.read().strip())
+    except OSError:
+        return "process %d" % pid
 
 
 def lock_holder(paths: Iterable[str] = APT_LOCKS) -> str:
@@ -33,32 +44,64 @@ def lock_holder(paths: Iterable[str] = APT_LOCKS) -> str:
         finally:
             os.close(handle)
         if kind != fcntl.F_UNLCK:
-            try:
-                with open("/proc/%d/comm" % pid) as comm:
-                    return "process %d (%s)" % (pid, comm.read().strip())
-            except OSError:
-                return "process %d" % pid
+            return process_named(pid)
     return ""
 
 
-def zypper_holder() -> str:
-    """Who has zypp's lock (`process 12 (zypper)`), or an empty text: its file stays behind, with the pid of who had it last."""
+def has_zypp(pid: int) -> bool:
+    """Whether a process has zypp's library in it, or that cannot be told."""
     try:
-        with open(ZYPPER_PID) as handle:
-            pid = int(handle.read().strip() or "0")
-        with open("/proc/%d/comm" % pid) as comm:
-            return "process %d (%s)" % (pid, comm.read().strip())
+        with open("/proc/%d/maps" % pid, "rb") as maps:
+            return LIBZYPP in maps.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+
+
+def zypper_named(handle: IO[str]) -> int:
+    """The process that zypp's lock file names, 0 for none that runs. A zombie has no command line, and counts for zypp as none."""
+    try:
+        pid = int(handle.read(20).strip() or "0")
+        with open("/proc/%d/cmdline" % pid, "rb") as words:
+            return pid if words.read(1) else 0
     except (OSError, ValueError):
+        return 0
+
+
+def zypper_holder(path: str = ZYPPER_PID) -> str:
+    """Who has zypp's lock (`process 12 (zypper)`), or an empty text."""
+    try:
+        with open(path) as handle:
+            pid = zypper_named(handle)
+    except OSError:
         return ""
+    return process_named(pid) if pid and has_zypp(pid) else ""
+
+
+def free_of_dead_zypper(path: str = ZYPPER_PID) -> str:
+    """The lock file of a zypper that was killed, whose number another process has now, is empty, as zypper would have left it. Returns
+    what to tell of it; an empty text where nothing was to be done. zypp reads and writes it under the same lock of the file."""
+    try:
+        with open(path, "r+") as handle:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            pid = zypper_named(handle)
+            if not pid or has_zypp(pid):
+                return ""
+            handle.truncate(0)
+    except OSError:
+        return ""
+    return "emptied %s: the zypper that wrote it has ended, its number has %s" % (path, process_named(pid))
 
 
 def wait_for_lock(manager: str, seconds: float) -> str:
     """The package manager is free. Returns what to tell where it was waited for; raises Unfit where that took too long.
     dnf waits by itself."""
     asked = {"apt": lock_holder, "zypper": zypper_holder}.get(manager)
+    left = free_of_dead_zypper() if manager == "zypper" else ""
     holder = asked() if asked else ""
     if not asked or not holder:
-        return ""
+        return left
     first, began = holder, time.monotonic()
     while holder:
         if time.monotonic() - began > seconds:

@@ -13,6 +13,7 @@ from gpumend.payload.change.journal import Journal
 from gpumend.payload.change.managers import last_line
 from gpumend.payload.change.package_locks import lock_holder
 from gpumend.payload.change.services import NO_SYSTEMD, clients_at_work, systemd
+from gpumend.payload.probe.processes import boot_id
 from gpumend.payload.probe.running import run
 
 DELAY = 5  # seconds between the answer and the reboot: as long as the answer takes to its reader
@@ -20,11 +21,6 @@ COMPONENT = "host.rebooted"  # in the journals, and so in `gpumend runs`
 DOCKER_SOCKET = "/run/docker.sock"
 # What holds a container of containerd's, CRI-O's or podman's; comm has 15 characters.
 CONTAINER_HOLDERS = ("containerd-shim", "conmon")
-
-
-def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as handle:
-        return handle.read().strip()
 
 
 def held_containers() -> int:

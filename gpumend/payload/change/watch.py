@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Optional
 from gpumend.payload.change.files import Failed
 from gpumend.payload.change.inner import main_start
 from gpumend.payload.change.journal import Journal, journals
-from gpumend.payload.change.reboot import boot_id
 from gpumend.payload.change.services import Service, main_process, prove, service_of
 from gpumend.payload.change.undo import newest_first, undo
 from gpumend.payload.change.watched import watching
+from gpumend.payload.probe.processes import boot_id
 
 ENDED_AS = {"done": "changed", "working": "watching"}  # of a journal's state, for the report
 

@@ -32,7 +32,7 @@ from gpumend.payload.probe.files import (
     walked,
 )
 from gpumend.payload.probe.http import MAX_ANSWERS, Budget, UnixConnection
-from gpumend.payload.probe.processes import CONTAINER_ID, MAX_ARGV, age, inner, start_ticks
+from gpumend.payload.probe.processes import CONTAINER_ID, MAX_ARGV, age, boot_id, inner, start_ticks
 from gpumend.payload.probe.reader import HERE, Source, each_answer, goes_on
 from gpumend.payload.probe.running import Job, at_once, execute
 
@@ -457,7 +457,6 @@ def ledger(spec: Json, daemons: Json, timeout: float) -> Json:
         look["docker"]["hidden"] = []
     if spec.get("pods"):
         look["pods"] = pods["pods"]
-    with open("/proc/sys/kernel/random/boot_id") as handle:
-        look["boot"] = handle.read().strip()
+    look["boot"] = boot_id()
     look["clock"] = time.monotonic()
     return look

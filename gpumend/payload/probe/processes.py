@@ -237,6 +237,12 @@ def inner(process: Json) -> bool:
     return bool(process.get("nested") or process.get("container"))
 
 
+def boot_id() -> str:
+    """The kernel's name of this boot (random(4)). Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id") as handle:
+        return handle.read().strip()
+
+
 def start_ticks(pid: int) -> Optional[int]:
     """When a process started, in clock ticks since boot (proc(5) stat), or None where it has ended: then its number may
     be another's, and its /proc/PID/root is empty."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from gpumend.payload.probe.processes import boot_id
 from gpumend.rules.driver.reboot import lost_at_boot
 from gpumend.rules.finding import Status
 from gpumend.rules.judge import Verdict
@@ -45,7 +45,7 @@ with open("/proc/sys/kernel/random/boot_id") as handle:
 def own_boot() -> str:
     """This machine's boot id; empty where it has none to read (no Linux)."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return boot_id()
     except OSError:
         return ""
 
