@@ -66,7 +66,8 @@ def exit_of(record: Record) -> Exit:
     if record.after:
         found.append(Exit.DRIFT)  # whoever took the host out of use has to put it back
     if record.proof is not None:
-        found.append(STATUS_EXIT.get(record.proof.status, Exit.OK))
+        unproven = {"pending": Exit.UNREAD}  # somebody wanted a proof, and there was no image for it
+        found.append({**STATUS_EXIT, **unproven}.get(record.proof.status, Exit.OK))
     if record.rebooted is not None:
         found.append(STATUS_EXIT.get(record.rebooted.status, Exit.OK))
     if record.error or record.now is None:

@@ -137,6 +137,7 @@ class Wanted(Record):
     allow_disabling_no_cgroups: bool = False
     allow_managed: tuple[str, ...] = ()
     prove_image: str | None = None
+    prove_archive: str = ""
     prove_command: tuple[str, ...] = ()
     prove_engines: tuple[str, ...] | None = None
     allocations: Books | None = None
@@ -224,6 +225,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         allow_disabling_no_cgroups=raw.get("allow_disabling_no_cgroups", False),
         allow_managed=tuple(raw.get("allow_managed", ())),
         prove_image=prove.get("image"),
+        prove_archive=prove.get("archive", ""),
         prove_command=tuple(prove.get("command", ())),
         prove_engines=None if prove.get("engines", "auto") == "auto" else tuple(prove["engines"]),
         allocations=books(raw["allocations"]) if "allocations" in raw else None,

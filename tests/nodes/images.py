@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import json
 import subprocess
 import tarfile
 
@@ -66,6 +68,29 @@ def busybox_tar(suite: str) -> bytes:
                 member = tarfile.TarInfo(f"bin/{applet}")
                 member.type, member.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(member)
+    return buffer.getvalue()
+
+
+def saved_image(suite: str, name: str = BASE) -> bytes:
+    """The tiny image as `docker save` writes one (moby image/tarexport)."""
+    layer = busybox_tar(suite)
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": [PATH[4:]]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in (
+            ("layer.tar", layer),
+            ("config.json", json.dumps(config).encode()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 
 

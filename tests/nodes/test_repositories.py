@@ -397,11 +397,18 @@ def test_a_bare_node_gets_docker_and_the_toolkit_from_a_signed_mirror(
     found = provision(lab, node, wanted, dry=True)
     assert found.rc == 3 and {"GM230", "GM233", "GM203"} <= set(found.codes(node, "fail")), found.said
     assert node.tree("/etc", "/var/lib/dpkg", "/var/lib/apt") == tree, "an audit writes nothing"
-    run = goes_on(lab, node, wanted, DEVICE).report["run"]
+    proven = {**wanted, "prove": {"image": images.PYTHON}}
+    first = provision(lab, node, proven)
+    assert first.rc == 1 and set(first.statuses(node).values()) == {"changed"}, first.said
+    told = handed_over(tmp_path / "nodes", node)
+    assert told["proof"]["status"] == "pending", "an engine that came just now has no image: nothing failed"
+    assert f"docker has no image {images.PYTHON}: `docker pull {images.PYTHON}`" in told["proof"]["detail"]
+    run = first.report["run"]
+    goes_on(lab, node, wanted, DEVICE)
     told = handed_over(tmp_path / "nodes", node)
     assert told["proof"]["status"] == "not proven" and "prove.image" in told["proof"]["detail"]
     images.import_python_image(node)
-    done = provision(lab, node, {**wanted, "prove": {"image": images.PYTHON}})
+    done = provision(lab, node, proven)
     assert done.rc == 0 and done.statuses(node) == {}, done.said
     told = handed_over(tmp_path / "nodes", node)
     assert told["proof"] == {"status": "changed", "detail": "proven in a container: runtime, device"}
@@ -568,11 +575,16 @@ def test_a_directory_of_packages_does_the_whole_of_it_without_a_network(
     }
     wanted["cuda_toolkit"] = {"version": "12.4", "flavour": "toolkit"}
     wanted["handover"] = str(tmp_path)
+    node.write("/srv/image.tar", images.saved_image(node.suite))
+    wanted["prove"] = {"image": images.BASE, "archive": "/srv/image.tar", "command": ["ls", "/dev/nvidia0"]}
     node.sh("chmod 0777 /srv/offline")
     held = result_of(carry_out(node, planned(node, Component.REPOSITORIES, RUN, wanted)))
     assert held["status"] == "refused" and "/srv/offline" in held["detail"], held
     node.sh("chmod 0755 /srv/offline")
     listed = node.tree("/srv/offline")
+    first = provision(lab, node, wanted)
+    assert first.rc == 0 and first.codes(node) == [], first.said
+    assert handed_over(tmp_path, node)["proof"]["detail"] == "proven in a container: runtime, device"
     goes_on(lab, node, wanted, DEVICE)
     assert node.tree("/srv/offline") == listed, "nothing is written there"
     rows = {row["name"]: row["from"] for row in handed_over(tmp_path, node)["installed"]}

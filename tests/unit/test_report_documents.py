@@ -167,6 +167,13 @@ def test_what_was_not_attempted_has_not_failed(outcomes: list[Outcome], word: st
     assert exit_of(found) in (Exit.UNREAD, Exit.PUT_BACK, Exit.BROKEN)
 
 
+def test_a_proof_that_had_no_image_is_not_known_and_undoes_nothing() -> None:
+    found = mended("a", no_cdi(0), Outcome("changed"), healthy())
+    assert exit_of(found) is Exit.OK
+    found.proof = Outcome("pending", "not proven: docker has no image cuda:13")
+    assert (exit_of(found), word_of(found)) == (Exit.UNREAD, "not known") and found.proof.good
+
+
 WORDS = [
     pytest.param({"status": "moved"}, Outcome("conflict"), id="moved"),
     pytest.param({"status": "conflict"}, Outcome("conflict"), id="conflict"),

@@ -98,7 +98,7 @@ def test_every_key_arrives() -> None:
             "restarts": "allow",
             "allow_breaking_gpus_flag": True,
             "allow_disabling_no_cgroups": True,
-            "prove": {"image": "cuda:13", "command": ["true"]},
+            "prove": {"image": "cuda:13", "archive": "/srv/cuda.tar", "command": ["true"]},
             "waivers": [{**WAIVER, "host": "gpu-*"}],
         }
     ) == Wanted(
@@ -113,6 +113,7 @@ def test_every_key_arrives() -> None:
         allow_breaking_gpus_flag=True,
         allow_disabling_no_cgroups=True,
         prove_image="cuda:13",
+        prove_archive="/srv/cuda.tar",
         prove_command=("true",),
         waivers=(Waiver("GM204", "gpu-*", "until the move", "ann", datetime.date(2026, 12, 31)),),
     )

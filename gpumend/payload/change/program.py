@@ -151,10 +151,12 @@ def named(handle: int, wanted: Json, beside: Sequence[str] = ()) -> None:
 
 def containers(wanted: Json) -> Json:
     """A container on each engine path runs the proving command; where one fails, the whole run is undone. `alone`: nothing is:
-    it is a host that was rebooted."""
+    it is a host that was rebooted. `pending`: there was nothing to start a container with."""
     good, failures, untried = try_all(wanted["containers"])
     if failures and wanted.get("alone"):
         return {"status": "broken", "detail": "; ".join(failures)}
+    if untried and not good and not failures:
+        return {"status": "pending", "detail": "not proven: %s" % "; ".join(untried)}
     if not failures:
         told = ["proven in a container: %s" % ", ".join(good)] if good else []
         return {"status": "changed", "detail": "; ".join(told + ["not tried: %s" % each for each in untried])}

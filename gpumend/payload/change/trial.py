@@ -1,7 +1,8 @@
 """The part of the program on a host that starts a container through each engine, and asks those beside Docker what they
 have: stdlib only, Python 3.6 or newer.
 
-Nothing is pulled: an engine that has no such image is not tried, unless its path was named.
+Nothing is pulled: an engine that has no such image takes it out of the archive that the desired state names, or is not tried,
+unless its path was named. One that came in the same run has none yet: then nothing failed, and nothing is proven.
 """
 
 import json
@@ -9,11 +10,12 @@ import os
 import random
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
-from gpumend.payload.probe.execution import which
+from gpumend.payload.probe.execution import resolved, which
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.running import run
 
 TRIAL_TIMEOUT = 120  # seconds; the first cuInit after boot takes tens of them on hosts with eight GPUs
+LOAD_TIMEOUT = 600  # seconds; an image of CUDA's with its compiler has 5 GB
 CONTAINERD_CRI = "unix:///run/containerd/containerd.sock"
 
 
@@ -39,19 +41,54 @@ def client(name: str) -> str:
     return path
 
 
+def have_image(entry: Json, there: Callable[[], bool], load: List[str]) -> None:
+    """The engine has the image, out of its archive where it had it not; `load` takes in what is named after it. Raises Untried."""
+    engine, image, archive = entry["engine"], entry["image"], entry["archive"]
+    if there():
+        return
+    if not archive:
+        pull = {"containerd": "ctr -n default images pull %s" % full_names(image)[1]}
+        told = (engine, image, pull.get(engine, "%s pull %s" % (engine, image)))
+        raise Untried("%s has no image %s: `%s` there, or name its archive in prove.archive" % told)
+    try:
+        real, others = resolved(archive)
+    except OSError as error:
+        raise Untried("%s: %s" % (archive, error.strerror))
+    if real is None:
+        raise Untried("the archive is not taken in: %s" % others)
+    found = run(load + [real], LOAD_TIMEOUT)
+    if not worked(found):
+        raise Untried("%s cannot take in %s: %s" % (engine, archive, last_words(found)))
+    if not there():
+        raise Untried("%s has no image %s, nor is it in %s" % (engine, image, archive))
+
+
 def try_docker(entry: Json) -> str:
     """Docker, by the argv that the plan made. Returns why it failed, or an empty text; raises Untried."""
-    found = run([client("docker")] + entry["argv"], TRIAL_TIMEOUT)
+    docker = client("docker")
+
+    def there() -> bool:
+        found = run([docker, "image", "inspect", "--format={{.Id}}", entry["image"]], 30)
+        return worked(found) or "no such image" not in found.get("err", "").lower()
+
+    have_image(entry, there, [docker, "load", "--quiet", "--input"])
+    found = run([docker] + entry["argv"], TRIAL_TIMEOUT)
     return "" if worked(found) else last_words(found)
 
 
 def try_podman(entry: Json) -> str:
     """podman as root, without a network. Returns why it failed, or an empty text; raises Untried."""
     podman, command = client("podman"), entry["command"]
-    there = run([podman, "image", "exists", entry["image"]], 30)
-    if not worked(there):  # 1: it is not there, 125: an error (podman-image-exists(1))
-        none = "podman has no image %s" % entry["image"]
-        raise Untried(none if there.get("rc") == 1 else "podman image exists: %s" % last_words(there))
+
+    def there() -> bool:
+        found = run([podman, "image", "exists", entry["image"]], 30)
+        if (
+            worked(found) or found.get("rc") == 1
+        ):  # 1: it is not there, 125: an error (podman-image-exists(1))
+            return worked(found)
+        raise Untried("podman image exists: %s" % last_words(found))
+
+    have_image(entry, there, [podman, "load", "--quiet", "--input"])
     # Without a limit of processes: the controller for it may not be delegated to us.
     argv = [podman, "run", "--rm", "--pull=never", "--network=none", "--pids-limit=0"] + entry["options"]
     found = run(argv + ["--entrypoint", command[0], entry["image"]] + command[1:], TRIAL_TIMEOUT)
@@ -64,22 +101,24 @@ def full_names(image: str) -> List[str]:
     return [tagged, "docker.io/library/" + tagged, "docker.io/" + tagged, "localhost/" + tagged]
 
 
-def image_in_containerd(ctr: str, image: str) -> Tuple[str, str]:
-    """(namespace, reference) of an image in containerd: the kubelet's namespace first. Raises Untried."""
+def image_in_containerd(ctr: str, image: str) -> Optional[Tuple[str, str]]:
+    """(namespace, reference) of an image in containerd: the kubelet's namespace first. None where it is in none."""
     listed = run([ctr, "namespaces", "ls", "-q"], 30).get("out", "").split()
     for space in sorted(listed, key=lambda name: (name != "k8s.io", name != "default", name)):
         have = run([ctr, "-n", space, "images", "ls", "-q"], 30).get("out", "").split()
         for name in full_names(image):
             if name in have:
                 return space, name
-    raise Untried("containerd has no image %s" % image)
+    return None
 
 
 def try_containerd(entry: Json) -> str:
     """containerd through ctr. Returns why it failed, or an empty text; raises Untried. Nothing is left of the container,
     also where it did not end in time. An entrypoint of the image stays before the command: ctr cannot set it."""
     ctr = client("ctr")
-    space, image = image_in_containerd(ctr, entry["image"])
+    load = [ctr, "-n", "default", "images", "import"]
+    have_image(entry, lambda: image_in_containerd(ctr, entry["image"]) is not None, load)
+    space, image = image_in_containerd(ctr, entry["image"]) or ("default", entry["image"])
     ident = "gpumend-trial-%08x" % random.SystemRandom().getrandbits(32)
     # No CPU shares: the controller for it may not be delegated to us.
     argv = [ctr, "-n", space, "run", "--rm", "--cpu-shares", "0"] + entry["options"]
@@ -107,7 +146,7 @@ def try_all(entries: Iterable[Json]) -> Tuple[List[str], List[str], List[str]]:
         try:
             why = TRIALS[entry["engine"]](entry)
         except Untried as reason:
-            where = failures if entry["must"] else untried
+            where = failures if entry["must"] and not entry["fresh"] else untried
             where.append("%s: %s" % (entry["path"], reason))
             continue
         if why:

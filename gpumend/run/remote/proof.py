@@ -10,6 +10,8 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.context import host as context_host
 
 from gpumend.plan.trials import Trial, trials
+from gpumend.rules.finding import Component
+from gpumend.rules.wanted import Wanted
 from gpumend.run import record as run
 from gpumend.run.attempt import settle
 from gpumend.run.outcome import Outcome
@@ -52,13 +54,16 @@ def containers() -> Generator[FunctionCommand, None, None]:
         context_host.noop("nothing was changed")
 
 
-def _entry(trial: Trial, image: str, command: tuple[str, ...]) -> dict[str, Any]:
-    """A trial as the program's JSON."""
+def _entry(trial: Trial, wanted: Wanted, command: tuple[str, ...], fresh: bool) -> dict[str, Any]:
+    """A trial as the program's JSON. fresh: an engine came in this run."""
+    image = wanted.prove_image or ""
     found = {
         "path": trial.path,
         "engine": trial.engine,
         "must": trial.must,
         "image": image,
+        "archive": wanted.prove_archive,
+        "fresh": fresh,
         "options": list(trial.options),
         "command": list(command),
     }
@@ -89,7 +94,8 @@ def tried(host: Host, record: run.Record, alone: bool = False) -> Outcome:
         return Outcome("refused", f"what to prove is not known: {error}")
     if not paths:
         return Outcome("unchanged", "no engine has a path to prove")
-    image = wanted.prove_image or ""
+    came = record.outcomes.get(Component.ENGINE)
+    fresh = came is not None and came.status == "changed"
     command = wanted.prove_command or ("python3", "-c", CU_INIT)
     this = run.current(host.inventory)
     data = {
@@ -98,7 +104,7 @@ def tried(host: Host, record: run.Record, alone: bool = False) -> Outcome:
         "who": who(),
         "restarts": wanted.restarts,
         "alone": alone,
-        "containers": [_entry(trial, image, command) for trial in paths],
+        "containers": [_entry(trial, wanted, command, fresh) for trial in paths],
     }
     try:
         outcome, snapshot = send(host, data)

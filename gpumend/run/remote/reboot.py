@@ -169,4 +169,4 @@ def _not_proven(host: Host, record: Record, before: Verdict) -> str:
         return ""
     found = proof.tried(host, record, alone=True)
     record.proof = None if found.status == "unchanged" else found
-    return "" if found.good else f"proof: {found.detail}"
+    return "" if found.good and found.status != "pending" else f"proof: {found.detail}"
