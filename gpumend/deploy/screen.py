@@ -19,6 +19,7 @@ EVERY = 10.0  # seconds between two lines where there is no terminal
 BLINK = 0.2  # seconds between two states of the line on a terminal
 KEPT = 1 << 20  # characters of pyinfra's words that are kept
 ERASE = "\r\033[K"
+TIMES = " for 1234 s, 1234 s"  # the end of a line, as long as it may be
 
 
 class Out:
@@ -54,6 +55,14 @@ def nowhere(stream: TextIO) -> None:
     found = os.open(os.devnull, os.O_WRONLY)
     os.dup2(found, stream.fileno())
     os.close(found)
+
+
+def fitted(line: str, room: int) -> str:
+    """So many characters of a line: what is left out is of its middle, for its end says how long it takes."""
+    if len(line) <= room:
+        return line
+    end = min(len(TIMES), room // 2)
+    return line[: room - end - 3] + "..." + line[len(line) - end :]
 
 
 class Screen:
@@ -93,8 +102,8 @@ class Screen:
             return columns()
 
     def show(self, line: str) -> None:
-        """This line stands there, cut to what the terminal has."""
-        line = line[: self.columns() - 1]
+        """This line stands there, as much of it as the terminal has room for."""
+        line = fitted(line, self.columns() - 1)
         if line != self.line:
             self.line = line
             self.real.write(ERASE + line)

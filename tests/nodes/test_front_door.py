@@ -12,12 +12,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpumend.rules.finding import Component
 from tests.installed import ROOT, built, installed
+from tests.nodes import gpu, toolkit
+from tests.nodes.apt import AptLock, serve
 from tests.nodes.conftest import Boot
 from tests.nodes.lab import Lab, Node
 
@@ -35,8 +40,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed(wheel, tmp_path_factory.mktemp("installed")) / "gpumend"
 
 
-def on_a_terminal(argv: list[str], cwd: Path, answer: str | None) -> tuple[int, str, int]:
-    """A program's exit status, all that stood on its terminal, and how many questions: each gets this answer, or Ctrl-C."""
+def on_a_terminal(
+    argv: list[str], cwd: Path, answer: str | None, seen: Callable[[bytes], None] = lambda _: None
+) -> tuple[int, str, int]:
+    """A program's exit status, all that stood on its terminal, and how many questions: each gets this answer, or Ctrl-C. seen: is
+    given each part as soon as it stands there."""
     ours, theirs = pty.openpty()
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GPUMEND_HOSTS")
@@ -55,6 +63,7 @@ def on_a_terminal(argv: list[str], cwd: Path, answer: str | None) -> tuple[int, 
             except OSError:  # EIO: nobody has the other end any more
                 break
             said += part
+            seen(part)
             if said.count(QUESTION.encode()) > asked:
                 asked += 1
                 if answer is None:
@@ -211,6 +220,33 @@ def test_mend_asks_once_and_a_no_changes_nothing(boot: Boot, lab: Lab, program: 
 
     status, said, asked = on_a_terminal(argv, tmp_path, "y\n")
     assert (status, asked) == (0, 0), "where nothing is to be changed, nothing is asked"
+
+
+def test_nothing_is_silent_while_a_package_managers_lock_is_waited_for(
+    boot: Boot, lab: Lab, program: Path, tmp_path: Path
+) -> None:
+    node = boot("trixie", None)
+    gpu.install(node)
+    serve(node, *toolkit.debs("1.20.0"))
+    hosts = hosts_file(lab, node, tmp_path)
+    hosts.write_text(hosts.read_text().replace("gpumend = { ", "gpumend = { toolkit = { install = true }, "))
+    report, moments = tmp_path / "report.json", [time.monotonic()]
+    with AptLock(node) as lock:
+
+        def seen(part: bytes) -> None:
+            moments.append(time.monotonic())
+            if re.search(rb"apt install nvidia-container-.* for 1[1-9] s", part):
+                lock.release()
+
+        argv = [str(program), "mend", node.name, "--report", str(report)]
+        status, said, asked = on_a_terminal(argv, tmp_path, "y\n", seen)
+    assert (status, asked) == (0, 1), said
+    assert max(later - before for before, later in pairwise(moments)) < 10
+    changes = {
+        each["component"]: each for each in json.loads(report.read_text())["hosts"][node.name]["changes"]
+    }
+    told = changes[Component.PACKAGES]["detail"]
+    assert re.search(r"waited 1\d s for apt's lock, which process \d+ \(python3\) held", told), told
 
 
 # `pipx install PATH` without a network: a virtual environment of its own, whose programs are in ~/.local/bin.

@@ -210,4 +210,24 @@ def test_the_line_fits_the_terminal_of_standard_error() -> None:
         screen.Screen(error).show("x" * 200)
         shown = os.read(ours, 4096).decode().removeprefix(screen.ERASE)
     os.close(ours)
-    assert shown == "x" * 39
+    assert len(shown) == 39 and shown.strip("x") == "..."
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_how_long_it_takes_stands_there_whatever_the_width(columns: int) -> None:
+    """The seconds were cut off, and the line stood still while packages came."""
+    doing = "apt install nvidia-container-toolkit, nvidia-container-toolkit-base, libnvidia-container-tools, libnvidia-container1"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    os.set_blocking(ours, False)  # to be read is what stands there already, or nothing
+    shown = []
+    with os.fdopen(theirs, "w") as error:
+        found = screen.Screen(error)
+        for seconds in (11, 12):
+            found.show(
+                f"gpumend: changing: 0 changes done; at work on gpu1: {doing} for {seconds} s, {seconds + 4} s"
+            )
+            shown.append(os.read(ours, 4096).decode().removeprefix(screen.ERASE))
+    os.close(ours)
+    assert all(len(line) < columns and line.startswith("gpumend: changing: 0 changes done") for line in shown)
+    assert shown[0].endswith(" for 11 s, 15 s") and shown[1].endswith(" for 12 s, 16 s")
