@@ -53,7 +53,7 @@ def node(booted: Node) -> Node:
 def cleaned(booted: Node) -> Node:
     booted.sh('DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge "$@" >/dev/null 2>&1 || true', *TOOLKIT)
     booted.sh(
-        "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/* /etc/apt/keyrings/* "
+        "apt-get clean; rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/* /etc/apt/keyrings/* "
         '/usr/share/keyrings/nvidia* /usr/share/keyrings/cuda* /var/lib/gpumend /var/lib/apt/lists/* "$1" '
         "/etc/nvidia-container-runtime /etc/cdi /var/run/cdi /etc/docker/daemon.json /srv/offline",
         f"{ROOT}/old",
@@ -245,10 +245,35 @@ def test_killed_and_started_again_it_ends_the_same(node: Node, signer: Signer, k
 INSTALL = {"toolkit": {"install": True}}
 
 
-def install(node: Node, wanted: dict[str, Any], extra: str = "") -> dict[str, Any]:
+def install(node: Node, wanted: dict[str, Any], run: str = f"{RUN}p") -> dict[str, Any]:
     """What became of the toolkit's packages, without SSH."""
-    data = planned(node, Component.PACKAGES, f"{RUN}p", {**wanted, **INSTALL})
-    return result_of(carry_out(node, data, extra))
+    return result_of(carry_out(node, planned(node, Component.PACKAGES, run, {**wanted, **INSTALL})))
+
+
+@pytest.mark.parametrize("small", ["/var/cache/apt/archives", toolkit.LIBRARY])
+def test_a_full_disk_in_an_upgrade_leaves_the_old_toolkit_at_work(
+    node: Node, signer: Signer, key: Key, small: str
+) -> None:
+    mirror.publish(node, "lnc", mirror.packed([*toolkit.debs(OLD), *toolkit.debs(NEW)]), signer, key)
+    assert add(node, signed(key))["status"] == "changed"
+    old = {**signed(key), "toolkit": {"install": True, "version": OLD}}
+    data = planned(node, Component.PACKAGES, f"{RUN}o", old)
+    assert result_of(carry_out(node, data))["status"] == "changed"
+    new = planned(node, Component.PACKAGES, f"{RUN}p", {**old, "toolkit": {"install": True, "version": NEW}})
+    node.sh(
+        'cp -a "$1" /run/kept; mount -t tmpfs -o size=$(du -sk "$1" | cut -f1)k tmpfs "$1"; cp -a /run/kept/. "$1"',
+        small,
+    )
+    try:
+        with fault("full disk"):
+            done = result_of(carry_out(node, new))
+            assert done["status"] in ("put_back", "refused") and "space" in done["detail"], done
+            assert versions(node) == {f"{OLD}-1"} and starts(node)
+            assert OLD in node.run(["nvidia-ctk", "--version"]).stdout
+    finally:
+        node.sh('umount "$1"; rm -rf /run/kept', small)
+    assert result_of(carry_out(node, {**new, "run": f"{RUN}q"}))["status"] == "changed"
+    assert versions(node) == {f"{NEW}-1"} and starts(node)
 
 
 @pytest.mark.parametrize(
@@ -289,10 +314,16 @@ def test_packages_that_do_not_come_are_put_back_and_containers_start(
             assert re.search(words, done["detail"]), done
             assert versions(node) == set() and starts(node)
             seen.check()
+            assert node.run(["docker", "inspect", "-f", "{{.State.Running}}", "job"]).stdout == "true\n"
     finally:
         node.sh("docker rm -f job; rm -f /etc/apt/apt.conf.d/short")
         if small:
             node.sh('umount "$1"', small)
+    mirror.publish(node, "lnc", packages, signer, key)
+    assert install(node, signed(key), f"{RUN}q")["status"] == "changed", (
+        "the next run, with room and packages"
+    )
+    assert versions(node) == {f"{NEW}-1"} and starts(node)
 
 
 def test_three_of_four_packages_in_a_new_version_are_not_taken(node: Node, signer: Signer, key: Key) -> None:
