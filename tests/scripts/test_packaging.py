@@ -423,6 +423,18 @@ def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path: Path) ->
     assert struct.calcsize("hhqqi") == 28 and fcntl.F_GETLK  # struct flock of 64-bit Linux, fcntl(2)
 
 
+PART = HOLD.replace('"w"', '"r"').replace("LOCK_EX", "LOCK_SH")
+
+
+def test_who_installs_by_rpm_holds_its_lock_and_who_asks_does_not(tmp_path: Path) -> None:
+    path = tmp_path / ".rpm.lock"
+    path.touch()
+    for program, held in ((PART, False), (HOLD, True)):
+        with child(program, path) as pid:
+            assert package_locks.rpm_holder([str(path)]).startswith(f"process {pid} (python") == held
+    assert package_locks.rpm_holder([str(path)]) == ""
+
+
 ZYPP = """
 import mmap, sys
 with open(sys.argv[1], "rb") as library:

@@ -11,7 +11,7 @@ from gpumend.payload.change.files import Failed, Refused
 from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.journal import Journal
 from gpumend.payload.change.managers import last_line
-from gpumend.payload.change.package_locks import lock_holder
+from gpumend.payload.change.package_locks import packages_changed_by
 from gpumend.payload.change.services import NO_SYSTEMD, clients_at_work, systemd
 from gpumend.payload.probe.processes import boot_id
 from gpumend.payload.probe.running import run
@@ -67,7 +67,7 @@ def held_back(policy: str, holder: str, look: Callable[[], List[str]]) -> str:
 
 def reboot_gate(policy: str) -> str:
     """Why this host may not be rebooted now; an empty text where it may."""
-    return held_back(policy, lock_holder(), running_work) if systemd() else NO_SYSTEMD % "init"
+    return held_back(policy, packages_changed_by(), running_work) if systemd() else NO_SYSTEMD % "init"
 
 
 def reboot(wanted: Dict[str, Any]) -> Dict[str, Any]:
