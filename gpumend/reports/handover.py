@@ -14,12 +14,14 @@ from gpumend.rules.repositories.place import apt_sources
 from gpumend.rules.rule import Context
 from gpumend.run.record import Record, Run
 from gpumend.state.reading import Unread
+from gpumend.state.repositories import rpm_names
 from gpumend.text.mask import mask_all
 from gpumend.text.openpgp import public_keys
 
 FORMATS = ("json", "html")
 
 
+NOT_NOTED = "neither dnf nor zypp has noted from where"
 UNPROVEN = "no container was started: prove.image names none that is on the node"
 
 
@@ -71,12 +73,42 @@ def installed(record: Record) -> list[dict[str, Any]]:
     if record.now is None:
         return []
     context = record.now.context
-    rows = []
     try:
-        found = context.state.repositories.origins.get() or {}
-        trusted = keys_by_address(context)
+        rows = by_rpm(context) if context.state.packages.manager in ("dnf", "zypper") else by_apt(context)
     except Unread:
         return []
+    wanted = context.wanted.cuda_toolkit
+    if wanted and wanted.runfile and wanted.method == "runfile":
+        told = f"{wanted.runfile[0]}, SHA-256 {wanted.runfile[1]}"
+        rows.append({"name": "CUDA toolkit", "version": wanted.release, "from": told, "fingerprints": []})
+    return rows
+
+
+def by_rpm(context: Context) -> list[dict[str, Any]]:
+    """By what dnf or zypp has noted as it installed each. Raises Unread."""
+    state, places = context.state.repositories, context.state.repositories.rpm_places()
+    have = context.state.packages.installed.get() or {}
+    cuda = context.wanted.cuda_toolkit
+    names = rpm_names({"cuda_toolkit": {"version": cuda.release}} if cuda else {})
+    rows = []
+    for name in sorted(set(names) & set(have)):
+        version = have[name].rpartition(":")[2]
+        ident = state.noted.get(name, {}).get(version, "")
+        place = places.get(ident)
+        told = f"repository {ident}, which this host has no more" if ident else NOT_NOTED
+        if place and place.uri:
+            local = place.uri.startswith("file://")
+            told = f"directory {place.uri[len('file://') :]}" if local else place.uri
+        keys = [key for path in (place.keyrings if place else ()) for key in fingerprints(context, path)]
+        rows.append({"name": name, "version": have[name], "from": told, "fingerprints": keys})
+    return rows
+
+
+def by_apt(context: Context) -> list[dict[str, Any]]:
+    """By the repositories that have each in its version. Raises Unread."""
+    rows = []
+    found = context.state.repositories.origins.get() or {}
+    trusted = keys_by_address(context)
     for name, origin in sorted(found.items()):
         # The first is the one that apt takes (apt-cache(8), policy).
         uri, suite = origin.places[0] if origin.places else ("", "")
@@ -86,10 +118,6 @@ def installed(record: Record) -> list[dict[str, Any]]:
         if suite.strip("/") in made:
             told = f"directory {made[suite.strip('/')].directory}"
         rows.append({"name": name, "version": origin.version, "from": told, "fingerprints": keys})
-    wanted = context.wanted.cuda_toolkit
-    if wanted and wanted.runfile and wanted.method == "runfile":
-        told = f"{wanted.runfile[0]}, SHA-256 {wanted.runfile[1]}"
-        rows.append({"name": "CUDA toolkit", "version": wanted.release, "from": told, "fingerprints": []})
     return rows
 
 
@@ -97,16 +125,20 @@ def keys_by_address(context: Context) -> dict[str, list[str]]:
     """Base URI of each APT source -> the fingerprints of the keys that its Signed-By names. Raises Unread."""
     found: dict[str, list[str]] = {}
     for source in apt_sources(context):
-        text = source.key.encode()
-        if source.key.startswith("/"):
-            content = context.state.repositories.keyring(source.key).get()
-            text = content.data if content else b""
-        try:
-            keys = [key.fingerprint for key in public_keys(text)] if text else []
-        except ValueError:
-            keys = []
-        found[source.uri.rstrip("/")] = keys
+        found[source.uri.rstrip("/")] = fingerprints(context, source.key)
     return found
+
+
+def fingerprints(context: Context, signed_by: str) -> list[str]:
+    """Of the keys in a keyring, by its path, or in the text itself. Raises Unread."""
+    text = signed_by.encode()
+    if signed_by.startswith("/"):
+        content = context.state.repositories.keyring(signed_by).get()
+        text = content.data if content else b""
+    try:
+        return [key.fingerprint for key in public_keys(text)] if text else []
+    except ValueError:
+        return []
 
 
 def file_name(host: str) -> str:

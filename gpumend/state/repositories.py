@@ -4,7 +4,7 @@ desired state has `repositories`, `engine` or `handover`."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gpumend.state.host import release_fields
@@ -29,6 +29,22 @@ TOLD = (*TOOLKIT, *ENGINES, "runc", "nvidia-driver", "nvidia-open", "cuda-driver
 OF_CUDA = (
     "cuda-toolkit", "cuda-libraries", "cuda-libraries-dev", "cuda-cudart-dev", "cuda-minimal-build", "cuda-cupti", "cuda-cupti-dev",
 )  # fmt: skip
+
+# What dnf 4 notes of each package, and what zypp does. dnf5 keeps it elsewhere.
+DNF_HISTORY = "/var/lib/dnf/history.sqlite"
+ZYPP_HISTORY = "/var/log/zypp/history"
+LONGEST = 16 << 20  # bytes of zypp's: years of a host
+# immutable: SQLite writes nothing beside it. Once dnf has ended, all is in the file itself (measured with 4.24).
+OF_DNF = """
+import sqlite3, sys
+base = sqlite3.connect("file:%s?mode=ro&immutable=1" % sys.argv[1], uri=True)
+for row in base.execute(
+    "SELECT rpm.name, rpm.version || '-' || rpm.release, repo.repoid FROM trans_item JOIN rpm ON rpm.item_id = trans_item.item_id "
+    "JOIN repo ON repo.id = trans_item.repo_id ORDER BY trans_item.id"
+):
+    if row[0] in sys.argv[2:]:
+        print("\\t".join(row))
+"""
 
 
 class Entry(Record):
@@ -96,10 +112,56 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
         release = str((raw.get("cuda_toolkit") or {}).get("version", "")).replace(".", "-")
         names = (*TOLD, *(f"{name}-{release}" for name in OF_CUDA if release))
         told = Command(("apt-cache", *NO_CACHE, "policy", *names), timeout=20)
-        found["commands"] = {"origins": told.entry()}
+        mine = rpm_names(raw)
+        noted = Command(
+            ("python3", "-I", "-S", "-B", "-c", OF_DNF, DNF_HISTORY, *mine), timeout=20, needs=(DNF_HISTORY,)
+        )
+        found["commands"] = {"origins": told.entry(), "dnf-history": noted.entry()}
+        history = Glob(ZYPP_HISTORY, read=False, search=zypp_rows(mine), limit=LONGEST)
+        found["globs"] = [*found["globs"], history._asdict()]
     if engine:
         asked = Command(("apt-cache", *NO_CACHE, "policy", *ENGINES), timeout=20)
         found.setdefault("commands", {})["engine-offers"] = asked.entry()
+    return found
+
+
+def rpm_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a hand-over tells of, as rpm calls it."""
+    release = str((raw.get("cuda_toolkit") or {}).get("version", "")).replace(".", "-")
+    return (*TOLD, *(f"{name.replace('-dev', '-devel')}-{release}" for name in OF_CUDA if release))
+
+
+def zypp_rows(names: Iterable[str]) -> str:
+    """What is looked for in zypp's history: `date|install|name|version|arch|by|repository` (measured with zypper 1.14.101)."""
+    return rf"(?m)^[^|\n]*\|install\|(?:{'|'.join(map(re.escape, names))})(?:\|[^|\n]*){{4}}"
+
+
+class RpmPlace(Record):
+    """A repository of dnf's or zypper's. keyrings: paths; empty where nothing of it has to be signed."""
+
+    uri: str
+    keyrings: tuple[str, ...]
+
+
+def parse_repos(text: str) -> dict[str, RpmPlace]:
+    """A .repo file: its repositories by their ids."""
+    found = {}
+    for part in re.split(r"(?m)^\[", text)[1:]:
+        ident, _, rest = part.partition("]")
+        rows = dict(re.findall(r"(?m)^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", rest))
+        signed = "1" in (rows.get("gpgcheck"), rows.get("repo_gpgcheck"))
+        keys = tuple(re.findall(r"file://(/\S+)", rows.get("gpgkey", ""))) if signed else ()
+        found[ident] = RpmPlace(rows.get("baseurl", "").rstrip("/"), keys)
+    return found
+
+
+def parse_noted(rows: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
+    """(name, version, repository) of what was installed, the last at the end: by name and version. dnf's own name of what was there
+    before is no repository."""
+    found: dict[str, dict[str, str]] = {}
+    for name, version, ident in rows:
+        if ident and not ident.startswith("@"):
+            found.setdefault(name, {})[version] = ident
     return found
 
 
@@ -115,7 +177,8 @@ class Repositories(Record):
     """sources: files of APT sources, all of them; repos: those of dnf and zypper. keyrings: by path; preferences: files of pins.
     indexes: by path, what gpumend has made; archives: by directory, its packages with their sizes; own_index, signed:
     directories that have an index of their own (`Packages`), and a signed one (`InRelease`). release: VERSION_ID.
-    offers: what apt has of the engines' packages. origins: where installed packages came from."""
+    offers: what apt has of the engines' packages. origins: where installed packages came from; noted: of rpm's, by name and version,
+    the repository's id, as dnf or zypp has noted it."""
 
     sources: Reading[Mapping[str, FileContent]] = NONE
     repos: Reading[Mapping[str, FileContent]] = NONE
@@ -129,6 +192,14 @@ class Repositories(Record):
     sqv: bool = False
     offers: Reading[Mapping[str, Offer]] = NONE
     origins: Reading[Mapping[str, Origin]] = NONE
+    noted: Mapping[str, Mapping[str, str]] = {}
+
+    def rpm_places(self) -> dict[str, RpmPlace]:
+        """dnf's and zypper's repositories by their ids. Raises Unread."""
+        found: dict[str, RpmPlace] = {}
+        for content in (self.repos.get() or {}).values():
+            found.update(parse_repos(content.data.decode("utf-8", "replace")))
+        return found
 
     def source_file(self, path: str) -> FileContent | None:
         """A source file's content, or None where there is none. Raises Unread."""
@@ -203,7 +274,19 @@ def parse(snapshot: Snapshot) -> Repositories:
         sqv=snapshot.stat(SQV).ok,
         offers=offers,
         origins=snapshot.succeeded("origins").map(parse_origins),
+        noted=parse_noted(_noted(snapshot)),
     )
+
+
+def _noted(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+    said = snapshot.succeeded("dnf-history").value
+    for line in (said.out if said else "").splitlines():
+        if line.count("\t") == 2:
+            name, version, ident = line.split("\t")
+            yield name, version, ident
+    for line in snapshot.found(ZYPP_HISTORY).value or ():
+        fields = line.split("|")
+        yield fields[2], fields[3], fields[6]
 
 
 def _size(snapshot: Snapshot, path: str) -> int:

@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 
 from gpumend import schemas
-from gpumend.reports.handover import UNPROVEN, file_name, installed, written
+from gpumend.reports.handover import NOT_NOTED, UNPROVEN, file_name, installed, written
 from gpumend.run.outcome import Outcome
 from gpumend.run.record import Run
+from gpumend.state.repositories import ZYPP_HISTORY
 from tests.unit.build import file, healthy
 from tests.unit.farm import record, run
 from tests.unit.test_judge import SICK
@@ -96,6 +97,54 @@ def test_a_node_is_told_what_it_has_from_where_and_by_which_key(tmp_path: Path) 
     assert node["proof"] == {"status": "not proven", "detail": UNPROVEN}
     page = Path(found[1]).read_text()
     assert f"nvidia-container-toolkit 1.20.0-1 from {MIRROR} /, key {GOOD}" in page and UNPROVEN in page
+
+
+RPMS = "nvidia-container-toolkit\t(none):1.20.0-1\ncuda-libraries-devel-12-4\t(none):12.4.1-1\ndocker-ce\t3:29.1.0-1\nrunc\t(none):1.3.6-1\n"
+NOTED = {  # as each manager notes it: dnf 4.24 by OF_DNF, zypper 1.14.101
+    "dnf": "nvidia-container-toolkit\t1.19.1-1\told\nnvidia-container-toolkit\t1.20.0-1\tgpumend-toolkit\n"
+    "nvidia-container-toolkit\t1.20.0-1\t@System\ncuda-libraries-devel-12-4\t12.4.1-1\tgpumend-cuda\ndocker-ce\t29.1.0-1\tgone\n",
+    "zypper": "# a comment\n2026-11-29 18:24:55|command|root@vm|'zypper' 'install' 'runc'|\n"
+    "2026-11-29 18:24:55|install|nvidia-container-toolkit|1.20.0-1|x86_64|root@vm|gpumend-toolkit|44d7|\n"
+    "2026-11-29 18:24:56|install|cuda-libraries-devel-12-4|12.4.1-1|x86_64||gpumend-cuda|44d7|\n"
+    "2026-11-29 18:24:57|install|docker-ce|29.1.0-1|x86_64||gone|44d7|\n",
+}
+REPO = f"""[gpumend-toolkit]
+name=toolkit (gpumend)
+baseurl={MIRROR}
+enabled=1
+gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-toolkit
+repo_gpgcheck=1
+gpgcheck=0
+
+[gpumend-cuda]
+baseurl = file:///srv/packages/
+gpgcheck=0
+"""
+
+
+@pytest.mark.parametrize("manager", NOTED)
+def test_a_node_of_rpms_is_told_what_its_manager_has_noted(tmp_path: Path, manager: str) -> None:
+    wants = {"handover": str(tmp_path), "cuda_toolkit": {"version": "12.4"}}
+    files: dict[str, Any] = {
+        "/etc/yum.repos.d/gpumend.repo" if manager == "dnf" else "/etc/zypp/repos.d/gpumend.repo": REPO,
+        "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpumend-toolkit": file(BINARY),
+        **({ZYPP_HISTORY: NOTED["zypper"]} if manager == "zypper" else {}),
+    }
+    commands = {
+        "rpm": (0, RPMS, ""),
+        "dpkg": None,
+        **({"dnf-history": (0, NOTED["dnf"], "")} if manager == "dnf" else {}),
+    }
+    host = debian(
+        wants, files=files, commands=commands, programs={manager: f"/usr/bin/{manager}", "apt-get": None}
+    )
+    rows = installed(record("gpu1", host, wanted=wants))
+    assert [(row["name"], row["version"], row["from"], row["fingerprints"]) for row in rows] == [
+        ("cuda-libraries-devel-12-4", "12.4.1-1", "directory /srv/packages", []),
+        ("docker-ce", "3:29.1.0-1", "repository gone, which this host has no more", []),
+        ("nvidia-container-toolkit", "1.20.0-1", MIRROR, [GOOD]),
+        ("runc", "1.3.6-1", NOT_NOTED, []),
+    ]
 
 
 def test_the_document_comes_without_being_asked_for_again_where_it_is_wanted(tmp_path: Path) -> None:
