@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tests.nodes.apt import Deb
+from tests.nodes.base import base
 from tests.nodes.lab import Node
 from tests.nodes.mirror import ROOT, Key, Signer
 
@@ -16,6 +18,7 @@ BUILD = "/srv/build"
 PROVIDES = {
     "filesystem": ("/bin/sh",)
 }  # what scripts of packages need, and rpm knows nothing of on this node
+STOPS = '[ "$1" = upgrade ] || systemctl disable --now {units}\n'
 OS_RELEASE = 'ID=rocky\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4, as tests see it"\n'
 
 
@@ -62,6 +65,47 @@ def spec(deb: Deb) -> str:
     return "\n".join([*rows, "%files", *deb.files, ""])
 
 
+def devel(debs: Sequence[Deb]) -> list[Deb]:
+    """Packages with the names that NVIDIA's rpms have."""
+    return [
+        replace(
+            deb, name=deb.name.replace("-dev-", "-devel-"), depends=deb.depends.replace("-dev-", "-devel-")
+        )
+        for deb in debs
+    ]
+
+
+def docker_ce(suite: str) -> list[Deb]:
+    """Docker's packages by their names of rpm, with the programs and units of a base in them."""
+    root = base(suite)
+
+    def made(name: str, parts: Sequence[str], depends: str = "", enable: str = "") -> Deb:
+        listed = [
+            path
+            for part in parts
+            for path in (root / f"var/lib/dpkg/info/{part}.list").read_text().splitlines()
+            if path.startswith(("/usr/bin/", "/usr/sbin/", "/usr/lib/systemd/"))
+            and (root / path[1:]).is_file()
+        ]
+        files = {
+            path: ((root / path[1:]).read_bytes(), (root / path[1:]).stat().st_mode & 0o777)
+            for path in listed
+        }
+        script = (
+            f"groupadd -f docker\nsystemctl daemon-reload\nsystemctl enable --now {enable}\n"
+            if enable
+            else ""
+        )
+        scripts = {"postinst": script, "prerm": STOPS.format(units=enable)} if enable else {}
+        return Deb(name, "29.1.0-1", depends=depends, files=files, scripts=scripts)
+
+    return [
+        made("containerd.io", ("containerd", "runc"), enable="containerd.service"),
+        made("docker-ce-cli", ("docker-cli",)),
+        made("docker-ce", ("docker.io",), "docker-ce-cli, containerd.io", "docker.socket docker.service"),
+    ]
+
+
 def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) -> None:
     """A repository whose index this key has signed lies in a directory of the mirror's."""
     node.sh('rm -rf "$1" "$2"; mkdir -p "$1" "$2"', f"{ROOT}/{path}", BUILD)
@@ -76,6 +120,8 @@ def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) ->
             f"_rpmdir {ROOT}/{path}",
             "__os_install_post %{nil}",
             "_build_id_links none",
+            "_binaries_in_noarch_packages_terminate_build 0",
+            "_binary_payload w0.gzdio",  # packed as it is: dockerd has 80 MB
         ]
         options = [word for each in define for word in ("--define", each)]
         node.run(["rpmbuild", "-bb", "--quiet", "--nodeps", *options, f"{BUILD}/{deb.name}.spec"])
