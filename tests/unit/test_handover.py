@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from gpumend import schemas
 from gpumend.reports.handover import NOT_NOTED, UNPROVEN, file_name, installed, written
 from gpumend.run.outcome import Outcome
 from gpumend.run.record import Run
-from gpumend.state.repositories import ZYPP_HISTORY
+from gpumend.state.repositories import OF_DNF, ZYPP_HISTORY
 from tests.unit.build import file, healthy
 from tests.unit.farm import record, run
 from tests.unit.test_judge import SICK
@@ -120,6 +124,28 @@ gpgcheck=0
 baseurl = file:///srv/packages/
 gpgcheck=0
 """
+
+
+# dnf 4.24's own tables, as far as they are read.
+DNF_TABLES = """
+CREATE TABLE repo (id INTEGER PRIMARY KEY, repoid TEXT NOT NULL);
+CREATE TABLE trans_item (id INTEGER PRIMARY KEY AUTOINCREMENT, trans_id INTEGER, item_id INTEGER, repo_id INTEGER, action INTEGER NOT NULL);
+CREATE TABLE rpm (item_id INTEGER UNIQUE NOT NULL, name TEXT NOT NULL, epoch INTEGER NOT NULL, version TEXT NOT NULL, release TEXT NOT NULL,
+    arch TEXT NOT NULL);
+INSERT INTO repo VALUES (1, 'gpumend-toolkit'), (2, '@System');
+INSERT INTO rpm VALUES (1, 'podman', 0, '5.4.0', '1', 'x86_64'), (2, 'bash', 0, '5.2', '1', 'x86_64');
+INSERT INTO trans_item VALUES (1, 1, 1, 1, 1), (2, 1, 2, 1, 1), (3, 2, 1, 2, 8);
+"""
+
+
+def test_dnfs_notes_are_read_and_nothing_is_written_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with closing(sqlite3.connect(path)) as base:
+        base.executescript(DNF_TABLES)
+    argv = [sys.executable, "-I", "-S", "-B", "-c", OF_DNF, str(path), "podman", "runc"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert said == "podman\t5.4.0-1\tgpumend-toolkit\npodman\t5.4.0-1\t@System\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["history.sqlite"]
 
 
 @pytest.mark.parametrize("manager", NOTED)
