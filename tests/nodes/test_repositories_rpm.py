@@ -13,6 +13,7 @@ from gpumend.state.packages import TOOLKIT
 from tests.nodes import cuda_toolkit, gpu, images, mirror, toolkit, yum
 from tests.nodes.apt import AptLock, Deb
 from tests.nodes.conftest import Boot
+from tests.nodes.crashes import kill_at_every_step
 from tests.nodes.drive import carry_out, planned, result_of
 from tests.nodes.lab import Lab, Node
 from tests.nodes.mirror import ADDRESS, Key, Signer
@@ -176,6 +177,24 @@ def test_a_package_of_cuda_that_pulls_a_driver_is_refused(
     assert done["status"] == "refused" and rpms(node) == before, done
     assert "the driver's cuda-drivers" in done["detail"] or "which pulls a driver" in done["detail"]
     taken_back(node, Component.REPOSITORIES)
+
+
+@pytest.mark.parametrize("manager", REPOS)
+def test_killed_before_every_step_of_adding_and_installing(
+    node: Node, signer: Signer, key: Key, manager: str
+) -> None:
+    asked = [["sh", "-c", "rpm -qa | sort"]]
+    wanted = known(node, manager, toolkit.debs(NEW), signer, key, toolkit={"install": True})
+    data = planned(node, Component.PACKAGES, f"{RUN}p", wanted)
+    installing = kill_at_every_step(node, data, ["/etc/nvidia-container-runtime", "/usr/bin"], asked)
+    assert len(installing) >= 5, installing
+    node.sh("rm -rf /var/lib/gpumend /etc/yum.repos.d/gpumend-* /etc/zypp/repos.d/gpumend-*")
+    data = planned(node, Component.REPOSITORIES, RUN, wanted)
+    adding = kill_at_every_step(node, data, [REPOS[manager].rpartition("/")[0], "/etc/pki/rpm-gpg"], asked)
+    assert len(adding) >= 5, adding
+    print(
+        f"{manager}: killed {len(installing)} times while it installed, {len(adding)} while it added the repository"
+    )
 
 
 PODMAN = b'#!/bin/sh\n[ "$1" = --version ] && exec echo podman version 5.4.0\nexit 125\n'
