@@ -211,8 +211,9 @@ def test_podman_comes_by_its_own_name_and_goes_again(
     assert done["status"] == "changed" and rpms(node) - before == {"podman"}, done
     with pytest.raises(LookupError):
         planned(node, Component.ENGINE, "again", wanted)
-    taken_back(node, Component.ENGINE, Component.REPOSITORIES)
+    taken_back(node, Component.ENGINE)
     assert rpms(node) == before and not node.exists("/usr/bin/podman")
+    taken_back(node, Component.REPOSITORIES)
 
 
 def test_a_bare_node_of_rpms_gets_docker_ce_and_its_containers_the_device(
