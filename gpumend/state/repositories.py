@@ -148,7 +148,8 @@ def parse_repos(text: str) -> dict[str, RpmPlace]:
     found = {}
     for part in re.split(r"(?m)^\[", text)[1:]:
         ident, _, rest = part.partition("]")
-        rows = dict(re.findall(r"(?m)^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", rest))
+        pairs = (row.partition("=") for row in rest.splitlines())
+        rows = {key.strip(): value.strip() for key, mark, value in pairs if mark and not key[:1].isspace()}
         signed = "1" in (rows.get("gpgcheck"), rows.get("repo_gpgcheck"))
         keys = tuple(re.findall(r"file://(/\S+)", rows.get("gpgkey", ""))) if signed else ()
         found[ident] = RpmPlace(rows.get("baseurl", "").rstrip("/"), keys)
