@@ -49,6 +49,12 @@ HOOK_NAMES = frozenset(
     {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
 )
 
+LIBCUDA = re.compile(r"/libcuda\.so\.(\d+\.\d+(?:\.\d+)?)$")
+# pkg/parser/parser.go: what vendor, class and device names may be
+NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
+KIND_NAME = re.compile(r"[A-Za-z](.*[A-Za-z0-9])?")
+DEVICE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+
 REQUEST = Request(
     files=(REFRESH_ENV,),
     stats=DEFAULT_DIRS,
@@ -118,7 +124,7 @@ class Spec(Record):
         """The driver this spec was made for: libcuda's file name in its mounts, or the hook's own argument."""
         edits = self.edits()
         for host, _ in edits.mounts:
-            match = re.search(r"/libcuda\.so\.(\d+\.\d+(?:\.\d+)?)$", host)
+            match = LIBCUDA.search(host)
             if match:
                 return parse_version(match.group(1))
         for hook in edits.hooks:
@@ -364,10 +370,10 @@ def load(path: str, text: str) -> Spec:
     for part, what in ((vendor, "vendor"), (name, "class")):
         if not part:
             raise SpecError(f"invalid {what}. empty name")
-        bad = re.search(r"[^A-Za-z0-9_.-]", part)
+        bad = NO_NAME_CHARACTER.search(part)
         if bad:
             raise SpecError(f"invalid {what}. invalid character '{bad.group()}' in name \"{part}\"")
-        if not re.fullmatch(r"[A-Za-z](.*[A-Za-z0-9])?", part):
+        if not KIND_NAME.fullmatch(part):
             raise SpecError(
                 f'invalid {what}. "{part}", should start with letter and end with a letter or digit'
             )
@@ -375,7 +381,7 @@ def load(path: str, text: str) -> Spec:
     devices: dict[str, Edits] = {}
     for device in spec.get("devices", ()):
         device_name = device.get("name", "")
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?", device_name):
+        if not DEVICE_NAME.fullmatch(device_name):
             raise SpecError(f'invalid device name "{device_name}"')
         if device_name in devices:
             raise SpecError(f'invalid spec, multiple device "{device_name}"')

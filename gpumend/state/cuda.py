@@ -106,15 +106,15 @@ DRIVERS = (
     "cuda-drivers", "nvidia-", "libnvidia-", "libcuda1", "libnvcuvid1", "libnvoptix1", "libxnvctrl", "linux-", "xserver-xorg-",
     "firmware-nvidia-", "kmod-", "akmod-", "dkms-", "xorg-x11-drv-", "libnvsdm",
 )  # fmt: skip
-# (role, how such a name begins, pattern). First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. Where no name
-# begins like that, the pattern is never compiled: all of them together cost more than the rest of judging the packages.
+# (role, how such a name begins, pattern). First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. A Pattern
+# is compiled where a name begins like that: the driver's and a distribution's packages many hosts have not.
 # Sources: reference strings of real hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
-ROLES: tuple[tuple[str, tuple[str, ...], Pattern], ...] = (
-    ("none", ANY, Pattern(r"(?s).*-repo(?:-.*)?")),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
-    ("none", ANY, Pattern(r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?")),
+ROLES: tuple[tuple[str, tuple[str, ...], Pattern | re.Pattern[str]], ...] = (
+    ("none", ANY, re.compile(r"(?s).*-repo(?:-.*)?")),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
+    ("none", ANY, re.compile(r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?")),
     ("none", ("nvidia-", "libnvidia-"), Pattern(
         r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*")),
-    ("compat", ("cuda-compat",), Pattern(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
+    ("compat", ("cuda-compat",), re.compile(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
     ("distro_toolkit", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?")),
     ("none", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-.*")),
     ("driver", DRIVERS, Pattern(
@@ -123,16 +123,16 @@ ROLES: tuple[tuple[str, tuple[str, ...], Pattern], ...] = (
         r"|nvidia-gfxG\d.*|nvidia-(?:compute|gl|video)-G\d.*|libnvidia-.*|libcuda1(?:-.*)?|libnvcuvid1|libnvoptix1|libxnvctrl.*"
         r"|linux-(?:modules|objects|signatures)-nvidia-.*|xserver-xorg-video-nvidia.*|firmware-nvidia-.*|(?:a?kmod|dkms)-nvidia.*"
         r"|xorg-x11-drv-nvidia.*|libnvsdm.*")),
-    ("built_for", ANY, Pattern(r".*-cuda-?(\d+(?:-\d+)?)")),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
-    ("rolling_meta", ("cuda",), Pattern(
+    ("built_for", ANY, re.compile(r".*-cuda-?(\d+(?:-\d+)?)")),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
+    ("rolling_meta", ("cuda",), re.compile(
         r"cuda(?:-(?:toolkit|runtime|libraries|libraries-dev(?:el)?|tools|compiler|minimal-build))?(?:-\d+)?")),
-    ("toolkit", ("cuda-",), Pattern(r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)")),
-    ("library", ("lib", "gds-tools"), Pattern(r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)")),
+    ("toolkit", ("cuda-",), re.compile(r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)")),
+    ("library", ("lib", "gds-tools"), re.compile(r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)")),
     ("distro_library", ("libcu", "libnv", "libnpp", "libaccinj"), Pattern(
         r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
         r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+")),
 )  # fmt: skip
-BUILT_TAG = Pattern(
+BUILT_TAG = re.compile(
     r"[+.~_-]cuda(\d+)\.(\d+)"
 )  # deb `-1+cuda12.2`, rpm cuDNN `-1.cuda12.2`, rpm NCCL `-1+cuda12.9`
 
@@ -336,7 +336,9 @@ class _Directories:
 
     def resolve(self, path: str) -> str:
         """A path below a toolkit's directory with the directory's links followed, without a slash at the end."""
-        path = re.sub(r"/{2,}", "/", path).rstrip("/")
+        if "//" in path:
+            path = re.sub(r"/{2,}", "/", path)
+        path = path.rstrip("/")
         for link in sorted(self.real, key=len, reverse=True):
             if path == link or path.startswith(f"{link}/"):
                 return self.real[link] + path[len(link) :]

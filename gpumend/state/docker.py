@@ -356,8 +356,9 @@ def parse(snapshot: Snapshot) -> Docker:
     snap = program.startswith("/snap/") or (not program and snapshot.stat("/var/snap/docker").ok)
     path = flags.get("config-file", SNAP_DAEMON_JSON if snap else DAEMON_JSON)
     content = snapshot.file(path)
-    listed = any(fnmatchcase(path, pattern) and snapshot.glob(pattern).ok for pattern in ELSEWHERE)
-    if content.detail == NOT_ASKED and listed:  # looked for, and not there
+    if content.detail == NOT_ASKED and any(
+        fnmatchcase(path, pattern) and snapshot.glob(pattern).ok for pattern in ELSEWHERE
+    ):  # looked for, and not there
         content = Reading.none(path, "No such file or directory")
     raw = snapshot.docker
     if raw.absent and not daemons.known:  # nobody looked whether one runs

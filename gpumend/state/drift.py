@@ -19,6 +19,9 @@ REBOOT = "/run/reboot-required"  # update-notifier, unattended-upgrades
 UPGRADERS = ("/usr/bin/unattended-upgrade", "/usr/bin/unattended-upgrades")
 UPGRADE_TIMER = "apt-daily-upgrade.timer"
 
+RELEASE_NUMBERS = re.compile(r"[\d.+_~-]*")
+DIGITS = re.compile(r"\d+")
+
 REQUEST = Request(
     files=(f"{REBOOT}.pkgs", *VERSIONLOCK),
     stats=(REBOOT, "/usr/bin/nvidia-uninstall"),
@@ -86,8 +89,8 @@ def _matches(pattern: str, package: str) -> bool:
 
 def kernel_number(release: str) -> tuple[int, ...]:
     """The numbers a kernel release begins with: `6.8.0-60-generic` -> (6, 8, 0, 60)."""
-    lead = re.match(r"[\d.+_~-]*", release)
-    return tuple(int(part) for part in re.findall(r"\d+", lead.group() if lead else ""))
+    lead = RELEASE_NUMBERS.match(release)
+    return tuple(map(int, DIGITS.findall(lead.group() if lead else "")))
 
 
 def kernel_kind(release: str) -> str:
@@ -109,6 +112,8 @@ def apt_settings(text: str) -> Unattended:
 
 def locked(text: str) -> tuple[str, ...]:
     """What `dnf versionlock` holds: a line each in dnf 4's list (`!` excludes), `name = "..."` in dnf 5's TOML."""
+    if not text:
+        return ()
     named = tuple(re.findall(r'(?m)^[ \t]*name[ \t]*=[ \t]*"([^"\n]+)"', text))
     return named or tuple(re.findall(r"(?m)^([^\s#!\[]\S*)[ \t\r]*$", text))
 

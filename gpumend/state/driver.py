@@ -39,6 +39,10 @@ PARAMS = "/proc/driver/nvidia/params"
 GRIDD_UNIT = "nvidia-gridd.service"  # gets the licence of a vGPU (vGPU Client Licensing User Guide)
 FABRIC_UNIT, FABRIC_PROGRAM = "nvidia-fabricmanager.service", "nv-fabricmanager"
 
+MODULE_NUMBER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+\.\d+(?:\.\d+)?)")
+OPEN_MODULE = re.compile(r"\bOpen Kernel Module\b")
+LIBRARY_FILE = re.compile(r"(lib[\w-]+)\.so\.(\d+\.\d+(?:\.\d+)?)")
+
 REQUEST = Request(
     files=(
         "/proc/driver/nvidia/version",
@@ -136,7 +140,7 @@ def proc_version(text: str) -> Version:
 
     `NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@host)`
     """
-    match = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+\.\d+(?:\.\d+)?)", text)
+    match = MODULE_NUMBER.search(text)
     if match is None:
         raise ValueError(f"no driver version in {text.splitlines()[:1]}")
     return parse_version(match.group(1))
@@ -144,7 +148,7 @@ def proc_version(text: str) -> Version:
 
 def proc_flavour(text: str) -> str:
     """`open` or `proprietary`, by the words before 'Kernel Module'."""
-    return "open" if re.search(r"\bOpen Kernel Module\b", text) else "proprietary"
+    return "open" if OPEN_MODULE.search(text) else "proprietary"
 
 
 @shared(64)
@@ -185,7 +189,7 @@ def _libraries(snapshot: Snapshot) -> Reading[tuple[Library, ...]]:
             for path in listed.value or ():
                 meta = snapshot.stat(path).value
                 real = meta.real or path if meta else ""
-                match = re.fullmatch(r"(lib[\w-]+)\.so\.(\d+\.\d+(?:\.\d+)?)", real.rpartition("/")[2])
+                match = LIBRARY_FILE.fullmatch(real.rpartition("/")[2])
                 if match:
                     names = (*(found[real].names if real in found else (real,)), path)
                     found[real] = Library(

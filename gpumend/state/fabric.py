@@ -14,6 +14,8 @@ from gpumend.text.record import Record
 SUBNET_MANAGER = "/opt/nvidia/nvlsm/sbin/nvlsm"  # nvidia-fabricmanager-start.sh, 570 and newer
 CONFIG = "/usr/share/nvidia/nvswitch/fabricmanager.cfg"
 IMEX_UNIT, IMEX_PROGRAM = "nvidia-imex.service", "nvidia-imex"
+RACK = re.compile(r"\bGB[23]00\b")
+FOURTH = re.compile(r"\bB[123]00\b")
 
 REQUEST = Request(
     files=(CONFIG,),
@@ -74,9 +76,9 @@ def kind(gpus: Gpus, machine: Machine, fabric: Fabric) -> str:
     names = " ".join(detail.name for detail in details.gpus) if details else ""
     count = len(details.gpus) if details else 0
     switches = gpus.nvswitches.value or 0
-    if re.search(r"\bGB[23]00\b", names):
+    if RACK.search(names):
         return "rack"
-    fourth = re.search(r"\bB[123]00\b", names) is not None
+    fourth = FOURTH.search(names) is not None
     if machine.vm.ok and not switches and (not fourth or count == 1):
         return "guest"
     if fourth and not switches:

@@ -37,6 +37,13 @@ CUDA_LINE = r"(?m)^CUDA(?: UMD)? Version[ \t]*:[ \t]*\d+\.\d"
 # Of a device's uevent: the driver that it is bound to, if any, and its numbers (linux drivers/pci/pci-driver.c pci_uevent)
 UEVENT = r"(?:DRIVER=\S+\n)?PCI_CLASS=\w+\nPCI_ID=10DE:\w{4}"
 
+GPU_LINE = re.compile(r"GPU (\d+): (.*) \(UUID: (GPU-[^()]+)\)")
+MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (MIG-[^()]+)\)")
+CUDA_NUMBER = re.compile(r"CUDA(?:\s+UMD)?\s+Version\s*:\s*(\d+\.\d+)")
+MODEL = re.compile(r"(?m)^Model:(.*)$")
+INFORMATION = re.compile(r"(?m)^([\w ]+):(.*)$")
+MINOR = re.compile(r"[0-9]{1,4}")
+
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
 # there is nothing left for it to create (an audit writes nothing).
 REQUEST = Request(
@@ -164,8 +171,8 @@ def smi_list(text: str) -> tuple[Gpu, ...]:
     """`nvidia-smi -L`: `GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-...)`, MIG devices indented below it."""
     found: list[Gpu] = []
     for line in text.splitlines():
-        gpu = re.match(r"GPU (\d+): (.*) \(UUID: (GPU-[^()]+)\)", line)
-        mig = re.match(r"\s+MIG .*\(UUID: (MIG-[^()]+)\)", line)
+        gpu = GPU_LINE.match(line)
+        mig = MIG_LINE.match(line)
         if gpu:
             found.append(Gpu(int(gpu.group(1)), gpu.group(2), gpu.group(3)))
         elif mig and found:
@@ -181,7 +188,7 @@ def smi_list(text: str) -> tuple[Gpu, ...]:
 def smi_cuda(text: str) -> Version:
     """`CUDA Version        : 13.0` of `nvidia-smi --version`, `CUDA UMD Version` from R610 on; raises ValueError without
     it."""
-    match = re.search(r"CUDA(?:\s+UMD)?\s+Version\s*:\s*(\d+\.\d+)", text)
+    match = CUDA_NUMBER.search(text)
     if match is None:
         raise ValueError("no CUDA Version in `nvidia-smi --version`")
     return parse_version(match.group(1))
@@ -271,7 +278,7 @@ def _proc(snapshot: Snapshot) -> Reading[dict[str, str]]:
         return listed.without_value()
     found = {}
     for path in listed.value or ():
-        match = re.search(r"^Model:(.*)$", snapshot.text(path).value or "", re.MULTILINE)
+        match = MODEL.search(snapshot.text(path).value or "")
         found[path.split("/")[-2]] = (match.group(1).strip() if match else "") or "NVIDIA GPU"
     return Reading.of(found, "/proc/driver/nvidia/gpus")
 
@@ -300,13 +307,13 @@ def _known(snapshot: Snapshot) -> Reading[dict[str, Known]]:
         text = snapshot.text(path)
         if text.value is None:
             return Reading(text.status if not text.ok else Status.FAILED, None, path, text.detail)
-        told = re.findall(r"(?m)^([\w ]+):(.*)$", text.value)
+        told = INFORMATION.findall(text.value)
         rows = {name: value.strip(" \t") for name, value in told}
         minor = rows.get("Device Minor", "")
         found[path.split("/")[-2]] = Known(
             rows.get("Model", "NVIDIA GPU"),
             rows.get("GPU UUID", ""),
-            int(minor) if re.fullmatch(r"[0-9]{1,4}", minor) else None,
+            int(minor) if MINOR.fullmatch(minor) else None,
             rows.get("GPU Excluded") == "Yes",
         )
     return Reading.of(found, "/proc/driver/nvidia/gpus")

@@ -22,6 +22,7 @@ RULES = (
     "/lib/udev/rules.d/*nvidia*.rules",
 )
 MODE_RULE = r'(?m)^[^#\n]*nvidia[^\n]*MODE:?="[0-7]+"[^\n]*$'
+MAJOR = re.compile(r"(?m)^[ \t]*(\d+) (\S+)$")
 OPTION = Pattern(r"(?m)^[ \t]*options[ \t]+nvidia[ \t][^\n]*?\b(NVreg_DeviceFileMode)=(\S+)")
 
 REQUEST = Request(
@@ -51,7 +52,7 @@ class Nodes(Record):
 def majors(text: str) -> dict[str, int]:
     """/proc/devices' character devices; raises ValueError where it has none."""
     part = text.partition("Block devices:")[0]
-    found = {name: int(number) for number, name in re.findall(r"(?m)^[ \t]*(\d+) (\S+)$", part)}
+    found = {name: int(number) for number, name in MAJOR.findall(part)}
     if not found:
         raise ValueError("no character devices")
     return found

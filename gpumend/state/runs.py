@@ -144,7 +144,7 @@ def _journal(path: str, found: Sequence[str], again: Sequence[str]) -> Journal:
 def holder(said: str, locks: str, kind: str = "WRITE") -> str:
     """The run that holds the lock: one that its file names, where the process it names has a lock of that kind
     (proc(5) locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:23 0 EOF`). The text alone stays when its process has ended."""
-    for run, pid in re.findall(r"(?m), run (\S+), pid (\d+)$", said):
+    for run, pid in re.findall(r"(?m), run (\S+), pid (\d+)$", said) if said else ():
         if re.search(rf"(?m)^\d+: FLOCK +ADVISORY +{kind} {pid} ", locks):
             return str(run)
     return ""

@@ -5,11 +5,13 @@ What lies on a host is nobody's word: one file of one host must not end the run 
 
 from __future__ import annotations
 
-from gpumend.text.pattern import Pattern
+import re
 
 # tomllib takes the square of a dotted key's parts (3.11 tomllib/_parser.py, Flags): 20,000 are 14 s. tomlkit stops here, too.
 MAX_KEY_PARTS = 100
-DOTTED = Pattern(r"(?<![\w-])(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){" + str(MAX_KEY_PARTS) + "}")
+DOTTED = re.compile(
+    r"(?<![\w-])(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){" + str(MAX_KEY_PARTS) + "}"
+)
 
 
 def check_toml(text: str) -> None:

@@ -1,4 +1,5 @@
-"""A regular expression that is compiled when it is first used: of all of them a host needs few."""
+"""A regular expression that is compiled when it is first used: for what only some hosts have something for. What every healthy host
+needs is a re.compile of its module's: loading the module may cost more than judging a host (tests/bench/imports.py)."""
 
 from __future__ import annotations
 

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
 
 # What no parser takes for anything but a text, but for WORDS: a word, a path, an option, a version.
 TEXT = r"(?:[A-Za-z/_]|--[A-Za-z]|\.\.?/)(?:[\w./@=+,:-]*[\w./@=+,-])?|\d+\.\d+\.\d+"
-PLAIN_LINE = Pattern(
+PLAIN_LINE = re.compile(
     rf'( *)(- (?! ))?(?:([A-Za-z][\w./-]{{0,99}}):(?: |$))?(?:({TEXT})|(0|[1-9]\d{{0,17}})|"([ !#-\[\]-~]*)")?',
     re.ASCII,
 )

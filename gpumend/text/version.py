@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 
 Version = tuple[int, ...]
+DOTTED_NUMBER = re.compile(r"(?<!\d)\d+(?:\.\d+)+")
 
 
 def parse_version(text: str) -> Version:
     """The first dotted number in a text: '20.10.24+dfsg1' -> (20, 10, 24). Raises ValueError without one."""
-    match = re.search(r"(?<!\d)\d+(?:\.\d+)+", text)
+    match = DOTTED_NUMBER.search(text)
     if match is None:
         raise ValueError(f"no version number in {text.strip()[:60]!r}")
-    return tuple(int(part) for part in match.group().split("."))
+    return tuple(map(int, match.group().split(".")))
 
 
 def told_version(value: object) -> Version | None:

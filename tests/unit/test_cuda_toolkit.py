@@ -156,4 +156,4 @@ def test_metapackages_with_a_driver_are_told(packages: tuple[str, ...], noted: l
 
 
 def test_the_host_refuses_what_the_rule_names() -> None:
-    assert METAPACKAGE.pattern == PULLS_A_DRIVER
+    assert METAPACKAGE.pattern == PULLS_A_DRIVER.pattern

@@ -14,15 +14,15 @@ from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
 
 # What nvidia-ctk writes (nct pkg/nvcdi: driver-nvml.go, common-nvml.go, wsl, csv). All else was put there by hand.
-CTK_DEVICES = Pattern(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
-CTK_MOUNTS = Pattern(
+CTK_DEVICES = re.compile(r"all|\d+(:\d+)?|(gpu|mig)\d+(:\d+)?|(GPU|MIG)-[\w-]+|(igpu|dgpu)\d*")
+CTK_MOUNTS = re.compile(
     r"nvidia|lib(cuda|nv|GLX|EGL|GLES|OpenCL|vdpau|nvcuvid)|cudadebugger|/wsl/|tegra|dxcore|glvnd|vulkan|/gbm/|egl_|firmware|"
     r"/X11/|persistenced|fabricmanager|nvsm|-mps"
 )
 # Where people keep what is theirs: of there a driver has libraries and NVIDIA's own programs alone.
-PEOPLES = Pattern(r"/(srv|home|root|mnt|media|data|scratch|opt)/")
+PEOPLES = re.compile(r"/(srv|home|root|mnt|media|data|scratch|opt)/")
 DRIVERS = Pattern(r"\.so(\.|$)|/nvidia-(smi|debugdump|persistenced|cuda-mps|imex)[\w-]*$")
-CTK_NODES = Pattern(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
+CTK_NODES = re.compile(r"/dev/(nvidia|dri/|dxg|nvhost|nvmap|nvgpu|fb\d)")
 CTK_ENV = ("NVIDIA_VISIBLE_DEVICES=", "NVIDIA_CTK_")
 CTK_HOOKS = ("nvidia-ctk", "nvidia-cdi-hook", "ldconfig")
 # nct cmd/nvidia-cdi-hook/commands: a hook that says one of these is nvidia-ctk's by another path.

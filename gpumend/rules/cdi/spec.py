@@ -22,6 +22,10 @@ STATIC = "/etc/cdi/nvidia.yaml"
 DYNAMIC = "/var/run/cdi/nvidia.yaml"  # where nvidia-cdi-refresh writes (deployments/systemd, 1.18.0)
 NO_GIDS = "no-additional-gids-for-device-nodes"  # --feature-flag since 1.19.0: a 0.5.0 spec again (nct#1860)
 
+OUTPUT_FILE = re.compile(
+    r"(?m)^NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=[\"']?([^\"'\s]+)"
+)  # of nvidia-cdi-refresh.env
+
 LEAST_WRITTEN: Version = (0, 5, 0)  # no toolkit's spec is older: its devices are named 0, 1, ...
 
 
@@ -185,7 +189,7 @@ def target(context: Context) -> str:
     if not uses_refresh(context):
         return STATIC
     environment = context.state.cdi.refresh_env.value or ""
-    named = re.search(r"(?m)^NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=[\"']?([^\"'\s]+)", environment)
+    named = OUTPUT_FILE.search(environment)
     directory = canonical(named.group(1).rpartition("/")[0]) if named else ""
     if directory != "/etc/cdi" and persists(context):
         return STATIC

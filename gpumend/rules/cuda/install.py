@@ -24,7 +24,7 @@ FLAVOURS = {
 }
 CUPTI = {"": (), "runtime": ("cuda-cupti",), "dev": ("cuda-cupti", "cuda-cupti-dev")}
 METAPACKAGES = ("cuda-libraries", "cuda-libraries-dev", "cuda-minimal-build", "cuda-toolkit")
-PULLS_A_DRIVER = r"cuda(?:-\d+(?:-\d+)?)?|cuda-(?:runtime|demo-suite)(?:-\d+-\d+)?"
+PULLS_A_DRIVER = re.compile(r"cuda(?:-\d+(?:-\d+)?)?|cuda-(?:runtime|demo-suite)(?:-\d+-\d+)?")
 COMPILER = ("build", "toolkit")
 GUIDE = "NVIDIA CUDA installation guide for Linux"
 
@@ -232,7 +232,7 @@ def _told(action: InstallCuda) -> str:
 )
 def pulls_a_driver(context: Context) -> Iterator[Finding]:
     have = context.state.packages.installed.get() or {}
-    found = {name: version for name, version in sorted(have.items()) if re.fullmatch(PULLS_A_DRIVER, name)}
+    found = {name: version for name, version in sorted(have.items()) if PULLS_A_DRIVER.fullmatch(name)}
     if found:
         yield Finding(
             code="GM611",

@@ -23,7 +23,8 @@ ADDRESS = Pattern(r"(?<![0-9A-Fa-f:])([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f
 WARNING = Pattern(
     r"WARNING: "
 )  # beside an answer: `WARNING: infoROM is corrupted at gpu 0000:B3:00.0` (gpu-operator#20, #285)
-LISTED = Pattern(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)\s]{1,80})\)")
+ROW = re.compile(r"GPU \d+: .*\(UUID: |\s+MIG ")
+LISTED = re.compile(r"(?m)^GPU \d+: .* \(UUID: (GPU-[^)\s]{1,80})\)")
 
 # Xid errors after which a GPU does not come back by itself (docs.nvidia.com/deploy/xid-errors)
 LOST_XIDS = {
@@ -100,7 +101,7 @@ def _words(said: Output) -> tuple[str, ...]:
     return tuple(
         line.strip()
         for line in (said.out + "\n" + said.err).splitlines()
-        if line.strip() and not re.match(r"GPU \d+: .*\(UUID: |\s+MIG ", line)
+        if line.strip() and not ROW.match(line)
     )
 
 

@@ -12,6 +12,7 @@ from gpumend.state.snapshot import FileMeta
 
 EVERYBODY = 0o666  # NVreg_DeviceFileMode's default, 438 (open-gpu-kernel-modules kernel-open/nvidia/nv-reg.h)
 WORDS = {"file": "a regular file", "dir": "a directory"}
+GPU_NODE_NAME = re.compile(r"nvidia(\d+)")
 
 
 def present(context: Context) -> dict[str, FileMeta]:
@@ -31,7 +32,7 @@ def numbers(path: str, majors: Mapping[str, int]) -> tuple[int, int] | None:
     unified = {"nvidia-uvm": 0, "nvidia-uvm-tools": 1}
     if name in unified:
         return (majors["nvidia-uvm"], unified[name]) if "nvidia-uvm" in majors else None
-    match = re.fullmatch(r"nvidia(\d+)", name)
+    match = GPU_NODE_NAME.fullmatch(name)
     minor = int(match.group(1)) if match else fixed.get(name)
     return None if front is None or minor is None else (front, minor)
 
