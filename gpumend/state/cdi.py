@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from gpumend.state.reading import Reading
@@ -89,14 +90,6 @@ class Edits(Record):
     hooks: tuple[tuple[str, ...], ...] = ()  # (path, *args)
     env: tuple[str, ...] = ()
 
-    def __add__(self, other: Edits) -> Edits:  # type: ignore[override]  # of a spec's edits, and not of a tuple's items
-        return Edits(
-            self.nodes + other.nodes,
-            self.mounts + other.mounts,
-            self.hooks + other.hooks,
-            self.env + other.env,
-        )
-
 
 class Spec(Record):
     """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for. raw: all of it, by the
@@ -115,10 +108,8 @@ class Spec(Record):
 
     def edits(self) -> Edits:
         """All edits of the file, of every device and common."""
-        total = self.common
-        for edits in self.devices.values():
-            total = total + edits
-        return total
+        every = (self.common, *self.devices.values())
+        return Edits(*(tuple(chain.from_iterable(parts)) for parts in zip(*every)))
 
     def driver_version(self) -> Version | None:
         """The driver this spec was made for: libcuda's file name in its mounts, or the hook's own argument."""
@@ -207,38 +198,51 @@ class Resolution(Record):
         return tuple({file.path: file for file in self.devices.values()}.values())
 
 
+def _refused(raw: Any, kind: str, what: str) -> SpecError:
+    return SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
+
+
 def _decode(raw: Any, kind: str, what: str) -> Any:
     """A value as Go's decoder takes it for a field of this type; raises SpecError where it would not. None is Go's zero
     value, field names are case-insensitive, and sigs.k8s.io/yaml makes a text of a number where a text is due."""
-    refused = SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
+    if kind in FIELDS:
+        return _struct(raw, kind, what)
     if kind.startswith("["):
         if not isinstance(raw, list):
-            raise refused
-        inner = kind.strip("[]")
-        if None in raw and inner in FIELDS and inner != "device":
+            raise _refused(raw, kind, what)
+        inner = kind[1:-1]
+        if inner not in FIELDS:
+            return [
+                item if type(item) is str and inner == "text" else _scalar(item, inner, what) for item in raw
+            ]
+        if None in raw and inner != "device":
             raise SpecError(f"null in {what}")  # a pointer in Go: the loader panics, and the engine with it
-        return [
-            _decode({} if item is None else item, inner, what)
-            if inner in FIELDS
-            else _scalar(item, inner, what)
-            for item in raw
-        ]
+        return [_struct({} if item is None else item, inner, what) for item in raw]
     if kind == "labels":
         if not isinstance(raw, dict):
-            raise refused
+            raise _refused(raw, kind, what)
         return {str(key): _scalar(value, "text", what) for key, value in raw.items()}
-    if kind not in FIELDS:
-        return _scalar(raw, kind, what)
+    return _scalar(raw, kind, what)
+
+
+def _struct(raw: Any, kind: str, what: str) -> dict[str, Any]:
+    """The fields of one of FIELDS' types."""
     if not isinstance(raw, dict):
-        raise refused
-    names = {name.lower(): name for name in FIELDS[kind]}
+        raise _refused(raw, kind, what)
+    fields = FIELDS[kind]
     found: dict[str, Any] = {}
     for key, value in raw.items():
-        name = names.get(str(key).lower())
-        if name is None:
-            raise SpecError(f'json: unknown field "{key}"')
-        if value is not None:
-            found[name] = _decode(value, FIELDS[kind][name], name)
+        if key in fields:
+            name = key
+        else:
+            name = next((name for name in fields if name.lower() == str(key).lower()), None)
+            if name is None:
+                raise SpecError(f'json: unknown field "{key}"')
+        inner = fields[name]
+        if inner == "text" and type(value) is str:  # as most are
+            found[name] = value
+        elif value is not None:
+            found[name] = _decode(value, inner, name)
     return found
 
 
@@ -254,7 +258,7 @@ def _scalar(raw: Any, kind: str, what: str) -> Any:
         least, beyond = INTEGERS[kind]
         if isinstance(number, (int, float)) and number == number // 1 and least <= number < beyond:
             return int(number)
-    raise SpecError(f"json: cannot unmarshal {type(raw).__name__} into {what} of type {kind}")
+    raise _refused(raw, kind, what)
 
 
 def _environment(edits: Mapping[str, Any]) -> tuple[str, ...]:
@@ -274,7 +278,7 @@ def _edits(edits: Mapping[str, Any]) -> Edits:
             raise SpecError("invalid (empty) device path")
         if node.get("type", "") not in ("", "b", "c", "u", "p"):
             raise SpecError(f'device "{path}": invalid type "{node["type"]}"')
-        if set(node.get("permissions", "")) - set("rwm"):
+        if node.get("permissions", "").strip("rwm"):
             raise SpecError(f'device "{path}": invalid permissions "{node["permissions"]}"')
         nodes.append(
             DeviceNode(node.get("hostPath") or path, path, node.get("major", 0), node.get("minor", 0))
