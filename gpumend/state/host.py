@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 
@@ -11,6 +12,9 @@ from gpumend.state.snapshot import Impostor, Snapshot
 from gpumend.text.record import Record
 from gpumend.text.shared import shared
 from gpumend.text.version import Version
+
+# A value in which a shell has nothing to do but to take the quotes away: shlex takes 10 us for each.
+PLAIN_VALUE = re.compile(r"""([^\s"'\\]*)|"([^"\\]*)"|'([^']*)'""")
 
 MEMINFO = "/proc/meminfo"
 MEM_TOTAL = r"(?m)^MemTotal:\s+(\d{1,15}) kB$"
@@ -102,6 +106,10 @@ def os_release(text: str) -> Mapping[str, str]:
         key, sign, value = line.partition("=")
         if not sign:
             raise ValueError(f"no assignment: {line!r}")
+        plain = PLAIN_VALUE.fullmatch(value)
+        if plain is not None:
+            found[key] = plain.group(plain.lastindex or 0)
+            continue
         words = shlex.split(value)
         found[key] = words[0] if words else ""
     return found

@@ -15,11 +15,11 @@ from gpumend.rules.cuda.decision import (
     least_driver,
 )
 from gpumend.rules.cuda.releases import (
+    RELEASES,
     dotted,
     dropped,
     noted,
     paired_branch,
-    releases,
     served,
     windows_driver,
     windows_served,
@@ -158,7 +158,7 @@ def _unknown_release(context: Context, case: Case, row: Decision) -> Finding:
 
 
 def _old_gpu(context: Context, case: Case, row: Decision) -> Finding:
-    older = max((found[0][:2] for found in releases() if found[0][0] < case.wanted[0]), default=(0, 0))
+    older = max((found[0][:2] for found in RELEASES if found[0][0] < case.wanted[0]), default=(0, 0))
     return _finding(
         context,
         case,

@@ -7,7 +7,6 @@ its major runs at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 from gpumend.rules.data import load
 from gpumend.state.cuda import Note
@@ -18,28 +17,21 @@ def dotted(version: Version) -> str:
     return ".".join(str(part) for part in version)
 
 
-@cache
-def releases() -> tuple[tuple[Version, Version | None, Version | None, int | None], ...]:
-    """(toolkit, Linux driver, Windows driver, paired branch) of every release in the table."""
+def _number(text: str | None) -> Version | None:
+    return parse_version(text) if text else None
 
-    def number(text: str | None) -> Version | None:
-        return parse_version(text) if text else None
 
-    return tuple(
-        (
-            parse_version(row["toolkit"]),
-            number(row["linux"]),
-            number(row["windows"]),
-            row.get("paired_branch"),
-        )
-        for row in load("cuda_driver_matrix")["toolkits"]
-    )
+# (toolkit, Linux driver, Windows driver, paired branch) of every release in the table. Each host is judged by it.
+RELEASES: tuple[tuple[Version, Version | None, Version | None, int | None], ...] = tuple(
+    (parse_version(row["toolkit"]), _number(row["linux"]), _number(row["windows"]), row.get("paired_branch"))
+    for row in load("cuda_driver_matrix")["toolkits"]
+)
 
 
 def rows_of(wanted: Version) -> tuple[tuple[Version, Version | None, Version | None, int | None], ...]:
     """The table's rows of a release; 12.9 has those of 12.9.0 and 12.9.1, 12.9.1 its own, or 12.9's where it has none."""
-    exact = tuple(row for row in releases() if row[0][: len(wanted)] == wanted)
-    return exact or tuple(row for row in releases() if row[0][:2] == wanted[:2])
+    exact = tuple(row for row in RELEASES if row[0][: len(wanted)] == wanted)
+    return exact or tuple(row for row in RELEASES if row[0][:2] == wanted[:2])
 
 
 def toolkit_driver(wanted: Version) -> Version | None:
@@ -61,17 +53,17 @@ def minor_version_driver(major: int, windows: bool = False) -> Version | None:
     for row in load("cuda_driver_matrix")["minor_version"]:
         if row["major"] == major:
             text = row["windows" if windows else "linux"]
-            return parse_version(text) if text else None
+            return _number(text)
     return None
 
 
 def served(driver: Version) -> Version | None:
     """The newest CUDA release that a Linux driver serves with all its features; None for a driver older than the table."""
-    return max((row[0][:2] for row in releases() if row[1] and row[1] <= driver), default=None)
+    return max((row[0][:2] for row in RELEASES if row[1] and row[1] <= driver), default=None)
 
 
 def windows_served(driver: Version) -> Version | None:
-    return max((row[0][:2] for row in releases() if row[2] and row[2] <= driver), default=None)
+    return max((row[0][:2] for row in RELEASES if row[2] and row[2] <= driver), default=None)
 
 
 def documented(wanted: Version, branch: int) -> str:

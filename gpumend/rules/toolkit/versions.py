@@ -27,25 +27,30 @@ class Floor(Record):
     source: str
 
 
+# Each host is judged by these, so they are read with the module.
+FLOORS = tuple(
+    Floor(
+        row["component"],
+        row["branch"],
+        parse_version(row["minimum"]),
+        tuple(row["fixes"]),
+        row["date"],
+        row["source"],
+    )
+    for row in load("security_floors")["floors"]
+)
+BROKEN = tuple((parse_version(row["version"]), row) for row in load("security_floors")["broken_toolkits"])
+
+
 def floors(component: str, version: Version) -> tuple[Floor, ...]:
     """The rows that a version is below, the newest first; of the branches that of this version alone counts."""
     text = show(version)
-    rows = [
-        Floor(
-            row["component"],
-            row["branch"],
-            parse_version(row["minimum"]),
-            tuple(row["fixes"]),
-            row["date"],
-            row["source"],
-        )
-        for row in load("security_floors")["floors"]
-        if row["component"] == component
-    ]
     return tuple(
         row
-        for row in rows
-        if version < row.minimum and (not row.branch or f"{text}.".startswith(f"{row.branch}."))
+        for row in FLOORS
+        if row.component == component
+        and version < row.minimum
+        and (not row.branch or f"{text}.".startswith(f"{row.branch}."))
     )
 
 
@@ -75,14 +80,7 @@ def installed(context: Context) -> Iterator[tuple[str, Version, str]]:
 def broken(context: Context) -> Iterator[Finding]:
     toolkit = context.state.toolkit
     version = toolkit.version.get()
-    row = next(
-        (
-            row
-            for row in load("security_floors")["broken_toolkits"]
-            if version is not None and version[:3] == parse_version(row["version"])
-        ),
-        None,
-    )
+    row = next((row for release, row in BROKEN if version is not None and version[:3] == release), None)
     if row is None or version is None:
         return
     legacy = toolkit.config.known and toolkit.mode() in ("auto", "legacy")
