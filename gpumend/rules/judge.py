@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 from gpumend import rules
 from gpumend.rules import managers
@@ -163,10 +164,14 @@ def judge(
     faulty: list[str] = []
     passed: list[str] = []
     skipped: list[str] = []
-    for code, rule in sorted(RULES.items()):
+    applies: dict[Any, bool] = {}  # many rules have the same condition
+    for code in sorted(RULES):
+        rule = RULES[code]
         found: list[Finding] = []
         try:
-            if not rule.applies(context):
+            if rule.applies not in applies:
+                applies[rule.applies] = rule.applies(context)
+            if not applies[rule.applies]:
                 skipped.append(code)
                 continue
             for finding in rule.check(context):

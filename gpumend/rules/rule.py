@@ -47,7 +47,7 @@ def always(_: Context) -> bool:
 def has_gpu(context: Context) -> bool:
     """Whether there is a GPU to judge, or it is not known that there is none."""
     host = context.state.host
-    return host.wsl2 or host.tegra or context.state.gpus.present().value is not False
+    return host.wsl2 or host.tegra or context.state.gpus.possible
 
 
 def has_toolkit(context: Context) -> bool:

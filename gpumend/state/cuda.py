@@ -470,7 +470,7 @@ def _activations(
                 found.append(
                     Activation(directories.resolve(text), "host", path, text, ours=path.endswith(OURS))
                 )
-    for (scope, unit), assigned in _library_paths(snapshot).items():
+    for (scope, unit), assigned in snapshot.once(_library_paths).items():
         last = assigned[-1:] if scope == "service" else assigned
         for path, value in last:
             for text in value.split(":"):
@@ -486,7 +486,7 @@ def _cupti(
 ) -> tuple[Cupti, ...]:
     on_path = [
         part
-        for assigned in _library_paths(snapshot).values()
+        for assigned in snapshot.once(_library_paths).values()
         for _, value in assigned
         for part in value.split(":")
         if part.startswith("/")
@@ -522,7 +522,7 @@ def nvcc_version(text: str) -> Version:
 
 
 def parse(snapshot: Snapshot) -> Cuda:
-    installed = package_facts.parse(snapshot).installed
+    installed = snapshot.once(package_facts.parse).installed
     packages = installed.map(
         lambda found: tuple(
             package
@@ -560,7 +560,7 @@ def parse(snapshot: Snapshot) -> Cuda:
         activations=_activations(snapshot, directories, compats),
         library_paths={
             unit: values[-1]
-            for (scope, unit), assigned in _library_paths(snapshot).items()
+            for (scope, unit), assigned in snapshot.once(_library_paths).items()
             if scope == "service" and (values := [text for path, text in assigned if not path.endswith(OURS)])
         },
         cupti=_cupti(snapshot, directories, cache),

@@ -154,7 +154,7 @@ def parse(snapshot: Snapshot) -> Drift:
         reboot_packages=snapshot.text(f"{REBOOT}.pkgs").map(lambda text: tuple(dict.fromkeys(text.split()))),
         kernels=_kernels(snapshot),
         with_module=_with_module(snapshot),
-        unattended=_unattended(snapshot, parse_packages(snapshot).installed.value),
+        unattended=_unattended(snapshot, snapshot.once(parse_packages).installed.value),
         versionlock=tuple(name for path in VERSIONLOCK for name in locked(snapshot.text(path).value or "")),
         runfile=snapshot.stat("/usr/bin/nvidia-uninstall").ok,
     )

@@ -158,6 +158,11 @@ class Gpus(Record):
     functions: Reading[dict[str, Function]]
     mig_manager: Reading[str]
 
+    @property
+    def possible(self) -> bool:
+        """Whether there is an NVIDIA GPU, or it is not known that there is none."""
+        return bool(self.listed.value or self.proc.value or self.pci.value) or not self.pci.ok
+
     def present(self) -> Reading[bool]:
         """Whether this host has an NVIDIA GPU at all, by any of the three. Only the bus can say that there is none."""
         if self.listed.value or self.proc.value or self.pci.value:
@@ -266,9 +271,10 @@ def _cuda(snapshot: Snapshot) -> Reading[Version]:
     """As nvidia-smi --version says; where that does not know the option (drivers of 470 and older: containers/ramalama#1311),
     or was not asked since -q has said the same, as that does."""
     found = snapshot.succeeded("nvidia-smi-version").map(lambda output: smi_cuda(output.out))
-    details = _details(snapshot)
-    if found.status in (Status.FAILED, Status.ABSENT) and details.value and details.value.cuda:
-        return Reading.of(details.value.cuda, details.source)
+    if found.status in (Status.FAILED, Status.ABSENT):
+        details = snapshot.once(_details)
+        if details.value and details.value.cuda:
+            return Reading.of(details.value.cuda, details.source)
     return found
 
 
@@ -353,7 +359,7 @@ def parse(snapshot: Snapshot) -> Gpus:
         nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
         cuda=_cuda(snapshot),
         nouveau_bound=bound.map(lambda paths: tuple(path.rpartition("/")[2] for path in paths)),
-        details=_details(snapshot),
+        details=snapshot.once(_details),
         said=snapshot.command("nvidia-smi"),
         said_wsl=snapshot.command("nvidia-smi-wsl"),
         known=_known(snapshot),

@@ -21,6 +21,12 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+OK, ABSENT = (
+    Status.OK,
+    Status.ABSENT,
+)  # a member is looked up through its class each time, which takes as long as the rest
+
+
 class Unread(Exception):
     """A rule needed a reading that did not come about. The judge makes an `unknown` finding of it."""
 
@@ -57,16 +63,16 @@ class Reading(Generic[T]):
 
     @property
     def ok(self) -> bool:
-        return self.status is Status.OK
+        return self.status is OK
 
     @property
     def absent(self) -> bool:
-        return self.status is Status.ABSENT
+        return self.status is ABSENT
 
     @property
     def known(self) -> bool:
         """Whether this is knowledge: it was read, or it is known not to be there."""
-        return self.status in (Status.OK, Status.ABSENT)
+        return self.status is OK or self.status is ABSENT
 
     def get(self) -> T | None:
         """The value, or None where there is none; raises Unread where nobody knows."""
@@ -76,7 +82,7 @@ class Reading(Generic[T]):
 
     def need(self) -> T:
         """The value; raises Unread where it is unknown or absent."""
-        if self.status is not Status.OK or self.value is None:
+        if self.status is not OK or self.value is None:
             raise Unread(self)
         return self.value
 
@@ -90,20 +96,20 @@ class Reading(Generic[T]):
 
     def map(self, parse: Callable[[T], U]) -> Reading[U]:
         """This reading with its value parsed. A ValueError of `parse` becomes status `failed`."""
-        if self.status is not Status.OK or self.value is None:
+        if self.status is not OK or self.value is None:
             return self.without_value()
         try:
-            return Reading(Status.OK, parse(self.value), self.source, self.detail)
+            return Reading(OK, parse(self.value), self.source, self.detail)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             return Reading(Status.FAILED, None, self.source, str(error) or type(error).__name__)
 
     @classmethod
     def of(cls, value: T, source: str = "") -> Reading[T]:
-        return cls(Status.OK, value, source)
+        return cls(OK, value, source)
 
     @classmethod
     def none(cls, source: str = "", detail: str = "") -> Reading[T]:
-        return cls(Status.ABSENT, None, source, detail)
+        return cls(ABSENT, None, source, detail)
 
     @classmethod
     def fail(cls, source: str, detail: str, status: Status = Status.FAILED) -> Reading[T]:

@@ -7,13 +7,15 @@ import binascii
 import json
 import sys
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from gpumend.state.reading import Reading, Status
 from gpumend.text.digest import sha256
 from gpumend.text.record import Record
 from gpumend.text.shared import shared
+
+T = TypeVar("T")
 
 # As the probe says it (PACKED of gpumend/payload/probe/look.py), which costs a reader http.client and more to import.
 PACKED = "gpumend:zlib:"
@@ -120,8 +122,16 @@ def _bytes(text: str) -> bytes:
 STATUSES = {str(status): status for status in Status}
 
 
+OK, ABSENT = (
+    Status.OK,
+    Status.ABSENT,
+)  # a member is looked up through its class each time, which takes as long as the rest
+UNASKED: Mapping[str, Any] = {"status": "failed", "error": NOT_ASKED}
+
+
 def _status(item: Mapping[str, Any]) -> Status:
-    return STATUSES.get(str(item.get("status")), Status.FAILED)
+    status = item.get("status")
+    return STATUSES.get(status, Status.FAILED) if isinstance(status, str) else Status.FAILED
 
 
 def unpacked(output: str) -> str:
@@ -165,6 +175,14 @@ class Snapshot:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self.answer = answer
+        self._made: dict[Any, Any] = {}
+
+    def once(self, parse: Callable[[Snapshot], T]) -> T:
+        """What a subsystem's parse makes of this, made once however many subsystems ask."""
+        if parse not in self._made:
+            self._made[parse] = parse(self)
+        found: T = self._made[parse]
+        return found
 
     @classmethod
     def from_output(cls, output: str) -> Snapshot:
@@ -180,7 +198,7 @@ class Snapshot:
     def _item(self, section: str, key: str) -> Mapping[str, Any]:
         part = self.answer.get(section)
         item = part.get(key) if isinstance(part, dict) else None
-        return item if isinstance(item, dict) else {"status": "failed", "error": NOT_ASKED}
+        return item if isinstance(item, dict) else UNASKED
 
     def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
         return Reading(_status(item), None, source, sys.intern(str(item.get("error", ""))[:MAX_REASON]))
@@ -197,7 +215,7 @@ class Snapshot:
             if isinstance(part, dict) and path in part:
                 item = self._item(section, path)
                 if "kind" in item:
-                    return Reading(Status.OK, _meta(path, item), path)
+                    return Reading(OK, _meta(path, item), path)
                 return self._unread(item, path)
         return Reading(Status.FAILED, None, path, NOT_ASKED)
 
@@ -238,8 +256,8 @@ class Snapshot:
         """The paths that match. A missing directory is an empty list: knowledge."""
         item = self._item("globs", pattern)
         status = _status(item)
-        if status in (Status.OK, Status.ABSENT):
-            return Reading(Status.OK, tuple(str(path) for path in item.get("paths", ())), pattern)
+        if status is OK or status is ABSENT:
+            return Reading(OK, tuple(map(str, item.get("paths", ()))), pattern)
         return self._unread(item, pattern)
 
     def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:

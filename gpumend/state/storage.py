@@ -622,7 +622,7 @@ def _inner(
 
 
 def parse(snapshot: Snapshot) -> Storage:
-    docker = parse_docker(snapshot)
+    docker = snapshot.once(parse_docker)
     mounts = snapshot.text(MOUNTINFO).map(mounts_of)
     spaces = snapshot.spaces
 

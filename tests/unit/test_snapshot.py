@@ -17,6 +17,18 @@ def test_a_packed_answer_is_marked_as_the_probe_marks_it() -> None:
     assert snapshot.PACKED == look.PACKED
 
 
+def test_what_several_subsystems_ask_for_is_made_once() -> None:
+    made = []
+
+    def parse(of: Snapshot) -> str:
+        made.append(of)
+        return "made"
+
+    first, second = Snapshot({}), Snapshot({})
+    assert [first.once(parse), first.once(parse), second.once(parse)] == ["made"] * 3
+    assert made == [first, second]
+
+
 def test_a_deep_answer_is_no_answer() -> None:
     with pytest.raises(AnswerError):
         Snapshot.from_output('{"gpumend": 1, "a": ' + "[" * 100_000)
