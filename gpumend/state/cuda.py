@@ -110,8 +110,8 @@ DRIVERS = (
 # is compiled where a name begins like that: the driver's and a distribution's packages many hosts have not.
 # Sources: reference strings of real hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
 ROLES: tuple[tuple[str, tuple[str, ...], Pattern | re.Pattern[str]], ...] = (
-    ("none", ANY, re.compile(r"(?s).*-repo(?:-.*)?")),  # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
-    ("none", ANY, re.compile(r"(?s).*-(?:archive-)?keyring|.*-config-common|.*-driver-pinning(?:-.*)?")),
+    # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
+    ("none", ANY, re.compile(r"(?s).*-(?:repo(?:-.*)?|keyring|config-common|driver-pinning(?:-.*)?)")),
     ("none", ("nvidia-", "libnvidia-"), Pattern(
         r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*")),
     ("compat", ("cuda-compat",), re.compile(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
@@ -145,9 +145,9 @@ def classify(name: str, version: str) -> Package:
         match = pattern.fullmatch(bare) if bare.startswith(beginnings) else None
         if match is None:
             continue
-        told = match.group(1) if match.groups() else None
+        told = match.group(1) if match.re.groups else None
         if told:
-            return Package(name, version, role, tuple(int(part) for part in told.split("-")))
+            return Package(name, version, role, tuple(map(int, told.split("-"))))
         if role in ("distro_toolkit", "distro_library", "rolling_meta"):
             return Package(name, version, role, _two_parts(version, distribution=role.startswith("distro")))
         return Package(name, version, role)
