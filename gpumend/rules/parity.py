@@ -95,7 +95,7 @@ def _cdi_paths(state: HostState) -> Value:
     paths: set[str] = set()
     for file in state.cdi.resolve(DEFAULT_DIRS).in_use():
         if file.spec.value is not None:
-            edits = file.spec.value.edits()
+            edits = file.spec.value.edits
             paths |= {inside for _, inside in edits.mounts} | {node.inside for node in edits.nodes}
     digest = sha256("\n".join(sorted(paths)).encode()).hexdigest()
     return Value(

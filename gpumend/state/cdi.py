@@ -92,8 +92,8 @@ class Edits(Record):
 
 
 class Spec(Record):
-    """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for. raw: all of it, by the
-    fields' names."""
+    """One loaded spec file. version: cdiVersion as written; needs: the least version its fields call for. edits: of every device
+    and common. raw: all of the file, by the fields' names."""
 
     path: str
     kind: str
@@ -101,19 +101,15 @@ class Spec(Record):
     needs: Version
     devices: Mapping[str, Edits]
     common: Edits
+    edits: Edits
     raw: Mapping[str, Any] = {}
 
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.kind}={name}" for name in self.devices)
 
-    def edits(self) -> Edits:
-        """All edits of the file, of every device and common."""
-        every = (self.common, *self.devices.values())
-        return Edits(*(tuple(chain.from_iterable(parts)) for parts in zip(*every)))
-
     def driver_version(self) -> Version | None:
         """The driver this spec was made for: libcuda's file name in its mounts, or the hook's own argument."""
-        edits = self.edits()
+        edits = self.edits
         for host, _ in edits.mounts:
             match = LIBCUDA.search(host)
             if match:
@@ -394,7 +390,8 @@ def load(path: str, text: str) -> Spec:
         devices[device_name] = _edits(device["containerEdits"])
     if not devices:
         raise SpecError("invalid spec, no devices")
-    return Spec(path, kind, parse_version(version), least, devices, common, spec)
+    edits = Edits(*(tuple(chain.from_iterable(parts)) for parts in zip(common, *devices.values())))
+    return Spec(path, kind, parse_version(version), least, devices, common, edits, spec)
 
 
 def parse(snapshot: Snapshot) -> Cdi:
@@ -445,7 +442,7 @@ def parse(snapshot: Snapshot) -> Cdi:
 
 
 def _paths(spec: Spec) -> set[str]:
-    edits = spec.edits()
+    edits = spec.edits
     return (
         {node.host for node in edits.nodes}
         | {host for host, _ in edits.mounts}

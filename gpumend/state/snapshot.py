@@ -230,7 +230,7 @@ class Snapshot:
     def file(self, path: str) -> Reading[FileContent]:
         """A regular file's content. A directory, device or dangling link reads `failed`, with its kind."""
         item = self._item("files", path)
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             if "link" in item and _status(item) is Status.ABSENT:
                 return Reading(Status.FAILED, None, path, f"a link to {item['link']}, which does not exist")
             return self._unread(item, path)
@@ -255,15 +255,14 @@ class Snapshot:
     def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
         """The paths that match. A missing directory is an empty list: knowledge."""
         item = self._item("globs", pattern)
-        status = _status(item)
-        if status is OK or status is ABSENT:
+        if item.get("status") == "ok" or _status(item) is ABSENT:
             return Reading(OK, tuple(map(str, item.get("paths", ()))), pattern)
         return self._unread(item, pattern)
 
     def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:
         """What a `Glob.search` found in a file; without naming it, what any of them did."""
         item = self._item("stats", path)
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             return self._unread(item, path)
         hits: dict[str, list[str]] = item.get("found", {})
         wanted = [hits.get(search_key(search), [])] if search else hits.values()
@@ -292,7 +291,7 @@ class Snapshot:
         item = self._item("stats", path).get("section")
         if not isinstance(item, dict):
             return Reading(Status.FAILED, None, path, "not in the probe's answer")
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             return self._unread(item, path)
         try:
             return Reading(Status.OK, _bytes(str(item["data"])), path)
@@ -302,14 +301,14 @@ class Snapshot:
     def program(self, name: str) -> Reading[FileMeta]:
         """A program in root's PATH; its `path` is where it was found."""
         item = self._item("programs", name)
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             return self._unread(item, name)
         return Reading(Status.OK, _meta(str(item.get("path")), item), name)
 
     def command(self, name: str) -> Reading[Output]:
         """A command's output whatever its exit status; absent where it is not installed."""
         item = self._item("commands", name)
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             return self._unread(item, name)
         return Reading(
             Status.OK,
@@ -398,7 +397,7 @@ class Snapshot:
     def listing(self, path: str) -> Reading[Mapping[str, int | None]]:
         """The names in a directory, each with how many names it has in turn; None where it is no directory."""
         item = self._item("listings", path)
-        if _status(item) is not Status.OK:
+        if item.get("status") != "ok":
             return self._unread(item, path)
         return Reading(Status.OK, dict(item["names"]), path)
 

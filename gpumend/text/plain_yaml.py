@@ -7,6 +7,7 @@ much as starting Python does, and an agent has it without its C parser, which ta
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # What no parser takes for anything but a text, but for WORDS: a word, a path, an option, a version.
@@ -18,26 +19,35 @@ PLAIN_LINES = re.compile(
 )
 # What YAML 1.1 or 1.2 takes for something else, in any case of its letters.
 WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "null"))
+Row = tuple[
+    int, str, str, Any
+]  # (column, dash, key, value), each empty where the line has none; a value is None then
 MAX_LINES, MAX_COLUMN = 20_000, 100  # beyond these gpumend/text/yaml_limits.py has to look
 
 
 def read(text: str) -> dict[str, Any] | None:
     """The mapping that the text is; None where it is not as plain as that."""
-    count = text.count("\n")
-    if not count or count > MAX_LINES or not text.endswith("\n"):
+    lines = text.split("\n")
+    if lines.pop() or not lines or len(lines) > MAX_LINES:
         return None
-    if text.startswith("---\n"):
-        text, count = text[4:], count - 1
-    lines = PLAIN_LINES.findall(text)
-    if not lines or len(lines) != count:  # there is a line with something else
+    if lines[0] == "---":
+        del lines[0]
+    # Each GPU and each mount has mostly the same lines: of a spec's two thirds are there again.
+    distinct = dict.fromkeys(lines)
+    found = PLAIN_LINES.findall("\n".join(distinct) + "\n")
+    if not lines or len(found) != len(distinct):  # there is a line with something else
         return None
-    indents, _, keys, texts, _, _ = zip(*lines)
-    if len(max(indents)) > MAX_COLUMN or not WORDS.isdisjoint(map(str.lower, {*keys, *texts})):
+    indents, _, keys, texts, _, _ = zip(*found)
+    if len(max(indents)) > MAX_COLUMN or not WORDS.isdisjoint(map(str.lower, (*keys, *texts))):
         return None
-    return _tree(lines)
+    rows = {
+        line: (len(indent), dash, key, plain or (int(number) if number else quoted[1:-1] if quoted else None))
+        for line, (indent, dash, key, plain, number, quoted) in zip(distinct, found)
+    }
+    return _tree(map(rows.__getitem__, lines))
 
 
-def _tree(lines: list[tuple[str, ...]]) -> dict[str, Any] | None:
+def _tree(rows: Iterable[Row]) -> dict[str, Any] | None:
     """What these lines are; None where one of them does not stand where something of its kind may stand."""
     top: dict[str, Any] = {}
     column, block = 0, top  # type: int, dict[str, Any] | list[Any]
@@ -45,9 +55,7 @@ def _tree(lines: list[tuple[str, ...]]) -> dict[str, Any] | None:
         tuple[int, dict[str, Any] | list[Any]]
     ] = []  # the blocks that this one is in, and their columns
     due = ""  # a key of this block whose value has not come yet
-    for indent, dash, key, plain, number, quoted in lines:
-        at = len(indent)
-        value: Any = plain or (int(number) if number else quoted[1:-1] if quoted else None)
+    for at, dash, key, value in rows:
         if due:
             # It is in this line, or begins there. Some programs write a list at the column of its key.
             if at < column or (at == column and not dash) or not isinstance(block, dict):

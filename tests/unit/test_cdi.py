@@ -151,7 +151,7 @@ def test_the_real_spec() -> None:
     assert found.version == (0, 5, 0) and found.needs == (0, 5, 0) and found.kind == "nvidia.com/gpu"
     assert list(found.devices) == ["0", "GPU-bf1b60a9-98db-c888-cead-1578858123b2", "all"]
     assert found.driver_version() == (580, 159, 4)
-    edits = found.edits()
+    edits = found.edits
     assert {(n.host, n.major, n.minor) for n in edits.nodes} == {
         ("/dev/nvidia0", 195, 0),
         ("/dev/nvidiactl", 195, 255),

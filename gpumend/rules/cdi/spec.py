@@ -168,7 +168,7 @@ def hook_gone(context: Context) -> bool:
     state = context.state
     if (state.toolkit.version.value or (0,)) < (1, 17) or not state.toolkit.programs[CDI_HOOK].absent:
         return False
-    named = [hook[0] for _, spec in gpu_specs_in_use(context) for hook in spec.edits().hooks]
+    named = [hook[0] for _, spec in gpu_specs_in_use(context) for hook in spec.edits.hooks]
     return not any(
         path.rpartition("/")[2] == CDI_HOOK and state.cdi.mentioned[path].value is not None for path in named
     )

@@ -31,10 +31,10 @@ def stale_paths(context: Context, spec: Spec) -> list[Evidence]:
     """Files a spec names that are not on this host: mounts, and hooks that are missing or cannot be executed."""
     found = []
     mentioned = context.state.cdi.mentioned
-    for host in dict.fromkeys(host for host, _ in spec.edits().mounts):
+    for host in dict.fromkeys(host for host, _ in spec.edits.mounts):
         if mentioned[host].get() is None:
             found.append(Evidence(spec.path, f"mounts {host}, which is not there"))
-    for program in dict.fromkeys(hook[0] for hook in spec.edits().hooks):
+    for program in dict.fromkeys(hook[0] for hook in spec.edits.hooks):
         meta = mentioned[program].get()
         if meta is None or not meta.mode & 0o111:
             found.append(Evidence(spec.path, f"hook {program} is not there, or not executable"))
@@ -51,7 +51,7 @@ def stale_nodes(context: Context, spec: Spec) -> list[Evidence]:
     """Device nodes a spec names with other numbers than the host's, or that are no device (toolkit >= 1.19 writes
     numbers; nvidia-uvm's major changes from boot to boot, nct#1934). Missing control nodes are GM105's."""
     found = []
-    for node in dict.fromkeys(spec.edits().nodes):
+    for node in dict.fromkeys(spec.edits.nodes):
         meta = context.state.cdi.mentioned[node.host].get()
         if meta is None:
             if node.host not in MADE_BY_MEND:
@@ -104,7 +104,7 @@ def wrong_names(context: Context, spec: Spec) -> list[Evidence]:
 
 def missing_control_nodes(context: Context, spec: Spec) -> list[Evidence]:
     """Control nodes of the host that the spec lacks: it was made before they existed."""
-    have = {node.host for node in spec.edits().nodes}
+    have = {node.host for node in spec.edits.nodes}
     return [
         Evidence(spec.path, f"lacks {path}, which is on this host")
         for path in ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
@@ -215,7 +215,7 @@ def in_its_place(context: Context, file: SpecFile | None) -> list[Evidence]:
 def hook_missing(context: Context, spec: Spec) -> str:
     """The toolkit's own hook program that a spec calls and that is nowhere on this host; an empty text where it is."""
     programs = context.state.toolkit.programs
-    for program in dict.fromkeys(hook[0] for hook in spec.edits().hooks):
+    for program in dict.fromkeys(hook[0] for hook in spec.edits.hooks):
         name = program.rpartition("/")[2]
         if name in programs and programs[name].absent and context.state.cdi.mentioned[program].absent:
             return name

@@ -56,7 +56,7 @@ def linux_driver(context: Context) -> Iterator[Finding]:
             ),
         )
     for file, spec in gpu_specs_in_use(context):
-        if not any(host.endswith("/libdxcore.so") for host, _ in spec.edits().mounts):
+        if not any(host.endswith("/libdxcore.so") for host, _ in spec.edits.mounts):
             yield Finding(
                 code="GM223",
                 status=Status.FAIL,
