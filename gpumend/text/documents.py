@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from gpumend.text import plain_toml
 from gpumend.text.backports import tomllib
 from gpumend.text.limits import check_toml
 from gpumend.text.shared import shared
@@ -20,7 +21,8 @@ def toml(text: str) -> Mapping[str, Any]:
     Every caller with the same text is given the same object: it is for reading, and who wants to change it copies it.
     """
     check_toml(text)
-    return tomllib.loads(text)
+    found = plain_toml.read(text)
+    return tomllib.loads(text) if found is None else found
 
 
 def copied(value: T) -> T:
