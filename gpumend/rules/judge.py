@@ -169,9 +169,10 @@ def judge(
         rule = RULES[code]
         found: list[Finding] = []
         try:
-            if rule.applies not in applies:
-                applies[rule.applies] = rule.applies(context)
-            if not applies[rule.applies]:
+            condition = rule.applies
+            if condition not in applies:
+                applies[condition] = condition(context)
+            if not applies[condition]:
                 skipped.append(code)
                 continue
             for finding in rule.check(context):

@@ -325,8 +325,7 @@ def _known(snapshot: Snapshot) -> Reading[dict[str, Known]]:
     return Reading.of(found, "/proc/driver/nvidia/gpus")
 
 
-def _functions(snapshot: Snapshot) -> Reading[dict[str, Function]]:
-    addresses = _pci(snapshot, DISPLAY_CLASS)
+def _functions(snapshot: Snapshot, addresses: Reading[tuple[str, ...]]) -> Reading[dict[str, Function]]:
     events, virtual = (
         snapshot.glob("/sys/bus/pci/devices/*/uevent"),
         snapshot.glob("/sys/bus/pci/devices/*/physfn"),
@@ -352,10 +351,11 @@ def _functions(snapshot: Snapshot) -> Reading[dict[str, Function]]:
 
 def parse(snapshot: Snapshot) -> Gpus:
     bound = snapshot.glob("/sys/bus/pci/drivers/nouveau/*:*:*")
+    pci = _pci(snapshot, DISPLAY_CLASS)
     return Gpus(
         listed=_answered(snapshot, "nvidia-smi").map(lambda found: smi_list(found.out)),
         proc=_proc(snapshot),
-        pci=_pci(snapshot, DISPLAY_CLASS),
+        pci=pci,
         nvswitches=_pci(snapshot, BRIDGE_CLASS).map(len),
         cuda=_cuda(snapshot),
         nouveau_bound=bound.map(lambda paths: tuple(path.rpartition("/")[2] for path in paths)),
@@ -363,6 +363,6 @@ def parse(snapshot: Snapshot) -> Gpus:
         said=snapshot.command("nvidia-smi"),
         said_wsl=snapshot.command("nvidia-smi-wsl"),
         known=_known(snapshot),
-        functions=_functions(snapshot),
+        functions=_functions(snapshot, pci),
         mig_manager=snapshot.unit(MIG_MANAGER).map(lambda unit: unit["ActiveState"]),
     )

@@ -134,7 +134,7 @@ def release_fields(snapshot: Snapshot) -> Reading[Mapping[str, str]]:
 
 def parse(snapshot: Snapshot) -> HostFacts:
     system = snapshot.system
-    fields = release_fields(snapshot)
+    fields = snapshot.once(release_fields)
     kernel = str(system.get("kernel", ""))
     filesystems = system.get("filesystems", {})
     return HostFacts(

@@ -226,7 +226,7 @@ def parse_forbidden(output: Output) -> frozenset[str]:
 
 def of_rpm(snapshot: Snapshot) -> str:
     """The manager of a host whose packages are rpm's: openSUSE has both, and zypper is what it installs with."""
-    release = release_fields(snapshot).value or {}
+    release = snapshot.once(release_fields).value or {}
     suse = "suse" in f"{release.get('ID', '')} {release.get('ID_LIKE', '')}" or "sles" in release.get(
         "ID", ""
     )

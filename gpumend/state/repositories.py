@@ -271,7 +271,7 @@ def parse(snapshot: Snapshot) -> Repositories:
         },
         own_index=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/Packages")),
         signed=frozenset(path.rpartition("/")[0] for path in there if path.endswith("/InRelease")),
-        release=release_fields(snapshot).map(lambda found: found.get("VERSION_ID", "")),
+        release=snapshot.once(release_fields).map(lambda found: found.get("VERSION_ID", "")),
         sqv=snapshot.stat(SQV).ok,
         offers=offers,
         origins=snapshot.succeeded("origins").map(parse_origins),

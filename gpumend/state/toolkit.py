@@ -135,18 +135,19 @@ def _config(content: Reading[FileContent], dangling: str | None) -> Reading[Mapp
 
 
 def parse(snapshot: Snapshot) -> Toolkit:
-    content = snapshot.file(CONFIG)
+    content, dangling = snapshot.file(CONFIG), snapshot.dangling(CONFIG)
+    config = _config(content, dangling)
     return Toolkit(
         version=snapshot.succeeded("nvidia-ctk").map(lambda found: parse_version(found.out)),
         programs={name: snapshot.program(name) for name in PROGRAMS},
         content=content,
         unread=snapshot.unread(CONFIG),
-        config=_config(content, snapshot.dangling(CONFIG)),
-        dangling=snapshot.dangling(CONFIG),
+        config=config,
+        dangling=dangling,
         ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
         ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
         merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
         sources=_sources(snapshot),
-        named=_named(snapshot, _config(content, snapshot.dangling(CONFIG))),
+        named=_named(snapshot, config),
     )
