@@ -274,19 +274,21 @@ def seconds(pattern: str | bytes, flags: int, how: str, attack: str, most: float
     began = time.process_time()
     signal.setitimer(signal.ITIMER_VIRTUAL, most)
     try:
-        if how == "asked":
-            files.matches(str(pattern), attack)
-        elif how == "match":
-            compiled.match(data)
-        elif how == "fullmatch":
-            compiled.fullmatch(data)
-        else:
-            for _ in compiled.finditer(data):
-                pass
+        try:
+            if how == "asked":
+                files.matches(str(pattern), attack)
+            elif how == "match":
+                compiled.match(data)
+            elif how == "fullmatch":
+                compiled.fullmatch(data)
+            else:
+                for _ in compiled.finditer(data):
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # which may come too late, too
     except TooLong:
         return math.inf
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
     return time.process_time() - began
 
