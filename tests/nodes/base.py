@@ -33,6 +33,7 @@ TOOLS = {  # a program the lab calls: the Debian package that brings it
     "gcc": "gcc",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+UBUNTU_SUITES = Path("/usr/share/distro-info/ubuntu.csv")  # by which mmdebstrap knows whose suite one is
 UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 
 PACKAGES = [
@@ -126,10 +127,10 @@ class BaseError(RuntimeError):
 
 
 def missing_tools() -> list[str]:
-    """The packages whose programs (or keyring) this machine lacks, in a stable order."""
+    """The packages whose programs (or files) this machine lacks, in a stable order."""
     packages = {package for tool, package in TOOLS.items() if shutil.which(tool) is None}
-    if not KEYRING.exists():
-        packages.add("debian-archive-keyring")
+    files = {KEYRING: "debian-archive-keyring", UBUNTU_SUITES: "distro-info-data"}
+    packages.update(package for path, package in files.items() if not path.exists())
     return sorted(packages)
 
 
