@@ -130,8 +130,7 @@ def report_002(node: Node, version: str, driver: str) -> None:
     """Incident 002 (#1, #14, #17): ldconfig.real configured but absent, mode auto, no spec, no runtime."""
     equip(node, version, driver)
     node.write(CONFIG, REPORT_002_CONFIG)
-    off = '"buildkit": true, "cdi": false' if cdi_by_default(node) else '"buildkit": true'
-    write_daemon(node, REPORT_002_DAEMON.replace('"buildkit": true', off))
+    write_daemon(node, REPORT_002_DAEMON)
 
 
 @scenario(lasting=True)

@@ -451,7 +451,9 @@ def test_two_runs_at_once_on_one_host(lab: Lab, boot: Boot) -> None:
         for ran in ended:
             assert ran.rc == 0, ran.said
             assert set(ran.statuses(node).values()) <= {"changed", "unchanged"}
-        assert starts(node) - before == 1
+        # Where CDI is on by itself a reload is all that dockerd needs.
+        by_itself = scenarios.cdi_by_default(node)
+        assert starts(node) - before == (0 if by_itself else 1)
         done = [
             ran.statuses(node).get(component)
             for ran in ended
@@ -460,7 +462,7 @@ def test_two_runs_at_once_on_one_host(lab: Lab, boot: Boot) -> None:
         assert done.count("changed") == 2
         settings = json.loads(node.read(DAEMON_JSON))
         assert settings["runtimes"]["nvidia"] == scenarios.RUNTIME
-        assert settings["features"] == {"buildkit": True, "cdi": True}
+        assert settings["features"] == {"buildkit": True} | ({} if by_itself else {"cdi": True})
         seen.check()
         again = seen.check_next(lab, node)
         assert (again.rc, again.statuses(node)) == (0, {}), again.said
