@@ -23,7 +23,7 @@ from tests.nodes.drive import inline
 from tests.nodes.gpu import DEFAULT_DRIVER
 from tests.nodes.lab import Lab, Node
 from tests.nodes.test_containerd import CONFIG, REPORT_001, WANTED, equip
-from tests.nodes.test_watch import CHANGED, UNTOLD
+from tests.nodes.test_watch import CHANGED
 from tests.nodes.toolkit import DEFAULT_TOOLKIT
 
 WATCHES = (6, 20)  # seconds; the first is the default
@@ -43,7 +43,7 @@ def prepare(node: Node, config: bytes) -> None:
     node.write(CONFIG, config)
     node.restart("containerd")
     equip(node, REPORT_001)
-    scenarios.write_daemon(node, UNTOLD)
+    scenarios.write_daemon(node, scenarios.UNTOLD)
 
 
 def mended(lab: Lab, node: Node, tree: Path, seconds: int) -> Took:

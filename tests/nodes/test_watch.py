@@ -21,7 +21,6 @@ from tests.nodes.slot import wait_for
 from tests.nodes.test_containerd import CONFIG, GRIT, REPORT_001, WANTED, equip
 
 RUN = "20260101T000000Z-dead"
-UNTOLD = '{\n  "log-driver": "json-file"\n}\n'  # neither the runtime nor CDI: calls for a restart of dockerd
 CHANGED = {Component.GRIT: "changed", Component.CONTAINERD: "changed", Component.DOCKER: "changed"}
 PATHS = (DAEMON_JSON, CONFIG, GRIT)
 
@@ -40,7 +39,7 @@ def host(healthy: Node) -> Iterator[Node]:
     """The module's node, whose GRIT, containerd and Docker are to be changed; as it was afterwards."""
     files = {path: healthy.read(path) for path in (DAEMON_JSON, CONFIG)}
     equip(healthy, REPORT_001)
-    scenarios.write_daemon(healthy, UNTOLD)
+    scenarios.write_daemon(healthy, scenarios.UNTOLD)
     yield healthy
     healthy.sh("rm -rf /var/lib/gpumend /etc/systemd/system/containerd.service.d; systemctl daemon-reload")
     for path, data in files.items():
