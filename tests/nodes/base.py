@@ -267,8 +267,9 @@ def ubuntu_keyring() -> Path:
     """Ubuntu's keys: this machine's own, or those that Debian has packaged since trixie, signed by Debian's. Raises BaseError."""
     home = CACHE / "ubuntu-keyring"
     unpacked = home / UBUNTU_KEYRING.relative_to("/")
-    if UBUNTU_KEYRING.exists() or unpacked.exists():
-        return UBUNTU_KEYRING if UBUNTU_KEYRING.exists() else unpacked
+    for path in (UBUNTU_KEYRING, unpacked):
+        if path.exists():
+            return path
     uri = mirror(base("trixie") / "etc" / "apt")
     fetched(home, f"deb [signed-by={KEYRING}] {uri} trixie main\n", ["ubuntu-keyring"])
     [deb] = home.glob("ubuntu-keyring_*.deb")
@@ -333,17 +334,14 @@ def mmdebstrap_argv(suite: str, target: Path) -> list[str]:
     argv += [f"--aptopt={option}" for option in options]
     argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*"]
     argv.append('--customize-hook=chroot "$1" sh -c "$GPUMEND_CUSTOMIZE"')
-    source = mirror()
     if plain(suite) in UBUNTU:
         argv += [f"--keyring={ubuntu_keyring()}", f"--components={','.join(COMPONENTS)}"]
         source = ubuntu_mirror()
-        if source is not None:
-            archives = [f"deb {source} {plain(suite)}{pocket} {' '.join(COMPONENTS)}" for pocket in POCKETS]
-            return [*argv, plain(suite), str(target), *archives]
-    argv += [plain(suite), str(target)]
-    if source is not None:
-        argv.append(source)
-    return argv
+        archives = [f"deb {source} {plain(suite)}{pocket} {' '.join(COMPONENTS)}" for pocket in POCKETS]
+    else:
+        source = mirror()
+        archives = [str(source)]
+    return [*argv, plain(suite), str(target), *(archives if source is not None else ())]
 
 
 def _build(suite: str, target: Path) -> None:
