@@ -21,6 +21,7 @@ NEEDS: Mapping[Component, tuple[Component, ...]] = {
     Component.STORAGE: (Component.DOCKER, Component.DOCKER_STORAGE),
     Component.COMPOSE: (Component.TOOLKIT, Component.DOCKER),  # which form works is theirs to say
 }
+# A transaction that ended so has done what it was for, or is about to have.
 GOOD = ("unchanged", "changed", "pending", "watching")
 # The host is not known well enough after them for anything further.
 LAST = ("broken", "running", "lost")

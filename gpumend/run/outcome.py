@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gpumend.plan.needs import GOOD
 from gpumend.state.snapshot import AnswerError, Snapshot
 
 
@@ -24,7 +25,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.status in ("unchanged", "changed", "pending", "watching")
+        return self.status in GOOD
 
 
 # Words of programs (gpumend/payload/change/program.py) that the report has better ones for; it takes either.
