@@ -36,6 +36,7 @@ from gpumend.deploy import (
     bundle_report,
     facts_report,
     interrupt,
+    keep_bytecode,
     keys,
     parity_report,
     rollout,
@@ -122,6 +123,7 @@ def install(state: Any) -> None:
     if "set_stage" in vars(_real(state)):
         return
     state = _real(state)
+    keep_bytecode()  # `gpumend` loads this package before pyinfra's main
     connectors_once()
     without_debug_log()
     session.without_prompts(state)

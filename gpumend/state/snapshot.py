@@ -255,7 +255,7 @@ class Snapshot:
     def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
         """The paths that match. A missing directory is an empty list: knowledge."""
         item = self._item("globs", pattern)
-        if item.get("status") == "ok" or _status(item) is ABSENT:
+        if item.get("status") in ("ok", "absent"):
             return Reading(OK, tuple(map(str, item.get("paths", ()))), pattern)
         return self._unread(item, pattern)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 # What no parser takes for anything but a text, but for WORDS: a word, a path, an option, a version.
-TEXT = r"(?:[A-Za-z/_]|--[A-Za-z]|\.\.?/)(?:[\w./@=+,:-]*[\w./@=+,-])?|\d+\.\d+\.\d+"
+TEXT = r"(?:[A-Za-z/_]|--[A-Za-z]|\.\.?/)[\w./@=+,:-]*(?<!:)|\d+\.\d+\.\d+"
 # One match a line of the text, whose end is in it: (indent, dash, key, text, number, quoted with its quotes).
 PLAIN_LINES = re.compile(
-    rf'(?m)^( *)(- (?! ))?(?:([A-Za-z][\w./-]{{0,99}}):(?: |$))?(?:({TEXT})|(0|[1-9]\d{{0,17}})|("[ !#-\[\]-~]*"))?\n',
+    rf'(?m)^( *)(- (?! ))?(?:([A-Za-z][\w./-]{{0,99}}):(?: |$))?(?:({TEXT})|(0|[1-9]\d{{0,17}})|("[ !#-\[\]-~]*")|)\n',
     re.ASCII,
 )
 # What YAML 1.1 or 1.2 takes for something else, in any case of its letters.
