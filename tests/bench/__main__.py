@@ -158,6 +158,7 @@ def main() -> int:
         "--programs", nargs="+", choices=[*AUDITS, *MENDS], default=[], help="of the rows over SSH"
     )
     asked = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what a program loads is compiled once, as anywhere else
     prepare()
     committed = asked.output.with_suffix(".json")
     before = json.loads(committed.read_text()) if committed.exists() else {}

@@ -90,6 +90,7 @@ def mended(lab: Lab, node: Node, tree: Path, seconds: int) -> Took:
 
 def main() -> None:
     [commit] = sys.argv[1:]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as directory, Lab() as lab:
         old = Path(directory, "old")
         archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
