@@ -173,6 +173,45 @@ def test_of_a_failure_the_reason_is_told(err: str, told: str) -> None:
     assert managers.last_line({"status": "ok", "rc": 100, "out": "", "err": err}) == told
 
 
+# apt-get -s install of a package whose dependency, or the dependency's own, nobody has: apt 2.8 (Ubuntu 24.04), 3.0 (Debian 13), 3.1 (sid)
+BLOCK = """Reading package lists...
+Some packages could not be installed. This may mean that you have
+requested an impossible situation or if you are using the unstable
+The following information may help to resolve the situation:
+
+The following packages have unmet dependencies:
+ {}
+
+"""
+HELD = "E: Unable to correct problems, you have held broken packages.\n"
+SOLVER = """E: Unable to satisfy dependencies. Reached two conflicting assignments:
+   1. needs-newer:amd64 is selected for install because:
+      1. three:amd64=1-1 is selected for install
+      2. three:amd64 Depends needs-newer
+   2. needs-newer:amd64 Depends libc6 (>= 9)
+      but none of the choices are installable:
+      [no choices]
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "err", "told"),
+    [
+        ("libnvidia-compute-580-server : Depends: ocl-icd-libopencl1 but it is not installable", HELD,
+         "libnvidia-compute-580-server: Depends: ocl-icd-libopencl1 but it is not installable"),
+        ("needs-newer : Depends: libc6 (>= 9) but 2.41-12+deb13u5 is to be installed", HELD + SOLVER,
+         "needs-newer: Depends: libc6 (>= 9) but 2.41-12+deb13u5 is to be installed"),
+        ("three : Depends: needs-newer but it is not going to be installed", SOLVER,
+         "needs-newer:amd64 Depends libc6 (>= 9), which cannot be had"),
+        ("two : Conflicts: one but 1-1 is to be installed", HELD, "two: Conflicts: one but 1-1 is to be installed"),
+    ],
+    ids=["2.8", "3.0", "3.1", "conflict"],
+)  # fmt: skip
+def test_the_relation_that_nobody_meets_is_told(block: str, err: str, told: str) -> None:
+    found = {"status": "ok", "rc": 100, "out": BLOCK.format(block), "err": err}
+    assert managers.last_line(found) == told
+
+
 @pytest.mark.parametrize("rc", [-9, 2])
 def test_a_dpkg_that_was_killed_or_failed_gave_no_list(rc: int) -> None:
     """dpkg-query ends with 1 where a pattern matches nothing, and with 2 for an error; a signal is negative."""

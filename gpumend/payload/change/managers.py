@@ -11,6 +11,11 @@ PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its ne
 # What apt says whatever the reason was, which stands elsewhere; and of its own log.
 NO_REASON = ("E: Unable to fetch some archives", "E: Sub-process ", "E: Can not write log")
 
+# Of apt's "The following packages have unmet dependencies" the first; from apt 3 on its solver says in its error what stands at the
+# end of the chain, which for that block is only "not going to be installed".
+UNMET = re.compile(r"(?m)^The following packages have unmet dependencies:\n +(\S+) : ([^\n]{1,300})")
+NO_CHOICE = re.compile(r"(?m)^ +\d+\. (\S+ Depends [^\n]{1,300})\n +but none of the choices are installable:")
+
 # zypper's --xmlout: why it does nothing.
 IN_XML = re.compile(r'<message type="error">([^<]{1,2000})|<description>(Problem: [^<]{1,2000})')
 
@@ -19,9 +24,24 @@ class Unfit(Exception):
     """It cannot be done here, or did not come out right; the text is for the report."""
 
 
+def unmet_dependency(found: Json) -> str:
+    """Of apt's answer the relation that no package meets; empty where it names none. Its error says in that case that packages are
+    held, which they need not be."""
+    unmet = UNMET.search(found.get("out", ""))
+    if unmet is None:
+        return ""
+    end = NO_CHOICE.search(found.get("err", ""))
+    if end is not None and unmet.group(2).endswith("it is not going to be installed"):
+        return "%s, which cannot be had" % end.group(1)
+    return "%s: %s" % unmet.groups()
+
+
 def last_line(found: Json) -> str:
-    """The line of a command's output that says why it failed: of dpkg's errors the one below the package's name, else of apt's the
-    first."""
+    """The line of a command's output that says why it failed: of dpkg's errors the one below the package's name, else the relation
+    that is not met, else of apt's errors the first."""
+    unmet = unmet_dependency(found)
+    if unmet:
+        return unmet[:400]
     lines: List[str] = (
         found.get("err", "").strip() or found.get("error", "") or found.get("out", "").strip()
     ).splitlines()
