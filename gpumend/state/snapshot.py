@@ -122,16 +122,17 @@ def _bytes(text: str) -> bytes:
 STATUSES = {str(status): status for status in Status}
 
 
-OK, ABSENT = (
+OK, ABSENT, FAILED = (
     Status.OK,
     Status.ABSENT,
+    Status.FAILED,
 )  # a member is looked up through its class each time, which takes as long as the rest
 UNASKED: Mapping[str, Any] = {"status": "failed", "error": NOT_ASKED}
 
 
 def _status(item: Mapping[str, Any]) -> Status:
     status = item.get("status")
-    return STATUSES.get(status, Status.FAILED) if isinstance(status, str) else Status.FAILED
+    return STATUSES.get(status, FAILED) if isinstance(status, str) else FAILED
 
 
 def unpacked(output: str) -> str:
@@ -153,20 +154,21 @@ def unpacked(output: str) -> str:
 
 
 def _meta(path: str, item: Mapping[str, Any]) -> FileMeta:
-    rdev = item.get("rdev")
+    get = item.get
+    rdev = get("rdev")
     # By position: a host has hundreds, and a record takes four times as long by name.
     return FileMeta(
         path,
-        sys.intern(str(item.get("kind", "other"))),
-        int(item.get("mode", 0)),
-        int(item.get("uid", 0)),
-        int(item.get("gid", 0)),
-        int(item.get("size", 0)),
-        float(item.get("mtime", 0)),
-        float(item.get("ctime", 0)),
+        sys.intern(str(get("kind", "other"))),
+        int(get("mode", 0)),
+        int(get("uid", 0)),
+        int(get("gid", 0)),
+        int(get("size", 0)),
+        float(get("mtime", 0)),
+        float(get("ctime", 0)),
         (int(rdev[0]), int(rdev[1])) if rdev else None,
-        item.get("link"),
-        item.get("real"),
+        get("link"),
+        get("real"),
     )
 
 
@@ -176,6 +178,10 @@ class Snapshot:
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self.answer = answer
         self._made: dict[Any, Any] = {}
+        # What is asked for hundreds of times a host.
+        self._globs, self._stats, self._files = (
+            part if isinstance(part := answer.get(name), dict) else {} for name in ("globs", "stats", "files")
+        )
 
     def once(self, parse: Callable[[Snapshot], T]) -> T:
         """What a subsystem's parse makes of this, made once however many subsystems ask."""
@@ -210,14 +216,11 @@ class Snapshot:
 
     def stat(self, path: str) -> Reading[FileMeta]:
         """Metadata of a path that was asked for as a file, a stat, or mentioned in a file."""
-        for section in ("stats", "files"):
-            part = self.answer.get(section)
-            if isinstance(part, dict) and path in part:
-                item = self._item(section, path)
-                if "kind" in item:
-                    return Reading(OK, _meta(path, item), path)
-                return self._unread(item, path)
-        return Reading(Status.FAILED, None, path, NOT_ASKED)
+        for part in (self._stats, self._files):
+            item = part.get(path)
+            if isinstance(item, dict):
+                return Reading(OK, _meta(path, item), path) if "kind" in item else self._unread(item, path)
+        return Reading(FAILED, None, path, NOT_ASKED)
 
     def dangling(self, path: str) -> str | None:
         """Where a symbolic link that leads nowhere points, or None for any other path."""
@@ -229,7 +232,9 @@ class Snapshot:
 
     def file(self, path: str) -> Reading[FileContent]:
         """A regular file's content. A directory, device or dangling link reads `failed`, with its kind."""
-        item = self._item("files", path)
+        item = self._files.get(path)
+        if not isinstance(item, dict):
+            return Reading(FAILED, None, path, NOT_ASKED)
         if item.get("status") != "ok":
             if "link" in item and _status(item) is Status.ABSENT:
                 return Reading(Status.FAILED, None, path, f"a link to {item['link']}, which does not exist")
@@ -254,9 +259,12 @@ class Snapshot:
 
     def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
         """The paths that match. A missing directory is an empty list: knowledge."""
-        item = self._item("globs", pattern)
+        item = self._globs.get(pattern)
+        if not isinstance(item, dict):
+            return Reading(FAILED, None, pattern, NOT_ASKED)
         if item.get("status") in ("ok", "absent"):
-            return Reading(OK, tuple(map(str, item.get("paths", ()))), pattern)
+            paths = item.get("paths", ())
+            return Reading(OK, tuple(map(str, paths)) if paths else (), pattern)
         return self._unread(item, pattern)
 
     def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:

@@ -38,7 +38,7 @@ def read(text: str) -> dict[str, Any] | None:
     if not lines or len(found) != len(distinct):  # there is a line with something else
         return None
     indents, _, keys, texts, _, _ = zip(*found)
-    if len(max(indents)) > MAX_COLUMN or not WORDS.isdisjoint(map(str.lower, (*keys, *texts))):
+    if len(max(indents)) > MAX_COLUMN or not WORDS.isdisjoint(map(str.lower, {*keys, *texts})):
         return None
     rows = {
         line: (len(indent), dash, key, plain or (int(number) if number else quoted[1:-1] if quoted else None))
