@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,4 +35,4 @@ def command(call: start.Call) -> None:
     if call.report or report_options.has_output():
         raise click.UsageError("agent: there is no report of it; a line a host says how it went")
     flags = ("--dry",) if verb[0] == "status" else ("-y",)
-    sys.exit(replace(call, targets=targets).run("agent", *flags, data=(f"agent_verb={verb[0]}",)))
+    replace(call, targets=targets).become("agent", *flags, data=(f"agent_verb={verb[0]}",))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpumend.cli import start
@@ -13,4 +11,4 @@ from gpumend.cli import start
 @start.options
 def command(call: start.Call) -> None:
     """What is wrong on the hosts, and what mend would change. Writes nothing on any host."""
-    sys.exit(call.run("gpu_host", "--dry"))
+    call.become("gpu_host", "--dry")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpumend.cli import start
@@ -19,4 +17,4 @@ def command(call: start.Call, out: str) -> None:
 
     Secrets are masked, files are there by their SHA-256; names of hosts, users and containers are in it. Changes nothing.
     """
-    sys.exit(call.run("bundle", "--dry", data=(f"bundle={out}",)))
+    call.become("bundle", "--dry", data=(f"bundle={out}",))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpumend.cli import start
@@ -16,4 +14,4 @@ def command(call: start.Call) -> None:
 
     Exit status: 0 nothing; 2 something, and what.
     """
-    sys.exit(call.run("gpu_host", "--dry", check=True))
+    call.become("gpu_host", "--dry", check=True)

@@ -18,7 +18,7 @@ from gpumend.cli import report_options, start
 def command(call: start.Call) -> None:
     """What is known of the hosts, as JSON on standard output (or in --report FILE), host by host."""
     if report_options.has_output():
-        sys.exit(call.run("facts", "--dry"))
+        call.become("facts", "--dry")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "facts.json"
         status = replace(call, report=str(file)).run("facts", "--dry")

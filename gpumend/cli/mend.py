@@ -67,4 +67,4 @@ def command(call: start.Call, yes: bool, plan: str | None, **how: Any) -> None:
         if not rollout["plan"]:
             click.echo(f"gpumend: {plan} has nothing to change", err=True)
             return
-    sys.exit(call.run("gpu_host", "-y", ask=not yes, rollout=rollout))
+    call.become("gpu_host", "-y", ask=not yes, rollout=rollout)

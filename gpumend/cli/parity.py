@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpumend.cli import start
@@ -17,4 +15,4 @@ def command(call: start.Call, pool: str | None) -> None:
 
     Pools are those of the wanted state (`grit.pool`); without any, all hosts are one group. Changes nothing.
     """
-    sys.exit(call.run("parity", "--dry", data=(f"pool={pool}",) if pool else ()))
+    call.become("parity", "--dry", data=(f"pool={pool}",) if pool else ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import click
@@ -22,4 +21,4 @@ def command(call: start.Call, out: str) -> None:
     """
     if call.report:
         raise click.UsageError("--out and --report: give one of them")
-    sys.exit(replace(call, report=out).run("gpu_host", "--dry"))
+    replace(call, report=out).become("gpu_host", "--dry")

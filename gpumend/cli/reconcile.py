@@ -19,9 +19,9 @@ def command(call: start.Call, yes: bool, dry: bool) -> None:
     What is seen stale for the first time is noted on the host; a run at least `allocations.grace` seconds later frees it.
     """
     if dry:
-        sys.exit(call.run("allocations", "--dry"))
+        call.become("allocations", "--dry")
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError(
             "reconcile changes hosts, and there is no terminal to ask on: add --yes, or --dry"
         )
-    sys.exit(call.run("allocations", "-y", ask=not yes))
+    call.become("allocations", "-y", ask=not yes)

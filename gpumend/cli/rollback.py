@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import click
 
@@ -30,4 +29,4 @@ def command(call: start.Call, run: str) -> None:
 
     RUN is the name that mend printed, or `last`: the newest run that ended done on any of the hosts.
     """
-    sys.exit(call.run("rollback", "-y", data=(f"run={run}",)))
+    call.become("rollback", "-y", data=(f"run={run}",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import click
@@ -20,8 +19,8 @@ def command(call: start.Call) -> None:
     With `ack RUN` somebody has taken note of how that run ended: GM007 is settled on every host that has it.
     """
     if call.targets[:1] != (ACKNOWLEDGE,):
-        sys.exit(call.run("runs", "--dry"))
+        call.become("runs", "--dry")
     named, targets = call.targets[1:2], call.targets[2:]
     if not named or not rollback.RUN.fullmatch(named[0]):
         raise click.UsageError("runs ack RUN: name the run; `gpumend runs` lists them")
-    sys.exit(replace(call, targets=targets).run("acknowledge", "-y", data=(f"run={named[0]}",)))
+    replace(call, targets=targets).become("acknowledge", "-y", data=(f"run={named[0]}",))

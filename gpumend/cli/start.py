@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ from gpumend.places import PROJECT
 from gpumend.schemas.wanted import WantedError, check, not_json
 
 OURS = "gpumend: "  # how what is ours begins on pyinfra's standard error
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,38 @@ class Call:
     data: tuple[str, ...] = ()
     verbose: bool = False
 
-    def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), **more: Any) -> int:
-        """The exit status of a deploy of ours; `more` is what inventory.py is told (hosts.CALL). 2 before anything is connected to where no host is meant.
+    def become(self, deploy: str, *flags: str, data: tuple[str, ...] = (), **more: Any) -> NoReturn:
+        """This process is that deploy's pyinfra from now on, and ends with its exit status. `more` is what inventory.py is told
+        (hosts.CALL). Ends with 2 before anything is connected to where no host is meant.
 
         pyinfra's own words are on standard error with `verbose`, or where the run ends without a report.
         """
+        program = self._program(deploy, flags, data, more)
+        if program is None:
+            sys.exit(2)
+        os.chdir(program.directory)
+        if not more.get("ask"):
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.close(nothing)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed where we were started
+                stream.flush()
+        # One that comes before the program can say how it ends (gpumend/deploy/process.py) waits until it can.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        os.execve(program.argv[0], program.argv, program.environment)
+
+    def run(self, deploy: str, *flags: str, data: tuple[str, ...] = (), **more: Any) -> int:
+        """The exit status of such a deploy, where something is left to be done after it."""
+        program = self._program(deploy, flags, data, more)
+        if program is None:
+            return 2
+        return waited(program.argv, env=program.environment, cwd=program.directory, stdin=subprocess.DEVNULL)
+
+    def _program(
+        self, deploy: str, flags: tuple[str, ...], data: tuple[str, ...], more: dict[str, Any]
+    ) -> Program | None:
+        """What is to be run; None, once that is told, where no host is meant."""
         try:
             found = targets.read(self.targets, self.limit, self.hosts)
         except targets.NoHostError as error:
@@ -49,7 +77,7 @@ class Call:
 
                 told = refused.document(deploy, str(error), mend="--dry" not in flags)
                 report_options.write(told, self.report)
-            return 2
+            return None
         click.echo(f"{OURS}{found.said}", err=True)
         arguments = [found.inventory, str(PROJECT / "deploys" / f"{deploy}.py"), *flags]
         for item in found.limit:
@@ -59,14 +87,18 @@ class Call:
         if self.report:
             arguments += ["--data", f"report={self.report}"]
         # -P: nothing is imported from a directory because it is the current one.
-        command = [sys.executable, "-P", "-m", "gpumend.deploy.process", *arguments]
+        argv = [sys.executable, "-P", "-m", "gpumend.deploy.process", *arguments]
         environment = {"PYINFRA_PROGRESS": "off", **found.environment(verbose=self.verbose, **more)}
-        return waited(
-            command,
-            env={**os.environ, **environment},
-            cwd=found.directory,
-            stdin=None if more.get("ask") else subprocess.DEVNULL,
-        )
+        return Program(argv, {**os.environ, **environment}, found.directory)
+
+
+@dataclass(frozen=True)
+class Program:
+    """pyinfra's own command line with a deploy of ours, and the directory that it is run in."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    directory: Path
 
 
 def waited(command: list[str], **how: Any) -> int:
@@ -80,14 +112,12 @@ def waited(command: list[str], **how: Any) -> int:
         with suppress(ProcessLookupError):
             child.send_signal(number)
 
-    kept = {number: signal.signal(number, passed) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.signal(number, passed) for number in SIGNALS}
     try:
         status = child.wait()
     finally:
         for number, handler in kept.items():
             signal.signal(number, signal.SIG_IGN if number in came else handler)
-    if status < 0:
-        click.echo(f"{OURS}interrupted before a host was connected to", err=True)
     return status if status >= 0 else 1
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyinfra.api.state import State
 
 WHY = "interrupted"
-AGAIN = 0.7  # seconds: the terminal's signal and the one that `gpumend` passes on are one
+AGAIN = 0.7  # seconds: the terminal's signal and the one that `gpumend facts` passes on are one
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # By host name: who waits for it, and what to raise there.
@@ -35,7 +35,7 @@ def answered() -> Iterator[None]:
     """A question: an interrupt meanwhile is KeyboardInterrupt, once; nothing that gevent could do comes before the answer."""
 
     def no(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # what `gpumend` passes on is the same one
+        signal.signal(number, signal.SIG_IGN)  # what a parent passes on is the same one
         raise KeyboardInterrupt
 
     kept = signal.signal(signal.SIGINT, no)

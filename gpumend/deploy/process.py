@@ -1,6 +1,12 @@
 """`python -m gpumend.deploy.process ARGUMENTS`: pyinfra's own command line, as `gpumend` starts it."""
 
-from gpumend.deploy.pyinfra_main import main  # isort: skip  # first: it puts gevent in the place of threads and sockets
+from gpumend.deploy import early  # isort: skip
+
+if __name__ == "__main__":
+    early.listen()
+
+# First: it puts gevent in the place of threads and sockets.
+from gpumend.deploy.pyinfra_main import main  # isort: skip
 
 import sys
 from collections.abc import Callable

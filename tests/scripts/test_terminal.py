@@ -117,13 +117,41 @@ def test_ctrl_c_while_a_host_is_read(here: Path) -> None:
     (here / "python3").chmod(0o755)
     run = Run(here, "audit", columns=100, PATH=f"{here}:{os.environ['PATH']}")
     run.until("waiting for @local")
-    os.kill(run.child.pid, signal.SIGINT)  # `gpumend` alone: it passes it on
+    os.kill(run.child.pid, signal.SIGINT)
     try:
         run.until("1 no answer")
         assert "interrupted: it had not answered" in run.text
     finally:
         os.killpg(run.child.pid, signal.SIGKILL)
         run.ended()
+
+
+def test_gpumend_becomes_the_program_that_it_starts(here: Path) -> None:
+    run = Run(here, "audit", columns=100)
+    run.until("waiting for mute[1-2]")
+    argv = Path(f"/proc/{run.child.pid}/cmdline").read_bytes().split(b"\0")
+    assert b"gpumend.deploy.process" in argv
+    os.kill(run.child.pid, signal.SIGINT)
+    assert run.ended() == 1
+
+
+# As `gpumend` does it: an interrupt that comes meanwhile is held back.
+HELD = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+os.execv(sys.executable, [sys.executable, "-P", "-m", "gpumend.deploy.process", "@local", "deploys/gpu_host.py", "--dry"])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_comes_before_the_program_is_loaded_is_told(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, name], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    told = "gpumend: interrupted before a host was connected to\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 @pytest.fixture
