@@ -42,7 +42,7 @@ def run(program: str, bytecode: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def measured(rounds: int = 61) -> dict[str, float]:
+def measured(rounds: int = 201) -> dict[str, float]:
     """Medians: `pass`, seconds; `import` and `judge`, as multiples of it, `judge` beyond the import; `memory`, MB."""
     with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory:
         path = Path(directory) / "answer.json"
