@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from gpumend.payload.source import CHANGE, PROBE
 from tests.unit.build import healthy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +145,21 @@ def test_no_import_circles() -> None:
     for module in sorted(edges):
         walk(module, ())
     assert circles == []
+
+
+def test_a_name_stands_once_in_a_program_for_hosts() -> None:
+    """Its modules' texts are one text there: of two of one name the later is everybody's."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*PROBE, *CHANGE)):
+        module = f"gpumend.payload.{name}"
+        for node in ast.parse(read(module)).body if module in MODULES else ():
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names = [node.name]
+            for each in names:
+                found.setdefault(each, []).append(module)
+    assert {each: where for each, where in found.items() if len(set(where)) > 1} == {}
 
 
 def says_why(lines: list[str], number: int) -> bool:

@@ -55,6 +55,8 @@ def last_line(found: Json) -> str:
     if scripts:  # rpm's: dnf goes on to the end after it, and zypper ends with 107
         return str(scripts[0])[:400]
     errors = [line for line in lines if line.startswith(("E:", "Error:", "No match for argument:"))]
+    if errors and errors[-1].strip() == "Error:":  # dnf's, of the solver: what it is follows
+        return " ".join(" ".join(lines[lines.index(errors[-1]) :]).split())[:400]
     reasons = [line for line in errors if line.startswith("E:") and not line.startswith(NO_REASON)]
     of_dpkg = [
         "%s %s" % (line, below.strip())
