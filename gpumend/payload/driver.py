@@ -5,11 +5,13 @@ from typing import Mapping, Tuple
 
 
 def has_driver_number(name: str) -> bool:
-    """Whether a package's version is the driver's own, on Debian and Ubuntu, whoever packs it. The pinning packages are none:
-    they are preferences of apt's (NVIDIA driver installation guide, Version Locking)."""
+    """Whether a package's version is the driver's own, whoever packs it. The pinning packages are none: they are preferences of
+    apt's (NVIDIA driver installation guide, Version Locking). By rpm: NVIDIA's yum-packaging-nvidia-driver and -dkms-nvidia, SUSE's
+    G06 and G07, RPM Fusion's."""
     found = re.fullmatch(
-        r"(?:nvidia-(?:driver(?!-pinning)|headless|dkms|open|kernel-dkms|kernel-open-dkms|compute-utils|utils|smi|fabricmanager|imex)"
-        r"|libnvidia-compute|libcuda1|cuda-drivers)(?:-[a-z0-9.-]*)?",
+        r"(?:nvidia-(?:driver(?!-pinning|-assistant)|headless|dkms|open|kernel-dkms|kernel-open-dkms|compute-utils|utils|smi"
+        r"|fabric-?manager|imex|compute-G0\d|kmod-common)"
+        r"|libnvidia-compute|libcuda1|cuda-drivers|kmod-nvidia|akmod-nvidia|xorg-x11-drv-nvidia)(?:-[A-Za-z0-9._-]*)?",
         name,
     )
     return found is not None
@@ -19,8 +21,9 @@ def is_driver_package(name: str) -> bool:
     """Whether it is held, and left alone by unattended-upgrades: all of the driver's, and not the container toolkit, whose
     upgrades close holes (`libnvidia-container1`)."""
     found = re.fullmatch(
-        r"nvidia-(?!container|docker|cuda-)[a-z0-9.-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
-        r"|cuda-drivers\S*|firmware-nvidia-\S*|linux-(?:modules|objects|signatures)-nvidia-\S*|nvlsm",
+        r"nvidia-(?!container|docker|cuda-)[A-Za-z0-9._-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
+        r"|cuda-drivers\S*|firmware-nvidia-\S*|linux-(?:modules|objects|signatures)-nvidia-\S*|nvlsm"
+        r"|a?kmod-nvidia\S*|xorg-x11-(?:drv-)?nvidia\S*",
         name,
     )
     return found is not None
@@ -32,7 +35,15 @@ def is_kernel_package(name: str) -> bool:
         r"linux-image-\S*|linux-modules-(?!nvidia-)\S*|linux-(?:generic|virtual|aws|azure|gcp|oracle)\S*",
         name,
     )
-    return found is not None
+    return found is not None or is_rpm_kernel(name)
+
+
+def is_rpm_kernel(name: str) -> bool:
+    """kernel, kernel-core, kernel-uek, kernel6.12, kernel-default and what is theirs; not what modules are built with, nor tools."""
+    if not re.match(r"kernel(?:[0-9.]*)(?:-|$)", name):
+        return False
+    beside = ("devel", "headers", "macros", "firmware", "syms", "tools", "source", "doc", "abi", "livepatch")
+    return not any(word in name for word in beside)
 
 
 def driver_number(version: str) -> Tuple[int, ...]:

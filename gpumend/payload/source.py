@@ -55,6 +55,7 @@ CHANGE = (
     "change.package_steps",
     "change.repository_steps",
     "change.cuda_steps",
+    "change.driver_choice",
     "change.driver_steps",
     "change.unfinished",
     "change.json_spans",

@@ -498,10 +498,25 @@ class ReconcileAllocations(Step):
 
 
 @dataclass(frozen=True)
+class ModuleStream(WriteFile):
+    """dnf takes the driver from this stream of NVIDIA's module; nothing is written where no repository has that module."""
+
+    do = "module_stream"
+    stream: str = ""
+
+    def describe(self) -> str:
+        return f"dnf module enable nvidia-driver:{self.stream}, where repositories have that module ({self.path})"
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "stream": self.stream}
+
+
+@dataclass(frozen=True)
 class DriverPackages(PackageStep):
     """A driver's packages are there in one version of a branch, and nothing was removed. pinning: a package that comes first, by
     itself; version: exact, or empty; upgrade: whether the driver that is there becomes this one; in_use: `allow` where
-    that may be while somebody has the GPU open."""
+    that may be while somebody has the GPU open. stream: whether a module stream is enabled before; headers: of the running
+    kernel, which come along. Of `a|b` the first that there is is meant."""
 
     do = "driver"
     branch: int = 0
@@ -509,14 +524,20 @@ class DriverPackages(PackageStep):
     pinning: str = ""
     upgrade: bool = False
     in_use: str = ""
+    stream: bool = False
+    headers: tuple[str, ...] = ()
 
     def describe(self) -> str:
         first = f"{self.manager} {self.verb} {self.pinning}; then " if self.pinning else ""
-        return first + super().describe()
+        return " ".join((first + super().describe(), *self.headers))
 
     def fields(self) -> dict[str, Any]:
-        told = ("branch", "version", "pinning", "upgrade", "in_use")
-        return {**super().fields(), **{name: getattr(self, name) for name in told}}
+        told = ("branch", "version", "pinning", "upgrade", "in_use", "stream")
+        return {
+            **super().fields(),
+            **{name: getattr(self, name) for name in told},
+            "headers": list(self.headers),
+        }
 
 
 @dataclass(frozen=True)
@@ -552,15 +573,17 @@ class EnableUnits(Step):
 
 @dataclass(frozen=True)
 class HoldDriver(Step):
-    """apt leaves all of the driver's packages as they are."""
+    """The manager leaves all of the driver's packages as they are."""
 
     do = "hold_driver"
+    manager: str
 
     def describe(self) -> str:
-        return "apt-mark hold each package of the driver"
+        words = {"apt": "apt-mark hold", "dnf": "dnf versionlock add", "zypper": "zypper addlock"}
+        return f"{words[self.manager]} each package of the driver"
 
     def fields(self) -> dict[str, Any]:
-        return {}
+        return {"manager": self.manager}
 
 
 @dataclass(frozen=True)
@@ -568,14 +591,16 @@ class DriverProof(Step):
     """The driver's packages are of one version, and the running kernel has its module, of this flavour."""
 
     do = "driver_proof"
+    manager: str
     branch: int
     version: str
     names: tuple[str, ...]
     flavour: str
 
     def describe(self) -> str:
-        return "prove it by what dpkg says, and modinfo of the module for the running kernel"
+        who = "dpkg" if self.manager == "apt" else "rpm"
+        return f"prove it by what {who} says, and modinfo of the module for the running kernel"
 
     def fields(self) -> dict[str, Any]:
-        told = {"branch": self.branch, "version": self.version, "flavour": self.flavour}
+        told = {name: getattr(self, name) for name in ("manager", "branch", "version", "flavour")}
         return {**told, "names": list(self.names)}

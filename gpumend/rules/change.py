@@ -104,7 +104,9 @@ class InstallEngine(Record):
 
 class InstallDriver(Record):
     """A driver is installed, for the next boot. targets: packages; pinning: one that comes first; names: those that have to be
-    there; files: paths of gpumend's own; units: that start at boot. upgrade: whether another driver becomes this one."""
+    there; files: paths of gpumend's own; units: that start at boot. upgrade: whether another driver becomes this one. manager: who
+    installs them; stream: of NVIDIA's module that dnf takes them from; headers: of the running kernel, which come
+    along. Of `a|b` in a name the first that there is is meant."""
 
     branch: int
     version: str = ""
@@ -116,6 +118,9 @@ class InstallDriver(Record):
     units: tuple[str, ...] = ()
     hold: bool = False
     upgrade: bool = False
+    manager: str = "apt"
+    stream: str = ""
+    headers: tuple[str, ...] = ()
     kind: str = "InstallDriver"
 
 

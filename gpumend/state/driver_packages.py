@@ -17,6 +17,10 @@ KEY = "driver"
 NOUVEAU_OFF = "/etc/modprobe.d/gpumend-nouveau.conf"
 AT_BOOT = "/etc/modules-load.d/gpumend-nvidia.conf"
 LEFT_ALONE = "/etc/apt/apt.conf.d/52gpumend-driver"
+MODULE_FILE = (
+    "/etc/dnf/modules.d/nvidia-driver.module"  # which stream of NVIDIA's module dnf takes (dnf.modularity(7))
+)
+ZYPP_LOCKS = "/etc/zypp/locks"  # locks(5) of libzypp
 FILES = (NOUVEAU_OFF, AT_BOOT, LEFT_ALONE)
 # Of the kernel's headers, wherever their package puts them: what `make` in /lib/modules/KERNEL/build takes (kbuild, modules.rst).
 HEADERS = "/lib/modules/*/build/Makefile"
@@ -55,18 +59,19 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
         "mok-enrolled": Command(("mokutil", "--test-key", MOK), timeout=5, needs=(MOK,)),
     }
     return {
-        "files": list(FILES),
+        "files": [*FILES, MODULE_FILE, ZYPP_LOCKS],
         "globs": [Glob(HEADERS, read=False)._asdict()],
         "commands": {name: each.entry() for name, each in asked.items()},
     }
 
 
 class DriverPackages(Record):
-    """files: gpumend's own, by path. headers: kernels whose headers are here; header_names, module_names: packages that apt has.
+    """files: gpumend's own and dnf's of the module, by path. zypp_locks: patterns of names. headers: kernels whose headers are here; header_names, module_names: packages that apt has.
     offers, origins: what apt has of the driver's packages, and where each version of them is from. mok: whether the
     firmware knows the key with which DKMS signs. units: how the driver's services start (UnitFileState)."""
 
     files: Mapping[str, Reading[FileContent]] = {}
+    zypp_locks: Reading[tuple[str, ...]] = NONE
     headers: Reading[tuple[str, ...]] = NONE
     header_names: frozenset[str] = frozenset()
     module_names: frozenset[str] = frozenset()
@@ -89,6 +94,17 @@ def parse_origins(output: Output) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
+def parse_locks(text: str) -> tuple[str, ...]:
+    """libzypp's locks: blocks of `attribute: value`, of which the names are patterns."""
+    return tuple(re.findall(r"(?m)^[ \t]*solvable_name[ \t]*:[ \t]*(\S+)[ \t]*$", text))
+
+
+def parse_module(text: str) -> tuple[str, str]:
+    """(state, stream) of a file in dnf's modules.d: `enabled` or `disabled`; empty for a module that was reset."""
+    fields = dict(re.findall(r"(?m)^[ \t]*(state|stream)[ \t]*=[ \t]*(\S*)", text))
+    return fields.get("state", ""), fields.get("stream", "")
+
+
 def enrolled(output: Output) -> bool:
     """`mokutil --test-key`, by its words: its exit status is 1 for a key that is enrolled. Raises ValueError."""
     if "already enrolled" in output.out:
@@ -108,7 +124,8 @@ def parse(snapshot: Snapshot) -> DriverPackages:
     }
     units = {name: snapshot.unit(name).value for name in UNITS}
     return DriverPackages(
-        files={path: snapshot.file(path) for path in FILES},
+        files={path: snapshot.file(path) for path in (*FILES, MODULE_FILE)},
+        zypp_locks=snapshot.text(ZYPP_LOCKS).map(parse_locks),
         headers=snapshot.glob(HEADERS).map(lambda paths: tuple(path.split("/")[3] for path in paths)),
         header_names=words["header-names"],
         module_names=words["module-names"],

@@ -57,7 +57,7 @@ REQUEST = Request(
 
 
 class HostFacts(Record):
-    """distribution: os-release ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
+    """distribution: os-release ID; release: the first number of its VERSION_ID; like: ID_LIKE words; time: seconds since the epoch, at the probe.
 
     wsl2 by the kernel's name and /dev/dxg (learn.microsoft.com, WSL), tegra by /etc/nv_tegra_release (L4T).
     systemd_version: one number; absent where systemd did not boot the host.
@@ -75,6 +75,7 @@ class HostFacts(Record):
     time: float
     distribution: Reading[str]
     name: Reading[str]
+    release: str
     like: tuple[str, ...]
     wsl2: bool
     tegra: bool
@@ -146,6 +147,7 @@ def parse(snapshot: Snapshot) -> HostFacts:
         time=float(system.get("time", 0)),
         distribution=fields.map(lambda found: found["ID"]),
         name=fields.map(lambda found: found.get("PRETTY_NAME") or found["ID"]),
+        release=(fields.value or {}).get("VERSION_ID", "").partition(".")[0],
         like=tuple((fields.value or {}).get("ID_LIKE", "").split()),
         wsl2="microsoft" in kernel.lower() and not snapshot.stat("/dev/dxg").absent,
         tegra=snapshot.stat("/etc/nv_tegra_release").ok,

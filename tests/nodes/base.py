@@ -79,7 +79,7 @@ VARIANTS = {
         "prometheus-node-exporter",
         "kubernetes-client",
     ],
-    "sid+rpm": ["dnf", "createrepo-c", "rpm", "zypper"],
+    "sid+rpm": ["dnf", "dnf-plugins-core", "createrepo-c", "rpm", "zypper"],
 }
 
 # Units that only cost boot time or touch the network; none of them is what a test looks at.
@@ -117,8 +117,11 @@ for unit in {" ".join(MASKED)}; do ln -sf /dev/null /etc/systemd/system/$unit; d
 
 # Of a variant: what a test starts itself, when its configuration is there (slurmd waits for one for ever).
 QUIET = {
+    # Debian enables its plugin `local`, without which dnf asks no repository of its own that nobody signed.
+    "sid+rpm": "cd /usr/lib/python3/dist-packages/dnf-plugins && "
+    "find . -mindepth 1 -maxdepth 1 ! -name versionlock.py -exec rm -r {} +\n",
     "trixie+fleet": "cd /etc/systemd/system/multi-user.target.wants && "
-    "rm slurmd.service slurmctld.service munge.service prometheus.service prometheus-node-exporter.service\n"
+    "rm slurmd.service slurmctld.service munge.service prometheus.service prometheus-node-exporter.service\n",
 }
 
 

@@ -139,6 +139,7 @@ def kill_at_every_step(
     kept: Sequence[str] = (),
     reset: Sequence[Sequence[str]] = (),
     containers: bool = True,
+    timeout: float = 300.0,
 ) -> list[tuple[str, list[str] | None]]:
     """Each step at which the transaction was killed, and the journal's log by then; each was a fault that was survived.
     After each, the files under `watched` were old or new; after its recovery they, what the commands `asked` say and, where
@@ -158,7 +159,7 @@ def kill_at_every_step(
         ["python3", "-I", "-S", "-B", "-"],
         input=f"{program_source()}\n{SIGHT}\n{given}\n{DRIVER}\n",
         check=False,
-        timeout=300.0,
+        timeout=timeout,
     )
     if done.returncode != 0:
         raise AssertionError(f"rc {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -6,7 +6,7 @@ The node stands in for one of an rpm distribution: dpkg does not answer there, r
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tests.nodes.apt import Deb
@@ -15,9 +15,12 @@ from tests.nodes.lab import Node
 from tests.nodes.mirror import ROOT, Key, Signer
 
 BUILD = "/srv/build"
+# What scripts of packages need, and rpm knows nothing of on this node; and what NVIDIA's kernel modules are known by.
 PROVIDES = {
-    "filesystem": ("/bin/sh",)
-}  # what scripts of packages need, and rpm knows nothing of on this node
+    "filesystem": ("/bin/sh",),
+    "kmod-nvidia-open-dkms": ("nvidia-kmod = {version}",),
+    "kmod-nvidia-latest-dkms": ("nvidia-kmod = {version}",),
+}
 STOPS = '[ "$1" = upgrade ] || systemctl disable --now {units}\n'
 OS_RELEASE = 'ID=rocky\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4, as tests see it"\n'
 
@@ -36,9 +39,11 @@ def requires(depends: str) -> list[str]:
 
 
 def spec(deb: Deb) -> str:
-    version, _, revision = deb.version.partition("-")
+    number, _, revision = deb.version.partition("-")
+    epoch, _, version = number.rpartition(":")
     rows = [
         f"Name: {deb.name}",
+        *([f"Epoch: {epoch}"] if epoch else []),
         f"Version: {version}",
         f"Release: {revision or '1'}",
         "Summary: stand-in of tests",
@@ -47,13 +52,18 @@ def spec(deb: Deb) -> str:
         "License: none",
         "BuildArch: noarch",
         "AutoReqProv: no",
-        *(f"Provides: {each}" for each in PROVIDES.get(deb.name, ())),
+        *(f"Provides: {each.format(version=number)}" for each in PROVIDES.get(deb.name, ())),
+        *([f"Conflicts: {deb.conflicts}"] if deb.conflicts else []),
         *requires(deb.depends),
         "%description",
         "Stand-in.",
     ]
     rows += ["%install", "mkdir -p %{buildroot}", f"cp -a {BUILD}/{deb.name}/. %{{buildroot}}/"]
-    for section, name, argument in (("%post", "postinst", "configure"), ("%preun", "prerm", "remove")):
+    for section, name, argument in (
+        ("%post", "postinst", "configure"),
+        ("%preun", "prerm", "remove"),
+        ("%postun", "postrm", "remove"),
+    ):
         if name in deb.scripts:
             script = deb.scripts[name].replace("#!/bin/sh\n", "")
             first = (
@@ -106,11 +116,33 @@ def docker_ce(suite: str) -> list[Deb]:
     ]
 
 
-def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) -> None:
-    """A repository whose index this key has signed lies in a directory of the mirror's."""
+def modulemd(module: str, default: str, streams: Mapping[str, Sequence[Deb]]) -> str:
+    """The metadata of a module, as `modifyrepo_c --mdtype=modules` takes it (modulemd v2): by stream its packages."""
+    texts = []
+    for number, (stream, debs) in enumerate(streams.items()):
+        rows = []
+        for deb in debs:
+            version, _, revision = deb.version.partition("-")
+            full = version if ":" in version else f"0:{version}"
+            rows.append(f"      - {deb.name}-{full}-{revision or '1'}.noarch\n")
+        texts.append(
+            f"---\ndocument: modulemd\nversion: 2\ndata:\n  name: {module}\n  stream: '{stream}'\n"
+            f"  version: 20261101000000\n  context: 0000000{number}\n  arch: x86_64\n  summary: stand-in of tests\n"
+            "  description: stand-in\n  license:\n    module: [MIT]\n  artifacts:\n    rpms:\n"
+            + "".join(rows)
+            + "...\n"
+        )
+    return "".join(texts) + (
+        f"---\ndocument: modulemd-defaults\nversion: 1\ndata:\n  module: {module}\n  stream: {default}\n"
+        f"  profiles:\n    {default}: []\n...\n"
+    )
+
+
+def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key, modules: str = "") -> None:
+    """A repository whose index this key has signed lies in a directory of the mirror's. modules: their metadata."""
     node.sh('rm -rf "$1" "$2"; mkdir -p "$1" "$2"', f"{ROOT}/{path}", BUILD)
     for deb in debs:
-        node.run(["mkdir", "-p", f"{BUILD}/{deb.name}"])
+        node.sh('rm -rf "$1"; mkdir -p "$1"', f"{BUILD}/{deb.name}")  # of its other version
         for name, (data, mode) in deb.files.items():
             node.run(["mkdir", "-p", f"{BUILD}/{deb.name}{name.rpartition('/')[0]}"])
             node.write(f"{BUILD}/{deb.name}{name}", data, mode)
@@ -126,6 +158,9 @@ def publish(node: Node, path: str, debs: Sequence[Deb], by: Signer, key: Key) ->
         options = [word for each in define for word in ("--define", each)]
         node.run(["rpmbuild", "-bb", "--quiet", "--nodeps", *options, f"{BUILD}/{deb.name}.spec"])
     node.run(["createrepo_c", "--quiet", f"{ROOT}/{path}"])
+    if modules:
+        node.write(f"{BUILD}/modules.yaml", modules)
+        node.run(["modifyrepo_c", "--mdtype=modules", f"{BUILD}/modules.yaml", f"{ROOT}/{path}/repodata"])
     index = f"{ROOT}/{path}/repodata/repomd.xml"
     node.write(
         f"{index}.asc",

@@ -29,6 +29,7 @@ from gpumend.plan.step import (
     HoldPackages,
     IndexDirectory,
     InstallRunfile,
+    ModuleStream,
     NoteCheck,
     PackageStep,
     ReconcileAllocations,
@@ -111,11 +112,12 @@ STEPS: list[Step] = [
     TryRepository(
         "toolkit", "apt", "https://a/b /", "/etc/apt/sources.list.d/a.sources", "Types: deb\n", "/k.gpg", b"k"
     ),
+    ModuleStream("/etc/a", None, b"stream", stream="580-open"),
     DriverPackages("apt", "install", ("a", "b=1"), branch=580, pinning="pin", in_use="idle"),
     RenewInitramfs(first=True),
     EnableUnits(("a.service",)),
-    HoldDriver(),
-    DriverProof(580, "", ("a",), "open"),
+    HoldDriver("apt"),
+    DriverProof("apt", 580, "", ("a",), "open"),
     InstallRunfile("/srv/a.run", "ab" * 32, "/usr/local/cuda-12.4"),
     HoldPackages(("a",)),
     CudaDefault("/usr/local/cuda-12.4"),

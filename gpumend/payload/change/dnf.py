@@ -1,7 +1,7 @@
 """What dnf is asked, and how its answers are read: stdlib only, Python 3.6 or newer."""
 
 import re
-from typing import List
+from typing import Dict, Iterable, List
 
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
 from gpumend.payload.probe.running import run
@@ -60,6 +60,27 @@ def dnf_changes(text: str) -> List[PackageChange]:
 def dnf(mark: str, *words: str) -> List[str]:
     """dnf's argv, for what it is to do at once. mark: what its history says of it, by which it is found again (dnf(8) --comment)."""
     return ["dnf", "-y", "--setopt=install_weak_deps=False", "--comment=" + mark] + list(words)
+
+
+def dnf_versions(names: Iterable[str], timeout: float, hidden: bool = False) -> Dict[str, List[str]]:
+    """VERSION-RELEASEs of these packages that repositories have. hidden: also those of module streams that are not enabled.
+    Raises Unfit with dnf's own words."""
+    argv = ["dnf", "-q", "repoquery", "--qf", "%{name}\t%{version}-%{release}\n"]
+    found = run(argv + (["--disable-modular-filtering"] if hidden else []) + list(names), timeout)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Unfit("dnf repoquery %s: %s" % (" ".join(names), last_line(found)))
+    rows = [line.split("\t") for line in found["out"].splitlines() if "\t" in line]
+    versions: Dict[str, List[str]] = {}
+    for name, version in rows:
+        versions.setdefault(name, []).append(version)
+    return versions
+
+
+def module_streams(module: str, timeout: float) -> List[str]:
+    """The streams of a module that repositories have; none where they have no such module, which dnf 4 calls an error. Where it
+    is one of another kind, nothing modular is enabled, and what is filtered out then is not found."""
+    found = run(["dnf", "-q", "module", "list", module], timeout)
+    return re.findall(r"(?m)^%s[ \t]+([^ \t\n]+)" % re.escape(module), found.get("out", ""))
 
 
 def broken_off(mark: str) -> str:

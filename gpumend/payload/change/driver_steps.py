@@ -6,33 +6,38 @@ No package is removed, no kernel comes along, nothing is loaded, and nothing reb
 
 import os
 import re
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
 from gpumend.payload.change.cuda_steps import HoldPackages
-from gpumend.payload.change.files import Failed, Refused
+from gpumend.payload.change.dnf import module_streams
+from gpumend.payload.change.driver_choice import (
+    EITHER,
+    at_one_version,
+    driver_objection,
+    listed_packages,
+    one_branch,
+)
+from gpumend.payload.change.file_steps import WriteFile, hash_of
+from gpumend.payload.change.files import Failed, Refused, clean, current
 from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
-from gpumend.payload.change.journal import Entry, Journal
+from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
 from gpumend.payload.change.package_locks import wait_for_lock
 from gpumend.payload.change.package_steps import PackageStep
 from gpumend.payload.change.packaging import (
-    METAPACKAGE,
+    LISTS_TIMEOUT,
     foreseen,
     installed,
     name_of,
+    one_of_many,
     package_entries,
     perform,
+    rpm_versions,
     way_back,
 )
 from gpumend.payload.change.step import Step, command
-from gpumend.payload.driver import (
-    driver_number,
-    driver_numbers,
-    is_driver_package,
-    is_kernel_package,
-    shown_number,
-)
+from gpumend.payload.driver import driver_number, driver_numbers, is_driver_package, shown_number
 from gpumend.payload.probe.execution import which
 from gpumend.payload.probe.running import run
 
@@ -44,58 +49,57 @@ INITRAMFS = (
 )
 
 
-def listed_packages() -> Dict[str, str]:
-    """Installed packages with their versions. Raises Unfit where dpkg does not say."""
-    found = run(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"], 60)
-    if found["status"] != "ok" or found["rc"] != 0:
-        raise Unfit("dpkg-query: %s" % last_line(found))
-    rows = (line.split("\t") for line in found["out"].splitlines())
-    return dict((row[1], row[2]) for row in rows if len(row) == 3 and row[0][1:2] == "i")
+DRIVER_MODULE = "nvidia-driver"  # NVIDIA's: each branch and flavour is a stream of it (driver installation guide, Kernel Modules)
+# Of which several may be installed (dnf.conf(5) installonlypkgs): each is named with its version.
+HEADERS = re.compile(r"kernel\S*-devel")
+# Where dnf 4, dnf 5 and zypp keep locks (dnf-versionlock(8), locks(5)), and the words that set and take them.
+LOCK_FILES = {
+    "dnf": ("/etc/dnf/plugins/versionlock.list", "/etc/dnf/versionlock.toml"),
+    "zypper": ("/etc/zypp/locks",),
+}
+LOCKING = {
+    "dnf": (["dnf", "-q", "versionlock", "add"], ["dnf", "-q", "versionlock", "delete"]),
+    "zypper": (["zypper", "--non-interactive", "addlock"], ["zypper", "--non-interactive", "removelock"]),
+}
 
 
-def driver_objection(changes: Sequence[PackageChange], upgrade: bool) -> str:
-    """Why a driver's installation is not made like this; an empty text where it may be. upgrade: whether the driver that is
-    there may become another."""
-    for what, name, _ in changes:
-        if what == "remove":
-            return "it would remove %s" % name
-        if is_kernel_package(name):
-            return "it would %s %s: which kernel boots is not this change's" % (what, name)
-        if METAPACKAGE.fullmatch(name):
-            return "it would %s %s, which is more than a driver" % (what, name)
-        if what != "install" and not is_driver_package(name):
-            return "it would %s %s" % (what, name)
-        if what != "install" and not upgrade:
-            return "it would %s the driver's %s, and driver.replace is false" % (what, name)
-    return ""
+class ModuleStream(WriteFile):
+    """dnf takes the driver from this stream of NVIDIA's module, where repositories have that module; its default stream hides every
+    branch but the newest. The file is dnf's own (dnf.modularity(7)), with the bytes that `dnf module enable` writes: undone
+    exactly, and without a repository."""
 
+    kind = "module_stream"
 
-def one_branch(versions: Dict[str, str], branch: int, exact: str) -> str:
-    """The one version of the driver's packages, of this branch. Raises Unfit where they differ, or are of another one: a
-    name says nothing of it (Ubuntu's nvidia-driver-570-server-open installs 580)."""
-    numbers = driver_numbers(versions)
-    if not numbers:
-        raise Unfit("none of the packages has a driver's version")
-    different = sorted(set(numbers.values()))
-    if len(different) > 1:
-        told = ", ".join("%s %s" % (name, shown_number(numbers[name])) for name in sorted(numbers))
-        raise Unfit("the driver's packages would be of different versions: %s" % told)
-    said = shown_number(different[0])
-    if different[0][0] != branch:
-        raise Unfit(
-            "%s would be %s, not of branch %d: it is transitional, or a pin leads elsewhere"
-            % (sorted(numbers)[0], said, branch)
-        )
-    if exact and different[0] != driver_number(exact):
-        raise Unfit("the driver would be %s, not %s" % (said, exact))
-    return said
+    def __init__(self, wanted: Dict[str, Any]) -> None:
+        WriteFile.__init__(self, wanted)
+        self.offered = False
+
+    def describe(self) -> str:
+        return "enable %s:%s in %s" % (DRIVER_MODULE, self.wanted["stream"], self.path)
+
+    def foresee(self, wait: int, notes: List[str]) -> None:
+        streams = module_streams(DRIVER_MODULE, LISTS_TIMEOUT)
+        self.offered = bool(streams)
+        if streams and self.wanted["stream"] not in streams:
+            told = (DRIVER_MODULE, self.wanted["stream"], ", ".join(sorted(streams)))
+            raise Unfit("no repository has the module stream %s:%s, but %s" % told)
+
+    def stage(self, journal: Journal) -> None:
+        if self.offered:
+            WriteFile.stage(self, journal)
 
 
 class DriverPackages(PackageStep):
     """A driver's packages are there, all of one version. pinning: a package that is installed by itself before, so that apt
-    knows the branch when it chooses the others. upgrade: a driver of packages that is there becomes this one."""
+    knows the branch when it chooses the others. upgrade: a driver of packages that is there becomes this one. dnf and zypper are
+    asked for each by its version, and for the first there is of `a|b`. stream: whether a step before this one enables a stream of
+    the module; headers: of the running kernel, of which the first that there is comes along."""
 
     kind = "driver"
+    later = False  # whether what is to be done can only be asked once a part of it is
+    ways: List[
+        str
+    ] = []  # packages whose present versions can be had with the stream that was enabled, which is put back first
 
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
@@ -111,6 +115,14 @@ class DriverPackages(PackageStep):
             notes.append("in use by %s meanwhile" % ", ".join(users[:6]))
         if self.pins():
             self.changes = self.judged([self.wanted["pinning"]])  # the others are chosen by what it says
+            self.later = True
+        elif self.wanted["stream"] and module_streams(DRIVER_MODULE, LISTS_TIMEOUT):
+            self.resolved(hidden=True)  # what dnf would do of it shows once the stream is enabled
+            self.later = True
+            have = listed_packages(self.manager)
+            mine = [name for name in have if is_driver_package(name)]
+            offers = rpm_versions(self.manager, mine) if mine else {}
+            self.ways = [name for name in mine if have[name] in offers.get(name, ())]
         else:
             self.changes = self.chosen()
 
@@ -119,43 +131,80 @@ class DriverPackages(PackageStep):
 
     def judged(self, targets: List[str]) -> List[PackageChange]:
         changes: List[PackageChange] = foreseen(self.manager, self.verb, targets, self.wait)
-        against = driver_objection(changes, self.wanted["upgrade"])
+        against = driver_objection(changes, self.wanted["upgrade"], os.uname().release)
         if against:
             raise Unfit("%s %s is refused: %s" % (self.verb, " ".join(targets), against))
-        way_back(self.manager, changes)
+        way_back(self.manager, [change for change in changes if change[1] not in self.ways])
         return changes
 
     def chosen(self) -> List[PackageChange]:
         """What would be done, in one version. Fabric Manager and IMEX start beside a driver of exactly their own version
         alone, and their packages depend on none: they are asked for in the driver's."""
+        if self.manager != "apt":
+            self.targets = self.resolved()
         changes = self.judged(self.targets)
         numbers = driver_numbers(dict((name, version or "") for _, name, version in changes))
-        beside = [name for name in numbers if re.match("nvidia-(?:fabricmanager|imex)", name)]
+        beside = [name for name in numbers if re.match("nvidia-(?:fabric-?manager|imex)", name)]
         driver = set(number for name, number in numbers.items() if name not in beside)
         if not driver:
-            have = driver_numbers(listed_packages())
+            have = driver_numbers(listed_packages(self.manager))
             driver = set(number for name, number in have.items() if name not in beside)
         wrong = [name for name in beside if driver and numbers[name] not in driver]
         if wrong and len(driver) == 1:
             exact = shown_number(next(iter(driver)))
             self.targets = ["%s=%s" % (name, exact) if name in wrong else name for name in self.targets]
             changes = self.judged(self.targets)
-        will_be = dict(listed_packages(), **dict((name, version or "") for _, name, version in changes))
+        will_be = dict(
+            listed_packages(self.manager), **dict((name, version or "") for _, name, version in changes)
+        )
         one_branch(will_be, self.wanted["branch"], self.wanted["version"])
         return changes
+
+    def resolved(self, hidden: bool = False) -> List[str]:
+        """The targets as dnf and zypper take them. hidden: packages of module streams that are not enabled count, too."""
+        have = listed_packages(self.manager)
+        names = [name for target in self.targets for name in name_of(target).split(EITHER)]
+        versions = rpm_versions(self.manager, names, hidden)
+        for name in set(names) & set(have):
+            versions.setdefault(name, []).append(have[name])
+        kept = [] if self.wanted["upgrade"] else driver_numbers(have).values()
+        found = at_one_version(self.targets, versions, self.wanted["branch"], self.wanted["version"], kept)
+        return found + self.headers()
+
+    def headers(self) -> List[str]:
+        """What has the running kernel's headers, each name with that kernel's release in it. Raises Unfit where none has."""
+        found = []
+        for group in self.wanted["headers"]:
+            names = group.split(EITHER)
+            there = [
+                each for each in names if installed(self.manager, each) or rpm_versions(self.manager, [each])
+            ]
+            if not there:
+                told = " or ".join(names)
+                raise Unfit(
+                    "no repository has %s: the module could not be built for the running kernel" % told
+                )
+            found.append(there[0])
+        return found
 
     def do(self, journal: Journal, notes: List[str]) -> None:
         if self.pins():
             self.made(journal, [self.wanted["pinning"]])
+        if self.later:
             self.changes = self.chosen()
         self.made(journal, self.targets)
         notes.extend(hooks_told(self.manager))
-        version = one_branch(listed_packages(), self.wanted["branch"], self.wanted["version"])
+        version = one_branch(listed_packages(self.manager), self.wanted["branch"], self.wanted["version"])
         notes.append("driver %s: %s" % (version, ", ".join(name for _, name, _ in self.changes)))
 
     def made(self, journal: Journal, targets: List[str]) -> None:
         entry = journal.packages()
-        for package in package_entries(self.manager, self.changes):
+        many = self.manager == "dnf"
+        named = [
+            (what, one_of_many(name, version) if many and HEADERS.fullmatch(name) else name, version)
+            for what, name, version in self.changes
+        ]
+        for package in package_entries(self.manager, named):
             package["driver"] = True
             entry["packages"].append(package)
         journal.log("package %s %s" % (self.verb, " ".join(targets)))
@@ -235,7 +284,7 @@ def enabled_state(unit: str) -> str:
 
 
 class HoldDriver(HoldPackages):
-    """apt leaves all of the driver's packages as they are: one that is held alone keeps none of those below it."""
+    """The manager leaves all of the driver's packages as they are: one that is held alone keeps none of those below it."""
 
     kind = "hold_driver"
 
@@ -243,8 +292,54 @@ class HoldDriver(HoldPackages):
         return "hold the driver"
 
     def do(self, journal: Journal, notes: List[str]) -> None:
-        self.wanted["names"] = sorted(name for name in listed_packages() if is_driver_package(name))
-        HoldPackages.do(self, journal, notes)
+        manager = self.wanted["manager"]
+        names = sorted(name for name in listed_packages(manager) if is_driver_package(name))
+        if manager == "apt":
+            self.wanted["names"] = names
+            HoldPackages.do(self, journal, notes)
+            return
+        texts = [(current(path) or b"").decode("utf-8", "replace") for path in LOCK_FILES[manager]]
+        names = [name for name in names if not is_locked(name, "\n".join(texts))]
+        if not names:
+            return
+        entry: Entry = {"manager": manager, "names": names, "files": [], "made": []}
+        journal.begin_step(self.kind, entry)
+        for path in LOCK_FILES[manager]:
+            file = journal.keep(path, current(path))
+            entry["files"].append(dict(file, after=""))  # which of them it writes is the manager's own
+        journal.log(self.describe())
+        set_locks(LOCKING[manager][0], names)
+        for file in entry["files"]:
+            file["after"] = hash_of(current(file["path"]))
+
+    @staticmethod
+    def undo(journal: Journal, entry: Entry) -> List[str]:
+        if "files" not in entry:
+            return HoldPackages.undo(journal, entry)
+        changed = [
+            file
+            for file in entry["files"]
+            if hash_of(current(file["path"])) not in (file["before"], file["after"])
+        ]
+        if any(file["after"] != "" for file in changed):  # somebody has locked others since
+            set_locks(LOCKING[entry["manager"]][1], entry["names"])
+            return []
+        for file in entry["files"]:
+            restore(journal, file)
+            clean(file["real"])
+        return []
+
+
+def is_locked(name: str, text: str) -> bool:
+    """Whether a lock file has a row of this package: `NAME-EPOCH:VERSION` of dnf 4, a name of dnf 5 and of zypp."""
+    return re.search(r"(?m)(?:^|[\s\"])%s(?:-[0-9]+[:.]|[\s\"]|$)" % re.escape(name), text) is not None
+
+
+def set_locks(words: List[str], names: List[str]) -> None:
+    """Raises Failed with the manager's own words."""
+    found = run(words + names, LISTS_TIMEOUT)
+    if found["status"] != "ok" or found["rc"] != 0:
+        raise Failed("%s: %s" % (" ".join(words), last_line(found)))
 
 
 class DriverProof(Step):
@@ -257,10 +352,12 @@ class DriverProof(Step):
         return "driver_proof %s" % self.wanted["branch"]
 
     def do(self, journal: Journal, notes: List[str]) -> None:
+        manager = self.wanted["manager"]
         for target in self.wanted["names"]:
-            if installed("apt", name_of(target)) is None:
-                raise Unfit("%s is not installed" % name_of(target))
-        version = one_branch(listed_packages(), self.wanted["branch"], self.wanted["version"])
+            names = name_of(target).split(EITHER)
+            if not any(installed(manager, name) for name in names):
+                raise Unfit("%s is not installed" % " or ".join(names))
+        version = one_branch(listed_packages(manager), self.wanted["branch"], self.wanted["version"])
         kernel = os.uname().release
         found, licence = module_field("version"), module_field("license")
         if found is None:

@@ -9,6 +9,7 @@ from gpumend.payload.change.driver_steps import (
     DriverProof,
     EnableUnits,
     HoldDriver,
+    ModuleStream,
     RenewInitramfs,
 )
 from gpumend.payload.change.file_steps import (
@@ -39,6 +40,7 @@ ALL_KINDS: List[Type[Step]] = [
     IndexDirectory,
     TryRepository,
     PackageStep,
+    ModuleStream,
     DriverPackages,
     RenewInitramfs,
     EnableUnits,

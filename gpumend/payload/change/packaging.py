@@ -9,19 +9,21 @@ import glob
 import os
 import re
 import shutil
-from typing import Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from gpumend.payload.change.apt import HALF, apt, apt_changes, cached, dpkg, half_installed, left_alone
-from gpumend.payload.change.dnf import dnf, dnf_changes
+from gpumend.payload.change.dnf import dnf, dnf_changes, dnf_versions
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
 from gpumend.payload.change.package_locks import wait_for_lock
 from gpumend.payload.change.toolkit_version import TOOLKIT, one_version, safe_version
 from gpumend.payload.change.zypper import (
     ZYPPER_GOOD,
+    ZYPPER_NOT_FOUND,
     zypper,
     zypper_changes,
     zypper_download,
     zypper_offers,
+    zypper_versions,
     zypper_words,
 )
 from gpumend.payload.probe.files import Json
@@ -61,8 +63,8 @@ def objection(
     """Why these changes are not made, where these packages are to be installed (or brought to an older version:
     `downgrade`), removed, or put back as they were (`restore`); an empty text where they may be. driver: they are those of
     a driver that a transaction of ours has installed."""
-    for what, other, _ in changes:
-        named = other in names
+    for what, other, version in changes:
+        named = other in names or one_of_many(other, version) in names
         if DRIVER.match(other) and not (named and (driver or other in TOOLKIT)):
             return "it would %s the driver's %s" % (what, other)
         if what != "remove" and METAPACKAGE.fullmatch(other):
@@ -78,6 +80,11 @@ def objection(
         if what != "remove" and (action in ("remove", "purge") or (action == "restore" and not named)):
             return "it would %s %s" % (what, other)
     return ""
+
+
+def one_of_many(name: str, version: Optional[str]) -> str:
+    """What rpm and dnf call this one where others of its name are there, too (dnf.conf(5) installonlypkgs): NAME-VERSION."""
+    return "%s-%s" % (name, re.sub("^[0-9]+:", "", version or ""))
 
 
 def name_of(target: str) -> str:
@@ -219,6 +226,16 @@ def offered(manager: str, name: str, version: Optional[str]) -> bool:
         return zypper_offers(name, version, LISTS_TIMEOUT)
     found = run(["dnf", "-q", "repoquery", "%s-%s" % (name, version)], LISTS_TIMEOUT)
     return found.get("rc") == 0 and bool(found.get("out", "").strip())
+
+
+def rpm_versions(manager: str, names: Iterable[str], hidden: bool = False) -> Dict[str, List[str]]:
+    """VERSION-RELEASEs of these packages that repositories of dnf or zypper have. hidden: as in `dnf_versions`. Raises Unfit."""
+    if manager != "zypper":
+        return dnf_versions(names, LISTS_TIMEOUT, hidden)
+    found, versions = zypper_versions(names, LISTS_TIMEOUT)
+    if found["status"] != "ok" or found["rc"] not in ZYPPER_GOOD + (ZYPPER_NOT_FOUND,):
+        raise Unfit("zypper search %s: %s" % (" ".join(names), last_line(found)))
+    return versions
 
 
 def status_of(manager: str, name: str) -> Tuple[str, Optional[str]]:

@@ -7,13 +7,14 @@ taken with it, whatever other key is wanted.
 import glob
 import os
 import re
-from typing import Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.running import run
 
 # zypper(8), EXIT CODES: done, and a reboot or zypper's own restart is due. 107, a script of a package's that failed, is none.
 ZYPPER_GOOD = (0, 102, 103)
+ZYPPER_NOT_FOUND = 104
 ZYPPER_WORDS = {
     "to-install": "install",
     "to-upgrade": "upgrade",
@@ -66,6 +67,18 @@ def zypper_offers(name: str, version: Optional[str], timeout: float) -> bool:
     return any(
         row.get("edition") == version and "System Packages" not in row.get("repository", "") for row in rows
     )
+
+
+def zypper_versions(names: Iterable[str], timeout: float) -> Tuple[Json, Dict[str, List[str]]]:
+    """(its answer, VERSION-RELEASEs of these packages that repositories have). Its status is 104 where one is in none."""
+    argv = zypper(60, "--xmlout", "search", "--details", "--match-exact", "--type", "package", *names)
+    found = run(argv, timeout)
+    versions: Dict[str, List[str]] = {}
+    for row in SOLVABLE.findall(found.get("out", "")):
+        of = dict(ATTRIBUTE.findall(row))
+        if "System Packages" not in of.get("repository", ""):
+            versions.setdefault(of.get("name", ""), []).append(of.get("edition", ""))
+    return found, versions
 
 
 def zypper_download(

@@ -146,8 +146,10 @@ def drivers(table: dict[str, Any]) -> Iterator[str]:
         if not last.get(key, 0) < row["first"] <= row["last"]:
             yield f"{name}: not in order, or part of another row"
         last[key] = row["last"]
-        if row["origin"] not in ("nvidia", "distribution") or not row["open"] or not row["proprietary"]:
-            yield f"{name}: no origin, or a flavour without packages"
+        if row["origin"] not in ("nvidia", "distribution") or not (row["open"] or row["proprietary"]):
+            yield f"{name}: no origin, or no packages"
+        if row["builds"] and not row.get("headers"):
+            yield f"{name}: the host builds its modules, of which it has no headers"
         if not str(row.get("source", "")).strip():
             yield f"{name}: no source"
     for row in table["boards"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpumend.payload.driver import driver_number, driver_numbers
@@ -10,7 +10,7 @@ from gpumend.rules.data import load
 from gpumend.rules.driver.gpus import chip
 from gpumend.rules.rule import Context
 from gpumend.rules.wanted import WantedDriver
-from gpumend.state.driver_packages import AT_BOOT, LEFT_ALONE, NOUVEAU_OFF
+from gpumend.state.driver_packages import AT_BOOT, LEFT_ALONE, MODULE_FILE, NOUVEAU_OFF, parse_module
 from gpumend.text.record import Record
 
 HEAD = "Written by gpumend: `driver` of the desired state.\n"
@@ -37,6 +37,15 @@ TEXTS = {
 }
 OPEN_BY_DEFAULT = 560  # from this branch on the open modules are NVIDIA's default where a GPU can have both
 NVIDIAS = ("developer.download.nvidia.com/compute/cuda/", "/compute/cuda/repos/")
+
+
+MANAGERS = ("apt", "dnf", "zypper")  # by which mend installs drivers
+
+
+def module_text(stream: str) -> bytes:
+    """What `dnf module enable nvidia-driver:STREAM` writes (measured with dnf 4.24)."""
+    text = f"[nvidia-driver]\nname=nvidia-driver\nstream={stream}\nprofiles=\nstate=enabled\n"
+    return text.encode()
 
 
 class Kept(Record):
@@ -99,8 +108,9 @@ def is_nvidias(context: Context, site: str) -> bool:
 
 
 def origin_of(context: Context, wanted: WantedDriver) -> str:
-    if wanted.origin != "auto":
-        return wanted.origin
+    """By rpm the table knows NVIDIA's packages alone."""
+    if wanted.origin != "auto" or context.state.packages.manager in ("dnf", "zypper"):
+        return wanted.origin if wanted.origin != "auto" else "nvidia"
     sites = (
         site
         for found in context.state.driver_packages.origins.values()
@@ -115,11 +125,46 @@ def row_of(context: Context, wanted: WantedDriver) -> Mapping[str, Any] | None:
     """The table's row for this host and branch. Raises Unread."""
     host, origin = context.state.host, origin_of(context, wanted)
     rows = [row for row in load("drivers")["packages"] if row["origin"] == origin]
-    known = {row["id"] for row in rows}
-    name = next((each for each in (host.distribution.get() or "", *host.like) if each in known), "")
+    ids = {name for row in rows for name in (row["id"], *row.get("also", ()))}
+    name = next((each for each in (host.distribution.get() or "", *host.like) if each in ids), "")
+    mine = (row for row in rows if name in (row["id"], *row.get("also", ())))
     return next(
-        (row for row in rows if row["id"] == name and row["first"] <= wanted.branch <= row["last"]), None
+        (
+            row
+            for row in mine
+            if row["first"] <= wanted.branch <= row["last"]
+            and host.release in row.get("releases", (host.release,))
+        ),
+        None,
     )
+
+
+def in_words(context: Context, wanted: WantedDriver, names: Iterable[str]) -> tuple[str, ...]:
+    """The table's names with what they have in braces: the branch, the running kernel's release, its variant (`default`) and its
+    line (`6.12`)."""
+    kernel = context.state.host.kernel
+    parts = {"branch": wanted.branch, "kernel": kernel, "variant": kernel.rpartition("-")[2]}
+    return tuple(name.format(line=".".join(kernel.split(".")[:2]), **parts) for name in names)
+
+
+def stream_of(context: Context, row: Mapping[str, Any], wanted: WantedDriver, kind: str) -> tuple[str, str]:
+    """(the stream of NVIDIA's module that dnf is to take the driver from, empty where the file has it; why that is not done). What
+    somebody has enabled, or disabled, stays as it is without driver.replace. Raises Unread."""
+    if kind not in row.get("streams", {}):
+        return "", ""
+    [stream] = in_words(context, wanted, [row["streams"][kind]])
+    now = context.state.driver_packages.files[MODULE_FILE].get()
+    state, other = parse_module(now.text()) if now else ("", "")
+    if (state, other) == ("enabled", stream):
+        return "", ""
+    if state and not wanted.replace:
+        told = (
+            f"the module stream nvidia-driver:{other} is enabled"
+            if state == "enabled"
+            else f"the module nvidia-driver is {state}"
+        )
+        return "", f"{told} ({MODULE_FILE}), and driver.replace is false"
+    return stream, ""
 
 
 def fabric_of(context: Context) -> str:
@@ -140,20 +185,24 @@ def fabric_of(context: Context) -> str:
 
 
 def offered(context: Context, names: tuple[str, ...]) -> str:
-    """The first of these that apt has; empty where it has none. Where a wanted repository is not there yet, the first."""
+    """The first of these that apt has; empty where it has none. Where a wanted repository is not there yet, the first. What dnf
+    and zypper have shows on the host: the one that is installed, or each."""
+    if context.state.packages.manager != "apt":
+        have = context.state.packages.installed.value or {}
+        return next((name for name in names if name in have), "|".join(names))
     offers = context.state.driver_packages.offers.value
     found = next((name for name in names if offers is not None and name in offers), "")
     return found or (names[0] if names and (offers is None or context.wanted.repositories) else "")
 
 
-def beside(context: Context, row: Mapping[str, Any], branch: int) -> tuple[tuple[str, ...], str]:
+def beside(context: Context, row: Mapping[str, Any], wanted: WantedDriver) -> tuple[tuple[str, ...], str]:
     """(packages of what joins the GPUs, why one of them cannot be had). Raises Unread."""
     wants = {"own": ("fabric",), "subnet": ("fabric", "subnet"), "rack": ("imex",)}.get(
         fabric_of(context), ()
     )
     found = []
     for kind in wants:
-        names = tuple(name.format(branch=branch) for name in row[kind])
+        names = in_words(context, wanted, row[kind])
         name = offered(context, names)
         if not name:
             return (), f"this bus calls for {kind}, and no repository has {' or '.join(names) or 'it'}"

@@ -6,20 +6,25 @@ installed counts from the next boot on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from gpumend.payload.driver import is_driver_package, shown_number
 from gpumend.rules.change import InstallDriver
 from gpumend.rules.driver.driver_packages import (
+    MANAGERS,
     TEXTS,
     Kept,
     beside,
     elsewhere,
     fabric_of,
     flavour,
+    in_words,
     kept,
     origin_of,
     row_of,
+    stream_of,
 )
 from gpumend.rules.driver.reboot import installed_not_loaded
 from gpumend.rules.finding import Change, Component, Evidence, Finding, Risk, Status
@@ -33,9 +38,9 @@ from gpumend.text.version import show
 GUIDE = "NVIDIA driver installation guide"
 # What a person does where mend does not: dnf's and zypper's own ways.
 LINES = {
-    "dnf": "dnf module enable nvidia-driver:{branch}{open}; dnf install nvidia-driver-cuda kmod-nvidia{open}-dkms kernel-devel-{kernel}; "
-    "on RHEL 10 and Amazon Linux 2023 `dnf versionlock add '*nvidia*{branch}*'` in place of the module stream",
-    "zypper": "zypper install nvidia-compute-G06 nvidia{open}-driver-G06-kmp-default, of branch {branch}; zypper addlock 'nvidia*'",
+    "dnf": "dnf module enable nvidia-driver:{branch}-{stream}; dnf install nvidia-driver-cuda kmod-nvidia-{dkms}-dkms "
+    "kernel-devel-{kernel}; on RHEL 10 and Fedora `dnf versionlock add '*nvidia*{branch}*'` in place of the module stream",
+    "zypper": "zypper install {zypper} of branch {branch}; zypper addlock 'nvidia*'",
 }
 
 
@@ -73,9 +78,21 @@ def units_off(context: Context) -> tuple[str, ...]:
 
 
 def is_held(context: Context) -> bool:
-    """Whether upgrades leave the driver alone, as far as that is apt's to say."""
-    have = context.state.packages.installed.get() or {}
-    return all(name in context.state.packages.held for name in have if is_driver_package(name))
+    """Whether upgrades leave the driver alone, as far as that is the package manager's to say. Raises Unread."""
+    state = context.state
+    names = [name for name in state.packages.installed.get() or {} if is_driver_package(name)]
+    if state.packages.manager == "apt":
+        return all(name in state.packages.held for name in names)
+    if state.packages.manager == "zypper":
+        patterns = state.driver_packages.zypp_locks.get() or ()
+        return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names)
+    return all(any(is_lock_of(name, pattern) for pattern in state.drift.versionlock) for name in names)
+
+
+def is_lock_of(name: str, pattern: str) -> bool:
+    """dnf 5 has the name, dnf 4 `NAME-EPOCH:VERSION-RELEASE.*`."""
+    first = re.match(r"-\d+[:.]", pattern[len(name) :]) if pattern.startswith(name) else None
+    return pattern == name or first is not None
 
 
 def secure_boot(context: Context) -> str:
@@ -115,12 +132,33 @@ def obstacle(context: Context, wanted: WantedDriver, there: Kept, kind: str) -> 
             f"driver {numbers} is installed, and driver.replace is false",
             "Want its branch, or allow that it becomes another one: driver.replace = true.",
         )
-    if state.packages.manager != "apt" or "apt" not in state.packages.managers:
-        manager = next((name for name in state.packages.managers if name in LINES), "dnf")
-        dash = "-open" if kind == "open" else ""
-        line = LINES[manager].format(branch=wanted.branch, open=dash, kernel=state.host.kernel)
-        return "mend installs drivers with apt only", f"{line} ({GUIDE})."
+    manager = state.packages.manager
+    if manager not in MANAGERS or manager not in state.packages.managers:
+        return (
+            f"mend installs drivers by {', '.join(MANAGERS)}",
+            by_hand(context, wanted, kind),
+        )
     return "", ""
+
+
+def by_hand(context: Context, wanted: WantedDriver, kind: str) -> str:
+    """What a person types where mend does not."""
+    manager = next((name for name in context.state.packages.managers if name in LINES), "")
+    if not manager:
+        return f"See the {GUIDE}."
+    module = (
+        "nvidia-open-driver-G06-signed-cuda-kmp-default"
+        if kind == "open"
+        else "nvidia-driver-G06 (built at the next boot)"
+    )
+    line = LINES[manager].format(
+        branch=wanted.branch,
+        stream="open" if kind == "open" else "dkms",
+        dkms="open" if kind == "open" else "latest",
+        kernel=context.state.host.kernel,
+        zypper=f"{module} nvidia-compute-utils-G06 nvidia-persistenced",
+    )
+    return f"{line} ({GUIDE})."
 
 
 def unsigned(context: Context, builds: bool) -> tuple[str, str]:
@@ -134,49 +172,60 @@ def unsigned(context: Context, builds: bool) -> tuple[str, str]:
     )
 
 
+def no_row(context: Context, wanted: WantedDriver, kind: str, flavoured: bool) -> Job:
+    """Nothing in the table for this host, or nothing of this flavour."""
+    which = f"{kind} modules" if flavoured else "packages"
+    told = f"branch {wanted.branch} for {context.state.host.name.value or 'this distribution'} from {origin_of(context, wanted)}"
+    return Job(
+        (f"no driver of branch {wanted.branch}",),
+        None,
+        f"the table has no {which} of {told}",
+        by_hand(context, wanted, kind),
+    )
+
+
 def packages(context: Context, wanted: WantedDriver, there: Kept, kind: str) -> Job:
     """The job as far as it is packages: its lacks, and an action with targets. Raises Unread."""
     state, kernel = context.state, context.state.host.kernel
     have = state.packages.installed.get() or {}
     row = row_of(context, wanted)
-    if row is None:
-        told = f"branch {wanted.branch} for {state.host.name.value or 'this distribution'} from {origin_of(context, wanted)}"
-        return Job(
-            (f"no driver of branch {wanted.branch}",),
-            None,
-            f"the table has no packages of {told}",
-            f"See the {GUIDE}.",
-        )
-    names = tuple(name.format(branch=wanted.branch, kernel=kernel) for name in row[kind])
+    if row is None or not row[kind]:
+        return no_row(context, wanted, kind, row is not None)
+    names = in_words(context, wanted, row[kind])
     offers = state.driver_packages.offers.value or {}
     names += tuple(name for name in row["besides"] if name in offers or name in have)
     whole = there.is_of(wanted) and there.module is not None and there.module[0] == wanted.branch
     if whole:  # whatever its packages are called: what works stays
         names = ()
-    more, without = beside(context, row, wanted.branch)
+    more, without = beside(context, row, wanted)
     if without:
         return Job((without,), None, without, f"Have the repository that has it, as the {GUIDE} says.")
     names += more
+    if wanted.hold and row.get("locks"):
+        names += (row["locks"],)  # by which the manager can hold
     missing = tuple(name for name in names if name not in have)
-    lacks = tuple(f"no package {name}" for name in missing)
+    lacks = tuple(f"no package {name.replace('|', ' or ')}" for name in missing)
     if there.numbers and not there.is_of(wanted):
         numbers = ", ".join(sorted({shown_number(number) for number in there.numbers.values()}))
         lacks += (f"driver {numbers} is installed, not {wanted.version or wanted.branch}",)
-    headers = f"linux-headers-{kernel}"
+    headers: tuple[str, ...] = ()
     if row["builds"] and not whole and kernel not in (state.driver_packages.headers.get() or ()):
+        headers = in_words(context, wanted, row["headers"])
         lacks += (f"no headers of the running kernel {kernel}",)
-        if state.driver_packages.header_names and headers not in state.driver_packages.header_names:
+        if state.driver_packages.header_names and not state.driver_packages.header_names & set(headers):
             return Job(
                 lacks,
                 None,
-                f"no repository has {headers}: the module could not be built for the running kernel",
+                f"no repository has {headers[0]}: the module could not be built for the running kernel",
                 "Upgrade the kernel and reboot into it, or add the repository of this kernel.",
             )
-        names += (headers,)
     elif not whole and not lacks:
         lacks += (f"the kernel {kernel} has no nvidia module of branch {wanted.branch}",)
+    if state.packages.manager == "apt":
+        names, headers = names + headers, ()
     pinning = row["pinning"].format(branch=wanted.version or wanted.branch)
     changes = bool(missing or lacks)
+    stream, other = stream_of(context, row, wanted, kind) if changes and not whole else ("", "")
     action = InstallDriver(
         wanted.branch,
         wanted.version,
@@ -185,12 +234,17 @@ def packages(context: Context, wanted: WantedDriver, there: Kept, kind: str) -> 
         pinning=pinning if changes and pinning and pinning not in have else "",
         names=names,
         upgrade=wanted.replace,
+        manager=state.packages.manager,
+        stream=stream,
+        headers=headers,
     )
-    refused = elsewhere(context, wanted, names) if changes else ""
-    by_hand = "Pin one of them (/etc/apt/preferences.d), or set driver.origin." if refused else ""
+    refused = other or (elsewhere(context, wanted, names) if changes else "")
+    how = "Pin one of them (/etc/apt/preferences.d), or set driver.origin." if refused else ""
+    if other:
+        how = "Want its branch, or allow another one: driver.replace = true; `dnf module reset nvidia-driver` by hand."
     if changes and not refused:
-        refused, by_hand = unsigned(context, row["builds"])
-    return Job(lacks, action, refused, by_hand)
+        refused, how = unsigned(context, row["builds"])
+    return Job(lacks, action, refused, how)
 
 
 def modules_differ(context: Context, wanted: WantedDriver) -> str:
@@ -219,7 +273,7 @@ def job(context: Context, wanted: WantedDriver) -> Job:
     there = kept(context)
     kind, why = flavour(context, wanted)
     found = packages(context, wanted, there, kind or "open")
-    if wanted.install and context.state.packages.manager == "apt":
+    if wanted.install and context.state.packages.manager in MANAGERS:
         found = settings(context, wanted, found)
     differ = modules_differ(context, wanted)
     if differ:
@@ -241,7 +295,7 @@ def job(context: Context, wanted: WantedDriver) -> Job:
 @rule(
     "GM126",
     "the driver that is wanted is installed",
-    "gpumend/rules/data/drivers.json; NVIDIA driver installation guide; unattended-upgrades README; `driver` in the wanted state",
+    "gpumend/rules/data/drivers.json; NVIDIA driver installation guide; dnf.modularity(7), locks(5); unattended-upgrades README; `driver` in the wanted state",
     applies=wants_driver,
 )
 def installed(context: Context) -> Iterator[Finding]:
@@ -274,10 +328,13 @@ def installed(context: Context) -> Iterator[Finding]:
 def _told(context: Context, action: InstallDriver) -> str:
     if not action.targets:
         return "Mend sets it: no package is installed for it."
+    named = [name.replace("|", " or ") for name in (*action.targets, *action.headers)]
     first = f"{action.pinning} by itself, then " if action.pinning else ""
+    if action.stream:
+        first = f"the module stream nvidia-driver:{action.stream}, where repositories have that module, and "
     rack = " IMEX' nodes_config.cfg is the rack's to write." if fabric_of(context) == "rack" else ""
     return (
-        f"Mend asks apt to install {first}{', '.join(action.targets)}, if that removes nothing, changes nothing else and brings no "
+        f"Mend asks {action.manager} to install {first}{', '.join(named)}, if that removes nothing, changes nothing else and brings no "
         f"kernel, and all come in one version of the branch. Then a reboot is required, which mend leaves to you: "
         f"`gpumend mend --reboot`.{rack}"
     )
