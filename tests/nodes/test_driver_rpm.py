@@ -54,7 +54,7 @@ def node(booted: Node) -> Node:
     """The same node with no driver and no repository."""
     booted.sh(
         'for name in "$@"; do rpm -q "$name" >/dev/null && rpm -e --allmatches --nodeps "$name"; done 2>/dev/null; :',
-        *names("dnf"), *names("zypper"), "nvidia-legacy-tools", "nvidia-driver-common", "kernel-core",
+        *names("dnf"), *names("zypper"), "nvidia-legacy-tools", "nvidia-driver-common", "kernel-core", "kernel-devel",
     )  # fmt: skip
     booted.sh(
         'rm -rf /var/lib/gpumend "$@" /usr/bin/nvidia-uninstall /etc/yum.repos.d/gpumend-* /etc/zypp/repos.d/gpumend-*; '
@@ -232,6 +232,21 @@ def test_a_stream_that_somebody_chose_stays(node: Node, signer: Signer, key: Key
     assert rpms(node) == before[0] and node.read(MODULE_FILE) == module_text("590-open")
 
 
+def test_headers_of_another_kernel_stay_beside_those_that_come(node: Node, signer: Signer, key: Key) -> None:
+    found = debs("dnf")
+    [lead] = [deb for deb in found if deb.name == "nvidia-driver-cuda" and BRANCH in deb.version]
+    found = instead(found, lead.name, depends=f"{lead.depends}, kernel-devel (= 2.0)")
+    found += [Deb("kernel-devel", f"{version}-1") for version in ("1.0", "2.0")]
+    known(node, "dnf", signer, key, found)
+    node.run(["dnf", "-q", "-y", "install", "kernel-devel-1.0"])
+    before = state_of(node)
+    told = done(node, asked(node, key))
+    assert told["status"] == "changed", told
+    assert len(node.run(["rpm", "-q", "kernel-devel"]).stdout.split()) == 2
+    taken_back(node)
+    assert state_of(node) == before and "kernel-devel-1.0" in node.run(["rpm", "-q", "kernel-devel"]).stdout
+
+
 # --- what cannot end well
 
 
@@ -352,6 +367,26 @@ def test_locks_that_somebody_sets_afterwards_stay(node: Node, signer: Signer, ke
     taken_back(node)
     left = node.read(LOCKS[manager]).decode()
     assert "filesystem" in left and "nvidia" not in left, left
+
+
+@pytest.mark.parametrize("manager", DRIVER)
+def test_a_driver_that_is_there_is_held_later(node: Node, signer: Signer, key: Key, manager: str) -> None:
+    known(node, manager, signer, key)
+    assert done(node, asked(node, key, hold=False))["status"] == "changed"
+    assert PLUGIN not in rpms(node) and "nvidia" not in lock_text(node, manager)
+    node.sh("rm -rf /var/lib/gpumend")
+    before = state_of(node)
+    assert done(node, asked(node, key))["status"] == "changed"
+    assert all(name in lock_text(node, manager) for name in DRIVER[manager])
+    assert (PLUGIN in rpms(node)) == (manager == "dnf")
+    with pytest.raises(LookupError):
+        asked(node, key)
+    taken_back(node)
+    assert state_of(node) == before
+
+
+def lock_text(node: Node, manager: str) -> str:
+    return node.sh('cat "$1" 2>/dev/null || :', LOCKS[manager]).stdout
 
 
 @pytest.mark.parametrize("manager", DRIVER)

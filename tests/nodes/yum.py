@@ -15,9 +15,11 @@ from tests.nodes.lab import Node
 from tests.nodes.mirror import ROOT, Key, Signer
 
 BUILD = "/srv/build"
-# What scripts of packages need, and rpm knows nothing of on this node; and what NVIDIA's kernel modules are known by.
+# What scripts of packages need, and rpm knows nothing of on this node; what NVIDIA's kernel modules are known by; and of which dnf
+# keeps several (dnf.conf(5) installonlypkgs).
 PROVIDES = {
     "filesystem": ("/bin/sh",),
+    "kernel-devel": ("installonlypkg(kernel)",),
     "kmod-nvidia-open-dkms": ("nvidia-kmod = {version}",),
     "kmod-nvidia-latest-dkms": ("nvidia-kmod = {version}",),
 }

@@ -212,6 +212,17 @@ def test_what_counts_as_held(text: str, held: bool) -> None:
     assert not is_locked("nvidia-driver", text), "a longer name is another package"
 
 
+def test_a_driver_that_is_there_gets_what_holds_it() -> None:
+    host = made(*WHOLE[:2], files={VERSIONLOCK: None})
+    assert steps(host) == [
+        f"dnf install {PLUGIN}",
+        "systemctl enable nvidia-persistenced.service",
+        "dnf versionlock add each package of the driver",
+        "prove it by what rpm says, and modinfo of the module for the running kernel",
+    ]
+    assert steps(host, wants(hold=False)) == []
+
+
 def test_a_lock_of_a_longer_name_is_not_of_the_shorter_one() -> None:
     assert is_lock_of("nvidia-imex", "nvidia-imex-0:580.95.05-1.*") and is_lock_of(
         "nvidia-imex", "nvidia-imex"
@@ -241,6 +252,7 @@ KMP = "nvidia-open-driver-G06-signed-cuda-kmp-default"
         ([KMP, "u"], {KMP: ["580.95.05_k6.4.0_150600.21-1.1", "580.95.05_k6.4.0_150600.9-1.1"], "u": ["580.95.05-1", "580.105.08-1"]},
          [], [f"{KMP}=580.95.05_k6.4.0_150600.21-1.1", "u=580.95.05-1"]),
         (["a", "x|y"], {"a": ["580.95.05-1"], "x": ["570.211.01-1"], "y": ["580.95.05-1"]}, [], ["a=580.95.05-1", "y=580.95.05-1"]),
+        ([PLUGIN], {PLUGIN: ["4.3.0-1.el9"]}, [(580, 95, 5)], [PLUGIN]),
         (["a", "nvlsm"], {"a": ["580.95.05-1"], "nvlsm": ["2025.06.11-1"]}, [], ["a=580.95.05-1", "nvlsm"]),
     ],
 )  # fmt: skip
@@ -276,6 +288,9 @@ def test_parts_of_the_kernel_that_runs_are_no_other_kernel() -> None:
     ):
         assert "which kernel boots" in driver_objection([change], False, AMAZON)
     assert "which kernel boots" in driver_objection([("install", "kernel-core", "5.14.0-427.13")], False, EL)
+    matched = ("upgrade", "kernel-devel-matched", "5.14.0-427.13.1.el9_4")
+    assert driver_objection([matched], False, EL) == ""
+    assert "it would upgrade kernel-devel-matched" in driver_objection([matched], False, AMAZON)
 
 
 def test_headers_of_one_kernel_go_without_those_of_another() -> None:

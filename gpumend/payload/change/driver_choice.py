@@ -1,7 +1,7 @@
 """Which packages of a driver are asked for, and which changes are made for it: stdlib only, Python 3.6 or newer."""
 
 import re
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
 from gpumend.payload.change.packaging import METAPACKAGE
@@ -18,6 +18,7 @@ Number = Tuple[int, ...]
 
 DPKG_LIST = ["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"]
 RPM_LIST = ["rpm", "-qa", "--qf", "ii\\t%{NAME}\\t%{VERSION}-%{RELEASE}\\n"]
+MATCHED = "kernel-devel-matched"  # empty: it holds headers and kernel at one version (kernel.spec of Fedora)
 EITHER = "|"  # between names of which the first that there is is meant
 
 
@@ -43,6 +44,8 @@ def driver_objection(changes: Sequence[PackageChange], upgrade: bool, kernel: st
             return "it would %s %s: which kernel boots is not this change's" % (what, name)
         if METAPACKAGE.fullmatch(name):
             return "it would %s %s, which is more than a driver" % (what, name)
+        if name == MATCHED and what == "upgrade" and is_of_kernel(version or "", kernel):
+            continue
         if what != "install" and not is_driver_package(name):
             return "it would %s %s" % (what, name)
         if what != "install" and not upgrade:
@@ -104,14 +107,14 @@ def at_one_version(
             number for number in numbers if number == wanted or (not wanted and number[0] == branch)
         )
         fit = numbers if fit is None else fit & numbers
-    if not fit:
+    if fit is not None and not fit:
         which = exact or "one version of branch %d" % branch
         had = ["%s %s" % (name, " ".join(versions.get(name, ()))) for group in groups for name in group]
         raise Unfit("no repository has all packages in %s: %s" % (which, "; ".join(had)[:600]))
-    return [in_version(group, versions, max(fit)) for group in groups]
+    return [in_version(group, versions, max(fit) if fit else None) for group in groups]
 
 
-def in_version(group: Sequence[str], versions: Dict[str, List[str]], number: Number) -> str:
+def in_version(group: Sequence[str], versions: Dict[str, List[str]], number: Optional[Number]) -> str:
     """The first of these names that there is in that version of the driver, with it; else the first that there is."""
     for name in group:
         releases = [each for each in versions.get(name, ()) if driver_number(each) == number]

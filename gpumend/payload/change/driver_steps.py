@@ -51,7 +51,7 @@ INITRAMFS = (
 
 DRIVER_MODULE = "nvidia-driver"  # NVIDIA's: each branch and flavour is a stream of it (driver installation guide, Kernel Modules)
 # Of which several may be installed (dnf.conf(5) installonlypkgs): each is named with its version.
-HEADERS = re.compile(r"kernel\S*-devel")
+HEADERS = re.compile(r"kernel\S*-(?:devel|modules-extra)")
 # Where dnf 4, dnf 5 and zypp keep locks (dnf-versionlock(8), locks(5)), and the words that set and take them.
 LOCK_FILES = {
     "dnf": ("/etc/dnf/plugins/versionlock.list", "/etc/dnf/versionlock.toml"),
@@ -78,6 +78,8 @@ class ModuleStream(WriteFile):
         return "enable %s:%s in %s" % (DRIVER_MODULE, self.wanted["stream"], self.path)
 
     def foresee(self, wait: int, notes: List[str]) -> None:
+        waited = wait_for_lock("dnf", wait)
+        notes.extend([waited] if waited else [])
         streams = module_streams(DRIVER_MODULE, LISTS_TIMEOUT)
         self.offered = bool(streams)
         if streams and self.wanted["stream"] not in streams:
@@ -97,9 +99,8 @@ class DriverPackages(PackageStep):
 
     kind = "driver"
     later = False  # whether what is to be done can only be asked once a part of it is
-    ways: List[
-        str
-    ] = []  # packages whose present versions can be had with the stream that was enabled, which is put back first
+    # Whose present versions the stream has that was enabled before this transaction: it is put back before its packages are.
+    ways: List[str] = []
 
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
