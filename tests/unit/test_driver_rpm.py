@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload.change.dnf import listed_streams
 from gpumend.payload.change.driver_choice import at_one_version, driver_objection
 from gpumend.payload.change.driver_steps import is_locked
 from gpumend.payload.change.managers import Unfit
@@ -237,6 +238,19 @@ def test_texts_of_dnf_and_zypp() -> None:
     assert parse_locks(
         "\ntype: package\nmatch_type: glob\ncase_sensitive: on\nsolvable_name: nvidia*\n\n"
     ) == ("nvidia*",)
+
+
+def test_streams_of_a_module() -> None:
+    """As RHEL 8 shows them (NVIDIA/yum-packaging-precompiled-kmod issue 52); dnf 5 has nothing to say where there is no module."""
+    text = (
+        "cuda-rhel8-x86_64\nName                 Stream                Profiles                Summary\n"
+        "nvidia-driver        latest [e]            default [d], fm, ks, src  Nvidia driver for latest branch\n"
+        "nvidia-driver        latest-dkms           default [d], fm, ks       Nvidia driver for latest-dkms branch\n"
+        "nvidia-driver        open-dkms [d]         default [d], fm, ks, src  Nvidia driver for open-dkms branch\n\n"
+        "Hint: [d]efault, [e]nabled, [x]disabled, [i]nstalled\n"
+    )
+    assert listed_streams("nvidia-driver", text) == ["latest", "latest-dkms", "open-dkms"]
+    assert listed_streams("nvidia-driver", "") == []
 
 
 KMP = "nvidia-open-driver-G06-signed-cuda-kmp-default"

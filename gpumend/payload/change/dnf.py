@@ -79,8 +79,12 @@ def dnf_versions(names: Iterable[str], timeout: float, hidden: bool = False) -> 
 def module_streams(module: str, timeout: float) -> List[str]:
     """The streams of a module that repositories have; none where they have no such module, which dnf 4 calls an error. Where it
     is one of another kind, nothing modular is enabled, and what is filtered out then is not found."""
-    found = run(["dnf", "-q", "module", "list", module], timeout)
-    return re.findall(r"(?m)^%s[ \t]+([^ \t\n]+)" % re.escape(module), found.get("out", ""))
+    return listed_streams(module, run(["dnf", "-q", "module", "list", module], timeout).get("out", ""))
+
+
+def listed_streams(module: str, text: str) -> List[str]:
+    """`dnf module list`: a stream is the second word of its module's rows."""
+    return re.findall(r"(?m)^%s[ \t]+([^ \t\n]+)" % re.escape(module), text)
 
 
 def broken_off(mark: str) -> str:
