@@ -109,7 +109,7 @@ def taken_back(node: Node) -> None:
 
 def rpms(node: Node) -> dict[str, str]:
     rows = node.run(["rpm", "-qa", "--qf", "%{NAME} %{VERSION}\n"]).stdout.splitlines()
-    return dict(row.split() for row in rows)  # type: ignore[misc]
+    return dict(row.split() for row in rows)
 
 
 def state_of(node: Node) -> tuple[Any, ...]:
