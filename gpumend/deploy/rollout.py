@@ -126,12 +126,13 @@ def run_all(state: State, how: Rollout) -> None:
 
 
 def watched(state: State) -> None:
-    """No daemon of any host is watched any more, as far as the hosts answer (gpumend/run/remote/component.py)."""
+    """No daemon of any host is watched any more, and each was looked at after its last change, as far as the hosts answer
+    (gpumend/run/remote/component.py)."""
     this = run.current(state.inventory)
     due = [
         name
         for name, record in this.records.items()
-        if any(each.status == "watching" for _, each in record.done)
+        if record.unseen or any(each.status == "watching" for _, each in record.done)
     ]
     hosts = [host for name in due if (host := state.inventory.get_host(name)) is not None]
     gevent.joinall([gevent.spawn(component.watched, host) for host in hosts])

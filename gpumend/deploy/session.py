@@ -228,10 +228,10 @@ def begin(
     about = CONCERNS[concern] if concern else None
     if about not in this.concerns:
         this.concerns.append(about)
-    record = this.record(host.name)
+    record, dry = this.record(host.name), "--dry" in sys.argv
     try:
         with interrupt.waits(host.name, RemoteError):
-            assessment.assess(host)
+            assessment.assess(host, mends=not dry)
     except WantedError as error:
         told.usage_error = str(error)
         click.echo(f"gpumend: {host.name}: the wanted state is not valid:\n{error}", err=True)
@@ -246,7 +246,7 @@ def begin(
         state.fail_hosts({real(host)})
     if record.now is None:
         return False
-    dry, wants = "--dry" in sys.argv, record.now.wanted
+    wants = record.now.wanted
     hands = this.hands_over and bool(wants.handover)
     goes_on = bool(record.now.plan.transactions) or (hands and bool(wants.prove_image))
     # Another deploy of this run may be about what this one is not.

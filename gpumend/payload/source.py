@@ -61,6 +61,7 @@ CHANGE = (
     "change.json_spans",
     "change.allocation_steps",
     "change.kinds",
+    "change.evidence",
     "change.watched",
     "change.undo",
     "change.reboot",

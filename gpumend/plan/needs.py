@@ -21,6 +21,10 @@ NEEDS: Mapping[Component, tuple[Component, ...]] = {
     Component.STORAGE: (Component.DOCKER, Component.DOCKER_STORAGE),
     Component.COMPOSE: (Component.TOOLKIT, Component.DOCKER),  # which form works is theirs to say
 }
+# What neither installs nor restarts anything but its own daemon, and so may be done while those before it are watched.
+OVERLAPPING = frozenset(
+    (Component.GRIT, Component.CONTAINERD, Component.CRIO, Component.PODMAN, Component.DOCKER)
+)
 # A transaction that ended so has done what it was for, or is about to have.
 GOOD = ("unchanged", "changed", "pending", "watching")
 # The host is not known well enough after them for anything further.

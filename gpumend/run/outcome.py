@@ -14,7 +14,7 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 class Outcome:
     """How a transaction ended, in the report's words. notified: how the service was told of it, `reload` or `restart`.
     not_restarted: containers that did not come back. watched: how transactions of this run ended whose daemons were watched, by
-    component: a status and why."""
+    component: a status and why. looked: whether the host was looked at after it."""
 
     status: str
     detail: str = ""
@@ -22,6 +22,7 @@ class Outcome:
     notified: str = ""
     not_restarted: tuple[str, ...] = field(default_factory=tuple)
     watched: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    looked: bool = True
 
     @property
     def good(self) -> bool:
@@ -32,8 +33,9 @@ class Outcome:
 STATUS = {"moved": "conflict"}
 
 
-def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
-    """The program's whole output; raises AnswerError where it is not one answer."""
+def parse_answer(text: str, look: bool = True) -> tuple[Outcome, Snapshot]:
+    """The program's whole output; raises AnswerError where it is not one answer. look: as it was asked for; an answer without a look
+    at the host has a snapshot of which nothing is known."""
     try:
         raw = json.loads(text)
         result = raw["result"]
@@ -47,7 +49,8 @@ def parse_answer(text: str) -> tuple[Outcome, Snapshot]:
                 str(component): (str(status), str(why))
                 for component, (status, why) in result.get("watched", {}).items()
             },
+            looked=look or raw["snapshot"] is not None,
         )
-        return outcome, Snapshot.from_output(json.dumps(raw["snapshot"]))
+        return outcome, Snapshot.from_output(json.dumps(raw["snapshot"])) if outcome.looked else Snapshot({})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"the transaction's answer is not one of ours: {error}") from None

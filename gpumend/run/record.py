@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from gpumend.plan.plan import plan
@@ -26,6 +26,9 @@ from gpumend.state.host_state import HostState, parse
 from gpumend.state.snapshot import AnswerError, Snapshot
 from gpumend.text.mask import mask
 
+if TYPE_CHECKING:
+    from gpumend.run.foresight import Kept
+
 
 @dataclass(frozen=True)
 class Told:
@@ -39,12 +42,14 @@ class Told:
 @dataclass
 class Assessment:
     """What is known and planned of one host at one moment, as far as the run is about it. whole: all of it, where the run is
-    not about everything. context: gone once it was let go."""
+    not about everything. context: gone once it was let go. kept: the answer of which it was made, or the one that is foreseen
+    (run/foresight.py), where what is planned may make use of it."""
 
     context: Context
     verdict: Verdict
     plan: Plan
     whole: Assessment | None = None
+    kept: Kept | None = field(default=None, repr=False, compare=False)
     _told: Told | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -65,6 +70,7 @@ class Assessment:
         if self._told is None:
             self._told = self.told
             del self.context
+        self.kept = None
         if self.whole is not None:
             self.whole.let_go()
 
@@ -72,6 +78,13 @@ class Assessment:
         """As far as a run is about it that is about these findings, and this plan."""
         found = copy(self)
         found.verdict, found.plan, found.whole = self.verdict._replace(findings=findings), plan, self
+        return found
+
+    def done(self, transaction: Transaction, ahead: Kept) -> Assessment:
+        """After a transaction of which it was known what it would do: what else is planned is as it was."""
+        found = copy(self)
+        left = tuple(each for each in self.plan.transactions if each.component is not transaction.component)
+        found.plan, found.kept = Plan(left, self.plan.blocked), ahead
         return found
 
     @property
@@ -86,7 +99,7 @@ class Assessment:
 @dataclass
 class Record:
     """One host's part in the run. before: as found; now: after the last transaction; error: why it has neither. done: every
-    transaction sent, in order. held: what was planned and not tried after those. proof: of the container, where one was
+    transaction sent, in order. unseen: those of them that went well and after which the host was not looked at yet. held: what was planned and not tried after those. proof: of the container, where one was
     asked for. rebooted: how its reboot went, where one was asked for. undone: how a rollback went, or taking note of a run. busy: what is being done there at this moment; doing: what of it
     takes long, in words, and since when by time.monotonic().
     approved: the components that a plan allows; None is all. after: why what the operator runs after a host did not end well."""
@@ -97,6 +110,7 @@ class Record:
     error: str = ""
     outcomes: dict[Component, Outcome] = field(default_factory=dict)
     done: list[tuple[Transaction, Outcome]] = field(default_factory=list)
+    unseen: list[Transaction] = field(default_factory=list)
     held: dict[Component, str] = field(default_factory=dict)
     proof: Outcome | None = None
     rebooted: Outcome | None = None

@@ -19,6 +19,7 @@ from tests.nodes.faults import Before, fault, look
 from tests.nodes.lab import Lab, Node
 from tests.nodes.slot import wait_for
 from tests.nodes.test_containerd import CONFIG, GRIT, REPORT_001, WANTED, equip
+from tests.nodes.toolkit import CONFIG as TOOLKIT_CONFIG
 
 RUN = "20260101T000000Z-dead"
 CHANGED = {Component.GRIT: "changed", Component.CONTAINERD: "changed", Component.DOCKER: "changed"}
@@ -84,6 +85,35 @@ def test_the_watches_of_two_restarts_overlap_and_end_together(lab: Lab, host: No
     assert again.statuses(host) == {}, again.said
 
 
+EDITS = {
+    "what is changed next": (DAEMON_JSON, '1s/{/{ "shutdown-timeout": 20,/', '"shutdown-timeout": 20'),
+    "what is not changed": (TOOLKIT_CONFIG, "1s/^/# of an operator\\n/", "# of an operator"),
+}
+
+
+@pytest.mark.parametrize("which", EDITS)
+def test_an_operator_who_edits_a_file_between_two_components_is_planned_with(
+    lab: Lab, host: Node, which: str
+) -> None:
+    """The host is not looked at after containerd's change, and the operator is at work in its restart."""
+    path, edit, mark = EDITS[which]
+    kept = host.read(path)
+    host.write("/usr/local/sbin/operator", f"#!/bin/sh\nsed -i '{edit}' {path} && rm -f $0\n", 0o755)
+    host.write(
+        "/etc/systemd/system/containerd.service.d/operator.conf",
+        "[Service]\nExecStartPost=-/usr/local/sbin/operator\n",
+    )
+    host.sh("systemctl daemon-reload")
+    with fault("operator between two components"):
+        ran = mend(lab, Target(host, wanted=wanted(0)))
+        as_wanted(ran, host)
+        assert ran.sessions[host.name] == 5, "Docker's was refused, and planned anew"
+        assert mark in host.read(path).decode()
+        assert '"cdi": true' in host.read(DAEMON_JSON).decode()
+        assert mend(lab, Target(host, wanted=wanted(0))).statuses(host) == {}
+    host.write(path, kept)
+
+
 def test_a_daemon_that_is_restarted_with_another_is_no_crash(lab: Lab, host: Node) -> None:
     """PartOf=docker.service: a restart of dockerd restarts containerd, which is being watched, with it."""
     host.write("/etc/systemd/system/containerd.service.d/part.conf", "[Unit]\nPartOf=docker.service\n")
@@ -131,7 +161,11 @@ def test_a_controller_that_is_killed_and_a_daemon_that_dies_then(lab: Lab, host:
         before = Before.of(host, *PATHS)
         running = start(lab, Target(host, wanted=wanted(40)))
         ends(running, host, signal.SIGKILL)
-        wait_for("nothing is at work but the watch", lambda: not look(host).locked, 60.0)
+        wait_for(  # for as long as the host has the lock for Docker's transaction, containerd is watched, too
+            "nothing is at work but watches",
+            lambda: not look(host).locked or restarted(host, Component.DOCKER),
+            60.0,
+        )
         host.sh("systemctl kill --signal=KILL --kill-whom=main containerd.service")
         wait_for("the host has ended the watches", lambda: ended(host), 90.0)
         seen = look(host, *PATHS)

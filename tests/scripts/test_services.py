@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumend.payload.change.services import reload_or_start, telling
+from gpumend.payload.change.services import reload_or_start, telling, until_next
 from gpumend.payload.probe import execution
 
 
@@ -70,3 +70,11 @@ Options:
 )
 def test_the_line_that_says_why_a_daemon_ended(said: str, line: str) -> None:
     assert telling(said) == line
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"), [(6, 0.3), (0.3, 0.3), (0.05, 0.05)], ids=["often", "the last", "at its very end"]
+)
+def test_the_last_look_at_a_daemon_is_made_when_its_watch_is_over(left: float, seconds: float) -> None:
+    """It was made up to 0.3 s later: a twentieth of the watch."""
+    assert until_next(left) == seconds

@@ -28,6 +28,7 @@ import sys
 import time
 from typing import Callable, Dict, List, Sequence
 
+from gpumend.payload.change.evidence import must_be_so
 from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.journal import ROOT, Journal, prune
 from gpumend.payload.change.reboot import reboot
@@ -50,17 +51,22 @@ WATCH = "/run/gpumend.watch"  # who watches daemons holds it shared; it says who
 WATCHER_WAIT = (
     3600  # seconds for the lock; transactions of the run come first, and a package manager may take long
 )
+# How a transaction ends whose host need not be looked at, where that was asked for.
+AS_FORESEEN = ("changed", "watching")
 LOOK_EVERY = 1  # seconds between two looks at a daemon
 
 
 def apply(wanted: Json) -> Json:
     """overlaps: whether it may be done while daemons of this run are watched. later: whether its own may be watched after
-    the answer; where not, all watches of the run are over with it."""
+    the answer; where not, all watches of the run are over with it. evidence: what its plan was made of, where the host was not looked
+    at since the transaction before."""
     run_id, restarts, later = wanted["run"], wanted["restarts"], wanted.get("later")
     close_watches(run_id, restarts, not wanted.get("overlaps"))
     failed = failed_watch(run_id)
     if failed:
         raise Refused("nothing more is changed by this run: %s" % failed)
+    if wanted.get("evidence"):
+        must_be_so(wanted["evidence"])
     answer: Json = Transaction(wanted).apply()
     if not later or (answer["status"] == "watching" and not watcher(wanted)):
         close_watches(run_id, restarts, True)
@@ -287,11 +293,14 @@ def at_work(wanted: Json, pid: int) -> str:
 
 
 def main_transaction(wanted: Json, probe_again: Callable[[], Json]) -> None:
-    """Run it, look at the host again, and print both. Signals of a vanished connection do not end it."""
+    """Run it, look at the host again, and print both. Signals of a vanished connection do not end it. look: whether the host is looked
+    at even where all went well; where not, what follows in the run is (gpumend/run/foresight.py)."""
     for name in ("SIGHUP", "SIGPIPE"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     result = carried_out(wanted)
-    text = json.dumps({"result": result, "snapshot": probe_again()}, ensure_ascii=True, separators=(",", ":"))
+    look_again = wanted.get("look", True) or result["status"] not in AS_FORESEEN
+    snapshot = probe_again() if look_again else None
+    text = json.dumps({"result": result, "snapshot": snapshot}, ensure_ascii=True, separators=(",", ":"))
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

@@ -23,6 +23,7 @@ SERVICE_TIMEOUT = (
     180  # docker.service's own TimeoutStartSec is unlimited; 3 minutes is what an operator waits
 )
 PROOF_TIMEOUT = 45
+LOOK_AT_DAEMON = 0.3  # seconds between two looks
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
@@ -161,6 +162,11 @@ def inner_gate(policy: str, entry: Json) -> str:
     return "it would stop %s" % entry["container"] if runs_now(entry["container"]) else ""
 
 
+def until_next(left: float) -> float:
+    """Seconds to the next look at a daemon that has to live for so many more: the last one is made when they are over."""
+    return min(left, LOOK_AT_DAEMON)
+
+
 class Service:
     """The daemon a transaction tells of its new file: dockerd. The journal keeps which containers it ran before a restart,
     so that a run that puts back an interrupted one starts them, too."""
@@ -206,11 +212,12 @@ class Service:
         daemon may answer and die of its new file yet. Raises Failed."""
         end = main_start(self.unit) + seconds
         while main_process(self.unit) == self.main:
-            if time.monotonic() > end:
+            left = end - time.monotonic()
+            if left <= 0:
                 if seconds and not self.answers():
                     break
                 return
-            time.sleep(0.3)
+            time.sleep(until_next(left))
         raise Failed("%s did not live %d s after its restart%s" % (self.name, seconds, self.last_words()))
 
     @staticmethod

@@ -54,7 +54,12 @@ _read: WeakKeyDictionary[Any, dict[str, HostState]] = WeakKeyDictionary()
 
 def host_state(host: Host) -> HostState:
     """A host's state, read once a run, in one exec. Raises RemoteError, with the host's own words, where it gave none."""
-    known = _read.setdefault(host.inventory, {})
+    return host_answer(host)[0]
+
+
+def host_answer(host: Host) -> tuple[HostState, Snapshot | None]:
+    """The same, and the answer of which it was made; None where it was asked for before."""
+    known, snapshot = _read.setdefault(host.inventory, {}), None
     if host.name not in known:
         try:
             snapshot = answer_of(host)
@@ -65,7 +70,7 @@ def host_state(host: Host) -> HostState:
             raise RemoteError(str(error)) from None
         except OverBudget as over:
             raise RemoteError(f"taking this host's answer apart {over}") from None
-    return known[host.name]
+    return known[host.name], snapshot
 
 
 def forget(host: Host) -> None:

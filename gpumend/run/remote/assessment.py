@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gpumend.plan.transaction import Plan
 from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
 from gpumend.run.budget import JUDGING, OverBudget, within
+from gpumend.run.foresight import Kept, several
 from gpumend.run.record import Assessment, Record, current, judged, judged_answer
-from gpumend.run.remote.asking import complete, forget, host_state, remember
+from gpumend.run.remote.asking import complete, forget, host_answer, remember
 from gpumend.run.remote.connection import RemoteError
 from gpumend.run.remote.layers import Wants, layers
 from gpumend.schemas.wanted import check
@@ -41,17 +43,20 @@ def wanted_of(host: Host) -> Wanted:
     return _wanted.of(host)
 
 
-def assess(host: Host) -> Record:
-    """The host's record, read and judged once. Raises WantedError or RemoteError."""
+def assess(host: Host, mends: bool = True) -> Record:
+    """The host's record, read and judged once. mends: whether what is planned is to be done. Raises WantedError or RemoteError."""
     record = current(host.inventory).record(host.name)
     if record.now is None:
         wanted = wanted_of(host)
-        state = host_state(host)
+        state, snapshot = host_answer(host)
         try:
             with within(JUDGING):
-                record.before = record.now = judged(state, wanted, host.name)
+                found = judged(state, wanted, host.name)
         except OverBudget as over:
             raise RemoteError(f"judging this host {over}") from None
+        if mends and snapshot is not None and several(found.plan):
+            found.kept = Kept(snapshot)
+        record.before = record.now = found
     if not record.done:
         record.before = record.now = current(host.inventory).seen(record.now)
     return record
@@ -70,6 +75,15 @@ def take(host: Host, record: Record, snapshot: Snapshot) -> Assessment:
     """The host was looked at again: judge what is there now. Raises AnswerError."""
     assert record.now is not None
     found = judged_answer(snapshot, record.now.context.wanted, host.name, partial(complete, host))
+    if several(found.plan):
+        found.kept = Kept(snapshot)
     remember(host, found.context.state)
     record.now = current(host.inventory).seen(found)
     return record.now
+
+
+def ahead(host: Host, record: Record, snapshot: Snapshot) -> Plan:
+    """What would be planned of the host if this were its answer. Raises AnswerError."""
+    assert record.now is not None
+    found = judged_answer(snapshot, record.now.context.wanted, host.name, partial(complete, host))
+    return current(host.inventory).seen(found).plan

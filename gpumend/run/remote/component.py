@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
     from pyinfra.api.state import State
 
+ENDED_WELL = ("changed", "unchanged")  # the latter: there was no watch, and the host was looked at
 ATTEMPTS = 2  # the second when the host changed between plan and change: it is planned anew on what is there
 
 
@@ -102,11 +103,15 @@ def _attempt(host: Host, record: run.Record, transaction: Transaction) -> Outcom
         lambda data: send(host, data),
         lambda snapshot: assessment.take(host, record, snapshot),
         together=run.current(host.inventory).watches,
+        # What somebody approved is sent once: where the host moved on, nothing may be planned anew.
+        ahead=None
+        if record.approved is not None
+        else lambda snapshot: assessment.ahead(host, record, snapshot),
     )
 
 
 def watched(host: Host) -> bool:
-    """Every watch on this host is over, and its record says how it ended. A run that was stopped does so, too: it is the end of
+    """Every watch on this host is over, it was looked at after its last change, and its record says how it ended. A run that was stopped does so, too: it is the end of
     what was begun."""
     this = run.current(host.inventory)
     record = this.record(host.name)
@@ -122,6 +127,6 @@ def watched(host: Host) -> bool:
         record.busy = ""
     if ended is None:
         return True
-    log = logger.info if ended.status == "changed" else logger.error
+    log = logger.info if ended.status in ENDED_WELL else logger.error
     log(f"{host.print_prefix}watched: {ended.status}{f': {mask(ended.detail)}' if ended.detail else ''}")
-    return ended.status == "changed"
+    return ended.status in ENDED_WELL

@@ -21,4 +21,4 @@ def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
     it may not be sent."""
     must_be_whole(host)
     program = change_program(wanted, *asked(host))
-    return parse_answer(run_program(host, program, timeout=TIMEOUT))
+    return parse_answer(run_program(host, program, timeout=TIMEOUT), wanted.get("look", True))

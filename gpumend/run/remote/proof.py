@@ -17,6 +17,7 @@ from gpumend.run.attempt import settle
 from gpumend.run.outcome import Outcome
 from gpumend.run.programs import who
 from gpumend.run.remote import assessment
+from gpumend.run.remote.component import watched
 from gpumend.run.remote.connection import AuditOnly, RemoteError
 from gpumend.run.remote.exchange import send
 from gpumend.state.reading import Unread
@@ -75,6 +76,8 @@ def _entry(trial: Trial, wanted: Wanted, command: tuple[str, ...], fresh: bool) 
 
 def _prove(state: State, host: Host) -> bool:
     record = run.current(host.inventory).record(host.name)
+    if record.unseen:  # which paths there are is known of the host as it is now
+        watched(host)
     found = tried(host, record)
     if found.status == "unchanged":
         return True
