@@ -17,6 +17,7 @@ from gpumend.run.attempt import UNSEEN, attempt, end_watches
 from gpumend.run.foresight import Kept, evidence, foreseen, several, written
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.record import Assessment, Record, judged
+from gpumend.run.remote.connection import packed, packed_now
 from gpumend.state.containerd import CONFIG
 from gpumend.state.grit import CONFIG as GRIT_TOML
 from gpumend.state.host_state import parse
@@ -321,3 +322,10 @@ def test_an_answer_without_a_look_is_one_only_where_that_was_asked_for(look: boo
     else:
         outcome, snapshot = parse_answer(text, look)
         assert not outcome.looked and snapshot.unread("/etc/docker/daemon.json"), "nothing is known by it"
+
+
+def test_a_program_is_packed_once_for_its_beginning_and_is_the_same() -> None:
+    """Compressing all of it for each transaction of each host was 40 ms of the controller's time."""
+    found: dict[str, Any] = {}
+    exec(packed("def doubled(x):\n    return 2 * x\n") + packed_now("said = doubled(21)\n"), found)
+    assert found["said"] == 42

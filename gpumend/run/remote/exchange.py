@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gpumend.payload.source import change_source
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.programs import change_program
 from gpumend.run.remote.connection import must_be_whole, run_program
@@ -21,4 +22,5 @@ def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
     it may not be sent."""
     must_be_whole(host)
     program = change_program(wanted, *asked(host))
-    return parse_answer(run_program(host, program, timeout=TIMEOUT), wanted.get("look", True))
+    said = run_program(host, program, timeout=TIMEOUT, begins=change_source())
+    return parse_answer(said, wanted.get("look", True))
