@@ -193,6 +193,23 @@ def test_names_by_distribution_and_repository(system: str, branch: str, offers: 
     assert steps(bare(system=system, offers=offers, wanted=wanted), wanted)[1] == text
 
 
+def test_what_apt_does_not_know_is_in_a_component_of_the_archive() -> None:
+    """noble-updates, 2026-11-29: 595-server is in multiverse, which a server's sources need not have."""
+    version = ("580.178.04-0ubuntu0.24.04.1", UBUNTU)
+    has = policy(nvidia_utils_580_server=version, nvidia_headless_no_dkms_580_server_open=version)
+    system = 'ID=ubuntu\nID_LIKE=debian\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n'
+    for branch, said in (("580", []), ("595", ["restricted and multiverse"])):
+        wanted = wants(branch=branch, origin="distribution")
+        found = the(bare(system=system, offers=has, wanted=wanted), "GM126", wanted)
+        told = [row.text for row in found.evidence if "knows no" in row.text]
+        assert told == [
+            f"knows no nvidia-headless-no-dkms-{branch}-server-open: Ubuntu 24.04.3 LTS has its drivers in {each}"
+            for each in said
+        ]
+    wanted = wants(origin="nvidia")
+    assert not any("knows no" in row.text for row in the(bare(wanted=wanted), "GM126", wanted).evidence)
+
+
 # --- what stays, and what is held back
 
 

@@ -32,6 +32,7 @@ from gpumend.rules.rule import Context, has_gpu, rule
 from gpumend.rules.wanted import WantedDriver
 from gpumend.state.driver import FABRIC_UNIT
 from gpumend.state.driver_packages import AT_BOOT, LEFT_ALONE, NOUVEAU_OFF, PERSISTENCED
+from gpumend.state.driver_packages import names as names_of
 from gpumend.text.record import Record
 from gpumend.text.version import show
 
@@ -316,6 +317,7 @@ def installed(context: Context) -> Iterator[Finding]:
             *(Evidence("driver", text) for text in found.lacks),
             Evidence("mokutil --sb-state", f"Secure Boot: {secure_boot(context)}"),
             *([Evidence("PCI device ids", f"the {kind} modules")] if kind else []),
+            *(not_offered(context, wanted, found.action) if found.action else ()),
         ),
         remedy=_told(context, found.action) if found.action else found.by_hand,
         risk=Risk.REBOOT if missing else Risk.NONE,
@@ -323,6 +325,17 @@ def installed(context: Context) -> Iterator[Finding]:
         refused="" if change else found.refused or "driver.install is false",
         symptoms=("couldn't communicate with the NVIDIA driver",) if missing else (),
     )
+
+
+def not_offered(context: Context, wanted: WantedDriver, action: InstallDriver) -> tuple[Evidence, ...]:
+    """A package of the distribution's that apt does not know, and where its archive has it."""
+    row, offers = row_of(context, wanted), context.state.driver_packages.offers.value
+    if row is None or not row.get("components") or offers is None or context.wanted.repositories:
+        return ()
+    asked = names_of(str(wanted.branch), wanted.version)
+    unknown = next((name for name in action.targets if name in asked and name not in offers), "")
+    text = f"knows no {unknown}: {context.state.host.name.value} has its drivers in {row['components']}"
+    return (Evidence("apt-cache policy", text),) if unknown else ()
 
 
 def _told(context: Context, action: InstallDriver) -> str:
