@@ -91,19 +91,25 @@ EDITS = {
 }
 
 
+def operator(node: Node, which: str) -> None:
+    """Somebody edits a file in containerd's next restart."""
+    path, edit, _ = EDITS[which]
+    node.write("/usr/local/sbin/operator", f"#!/bin/sh\nsed -i '{edit}' {path} && rm -f $0\n", 0o755)
+    node.write(
+        "/etc/systemd/system/containerd.service.d/operator.conf",
+        "[Service]\nExecStartPost=-/usr/local/sbin/operator\n",
+    )
+    node.sh("systemctl daemon-reload")
+
+
 @pytest.mark.parametrize("which", EDITS)
 def test_an_operator_who_edits_a_file_between_two_components_is_planned_with(
     lab: Lab, host: Node, which: str
 ) -> None:
     """The host is not looked at after containerd's change, and the operator is at work in its restart."""
-    path, edit, mark = EDITS[which]
+    path, _, mark = EDITS[which]
     kept = host.read(path)
-    host.write("/usr/local/sbin/operator", f"#!/bin/sh\nsed -i '{edit}' {path} && rm -f $0\n", 0o755)
-    host.write(
-        "/etc/systemd/system/containerd.service.d/operator.conf",
-        "[Service]\nExecStartPost=-/usr/local/sbin/operator\n",
-    )
-    host.sh("systemctl daemon-reload")
+    operator(host, which)
     with fault("operator between two components"):
         ran = mend(lab, Target(host, wanted=wanted(0)))
         as_wanted(ran, host)
@@ -112,6 +118,17 @@ def test_an_operator_who_edits_a_file_between_two_components_is_planned_with(
         assert '"cdi": true' in host.read(DAEMON_JSON).decode()
         assert mend(lab, Target(host, wanted=wanted(0))).statuses(host) == {}
     host.write(path, kept)
+
+
+def test_two_hosts_are_mended_each_as_it_calls_for(lab: Lab, host: Node, boot: Boot) -> None:
+    other = boot(SUITE, scenario="healthy")
+    equip(other, REPORT_001)
+    scenarios.write_daemon(other, scenarios.UNTOLD)
+    operator(other, "what is changed next")
+    ran = mend(lab, Target(host, wanted=wanted(6)), Target(other, wanted=wanted(6)))
+    for node in (host, other):
+        as_wanted(ran, node)
+    assert (ran.sessions[host.name], ran.sessions[other.name]) == (4, 5), "the operator's was planned anew"
 
 
 def test_a_daemon_that_is_restarted_with_another_is_no_crash(lab: Lab, host: Node) -> None:
