@@ -402,7 +402,8 @@ def how_far(state: State) -> str:
     if busy:
         count = sum(len(record.done) for record in this.records.values())
         slowest = run.longest([this.records[name] for name in busy], time.monotonic())
-        return f"changing: {count} change{'s' * (count != 1)} done; at work on {_few(busy)}{slowest}"
+        done = f"{count} change{'s' * (count != 1)} done; " if count else ""  # a line of a terminal is short
+        return f"{done}at work on {_few(busy)}{slowest}"
     known = {name for name, record in this.records.items() if record.now or record.error}
     if state.current_stage is StateStage.Connect:
         known |= {host.name for host in state.inventory if host.connected}

@@ -34,6 +34,7 @@ CHANGE = (
     "change.files",
     "change.journal",
     "change.managers",
+    "change.progress",
     "change.package_locks",
     "change.apt",
     "change.dnf",

@@ -235,7 +235,7 @@ def test_nothing_is_silent_while_a_package_managers_lock_is_waited_for(
 
         def seen(part: bytes) -> None:
             moments.append(time.monotonic())
-            if re.search(rb"at work on .* for 1[1-9] s", part):  # what it is about is shortened by long names
+            if re.search(rb"waits for process \d+ \(python3\).* for 1[1-9] s", part):
                 lock.release()
 
         argv = [str(program), "mend", node.name, "--report", str(report)]

@@ -252,10 +252,8 @@ def test_how_long_it_takes_stands_there_whatever_the_width(columns: int) -> None
     with os.fdopen(theirs, "w") as error:
         found = screen.Screen(error)
         for seconds in (11, 12):
-            found.show(
-                f"gpumend: changing: 0 changes done; at work on gpu1: {doing} for {seconds} s, {seconds + 4} s"
-            )
+            found.show(f"gpumend: 2 changes done; at work on gpu1: {doing} for {seconds} s, {seconds + 4} s")
             shown.append(os.read(ours, 4096).decode().removeprefix(screen.ERASE))
     os.close(ours)
-    assert all(len(line) < columns and line.startswith("gpumend: changing: 0 changes done") for line in shown)
+    assert all(len(line) < columns and line.startswith("gpumend: 2 changes done") for line in shown)
     assert shown[0].endswith(" for 11 s, 15 s") and shown[1].endswith(" for 12 s, 16 s")

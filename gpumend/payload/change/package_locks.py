@@ -7,6 +7,7 @@ import time
 from typing import IO, Iterable
 
 from gpumend.payload.change.managers import Unfit
+from gpumend.payload.change.progress import at_work_on
 
 APT_LOCKS = (
     "/var/lib/dpkg/lock-frontend",
@@ -121,10 +122,14 @@ def wait_for_lock(manager: str, seconds: float) -> str:
     holder = holder_of(manager)
     if not holder:
         return left
-    first, began = holder, time.monotonic()
+    first, began, told = holder, time.monotonic(), ""
     while holder:
+        if holder != told:
+            at_work_on("waits for %s, which has %s's lock," % (holder, manager))
+            told = holder
         if time.monotonic() - began > seconds:
             raise Unfit("%s's lock is held by %s; waited %d s for it" % (manager, holder, seconds))
         time.sleep(0.2)
         holder = holder_of(manager)
+    at_work_on("")
     return "waited %d s for %s's lock, which %s held" % (round(time.monotonic() - began), manager, first)

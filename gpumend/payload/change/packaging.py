@@ -15,6 +15,7 @@ from gpumend.payload.change.apt import HALF, apt, apt_changes, cached, dpkg, hal
 from gpumend.payload.change.dnf import dnf, dnf_changes, dnf_versions
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
 from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.progress import at_work_on
 from gpumend.payload.change.toolkit_version import TOOLKIT, one_version, safe_version
 from gpumend.payload.change.zypper import (
     ZYPPER_GOOD,
@@ -271,7 +272,7 @@ def perform(
     manager: str,
     action: str,
     targets: Sequence[str],
-    changes: Iterable[PackageChange],
+    changes: Sequence[PackageChange],
     wait: int,
     mark: str = "gpumend",
 ) -> None:
@@ -283,11 +284,13 @@ def perform(
         pinned = [(name, exact.get(name) or installed(manager, name)) for name in names]
         targets = ["%s=%s" % pair if pair[1] else pair[0] for pair in pinned]
     words = arguments(manager, action, targets)
+    at_work_on("%s of %d packages" % (action, len(changes)))
     if manager == "apt":
         flags = ["--no-remove"] if action in ("install", "downgrade") else []
         found = run(apt(wait, *(flags + words)), None)
     else:
         found = run(zypper(wait, *words) if manager == "zypper" else dnf(mark, *words), None)
+    at_work_on("")
     good = ZYPPER_GOOD if manager == "zypper" else (0,)
     if found["status"] != "ok" or found["rc"] not in good:
         raise Unfit("%s %s %s: %s" % (manager, action, " ".join(targets), last_line(found)))

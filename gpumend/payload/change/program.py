@@ -31,6 +31,7 @@ from typing import Callable, Dict, List, Sequence
 from gpumend.payload.change.evidence import must_be_so
 from gpumend.payload.change.files import Refused, reason_of
 from gpumend.payload.change.journal import ROOT, Journal, prune
+from gpumend.payload.change.progress import HEARD_BY, pass_on
 from gpumend.payload.change.reboot import reboot
 from gpumend.payload.change.recover import recover
 from gpumend.payload.change.services import LOCK_WAIT, wait_for
@@ -105,6 +106,7 @@ def watcher(wanted: Json) -> bool:
 def attend(wanted: Json, into: int) -> None:
     """What the watcher does. It keeps nothing of its parent's open: not the lock, and not where the answer goes."""
     mark = os.open(WATCH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    del HEARD_BY[:]  # its number may soon be another file's
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in (mark, into):
             try:
@@ -243,20 +245,34 @@ def carried_out(wanted: Json) -> Json:
     """The answer of one transaction, by a process of its own; where that one does not end in time, that it goes on. Ends
     this program, as by the same signal, where it was killed."""
     answer, into = os.pipe()
+    words, said = os.pipe()
+    os.set_blocking(said, False)
     child = os.fork()
     if child == 0:
         try:
             os.close(answer)
+            os.close(words)
+            HEARD_BY.append(said)
             alone()
             os.write(into, json.dumps(transact(wanted)).encode("ascii"))
         finally:
             os._exit(0)
     os.close(into)
+    os.close(said)
+    open_ones = [answer, words]
     text = b""
     end = time.monotonic() + wanted.get("answer_within", ANSWER_WITHIN)
     while True:
-        if not select.select([answer], [], [], max(end - time.monotonic(), 0))[0]:
+        ready = select.select(open_ones, [], [], max(end - time.monotonic(), 0))[0]
+        if not ready:
             return {"status": "running", "detail": at_work(wanted, child)}
+        if words in ready:
+            heard = os.read(words, 65536)
+            pass_on(heard)
+            if not heard:
+                open_ones.remove(words)
+        if answer not in ready:
+            continue
         data = os.read(answer, 65536)
         if not data:
             break

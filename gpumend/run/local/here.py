@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from gpumend.payload.change.progress import PROGRESS
 from gpumend.run.attempt import HostError
 from gpumend.state.snapshot import MAX_ANSWER_BYTES
 
@@ -25,6 +26,7 @@ def ran(program: str, timeout: float | None = None) -> str:
     if len(done.stdout) > MAX_ANSWER_BYTES:
         raise HostError("its answer is too long")
     if not done.stdout.strip():
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
-        raise HostError(last[0])
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        words = [line for line in said if not line.startswith(PROGRESS)]
+        raise HostError(words[-1] if words else f"exit {done.returncode}")
     return done.stdout.decode("ascii", "replace")

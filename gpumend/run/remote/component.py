@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pyinfra import logger
@@ -19,6 +19,7 @@ from gpumend.run.attempt import attempt, end_watches
 from gpumend.run.outcome import Outcome
 from gpumend.run.remote import assessment
 from gpumend.run.remote.exchange import send
+from gpumend.run.remote.output import heard
 from gpumend.text.mask import mask
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
         sent = transaction
         record.busy, record.doing, record.since = str(which), takes_long(transaction), time.monotonic()
         try:
-            outcome = _attempt(host, record, transaction)
+            with heard(at_work(record, record.doing)):
+                outcome = _attempt(host, record, transaction)
         finally:
             record.busy = ""
         if outcome.status != "conflict":
@@ -86,6 +88,15 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
     detail = f": {mask(outcome.detail)}" if outcome.detail else ""
     log(f"{host.print_prefix}{which}: {outcome.status}{detail}")
     return outcome.good
+
+
+def at_work(record: run.Record, otherwise: str) -> Callable[[str], None]:
+    """What takes the host's own words of what it is at; otherwise: what is told where it says nothing."""
+
+    def tell(text: str) -> None:
+        record.doing = text or otherwise
+
+    return tell
 
 
 def takes_long(transaction: Transaction) -> str:

@@ -3,14 +3,16 @@ here that ended before it had read its input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Queue
 from typing import Any
 
+import gevent
 from pyinfra.api.output import echo
 from pyinfra.connectors import util
 
+from gpumend.payload.change.progress import PROGRESS
 from gpumend.text.mask import printable
 
 # An answer is some 100 KB, packed 20; with 500 containers and their images 2 MB.
@@ -46,6 +48,9 @@ def read_buffer(
             parts.append(text)
         if parts and (not text or text.endswith("\n")):
             line, parts = "".join(parts).rstrip("\n"), []
+            if name == "stderr" and line.startswith(PROGRESS):
+                told(line.removeprefix(PROGRESS))
+                continue
             output_queue.put(util.OutputLine(name, line))
             if print_output:
                 shown = printable(line)
@@ -54,6 +59,29 @@ def read_buffer(
             return
 
 
+# Who is told what a program is at, by the greenlet that waits for it; pyinfra's connectors start one more to read what it says.
+_heard: dict[Any, Callable[[str], None]] = {}
+
+
+@contextmanager
+def heard(tell: Callable[[str], None]) -> Iterator[None]:
+    """In this block a program's own words of what it is at are told."""
+    here = gevent.getcurrent()
+    _heard[here] = tell
+    try:
+        yield
+    finally:
+        _heard.pop(here, None)
+
+
+def told(text: str) -> None:
+    starter = getattr(gevent.getcurrent(), "spawning_greenlet", None)
+    tell = _heard.get(starter()) if starter is not None else None
+    if tell is not None:
+        tell(text[:MOST])
+
+
+MOST = 200  # characters of what a host says that it is at
 NO_TEXT = "gpumend: this host printed what is no text"
 TOO_MUCH = (
     f"gpumend: this host printed more than {LIMIT >> 20} MiB or {LINES} lines: the connection was closed"
