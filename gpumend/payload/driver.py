@@ -19,9 +19,9 @@ def has_driver_number(name: str) -> bool:
 
 def is_driver_package(name: str) -> bool:
     """Whether it is held, and left alone by unattended-upgrades: all of the driver's, and not the container toolkit, whose
-    upgrades close holes (`libnvidia-container1`)."""
+    upgrades close holes (`libnvidia-container1`), nor Fedora's nouveau firmware, which wants linux-firmware's very version."""
     found = re.fullmatch(
-        r"nvidia-(?!container|docker|cuda-)[A-Za-z0-9._-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
+        r"nvidia-(?!container|docker|cuda-|gpu-firmware$)[A-Za-z0-9._-]*|libnvidia-(?!container|ml-dev)[a-z0-9.-]*|libcuda1|libnvcuvid1|libnvsdm\S*"
         r"|cuda-drivers\S*|firmware-nvidia-\S*|linux-(?:modules|objects|signatures)-nvidia-\S*|nvlsm"
         r"|a?kmod-nvidia\S*|xorg-x11-(?:drv-)?nvidia\S*",
         name,

@@ -11,6 +11,7 @@ from gpumend.payload.change.driver_choice import at_one_version, driver_objectio
 from gpumend.payload.change.driver_steps import is_locked
 from gpumend.payload.change.managers import Unfit
 from gpumend.payload.change.packaging import objection
+from gpumend.payload.driver import is_driver_package
 from gpumend.rules.driver.driver_packages import module_text
 from gpumend.rules.driver.driver_wanted import is_lock_of
 from gpumend.state.driver_packages import (
@@ -230,6 +231,16 @@ def test_a_lock_of_a_longer_name_is_not_of_the_shorter_one() -> None:
     )
     for pattern in ("nvidia-imex-570-0:570.211.01-1.*", "nvidia-imex-devel-0:580.95.05-1.*"):
         assert not is_lock_of("nvidia-imex", pattern) and not is_locked("nvidia-imex", pattern)
+
+
+def test_firmware_of_the_kernel_is_not_held() -> None:
+    """Fedora's linux-firmware.spec: nvidia-gpu-firmware requires linux-firmware-whence = VERSION-RELEASE. Locked, it keeps all of
+    linux-firmware at its version."""
+    assert not is_driver_package("nvidia-gpu-firmware")
+    host = made(*WHOLE, "nvidia-gpu-firmware=20260916-5.fc44")
+    assert "dnf versionlock add each package of the driver" not in steps(host)
+    upgrade = [("upgrade", "nvidia-gpu-firmware", "20261001-1.fc44")]
+    assert "it would upgrade nvidia-gpu-firmware" in driver_objection(upgrade, True)
 
 
 def test_texts_of_dnf_and_zypp() -> None:
