@@ -154,6 +154,23 @@ def test_an_interrupt_that_comes_before_the_program_is_loaded_is_told(name: str)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
+@pytest.mark.parametrize("words", [(), ("-v",)])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_comes_before_the_inventory_is_there_is_told(
+    tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    """pyinfra ends with exit status 0 then, in which nothing would be wrong with the hosts."""
+    (tmp_path / "mine.py").write_text(
+        f"import os, signal\n\nos.kill(os.getpid(), signal.{name})\nhosts = []\n"
+    )
+    done = subprocess.run(
+        [*GPUMEND, "audit", "mine.py", *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    told = "gpumend: interrupted before a host was connected to"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, told), (done.stdout, done.stderr)
+
+
 @pytest.fixture
 def one(here: Path) -> Path:
     (here / "hosts.toml").write_text(
