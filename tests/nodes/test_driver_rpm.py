@@ -247,6 +247,25 @@ def test_headers_of_another_kernel_stay_beside_those_that_come(node: Node, signe
     assert state_of(node) == before and "kernel-devel-1.0" in node.run(["rpm", "-q", "kernel-devel"]).stdout
 
 
+def test_modules_beside_the_kernel_that_are_there_are_not_asked_for(
+    node: Node, signer: Signer, key: Key
+) -> None:
+    """Amazon Linux 2023 needs kernel-modules-extra with kernel-devel, and may have the one."""
+    name, version, release = f"kernel-modules-extra-{KERNEL}".rsplit("-", 2)
+    known(node, "dnf", signer, key, [*debs("dnf"), Deb(name, f"{version}-{release}")])
+    node.write("/etc/os-release", 'ID=amzn\nID_LIKE="fedora"\nVERSION_ID="2023"\n')
+    node.run(["dnf", "-q", "-y", "install", name])
+    try:
+        before = state_of(node)
+        told = done(node, asked(node, key))
+        assert told["status"] == "changed", told
+        assert headers().name in rpms(node)
+        taken_back(node)
+        assert state_of(node) == before and name in rpms(node)
+    finally:
+        node.run(["rpm", "-e", name])
+
+
 # --- what cannot end well
 
 

@@ -173,13 +173,14 @@ class DriverPackages(PackageStep):
         return found + self.headers()
 
     def headers(self) -> List[str]:
-        """What has the running kernel's headers, each name with that kernel's release in it. Raises Unfit where none has."""
+        """What has the running kernel's headers, each name with that kernel's release in it, as far as they are not here. Raises
+        Unfit where none has."""
         found = []
         for group in self.wanted["headers"]:
             names = group.split(EITHER)
-            there = [
-                each for each in names if installed(self.manager, each) or rpm_versions(self.manager, [each])
-            ]
+            if any(installed(self.manager, each) for each in names):
+                continue  # a name with a release in it takes no version besides
+            there = [each for each in names if rpm_versions(self.manager, [each])]
             if not there:
                 told = " or ".join(names)
                 raise Unfit(
