@@ -384,6 +384,21 @@ def test_an_rpm_that_fails_is_not_taken_for_a_package_that_is_not_there(
         packaging.package_entries("dnf", [("install", "broken", "1.17.8-1")])
 
 
+def test_a_library_of_two_architectures_is_there_once(
+    answers: Callable[[dict[str, tuple[int, str]]], Path],
+) -> None:
+    """nvidia-driver-cuda-libs.i686 beside .x86_64, as Steam wants it; an upgrade that broke off leaves two versions."""
+    answers(
+        {
+            "%{VERSION}-%{RELEASE}\\n both": (0, "580.95.05-1.fc42\n580.95.05-1.fc42\n"),
+            "%{VERSION}-%{RELEASE}\\n half": (0, "580.95.05-1.fc42\n580.105.08-1.fc42\n"),
+        }
+    )
+    assert packaging.status_of("dnf", "both") == ("i", "580.95.05-1.fc42")
+    with pytest.raises(Unfit, match=r"half is there as 580\.95\.05-1\.fc42 and 580\.105\.08-1\.fc42"):
+        packaging.status_of("dnf", "half")
+
+
 def test_a_dpkg_that_fails_is_not_taken_for_a_package_that_is_not_there(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

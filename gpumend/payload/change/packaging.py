@@ -252,7 +252,7 @@ def status_of(manager: str, name: str) -> Tuple[str, Optional[str]]:
     if found.get("rc") == 0 and found.get("out"):
         versions = found["out"].split()
         if (
-            len(versions) > 1
+            len(set(versions)) > 1
         ):  # an upgrade that broke off before it took the old one away (dnf(8) --duplicates)
             told = " and ".join(versions)
             raise Unfit("%s is there as %s: `dnf remove` the one that does not belong there" % (name, told))
