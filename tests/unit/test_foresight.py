@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api.config import Config
 
 from gpumend.plan.step import SetMode, WriteFile
 from gpumend.plan.transaction import Plan, Transaction
 from gpumend.rules.finding import Component
 from gpumend.rules.wanted import parse as parse_wanted
+from gpumend.run import record as run
 from gpumend.run.attempt import UNSEEN, attempt, end_watches
 from gpumend.run.foresight import Kept, evidence, foreseen, several, written
 from gpumend.run.outcome import Outcome, parse_answer
 from gpumend.run.record import Assessment, Record, judged
+from gpumend.run.remote.component import _carry_out
 from gpumend.run.remote.connection import packed, packed_now
 from gpumend.state.containerd import CONFIG
 from gpumend.state.grit import CONFIG as GRIT_TOML
@@ -329,3 +333,42 @@ def test_a_program_is_packed_once_for_its_beginning_and_is_the_same() -> None:
     found: dict[str, Any] = {}
     exec(packed("def doubled(x):\n    return 2 * x\n") + packed_now("said = doubled(21)\n"), found)
     assert found["said"] == 42
+
+
+class Sent:
+    """What pyinfra has of a host, as far as we ask for it: it gives these answers, one after the other."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.name, self.print_prefix, self.groups = "gpu1", "", ()
+        self.answers = list(answers)
+        self.inventory = self
+        self.data: Any = SimpleNamespace(get=lambda *_: None, dict=dict)
+        self.state = SimpleNamespace(config=Config())
+        self.current_deploy_kwargs = self.current_op_global_arguments = None
+
+    def get_data(self, *_: str) -> dict[str, Any]:
+        return {}
+
+    get_group_data = get_host_data = get_override_data = get_data
+
+    def run_shell_command(self, *_: Any, **__: Any) -> tuple[bool, Any]:
+        return True, SimpleNamespace(stdout=json.dumps(self.answers.pop(0)), stderr="", stderr_lines=[])
+
+
+def test_what_builds_on_a_change_that_is_put_back_by_the_next_ones_look_waits() -> None:
+    """GRIT's did not help, which shows as containerd's plan is refused: containerd is not planned anew over it."""
+    answer = sick().answer()
+    host: Any = Sent(
+        {"result": {"status": "changed"}, "snapshot": None},
+        {"result": {"status": "moved", "detail": "it changed"}, "snapshot": answer},
+        {"result": {"status": "changed"}, "snapshot": answer},
+        {"result": {"status": "changed"}, "snapshot": answer},
+    )
+    this = run.current(host)
+    this.watches = True
+    record = this.records["gpu1"] = Answers(sick()).record
+    assert _carry_out(host.state, host, GRIT) and record.unseen
+    assert _carry_out(host.state, host, CONTAINERD)
+    assert record.outcomes[GRIT].status == "put_back"
+    assert CONTAINERD not in record.outcomes and "GRIT" in record.held[CONTAINERD].upper()
+    assert len(host.answers) == 1, "nothing was sent after GRIT's was put back"

@@ -43,12 +43,19 @@ def component(which: Component) -> Iterator[FunctionCommand]:
     if transaction is None:
         context_host.noop(record.now.plan.blocked.get(which, "as wanted"))
         return
-    why = held(which, {component: outcome.status for component, outcome in record.outcomes.items()})
+    why = waits(record, which)
     if why:
-        record.held[which] = why
         context_host.noop(why)
         return
     yield FunctionCommand(_carry_out, (which,), {})
+
+
+def waits(record: run.Record, which: Component) -> str:
+    """Why a component is not tried, noted in the record; an empty text where it is."""
+    why = held(which, {component: outcome.status for component, outcome in record.outcomes.items()})
+    if why:
+        record.held[which] = why
+    return why
 
 
 def _carry_out(state: State, host: Host, which: Component) -> bool:
@@ -81,6 +88,9 @@ def _carry_out(state: State, host: Host, which: Component) -> bool:
         if outcome.status != "conflict":
             break
         transaction = record.now.plan.get(which)
+        if transaction is not None and (why := waits(record, which)):  # put back when the host was looked at
+            logger.info(f"{host.print_prefix}{which}: left as it is: {why}")
+            return True
     else:
         record.done.append((sent, outcome))  # changed twice meanwhile: somebody else is at work there
     record.outcomes[which] = outcome
