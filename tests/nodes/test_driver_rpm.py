@@ -374,6 +374,30 @@ def test_another_branch_comes_by_opt_in_alone_and_not_under_somebody_at_work(
         node.sh("systemctl stop job 2>/dev/null || true; rm -f /dev/nvidia0")
 
 
+@pytest.mark.parametrize("manager", DRIVER)
+def test_a_branch_that_brings_a_package_more_can_be_taken_back(
+    node: Node, signer: Signer, key: Key, manager: str
+) -> None:
+    """As libnvidia-gpucomp came: what depends on it has to be the old one again before it can go."""
+    old = "570.195.03"
+    lead = "nvidia-driver-cuda" if manager == "dnf" else "nvidia-compute-utils-G06"
+    found = debs(manager, beside=old)
+    [depends] = {deb.depends for deb in found if deb.name == lead and BRANCH in deb.version}
+    found = instead(found, lead, depends=", ".join(filter(None, (depends, "libnvidia-gpucomp"))))
+    found.append(Deb("libnvidia-gpucomp", f"{BRANCH}-1"))
+    known(node, manager, signer, key, found, "")
+    assert done(node, asked(node, key, hold=False, branch=old[:3]))["status"] == "changed"
+    before = rpms(node)
+    node.sh("rm -rf /var/lib/gpumend")
+    try:
+        told = done(node, asked(node, key, hold=False, replace=True))
+        assert told["status"] == "changed" and "libnvidia-gpucomp" in rpms(node), told
+        taken_back(node)
+        assert rpms(node) == before
+    finally:
+        node.sh("rpm -e --nodeps libnvidia-gpucomp 2>/dev/null || :")
+
+
 # --- locks, and kills
 
 

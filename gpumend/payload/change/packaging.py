@@ -353,6 +353,12 @@ def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
         if manager == "apt" and gone and len(steps) > 1:  # in one go: neither need be possible alone
             away = [entry["name"] + "-" for entry in gone]
             steps = [("restore", steps[1][1] + away)]
+        if manager != "apt" and len(steps) > 1:
+            wait_for_lock(manager, wait)
+            try:
+                simulate(manager, *steps[0], wait, driver=any(entry.get("driver") for entry in mine))
+            except Unfit:  # what has its old version afterwards may need it until then
+                steps.reverse()
         for action, targets in steps:
             wait_for_lock(manager, wait)
             simulate(manager, action, targets, wait, driver=any(entry.get("driver") for entry in mine))
