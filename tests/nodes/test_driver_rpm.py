@@ -413,6 +413,21 @@ def test_locks_that_somebody_sets_afterwards_stay(node: Node, signer: Signer, ke
 
 
 @pytest.mark.parametrize("manager", DRIVER)
+def test_another_branch_than_the_locked_one_is_refused_with_the_locks(
+    node: Node, signer: Signer, key: Key, manager: str
+) -> None:
+    """To dnf a version that is locked away is not there."""
+    old = "570.195.03"
+    known(node, manager, signer, key, debs(manager, beside=old), "")
+    assert done(node, asked(node, key, branch=old[:3]))["status"] == "changed"
+    before = state_of(node)
+    told = done(node, asked(node, key, replace=True))
+    assert told["status"] == "refused" and "there are locks of" in told["detail"], told
+    assert all(name in told["detail"].rpartition("locks of")[2] for name in DRIVER[manager][:2]), told
+    assert state_of(node) == before
+
+
+@pytest.mark.parametrize("manager", DRIVER)
 def test_a_driver_that_is_there_is_held_later(node: Node, signer: Signer, key: Key, manager: str) -> None:
     known(node, manager, signer, key)
     assert done(node, asked(node, key, hold=False))["status"] == "changed"

@@ -131,7 +131,14 @@ class DriverPackages(PackageStep):
         return bool(self.wanted["pinning"]) and installed(self.manager, self.wanted["pinning"]) is None
 
     def judged(self, targets: List[str]) -> List[PackageChange]:
-        changes: List[PackageChange] = foreseen(self.manager, self.verb, targets, self.wait)
+        try:
+            changes: List[PackageChange] = foreseen(self.manager, self.verb, targets, self.wait)
+        except Unfit as reason:  # to dnf a package that is locked in another version is not there
+            locked = [name for name in map(name_of, targets) if is_locked(name, locks_of(self.manager))]
+            if not locked:
+                raise
+            told = (reason, " ".join(locked), " ".join(LOCKING[self.manager][1]))
+            raise Unfit("%s; there are locks of %s: `%s` them first" % told)
         against = driver_objection(changes, self.wanted["upgrade"], os.uname().release)
         if against:
             raise Unfit("%s %s is refused: %s" % (self.verb, " ".join(targets), against))
@@ -300,8 +307,8 @@ class HoldDriver(HoldPackages):
             self.wanted["names"] = names
             HoldPackages.do(self, journal, notes)
             return
-        texts = [(current(path) or b"").decode("utf-8", "replace") for path in LOCK_FILES[manager]]
-        names = [name for name in names if not is_locked(name, "\n".join(texts))]
+        text = locks_of(manager)
+        names = [name for name in names if not is_locked(name, text)]
         if not names:
             return
         entry: Entry = {"manager": manager, "names": names, "files": [], "made": []}
@@ -330,6 +337,12 @@ class HoldDriver(HoldPackages):
             restore(journal, file)
             clean(file["real"])
         return []
+
+
+def locks_of(manager: str) -> str:
+    """The text of the files where a manager keeps locks; apt has its holds elsewhere."""
+    files = LOCK_FILES.get(manager, ())
+    return "\n".join((current(path) or b"").decode("utf-8", "replace") for path in files)
 
 
 def is_locked(name: str, text: str) -> bool:
