@@ -398,6 +398,25 @@ def test_a_branch_that_brings_a_package_more_can_be_taken_back(
         node.sh("rpm -e --nodeps libnvidia-gpucomp 2>/dev/null || :")
 
 
+def test_a_library_that_nothing_else_needed_any_more_stays(node: Node, signer: Signer, key: Key) -> None:
+    """dnf takes along what came for another package once nobody needs it (dnf.conf(5), clean_requirements_on_remove)."""
+    found = debs("dnf")
+    [depends] = {deb.depends for deb in found if deb.name == "nvidia-driver-cuda" and BRANCH in deb.version}
+    found = instead(found, "nvidia-driver-cuda", depends=f"{depends}, libold")
+    found += [Deb("libold"), Deb("oldtool", depends="libold")]
+    known(node, "dnf", signer, key, found, "")
+    node.run(["dnf", "-q", "-y", "install", "oldtool"])
+    node.run(["rpm", "-e", "oldtool"])
+    before = rpms(node)
+    try:
+        told = done(node, asked(node, key, hold=False))
+        assert told["status"] == "changed", told
+        taken_back(node)
+        assert rpms(node) == before and "libold" in before
+    finally:
+        node.sh("rpm -e --nodeps libold 2>/dev/null || :")
+
+
 # --- locks, and kills
 
 

@@ -26,6 +26,7 @@ from gpumend.payload.probe import execution
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "cuda"
 CAPTURES = FIXTURES.parent / "toolkit"
 INST = "Inst cuda-compat-13-0 (580.95.05-0ubuntu1 NVIDIA CUDA [amd64])\n"
+NOT_MORE = "--setopt=clean_requirements_on_remove=False"  # dnf.conf(5)
 CONF = "Conf cuda-compat-13-0 (580.95.05-0ubuntu1 NVIDIA CUDA [amd64])\n"
 
 
@@ -241,7 +242,7 @@ def test_only_these_four_and_only_when_named(
         ("apt", "purge", ["a"], ["purge", "a"]),
         ("dnf", "install", ["a=1.17.8"], ["install", "a-1.17.8"]),
         ("dnf", "restore", ["a=1.17.8-1"], ["install", "a-1.17.8-1"]),
-        ("dnf", "purge", ["a"], ["remove", "a"]),
+        ("dnf", "purge", ["a"], ["remove", NOT_MORE, "a"]),
     ],
 )
 def test_arguments(manager: str, action: str, targets: list[str], words: list[str]) -> None:
@@ -340,7 +341,7 @@ def test_dnf_puts_back_what_it_installed_and_what_it_upgraded(
     )
     done = [row.split()[4:] for row in log.read_text().splitlines() if row.startswith("dnf -y")]
     assert done == [
-        ["remove", "nvidia-container-toolkit", "nvidia-container-toolkit-base"],
+        ["remove", NOT_MORE, "nvidia-container-toolkit", "nvidia-container-toolkit-base"],
         ["install", "libnvidia-container-tools-1.17.6-1", "libnvidia-container1-1.17.6-1"],
     ]
 

@@ -113,7 +113,9 @@ def arguments(manager: str, action: str, targets: Iterable[str]) -> List[str]:
         anew = manager == "apt" and any(status_of("apt", name_of(target))[0] == "H" for target in targets)
         flags = ["--allow-downgrades"] + (["--reinstall"] if anew else [])
         return (["install"] + flags if manager == "apt" else ["install"]) + words
-    return ["remove" if action == "purge" and manager == "dnf" else action] + words
+    if manager == "dnf" and action in ("remove", "purge"):  # and nothing that came for somebody else
+        return ["remove", "--setopt=clean_requirements_on_remove=False"] + words
+    return [action] + words
 
 
 def foreseen(manager: str, action: str, targets: Sequence[str], wait: int) -> List[PackageChange]:
