@@ -61,7 +61,8 @@ class Call:
         program = self._program(deploy, flags, data, more)
         if program is None:
             return 2
-        return waited(program.argv, env=program.environment, cwd=program.directory, stdin=subprocess.DEVNULL)
+        how: dict[str, Any] = {"env": program.environment, "cwd": program.directory, "close_fds": False}
+        return waited(program.argv, stdin=subprocess.DEVNULL, **how)
 
     def _program(
         self, deploy: str, flags: tuple[str, ...], data: tuple[str, ...], more: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -32,7 +31,7 @@ class Targets:
     said: str
 
     def environment(self, **more: Any) -> dict[str, str]:
-        return {hosts.CALL: json.dumps({**self.call, **more})}
+        return {hosts.CALL: hosts.told({**self.call, **more})}
 
 
 def read(words: tuple[str, ...], limit: tuple[str, ...], file: str | None) -> Targets:

@@ -7,7 +7,10 @@ import json
 import os
 import re
 import runpy
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -261,14 +264,36 @@ def _sudo(
 
 
 # What `gpumend` has found out already, for inventory.py in the process that it starts: {"file": path or null, "targets": [...],
-# "ask": true}. Nobody else sets it.
+# "ask": true}; or `fd NUMBER` of an open file that has it. Nobody else sets it.
 CALL = "GPUMEND_CALL"
+LONGEST = 100_000  # characters: execve(2) takes 128 KiB of a string, and an approved plan of a thousand hosts has more
+
+
+def told(call: Mapping[str, Any]) -> str:
+    """What is put into CALL for a process that this one becomes or starts, and that has our open files."""
+    text = json.dumps(call)
+    if len(text) <= LONGEST:
+        return text
+    with tempfile.TemporaryFile() as out:
+        out.write(text.encode("ascii"))
+        out.flush()
+        handle = os.dup(out.fileno())
+    os.set_inheritable(handle, True)
+    return f"fd {handle}"
+
+
+@cache
+def _call(text: str) -> dict[str, Any]:
+    if text.startswith("fd "):
+        handle = int(text[3:])
+        text = os.pread(handle, os.fstat(handle).st_size, 0).decode("ascii")
+    found: dict[str, Any] = json.loads(text or "{}")
+    return found
 
 
 def call() -> dict[str, Any]:
     """What `gpumend` says of this run; empty where pyinfra was started by somebody else."""
-    found: dict[str, Any] = json.loads(os.environ.get(CALL) or "{}")
-    return found
+    return _call(os.environ.get(CALL, ""))
 
 
 def load() -> Hosts:

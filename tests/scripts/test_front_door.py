@@ -357,6 +357,16 @@ def test_what_is_closed_changes_no_exit_status(here: Path, closed: str) -> None:
     assert done.returncode == json.loads(target.read_text())["exit"]
 
 
+def test_a_plan_of_a_fleet_is_no_argument_that_is_too_long(here: Path) -> None:
+    """execve(2): a string has up to 128 KiB, and two components of 600 hosts had more."""
+    (here / "hosts.toml").write_text('[hosts.gpu1]\naddress = "127.0.0.1"\nport = 1\n')
+    digests = [{"component": f"{number}", "digest": "0" * 64} for number in range(3000)]
+    (here / "plan.json").write_text(json.dumps({"kind": "audit", "hosts": {"gpu1": {"plan": digests}}}))
+    report = here / "report.json"
+    done = shell(here, f"$GPUMEND mend --yes --hosts hosts.toml --plan plan.json --report {report}")
+    assert "could not be reached" in json.loads(report.read_text())["hosts"]["gpu1"]["error"], done.stderr
+
+
 def test_a_reader_who_has_seen_enough(here: Path) -> None:
     target = here / "report.json"
     done = shell(here, f"$GPUMEND audit @local --details --report {target} | true; exit ${{PIPESTATUS[0]}}")
