@@ -462,6 +462,26 @@ def test_a_driver_that_is_there_is_held_later(node: Node, signer: Signer, key: K
     assert state_of(node) == before
 
 
+def test_who_has_zypps_lock_is_waited_for_before_locks_are_set(node: Node, signer: Signer, key: Key) -> None:
+    """zypper addlock wants it, too, and may come right after PackageKit has seen new packages."""
+    known(node, "zypper", signer, key)
+    assert done(node, asked(node, key, hold=False))["status"] == "changed"
+    node.sh("rm -rf /var/lib/gpumend; rm -f /run/words; mkfifo /run/words")
+    words = "exec 3<>/run/words; exec zypper shell <&3"
+    node.run(["systemd-run", "--quiet", "--unit=other", "bash", "-c", words])
+    try:
+        wait_for(
+            "zypper has its lock", lambda: node.sh("cat /run/zypp.pid 2>/dev/null || :").stdout.strip(), 30
+        )
+        data = {**asked(node, key), "package_wait": 1}
+        told = done(node, data)
+        assert told["status"] == "refused" and "zypper's lock is held by process" in told["detail"], told
+        node.run(["systemctl", "stop", "other"])
+        assert done(node, data)["status"] == "changed"
+    finally:
+        node.sh("systemctl stop other 2>/dev/null; rm -f /run/words")
+
+
 def lock_text(node: Node, manager: str) -> str:
     return node.sh('cat "$1" 2>/dev/null || :', LOCKS[manager]).stdout
 

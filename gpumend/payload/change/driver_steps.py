@@ -36,6 +36,7 @@ from gpumend.payload.change.packaging import (
     rpm_versions,
     way_back,
 )
+from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, command
 from gpumend.payload.driver import driver_number, driver_numbers, is_driver_package, shown_number
 from gpumend.payload.probe.execution import which
@@ -296,9 +297,16 @@ class HoldDriver(HoldPackages):
     """The manager leaves all of the driver's packages as they are: one that is held alone keeps none of those below it."""
 
     kind = "hold_driver"
+    wait = LOCK_WAIT
 
     def describe(self) -> str:
         return "hold the driver"
+
+    def foresee(self, wait: int, notes: List[str]) -> None:
+        self.wait = wait
+        if self.wanted["manager"] != "apt":
+            waited = wait_for_lock(self.wanted["manager"], wait)
+            notes.extend([waited] if waited else [])
 
     def do(self, journal: Journal, notes: List[str]) -> None:
         manager = self.wanted["manager"]
@@ -317,7 +325,7 @@ class HoldDriver(HoldPackages):
             file = journal.keep(path, current(path))
             entry["files"].append(dict(file, after=""))  # which of them it writes is the manager's own
         journal.log(self.describe())
-        set_locks(LOCKING[manager][0], names)
+        set_locks(manager, LOCKING[manager][0], names, self.wait)
         for file in entry["files"]:
             file["after"] = hash_of(current(file["path"]))
 
@@ -331,7 +339,7 @@ class HoldDriver(HoldPackages):
             if hash_of(current(file["path"])) not in (file["before"], file["after"])
         ]
         if any(file["after"] != "" for file in changed):  # somebody has locked others since
-            set_locks(LOCKING[entry["manager"]][1], entry["names"])
+            set_locks(entry["manager"], LOCKING[entry["manager"]][1], entry["names"], LOCK_WAIT)
             return []
         for file in entry["files"]:
             restore(journal, file)
@@ -350,8 +358,12 @@ def is_locked(name: str, text: str) -> bool:
     return re.search(r"(?m)(?:^|[\s\"])%s(?:-[0-9]+[:.]|[\s\"]|$)" % re.escape(name), text) is not None
 
 
-def set_locks(words: List[str], names: List[str]) -> None:
-    """Raises Failed with the manager's own words."""
+def set_locks(manager: str, words: List[str], names: List[str], wait: int) -> None:
+    """Once the manager is free: whoever looks at what was installed (PackageKit) keeps it busy. Raises Failed with its own words."""
+    try:
+        wait_for_lock(manager, wait)
+    except Unfit as reason:
+        raise Failed(str(reason))
     found = run(words + names, LISTS_TIMEOUT)
     if found["status"] != "ok" or found["rc"] != 0:
         raise Failed("%s: %s" % (" ".join(words), last_line(found)))
