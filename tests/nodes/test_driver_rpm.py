@@ -471,7 +471,9 @@ def test_who_has_zypps_lock_is_waited_for_before_locks_are_set(node: Node, signe
     node.run(["systemd-run", "--quiet", "--unit=other", "bash", "-c", words])
     try:
         wait_for(
-            "zypper has its lock", lambda: node.sh("cat /run/zypp.pid 2>/dev/null || :").stdout.strip(), 30
+            "zypper has its lock",
+            lambda: node.sh("cat /run/zypp.pid 2>/dev/null || :").stdout.strip() != "",
+            30,
         )
         data = {**asked(node, key), "package_wait": 1}
         told = done(node, data)
