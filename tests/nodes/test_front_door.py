@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,8 +10,10 @@ import re
 import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -46,6 +49,8 @@ def on_a_terminal(
     """A program's exit status, all that stood on its terminal, and how many questions: each gets this answer, or Ctrl-C. seen: is
     given each part as soon as it stands there."""
     ours, theirs = pty.openpty()
+    # Wide enough that no line of progress is shortened, whatever the node is called.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GPUMEND_HOSTS")
     }
@@ -252,6 +257,7 @@ def test_nothing_is_silent_while_a_package_managers_lock_is_waited_for(
 # `pipx install PATH` without a network: a virtual environment of its own, whose programs are in ~/.local/bin.
 PIPX = f"""#!{sys.executable}
 import sys
+import termios
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from tests.installed import installed, wheel_of
