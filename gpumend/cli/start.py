@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 import click
 
 from gpumend.cli import report_options, targets
+from gpumend.deploy.early import SIGNALS
 from gpumend.places import PROJECT
 from gpumend.schemas.wanted import WantedError, check, not_json
 
 OURS = "gpumend: "  # how what is ours begins on pyinfra's standard error
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)

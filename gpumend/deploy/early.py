@@ -3,7 +3,7 @@
 import os
 import signal
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # what an interrupt is, to all of gpumend
 
 
 def listen() -> None:

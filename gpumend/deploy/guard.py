@@ -128,9 +128,8 @@ def install(state: Any) -> None:
     keep_bytecode()  # `gpumend` loads this package before pyinfra's main
     connectors_once()
     without_debug_log()
-    atexit.register(
-        gc.freeze
-    )  # what is left at the end is searched for garbage to no use: a tenth of a second
+    # What is left at the end is searched for garbage to no use: a tenth of a second.
+    atexit.register(gc.freeze)
     session.without_prompts(state)
     set_stage, fail_hosts = state.set_stage, state.fail_hosts
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import gevent
 
+from gpumend.deploy.early import SIGNALS
 from gpumend.reports.document import Exit, worst
 from gpumend.reports.names import some
 from gpumend.run import record as run
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 WHY = "interrupted"
 AGAIN = 0.7  # seconds: the terminal's signal and the one that `gpumend facts` passes on are one
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # By host name: who waits for it, and what to raise there.
 _waiting: dict[str, tuple[Any, type[Exception]]] = {}

@@ -18,6 +18,7 @@ from gpumend.text.mask import printable
 # An answer is some 100 KB, packed 20; with 500 containers and their images 2 MB.
 LIMIT = 64 << 20
 LINES = 200_000  # an answer is one line; what each costs here is a hundred times what it costs the host
+MOST = 200  # characters of what a host says that it is at
 LINE = 1 << 20  # bytes that are read at a time of a line that does not end
 
 
@@ -75,13 +76,13 @@ def heard(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def told(text: str) -> None:
+    """Whoever waits for the program that this greenlet reads is told, where he asked for it."""
     starter = getattr(gevent.getcurrent(), "spawning_greenlet", None)
     tell = _heard.get(starter()) if starter is not None else None
     if tell is not None:
         tell(text[:MOST])
 
 
-MOST = 200  # characters of what a host says that it is at
 NO_TEXT = "gpumend: this host printed what is no text"
 TOO_MUCH = (
     f"gpumend: this host printed more than {LIMIT >> 20} MiB or {LINES} lines: the connection was closed"
