@@ -4,12 +4,13 @@ relations (tests/fixtures/toolkit)."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import Any
 
 import pytest
 
-from gpumend.payload.change import managers, toolkit_version, zypper
+from gpumend.payload.change import managers, packaging, progress, toolkit_version, zypper
 from gpumend.plan.plan import plan
 from gpumend.plan.step import ToolkitProof, WrittenByPackage
 from gpumend.plan.transaction import Transaction
@@ -576,3 +577,22 @@ def test_config_toml_is_in_the_plan_as_it_was_seen() -> None:
     text = config("cdi", "@/sbin/ldconfig").encode()
     [step, _] = transaction(host, {"toolkit": {**INSTALL["toolkit"], "version": "1.17.8"}}).steps  # type: ignore[union-attr]
     assert step.keeps == WrittenByPackage(CONFIG, hashlib.sha256(text).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [([("install", "a", "1"), ("install", "b", "1")], "install of 2 packages"), ([], "install of 1 package")],
+    ids=["as foreseen", "in a rollback"],
+)
+def test_how_many_packages_come_is_told(
+    monkeypatch: pytest.MonkeyPatch, changes: list[tuple[str, str, str]], told: str
+) -> None:
+    """A rollback has its targets alone: it told of 0 packages. apt-get is a stand-in that does nothing."""
+    done = {"status": "ok", "rc": 0, "out": "", "err": ""}
+    monkeypatch.setattr(packaging, "run", lambda argv, timeout: done)
+    heard, into = os.pipe()
+    monkeypatch.setattr(progress, "HEARD_BY", [into])
+    packaging.perform("apt", "install", ["a=1"], changes, 1)
+    os.close(into)
+    with os.fdopen(heard) as words:
+        assert words.read() == f"{told}\n\n"

@@ -286,7 +286,8 @@ def perform(
         pinned = [(name, exact.get(name) or installed(manager, name)) for name in names]
         targets = ["%s=%s" % pair if pair[1] else pair[0] for pair in pinned]
     words = arguments(manager, action, targets)
-    at_work_on("%s of %d packages" % (action, len(changes)))
+    count = len(changes or targets)
+    at_work_on("%s of %d package%s" % (action, count, "s" * (count != 1)))
     if manager == "apt":
         flags = ["--no-remove"] if action in ("install", "downgrade") else []
         found = run(apt(wait, *(flags + words)), None)
@@ -355,15 +356,16 @@ def take_back(found: Sequence[Json], wait: int, mark: str = "gpumend") -> None:
         if manager == "apt" and gone and len(steps) > 1:  # in one go: neither need be possible alone
             away = [entry["name"] + "-" for entry in gone]
             steps = [("restore", steps[1][1] + away)]
+        driver = any(entry.get("driver") for entry in mine)
         if manager != "apt" and len(steps) > 1:
             wait_for_lock(manager, wait)
             try:
-                simulate(manager, *steps[0], wait, driver=any(entry.get("driver") for entry in mine))
+                simulate(manager, *steps[0], wait, driver=driver)
             except Unfit:  # what has its old version afterwards may need it until then
                 steps.reverse()
         for action, targets in steps:
             wait_for_lock(manager, wait)
-            simulate(manager, action, targets, wait, driver=any(entry.get("driver") for entry in mine))
+            simulate(manager, action, targets, wait, driver=driver)
             perform(manager, action, targets, [], wait, mark)
         for entry in gone:
             for path in entry.get("leaves", ()):
