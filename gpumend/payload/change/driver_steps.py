@@ -23,7 +23,7 @@ from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.managers import PackageChange, Unfit, last_line
-from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.package_locks import wait_and_note, wait_for_lock
 from gpumend.payload.change.package_steps import PackageStep
 from gpumend.payload.change.packaging import (
     LISTS_TIMEOUT,
@@ -79,8 +79,7 @@ class ModuleStream(WriteFile):
         return "enable %s:%s in %s" % (DRIVER_MODULE, self.wanted["stream"], self.path)
 
     def foresee(self, wait: int, notes: List[str]) -> None:
-        waited = wait_for_lock("dnf", wait)
-        notes.extend([waited] if waited else [])
+        wait_and_note("dnf", wait, notes)
         streams = module_streams(DRIVER_MODULE, LISTS_TIMEOUT)
         self.offered = bool(streams)
         if streams and self.wanted["stream"] not in streams:
@@ -105,8 +104,7 @@ class DriverPackages(PackageStep):
 
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
-        waited = wait_for_lock(self.manager, wait)
-        notes.extend([waited] if waited else [])
+        wait_and_note(self.manager, wait, notes)
         users = gpu_users() if self.wanted["upgrade"] else []
         if users and self.wanted["in_use"] != "allow":
             told = ", ".join(users[:6])
@@ -305,8 +303,7 @@ class HoldDriver(HoldPackages):
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
         if self.wanted["manager"] != "apt":
-            waited = wait_for_lock(self.wanted["manager"], wait)
-            notes.extend([waited] if waited else [])
+            wait_and_note(self.wanted["manager"], wait, notes)
 
     def do(self, journal: Journal, notes: List[str]) -> None:
         manager = self.wanted["manager"]

@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 import time
-from typing import IO, Iterable
+from typing import IO, Iterable, List
 
 from gpumend.payload.change.managers import Unfit
 from gpumend.payload.change.progress import at_work_on
@@ -113,6 +113,12 @@ def holder_of(manager: str) -> str:
 def packages_changed_by() -> str:
     """Who is changing packages of this host by any manager, or an empty text."""
     return lock_holder() or zypper_holder() or rpm_holder()
+
+
+def wait_and_note(manager: str, seconds: float, notes: List[str]) -> None:
+    """The package manager is free, and the notes say where it was waited for. Raises Unfit where that took too long."""
+    waited = wait_for_lock(manager, seconds)
+    notes.extend([waited] if waited else [])
 
 
 def wait_for_lock(manager: str, seconds: float) -> str:

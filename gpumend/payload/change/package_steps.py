@@ -9,7 +9,7 @@ from gpumend.payload.change.gpu_use import gpu_users
 from gpumend.payload.change.hooks import hooks_told
 from gpumend.payload.change.journal import Entry, Journal, restore
 from gpumend.payload.change.managers import Unfit
-from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.package_locks import wait_and_note
 from gpumend.payload.change.package_proofs import (
     check_note,
     cu_init,
@@ -55,8 +55,7 @@ class PackageStep(Step):
 
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
-        waited = wait_for_lock(self.manager, wait)
-        notes.extend([waited] if waited else [])
+        wait_and_note(self.manager, wait, notes)
         limits = (self.wanted.get("least", ""), self.wanted.get("broken", ()))
         self.changes = simulate(self.manager, self.verb, self.targets, wait, *limits)
         for _, name, _ in self.changes if self.verb == "remove" else ():

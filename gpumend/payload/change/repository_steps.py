@@ -16,7 +16,7 @@ from gpumend.payload.change.file_steps import StagedFile
 from gpumend.payload.change.files import Failed, Refused, sha256_of
 from gpumend.payload.change.journal import Entry, Journal
 from gpumend.payload.change.managers import last_line
-from gpumend.payload.change.package_locks import wait_for_lock
+from gpumend.payload.change.package_locks import wait_and_note, wait_for_lock
 from gpumend.payload.change.services import LOCK_WAIT
 from gpumend.payload.change.step import Step, absolute, command
 from gpumend.payload.change.zypper import keys_of_rpm, lone_root, zypper
@@ -96,8 +96,7 @@ class TryRepository(Step):
 
     def foresee(self, wait: int, notes: List[str]) -> None:
         self.wait = wait
-        waited = wait_for_lock(self.manager, wait)
-        notes.extend([waited] if waited else [])
+        wait_and_note(self.manager, wait, notes)
 
     def stage(self, journal: Journal) -> None:
         scratch = tempfile.mkdtemp(prefix="gpumend-", dir="/var/tmp")
