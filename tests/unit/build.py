@@ -247,8 +247,9 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _unit(name: str, found: Mapping[str, str] | None) -> dict[str, str]:
-    properties = dict.fromkeys(request()["unit_properties"], "")
-    return {"Id": name, **properties, **(found or {"LoadState": "not-found", "ActiveState": "inactive"})}
+    if found is None:
+        return {"Id": name, "LoadState": "not-found", "ActiveState": "inactive"}
+    return {"Id": name, **dict.fromkeys(request()["unit_properties"], ""), **found}
 
 
 def answer(
@@ -288,7 +289,7 @@ def answer(
         before = listed.get(pattern, {}).get("paths", ())  # another search's
         listed[pattern] = {"status": "ok", "paths": sorted({*paths, *before})}
         if not re.search(r"[*?[]", directory) and directory not in directories and directory not in lying:
-            listed[pattern] = {**absent(), "paths": []}
+            listed[pattern] = {"status": "absent"}
         for path in paths:
             if spec["read"]:
                 read[path] = lying[path]

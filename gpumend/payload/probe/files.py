@@ -383,15 +383,10 @@ def elf_section(path: str, name: str) -> Json:
 
 
 def mentioned(data: bytes) -> Set[str]:
-    """Absolute paths named in a file's text, as a superset of what any parser would find there."""
-    found = set()
-    for raw in re.findall(rb"/[A-Za-z0-9_./+:@%~=-]+", data):
-        text = raw.decode("ascii")
-        found.add(text.rstrip(":"))
-        for part in text.split("::"):  # create-symlinks hooks write TARGET::LINK
-            if part.startswith("/"):
-                found.add(part)
-    return found
+    """Absolute paths that are a whole value in a file's text, as a superset of what any parser would find there. What stands in
+    the middle of a word is none: a hook's `--link TARGET::LINK`, a spec's `nvidia.com/gpu`, `--config=FILE`."""
+    found = re.findall(rb"(?<![A-Za-z0-9_.:=/-])/[A-Za-z0-9_./+:@%~=-]+", data)
+    return {raw.decode("ascii").rstrip(":") for raw in found}
 
 
 def mount_points(text: str) -> Iterator[Tuple[str, str]]:

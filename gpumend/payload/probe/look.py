@@ -298,6 +298,8 @@ class Tree:
             os.close(handle)
         scripts = [path for path in stats if spec.get("follow")]
         listed["paths"] = sorted(set(listed["paths"]).union(before, scripts))
+        if listed["status"] == "absent" and not listed["paths"]:  # of most patterns: it says all
+            listed = {"status": "absent"}
         return {"globs": {pattern: listed}, "files": files, "stats": stats, "users": self.users}
 
     def followed(self, spec: Json, path: str) -> Json:

@@ -37,7 +37,7 @@ def may_be_here(name: str, answer: Json) -> bool:
         )
     if name in answer["globs"]:
         listed = answer["globs"][name]
-        return bool(listed["paths"] or listed["status"] not in ("ok", "absent"))
+        return bool(listed.get("paths") or listed["status"] not in ("ok", "absent"))
     return bool((answer["stats"].get(name) or answer["files"].get(name) or {}).get("status") != "absent")
 
 
@@ -45,10 +45,10 @@ def may_tell(told_by: Json, answer: Json) -> bool:
     """Whether a search in files that match one of some patterns has found what another pattern matches, or could not look."""
     calls = told_by["pattern"]
     for pattern in told_by["globs"]:
-        listed = answer["globs"].get(pattern, {"status": "failed", "paths": ()})
+        listed = answer["globs"].get(pattern, {"status": "failed"})
         if listed["status"] not in ("ok", "absent"):
             return True
-        for path in listed["paths"]:
+        for path in listed.get("paths", ()):
             item = answer["stats"].get(path, {"status": "failed"})
             hits = [hit for each in item.get("found", {}).values() for hit in each]
             if item["status"] != "ok" or any(re.search(calls, hit) for hit in hits):

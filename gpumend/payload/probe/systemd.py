@@ -93,7 +93,7 @@ def named_by(listed: Optional[Json]) -> Optional[Set[str]]:
     """The names of the units whose files were listed; None where not all could be."""
     if listed is None or listed["status"] not in ("ok", "absent"):
         return None
-    return {os.path.basename(path) for path in listed["paths"]}
+    return {os.path.basename(path) for path in listed.get("paths", ())}
 
 
 def told_by_systemd(bus: Bus, command: Json, answer: Json) -> Optional[str]:
