@@ -45,6 +45,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "closID": "text", "l3CacheSchema": "text", "memBwSchema": "text", "schemata": "[text]", "enableMonitoring": "bool",
     },
 }  # fmt: skip
+TEXTS = frozenset((str,))
 INTEGERS = {"int64": (-(2**63), 2**63), "uint32": (0, 2**32)}
 HOOK_NAMES = frozenset(
     {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
@@ -207,10 +208,10 @@ def _decode(raw: Any, kind: str, what: str) -> Any:
         if not isinstance(raw, list):
             raise _refused(raw, kind, what)
         inner = kind[1:-1]
+        if inner == "text" and TEXTS.issuperset(map(type, raw)):  # as most are
+            return raw
         if inner not in FIELDS:
-            return [
-                item if type(item) is str and inner == "text" else _scalar(item, inner, what) for item in raw
-            ]
+            return [_scalar(item, inner, what) for item in raw]
         if None in raw and inner != "device":
             raise SpecError(f"null in {what}")  # a pointer in Go: the loader panics, and the engine with it
         return [_struct({} if item is None else item, inner, what) for item in raw]
