@@ -331,12 +331,8 @@ class _Directories:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.real: dict[str, str] = {}
-        self.roots: list[str] = []  # the patterns that something may lie below of
         for root in ROOTS:
-            listed = snapshot.glob(root)
-            if listed.value or not listed.ok:
-                self.roots.append(root)
-            for path in listed.value or ():
+            for path in snapshot.glob(root).value or ():
                 meta = snapshot.stat(path).value
                 if meta is not None and meta.kind == "dir":
                     self.real[path] = meta.real or path
@@ -355,7 +351,7 @@ class _Directories:
     def paths(self, snapshot: Snapshot, *names: str) -> Iterable[tuple[str, str]]:
         """(real path of the directory, path found) of everything below the directories by these patterns, each file once."""
         seen = set()
-        for root in self.roots:
+        for root in ROOTS:
             for name in names:
                 for path in snapshot.glob(f"{root}/{name}").value or ():
                     real = self.resolve(path)
