@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyinfra.api.state import State
 
 FAILED = (Exit.PUT_BACK, Exit.BROKEN)
+OPEN = ("running", "watching")  # the host ends it by itself, and nobody here has seen how
 LAST = 300  # characters of a command's last line
 
 
@@ -105,12 +106,12 @@ def run_all(state: State, how: Rollout) -> None:
         and (now.plan.transactions or (how.reboot and reboot.due(this.record(host.name))))
     }
 
-    def good(name: str) -> bool:
+    def ended(name: str) -> str:
         _one(state, hosts[name], how)
         record = this.record(name)
         if record.rebooted is not None and record.rebooted.status in ("lost", "broken"):
             stop(f"{name} was rebooted, and is not as it has to be")
-        return not record.error and exit_of(record) not in FAILED
+        return fault_of(record)
 
     def stop(why: str) -> None:
         this.stopped = this.stopped or why
@@ -119,10 +120,19 @@ def run_all(state: State, how: Rollout) -> None:
         in_turn(
             [name for name in hosts if not this.record(name).done],
             how,
-            good,
+            ended,
             stop,
             lambda: bool(this.stopped),
         )
+
+
+def fault_of(record: run.Record) -> str:
+    """What is wrong with how a host's changes ended, as others wait for it; empty where they are known to have ended well."""
+    if record.error or exit_of(record) in FAILED:
+        return "failed"
+    if record.unseen or any(outcome.status in OPEN for _, outcome in record.done):
+        return "was not seen to end well"
+    return ""
 
 
 def watched(state: State) -> None:
@@ -141,12 +151,12 @@ def watched(state: State) -> None:
 def in_turn(
     names: list[str],
     how: Rollout,
-    good: Callable[[str], bool],
+    ended: Callable[[str], str],
     stop: Callable[[str], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """`good` has been called for each name, in order and as many at a time as may be, until `stopped`; `stop` is told why no
-    more may follow."""
+    """`ended` has been called for each name, in order and as many at a time as may be, until `stopped`: it says what is wrong with
+    how that host ended. `stop` is told why no more may follow."""
     left = list(names)
     failed: list[str] = []
     first = set(names[: how.canary])
@@ -159,16 +169,17 @@ def in_turn(
             if left[0] not in first and first.intersection(at_work.values()):
                 break  # the first ones are not done yet
             name = left.pop(0)
-            at_work[gevent.spawn(good, name)] = name
+            at_work[gevent.spawn(ended, name)] = name
         if not at_work:
             return
         for job in gevent.wait(list(at_work), count=1):
             name = at_work.pop(job)
-            if job.get():
+            wrong = job.get()
+            if not wrong:
                 continue
             failed.append(name)
             if name in first:
-                stop(f"{name} failed, one of the first {how.canary}")
+                stop(f"{name} {wrong}, one of the first {how.canary}")
             elif how.max_failures and len(failed) >= how.max_failures:
                 stop(f"{len(failed)} failed: {some(failed)}")
 

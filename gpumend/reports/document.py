@@ -70,7 +70,7 @@ def exit_of(record: Record) -> Exit:
         found.append({**STATUS_EXIT, **unproven}.get(record.proof.status, Exit.OK))
     if record.rebooted is not None:
         found.append(STATUS_EXIT.get(record.rebooted.status, Exit.OK))
-    if record.error or record.now is None:
+    if record.error or record.now is None or record.unseen:
         found.append(Exit.UNREAD)
     else:
         if record.now.verdict.unknown:

@@ -105,7 +105,7 @@ def test_one_by_one_or_in_batches_until_one_is_not_proven(
     seen: list[int] = []
     stopped: list[str] = []
 
-    def good(name: str) -> bool:
+    def ended(name: str) -> str:
         names.append(name)
         at_work.append(name)
         seen.append(len(at_work))
@@ -113,10 +113,10 @@ def test_one_by_one_or_in_batches_until_one_is_not_proven(
         at_work.remove(name)
         if name == bad:
             stopped.append(name)
-        return name != bad
+        return "failed" if name == bad else ""
 
     how = Rollout.of({"reboot": True, "batch": batch})
-    in_turn(HOSTS, how, good, stopped.append, lambda: bool(stopped))
+    in_turn(HOSTS, how, ended, stopped.append, lambda: bool(stopped))
     assert (len(names), max(seen)) == (begun, most)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from gpumend.deploy import rollout
 from gpumend.deploy.rollout import Rollout, in_turn
+from gpumend.reports.document import Exit, exit_of
+from gpumend.run.outcome import Outcome
 from gpumend.run.record import Record
 from tests.unit.build import DAEMON_JSON, Host
 from tests.unit.farm import audit, mend, no_cdi, no_docker_answer, record, run, sick
@@ -21,19 +23,19 @@ class Farm:
         self.bad, self.begun, self.at_work, self.most, self.why = bad, [], 0, 0, ""
         self.rounds: list[int] = []
 
-    def good(self, name: str) -> bool:
+    def ended(self, name: str) -> str:
         self.begun.append(name)
         self.at_work += 1
         self.most = max(self.most, self.at_work)
         gevent.sleep(0)
         self.at_work -= 1
-        return name not in self.bad
+        return "failed" if name in self.bad else ""
 
     def stop(self, why: str) -> None:
         self.why = self.why or why
 
     def mended(self, **how: int) -> Farm:
-        in_turn(HOSTS, Rollout(**how), self.good, self.stop, lambda: bool(self.why))  # type: ignore[arg-type]
+        in_turn(HOSTS, Rollout(**how), self.ended, self.stop, lambda: bool(self.why))  # type: ignore[arg-type]
         return self
 
 
@@ -58,6 +60,31 @@ def test_who_is_begun(how: dict[str, int], bad: tuple[str, ...], begun: int, mos
     farm = Farm(bad).mended(**how)
     assert farm.begun == HOSTS[:begun], "in order, and who is left is left"
     assert (farm.most, farm.why) == (most, why)
+
+
+ENDS = [
+    pytest.param(("changed",), False, "", id="changed"),
+    pytest.param(("changed", "unchanged"), False, "", id="changed, and nothing to do"),
+    pytest.param(("changed", "put_back"), False, "failed", id="put back"),
+    pytest.param(("lost",), False, "failed", id="no answer"),
+    pytest.param(("changed", "watching"), False, "was not seen to end well", id="its watch was not seen to end"),
+    pytest.param(("running",), False, "was not seen to end well", id="at work after we had gone"),
+    pytest.param(("changed",), True, "was not seen to end well", id="nobody looked after the last change"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statuses", "unseen", "fault"), ENDS)
+def test_the_others_follow_a_host_that_is_known_to_have_ended_well(
+    statuses: tuple[str, ...], unseen: bool, fault: str
+) -> None:
+    ended = record("gpu1", no_cdi(1))
+    assert ended.now is not None
+    transaction = ended.now.plan.transactions[0]
+    ended.done = [(transaction, Outcome(status, "")) for status in statuses]
+    ended.unseen = [transaction] if unseen else []
+    assert rollout.fault_of(ended) == fault
+    if unseen:
+        assert exit_of(ended) is Exit.UNREAD, "nobody knows whether it helped"
 
 
 def approved(*records: Record) -> dict[str, dict[str, str]]:
