@@ -485,6 +485,20 @@ COPY --from=cuda /usr/local/cuda/extras/CUPTI/include /usr/local/cuda/extras/CUP
 COPY CMakeLists.txt /src/
 RUN cmake -S /src -B /b && cmake --build /b
 """, {"CMakeLists.txt": ""}, (("GM957", "warn", 3, "headers are copied"),)),
+    Case("one of CUPTI's headers by its name", """\
+FROM nvidia/cuda:12.4.1-devel-ubuntu22.04 AS cuda
+FROM ubuntu:22.04
+COPY --from=cuda /usr/local/cuda/include/cupti_target.h /usr/include/
+COPY CMakeLists.txt /src/
+RUN cmake -S /src -B /b && cmake --build /b
+""", {"CMakeLists.txt": ""}, (("GM957", "warn", 3, "headers are copied"),)),
+    Case("a header of somebody else's below a directory of that name", """\
+FROM nvidia/cuda:12.4.1-devel-ubuntu22.04 AS cuda
+FROM ubuntu:22.04
+COPY --from=cuda /opt/cupti/samples/helper.h /usr/include/
+COPY CMakeLists.txt /src/
+RUN cmake -S /src -B /b && cmake --build /b
+""", {"CMakeLists.txt": ""}, ()),
     Case("built with CUPTI, run without", """\
 FROM nvidia/cuda:12.4.1-devel-ubuntu22.04 AS build
 COPY . /src

@@ -293,6 +293,12 @@ def _release_words(build: Build) -> str:
     return "X-Y"
 
 
+def _has_headers(source: str) -> bool:
+    """Whether what is copied is CUPTI's headers, or one of them, by its path."""
+    name = source.rpartition("/")[2]
+    return "CUPTI/include" in source or ("cupti" in name and name.endswith(".h"))
+
+
 @dockerfile_rule("GM957")
 def cupti(build: Build) -> Iterator[Finding]:
     final = build.final
@@ -301,7 +307,7 @@ def cupti(build: Build) -> Iterator[Finding]:
         step
         for stage in build.used()
         for step in stage.copies()
-        if re.search(r"CUPTI/include|cupti[^/]*\.h$", step.source)
+        if _has_headers(step.source)
         and not any(_copies_library(other) for other in stage.copies())
         and not _library(build, stage)
     ]
