@@ -20,7 +20,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host, ctx_state
 
 from gpumend.plan.wire import digest
-from gpumend.reports.document import Exit, exit_of, word_of
+from gpumend.reports.document import OPEN, Exit, exit_of, word_of
 from gpumend.reports.names import some
 from gpumend.run import record as run
 from gpumend.run.outcome import Outcome
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pyinfra.api.state import State
 
 FAILED = (Exit.PUT_BACK, Exit.BROKEN)
-OPEN = ("running", "watching")  # the host ends it by itself, and nobody here has seen how
 LAST = 300  # characters of a command's last line
 
 

@@ -106,32 +106,29 @@ DRIVERS = (
     "cuda-drivers", "nvidia-", "libnvidia-", "libcuda1", "libnvcuvid1", "libnvoptix1", "libxnvctrl", "linux-", "xserver-xorg-",
     "firmware-nvidia-", "kmod-", "akmod-", "dkms-", "xorg-x11-drv-", "libnvsdm",
 )  # fmt: skip
-# (role, how such a name begins, what is in it, pattern). First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. A Pattern
+# (role, how such a name begins, pattern). First match wins. Group 1 is the part that the name itself tells: `12-9`, `12`. A Pattern
 # is compiled where a name begins like that: the driver's and a distribution's packages many hosts have not.
 # Sources: reference strings of real hosts (tests/fixtures/cuda_package_strings.json) and NVIDIA's and Debian's package lists.
-ROLES: tuple[tuple[str, tuple[str, ...], str, Pattern | re.Pattern[str]], ...] = (
+ROLES: tuple[tuple[str, tuple[str, ...], Pattern | re.Pattern[str]], ...] = (
     # cuda-repo-ubuntu2204-12-4-local, cudnn-local-repo-...: name a version, install none
-    ("none", ANY, "-repo", Pattern(r"(?s).*-repo(?:-.*)?")),
-    ("none", ANY, "-keyring", Pattern(r"(?s).*-keyring")),
-    ("none", ANY, "-config-common", re.compile(r"(?s).*-config-common")),
-    ("none", ANY, "-driver-pinning", Pattern(r"(?s).*-driver-pinning(?:-.*)?")),
-    ("none", ("nvidia-", "libnvidia-"), "", Pattern(
+    ("none", ANY, re.compile(r"(?s).*-(?:repo(?:-.*)?|keyring|config-common|driver-pinning(?:-.*)?)")),
+    ("none", ("nvidia-", "libnvidia-"), Pattern(
         r"(?:lib)?nvidia-(?:container|docker|ctk|nsight|prime|l4t|jetpack|gds|fs|visual-profiler|profiler).*")),
-    ("compat", ("cuda-compat",), "", re.compile(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
-    ("distro_toolkit", ("nvidia-cuda-",), "", Pattern(r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?")),
-    ("none", ("nvidia-cuda-",), "", Pattern(r"nvidia-cuda-.*")),
-    ("driver", DRIVERS, "", Pattern(
+    ("compat", ("cuda-compat",), re.compile(r"cuda-compat(?:-[a-z]+)*-(\d+-\d+)")),
+    ("distro_toolkit", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-(?:toolkit|dev)(?:-gcc)?")),
+    ("none", ("nvidia-cuda-",), Pattern(r"nvidia-cuda-.*")),
+    ("driver", DRIVERS, Pattern(
         r"cuda-drivers(?:-.*)?|nvidia-(?:driver|headless|dkms|kernel|open|utils|compute-utils|modprobe|persistenced|smi"
         r"|settings|firmware|fabricmanager|imex|tesla|legacy|alternative|gfx|vulkan|egl|opencl|libopencl1|detect|xconfig)(?:[-.\d].*)?"
         r"|nvidia-gfxG\d.*|nvidia-(?:compute|gl|video)-G\d.*|libnvidia-.*|libcuda1(?:-.*)?|libnvcuvid1|libnvoptix1|libxnvctrl.*"
         r"|linux-(?:modules|objects|signatures)-nvidia-.*|xserver-xorg-video-nvidia.*|firmware-nvidia-.*|(?:a?kmod|dkms)-nvidia.*"
         r"|xorg-x11-drv-nvidia.*|libnvsdm.*")),
-    ("built_for", ANY, "-cuda", re.compile(r".*-cuda-?(\d+(?:-\d+)?)")),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
-    ("rolling_meta", ("cuda",), "", re.compile(
+    ("built_for", ANY, re.compile(r".*-cuda-?(\d+(?:-\d+)?)")),  # libcudnn9-cuda-12, cudnn9-cuda-12-6, libcutensor2-cuda-13
+    ("rolling_meta", ("cuda",), re.compile(
         r"cuda(?:-(?:toolkit|runtime|libraries|libraries-dev(?:el)?|tools|compiler|minimal-build))?(?:-\d+)?")),
-    ("toolkit", ("cuda-",), "", re.compile(r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)")),
-    ("library", ("lib", "gds-tools"), "", re.compile(r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)")),
-    ("distro_library", ("libcu", "libnv", "libnpp", "libaccinj"), "", Pattern(
+    ("toolkit", ("cuda-",), re.compile(r"cuda-(?:[a-z][a-z0-9+]*-)*(\d+-\d+)")),
+    ("library", ("lib", "gds-tools"), re.compile(r"(?:lib(?:cu|npp|nv)[a-z0-9+]*|gds-tools)(?:-[a-z][a-z0-9+]*)*-(\d+-\d+)")),
+    ("distro_library", ("libcu", "libnv", "libnpp", "libaccinj"), Pattern(
         r"lib(?:cudart|cublas|cublaslt|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cupti|nvrtc|nvblas|nvjpeg"
         r"|nppc?|npp[a-z]+|nvtoolsext|nvvm|accinj|cuinj|cudadevrt|nvrtc-builtins|nvjitlink|nvfatbin)(?:64-)?(?:[\d.]|-dev|-doc)+")),
 )  # fmt: skip
@@ -144,8 +141,8 @@ BUILT_TAG = re.compile(
 def classify(name: str, version: str) -> Package:
     """What a package says about CUDA. Total: any name and version give an answer, and `none` is one."""
     bare = name.partition(":")[0]  # dpkg's binary:Package may end in the architecture
-    for role, beginnings, within, pattern in ROLES:
-        match = pattern.fullmatch(bare) if within in bare and bare.startswith(beginnings) else None
+    for role, beginnings, pattern in ROLES:
+        match = pattern.fullmatch(bare) if bare.startswith(beginnings) else None
         if match is None:
             continue
         told = match.group(1) if match.re.groups else None
@@ -297,8 +294,7 @@ def cuda_version_json(text: str) -> Version:
 
 
 class _Noting(Snapshot):
-    """A snapshot that keeps the first thing asked of it that could not be read. It names its parent: super() takes as long as
-    what is asked."""
+    """A snapshot that keeps the first thing asked of it that could not be read."""
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         super().__init__(answer)
@@ -310,20 +306,20 @@ class _Noting(Snapshot):
         return reading
 
     def stat(self, path: str) -> Reading[FileMeta]:
-        return self._noted(Snapshot.stat(self, path))
+        return self._noted(super().stat(path))
 
     def file(self, path: str) -> Reading[FileContent]:
-        found = Snapshot.file(self, path)
+        found = super().file(path)
         return self._noted(found) if self.unread(path) else found
 
     def glob(self, pattern: str) -> Reading[tuple[str, ...]]:
-        return self._noted(Snapshot.glob(self, pattern))
+        return self._noted(super().glob(pattern))
 
     def found(self, path: str, search: str = "") -> Reading[tuple[str, ...]]:
-        return self._noted(Snapshot.found(self, path, search))
+        return self._noted(super().found(path, search))
 
     def section(self, path: str) -> Reading[bytes]:
-        return self._noted(Snapshot.section(self, path))
+        return self._noted(super().section(path))
 
 
 class _Directories:

@@ -156,22 +156,19 @@ def unpacked(output: str) -> str:
 def _meta(path: str, item: Mapping[str, Any]) -> FileMeta:
     get = item.get
     rdev = get("rdev")
-    # As a tuple's: a host has hundreds, and a record's own constructor, which counts its values, takes twice as long.
-    return tuple.__new__(
-        FileMeta,
-        (
-            path,
-            sys.intern(str(get("kind", "other"))),
-            int(get("mode", 0)),
-            int(get("uid", 0)),
-            int(get("gid", 0)),
-            int(get("size", 0)),
-            float(get("mtime", 0)),
-            float(get("ctime", 0)),
-            (int(rdev[0]), int(rdev[1])) if rdev else None,
-            get("link"),
-            get("real"),
-        ),
+    # By position: a host has hundreds, and a record takes four times as long by name.
+    return FileMeta(
+        path,
+        sys.intern(str(get("kind", "other"))),
+        int(get("mode", 0)),
+        int(get("uid", 0)),
+        int(get("gid", 0)),
+        int(get("size", 0)),
+        float(get("mtime", 0)),
+        float(get("ctime", 0)),
+        (int(rdev[0]), int(rdev[1])) if rdev else None,
+        get("link"),
+        get("real"),
     )
 
 
@@ -210,8 +207,7 @@ class Snapshot:
         return item if isinstance(item, dict) else UNASKED
 
     def _unread(self, item: Mapping[str, Any], source: str) -> Reading[Any]:
-        reason = sys.intern(str(item.get("error", ""))[:MAX_REASON])
-        return Reading(_status(item), None, source, reason)
+        return Reading(_status(item), None, source, sys.intern(str(item.get("error", ""))[:MAX_REASON]))
 
     @property
     def system(self) -> Mapping[str, Any]:
@@ -223,9 +219,7 @@ class Snapshot:
         for part in (self._stats, self._files):
             item = part.get(path)
             if isinstance(item, dict):
-                if "kind" in item:
-                    return Reading(OK, _meta(path, item), path)
-                return self._unread(item, path)
+                return Reading(OK, _meta(path, item), path) if "kind" in item else self._unread(item, path)
         return Reading(FAILED, None, path, NOT_ASKED)
 
     def dangling(self, path: str) -> str | None:

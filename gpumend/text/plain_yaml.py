@@ -89,7 +89,7 @@ def _tree(rows: Iterable[Row]) -> dict[str, Any] | None:
             around.append((column, block, True))
             item: dict[str, Any] = {}
             block.append(item)
-            column, block, is_list = at + 2, item, False
+            column, block, is_list = at + len(dash), item, False
         if not key or is_list or key in block:
             return None
         block[key] = value

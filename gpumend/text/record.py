@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 else:
     from collections import _tuplegetter  # what reads a field of a named tuple, in C
 
-    _new = tuple.__new__
-
     class _RecordType(type):
         """Makes a class of `class Name(Record)`: each annotation is a field, what stands behind it the field's default."""
 
@@ -26,21 +24,19 @@ else:
                 if fields[len(fields) - len(defaults) :] != tuple(defaults):
                     raise TypeError(f"{name}: a field without a default follows one with a default")
                 body.update((field, _tuplegetter(index, None)) for index, field in enumerate(fields))
-                body.update(
-                    _fields=fields, _count=len(fields), _field_defaults=defaults, __match_args__=fields
-                )
+                body.update(_fields=fields, _field_defaults=defaults, __match_args__=fields)
             return super().__new__(cls, name, bases, body)
 
     class Record(tuple, metaclass=_RecordType):
         """As typing.NamedTuple: a tuple whose values have names. Fields that are given by name or left out cost more."""
 
-        _fields, _count = (), 0
+        _fields = ()
         _field_defaults = {}
 
         def __new__(cls, /, *values, **named):
-            if named and not values and tuple(named) == cls._fields:
-                return _new(cls, named.values())
-            if named or len(values) != cls._count:
+            if not values and tuple(named) == cls._fields:  # as most are written that have many
+                return tuple.__new__(cls, named.values())
+            if named or len(values) != len(cls._fields):
                 rest, defaults = cls._fields[len(values) :], cls._field_defaults
                 try:
                     values += tuple(
@@ -51,11 +47,11 @@ else:
                 if named or len(values) != len(cls._fields):
                     more = ", ".join(named) or f"{len(values)} values"
                     raise TypeError(f"{cls.__name__}: more than {', '.join(cls._fields)} is given: {more}")
-            return _new(cls, values)
+            return tuple.__new__(cls, values)
 
         @classmethod
         def _make(cls, values):
-            made = _new(cls, values)
+            made = tuple.__new__(cls, values)
             if len(made) != len(cls._fields):
                 raise TypeError(f"{cls.__name__}: {len(made)} values for {', '.join(cls._fields)}")
             return made

@@ -75,9 +75,9 @@ def test_every_sample(row: Mapping[str, Any]) -> None:
     "row", cuda.ROLES, ids=[f"{number}-{row[0]}" for number, row in enumerate(cuda.ROLES)]
 )
 def test_each_name_of_a_role_begins_as_its_row_says(row: Any, data: st.DataObject) -> None:
-    _, beginnings, within, pattern = row
+    _, beginnings, pattern = row
     name = data.draw(st.from_regex(getattr(pattern, "compiled", pattern), fullmatch=True))
-    assert name.startswith(beginnings) and within in name
+    assert name.startswith(beginnings)
 
 
 @pytest.mark.parametrize(

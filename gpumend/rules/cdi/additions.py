@@ -96,7 +96,7 @@ def _nvidias(field: str, value: Any) -> bool:
     if field == "hooks":
         return name.rpartition("/")[2] in CTK_HOOKS
     peoples = PEOPLES.match(name) is not None and not DRIVERS.search(name)
-    return ("nvidia" in name or CTK_MOUNTS.search(name) is not None) and not peoples
+    return CTK_MOUNTS.search(name) is not None and not peoples
 
 
 def written_by_hand(text: str) -> list[str]:
