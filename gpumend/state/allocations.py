@@ -18,6 +18,7 @@ SOCKET = "/run/docker.sock"
 TIMERS = (
     "/etc/systemd/system/*.service",
     "/usr/local/lib/systemd/system/*.service",
+    "/usr/lib/systemd/system/*.service",
     "/lib/systemd/system/*.service",
 )
 RECONCILER = r"(?m)^[^#\n]{0,300}?(/[\w./@-]{0,200}(?:reconcil|gpu[-_]state|stale[-_]gpu|validate-state)[\w./@-]{0,100})"
@@ -106,7 +107,7 @@ def request(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, Mapping):
         return {}
     found = books(raw)
-    asked: dict[str, Any] = {KEY: found.spec(), "globs": [each._asdict() for each in globs(found)]}
+    asked: dict[str, Any] = {KEY: found.spec(), "globs": [each.entry() for each in globs(found)]}
     if "kubelet" in found.bookkeepers:
         asked["files"] = [KUBELET]
     return asked

@@ -42,12 +42,13 @@ LOGIN_LINES = r"(?m)^[ \t]*(?:export[ \t]+)?(LD_LIBRARY_PATH=[^\n#;]*)"
 UNIT_DIRECTORIES = (
     "/etc/systemd/system",
     "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
 UNIT_GLOBS = tuple(
     f"{directory}/{name}"
-    for directory in UNIT_DIRECTORIES[:3]
+    for directory in UNIT_DIRECTORIES
     for name in ("*.service", "*.service.d/*.conf", "service.d/*.conf")
 )
 MANAGER_GLOBS = ("/etc/systemd/system.conf", "/etc/systemd/system.conf.d/*.conf")
@@ -422,7 +423,7 @@ def _compats(snapshot: Snapshot, directories: _Directories, names: Iterable[str]
 
 def _library_paths(snapshot: Snapshot) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """(scope, unit) -> (file, LD_LIBRARY_PATH as set there), in the order in which systemd applies them: the unit's own
-    file, then drop-ins by name, /etc before /run before /usr/lib (systemd.unit(5)); the last one holds."""
+    file, then drop-ins by name, /etc before /run before /usr (systemd.unit(5)); the last one holds."""
     fragments: dict[str, str] = {}
     dropins: dict[str, dict[str, str]] = {}
     for pattern in UNIT_GLOBS:

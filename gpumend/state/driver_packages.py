@@ -60,7 +60,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "files": [*FILES, MODULE_FILE, ZYPP_LOCKS],
-        "globs": [Glob(HEADERS, read=False)._asdict()],
+        "globs": [Glob(HEADERS, read=False).entry()],
         "commands": {name: each.entry() for name, each in asked.items()},
     }
 

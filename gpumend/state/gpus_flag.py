@@ -36,12 +36,14 @@ RUNNER = (
 PLAIN = (
     "/etc/crontab", "/etc/anacrontab", "/etc/cron.d/*", "/var/spool/cron/*", "/var/spool/cron/crontabs/*",
     "/etc/systemd/system/*.service", "/etc/systemd/system/*.service.d/*.conf", "/run/systemd/system/*.service",
-    "/usr/local/lib/systemd/system/*.service", "/lib/systemd/system/*.service", "/etc/systemd/user/*.service",
+    "/usr/local/lib/systemd/system/*.service", "/usr/lib/systemd/system/*.service", "/lib/systemd/system/*.service",
+    "/etc/systemd/user/*.service",
     "/root/.config/systemd/user/*.service", "/home/*/.config/systemd/user/*.service",
     "/etc/default/*", "/etc/sysconfig/*", "/etc/conf.d/*",
 )  # fmt: skip
 # Of packages' own units there are hundreds.
 OF_PACKAGES = (
+    "/usr/lib/systemd/system/*.service",
     "/lib/systemd/system/*.service",
     "/run/systemd/system/*.service",
     "/etc/default/*",
@@ -97,7 +99,7 @@ class GpusFlag(Record):
 
 def starts_by_itself(path: str) -> bool:
     """Whether what stands in this file is started without anybody: by cron, systemd or a CI runner."""
-    if path.startswith(("/etc/", "/var/spool/", "/run/", "/lib/", "/usr/local/lib/")) or (
+    if path.startswith(("/etc/", "/var/spool/", "/run/", "/lib/", "/usr/lib/", "/usr/local/lib/")) or (
         path.endswith((".service", "/config.toml"))
     ):
         return True

@@ -37,7 +37,7 @@ from gpumend.state import (
     storage,
     toolkit,
 )
-from gpumend.state.request import merge
+from gpumend.state.request import merge, with_twins
 from gpumend.state.snapshot import AnswerError, Snapshot
 from gpumend.text.record import Record
 
@@ -133,7 +133,7 @@ def request(ask_cuda: bool = True, besides: str = "") -> dict[str, Any]:
         asked["commands"][cuinit.NAME] = {**asked["commands"][cuinit.NAME], "never": True}
     for key, value in (json.loads(besides) if besides else {}).items():
         asked[key] = _both(asked.get(key), value)
-    return asked
+    return {**asked, "globs": with_twins(asked["globs"])}
 
 
 def asked_of(raw: Mapping[str, Any]) -> tuple[bool, str]:

@@ -103,10 +103,10 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
                 globs.append(Glob(each.archives, read=False))
                 files.append(each.index_path)
                 stats += [f"{each.directory}/{name}" for name in ("Packages", "InRelease")]
-        found = {"globs": [each._asdict() for each in globs], "files": files, "stats": stats}
+        found = {"globs": [each.entry() for each in globs], "files": files, "stats": stats}
     if raw.get(HANDOVER):
         globs = [*map(Glob, (*SOURCES, *REPOS, PREFERENCES, *KEYRINGS, RPM_KEYS))]
-        found.setdefault("globs", [each._asdict() for each in globs])
+        found.setdefault("globs", [each.entry() for each in globs])
         found.setdefault("files", [LIST])
         found.setdefault("stats", [SQV])
         release = str((raw.get("cuda_toolkit") or {}).get("version", "")).replace(".", "-")
@@ -118,7 +118,7 @@ def request(raw: Mapping[str, Any]) -> dict[str, Any]:
         )
         found["commands"] = {"origins": told.entry(), "dnf-history": noted.entry()}
         history = Glob(ZYPP_HISTORY, read=False, search=zypp_rows(mine), limit=LONGEST)
-        found["globs"] = [*found["globs"], history._asdict()]
+        found["globs"] = [*found["globs"], history.entry()]
     if engine:
         asked = Command(("apt-cache", *NO_CACHE, "policy", *ENGINES), timeout=20)
         found.setdefault("commands", {})["engine-offers"] = asked.entry()

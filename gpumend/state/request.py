@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpumend.text.record import Record
@@ -15,7 +15,10 @@ class Glob(Record):
     listed. section: the ELF section of this name is read besides. Both go with `read=False`.
     limit: bytes beyond which a file is not searched, but passed over; begins: only files that begin so are.
     follow: a regular expression for paths in what is searched: scripts (`#!`) at those are searched, too, and listed with it.
+    One of those that search the same files may follow.
     holds: what all that the search finds stands beside, so that it costs nothing where that is not in a file.
+    again: its files are opened once more, after all that stands before it. Else all that is asked of one pattern is asked at once.
+    where: a path or a pattern of the request that stands before it, without which it is not looked at.
     """
 
     pattern: str
@@ -27,6 +30,28 @@ class Glob(Record):
     begins: str = ""
     follow: str = ""
     holds: str = ""
+    again: bool = False
+    where: str = ""
+
+    def entry(self) -> dict[str, Any]:
+        """The files as the probe's JSON has them."""
+        more = {key: value for key, value in self._asdict().items() if value}
+        return {"pattern": self.pattern, "read": self.read, **more}
+
+
+def with_twins(globs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each pattern below /lib is told which one below /usr/lib asks for all the same: where the two are one directory, as
+    distributions have it since 2012 (systemd.io, The Case for the /usr Merge), it is not looked at twice."""
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for spec in globs:
+        asked.setdefault(spec["pattern"], []).append({**spec, "pattern": ""})
+    found = []
+    for spec in globs:
+        twin = f"/usr{spec['pattern']}"
+        same = spec["pattern"].startswith("/lib/") and twin in asked
+        same = same and all(each in asked[twin] for each in asked[spec["pattern"]])
+        found.append({**spec, "twin": twin} if same else {**spec})
+    return found
 
 
 class Command(Record):
@@ -136,7 +161,7 @@ def merge(requests: Iterable[Request]) -> dict[str, Any]:
     for request in requests:
         for key, seen in merged.items():
             for item in getattr(request, key):
-                entry = item._asdict() if isinstance(item, Glob) else item
+                entry = item.entry() if isinstance(item, Glob) else item
                 if entry not in seen:
                     seen.append(entry)
         if request.inside:

@@ -30,20 +30,19 @@ PROGRAM_PATHS = (
     ("nvidia-ctk", "path"),
 )
 OPERATOR_ROOT = "/usr/local/nvidia/toolkit"
+LDCONFIG, SCRIPT = "/sbin/ldconfig", r"\A#!"
 
 REQUEST = Request(
     files=(CONFIG, "/etc/ld.so.conf"),
-    stats=("/sbin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig"),
+    stats=(LDCONFIG, "/sbin/ldconfig.real", "/usr/sbin/ldconfig"),
     globs=(
         Glob(CONFIG, mentioned=True),
         Glob("/etc/apt/sources.list.d/*.list"),
         Glob("/etc/apt/sources.list.d/*.sources"),
+        Glob(LDCONFIG, read=False, search=SCRIPT, limit=1 << 16, begins="#!"),
     ),
     programs=PROGRAMS,
-    commands={
-        "nvidia-ctk": Command(("nvidia-ctk", "--version"), timeout=10),
-        "ldconfig-head": Command(("head", "-c", "4", "/sbin/ldconfig"), timeout=5),
-    },
+    commands={"nvidia-ctk": Command(("nvidia-ctk", "--version"), timeout=10)},
 )
 
 
@@ -144,9 +143,9 @@ def parse(snapshot: Snapshot) -> Toolkit:
         unread=snapshot.unread(CONFIG),
         config=config,
         dangling=dangling,
-        ldconfig_wrapper=snapshot.succeeded("ldconfig-head").map(lambda found: found.out.startswith("#!")),
+        ldconfig_wrapper=snapshot.found(LDCONFIG, SCRIPT).map(bool),
         ldconfig_real=_exists(snapshot.stat("/sbin/ldconfig.real")),
-        ldconfig_there=_exists(snapshot.stat("/sbin/ldconfig")),
+        ldconfig_there=_exists(snapshot.stat(LDCONFIG)),
         merged_sbin=snapshot.stat("/usr/sbin/ldconfig").ok,
         sources=_sources(snapshot),
         named=_named(snapshot, config),

@@ -25,7 +25,7 @@ from gpumend.run.programs import probe_program
 from gpumend.state.host_state import parse
 from gpumend.state.reading import Reading
 from gpumend.state.snapshot import Snapshot
-from tests.bench.alone import CONTAINERS, IMAGES, MANY, TOLD
+from tests.bench.alone import CONTAINERS, IMAGES, MANY, telling
 from tests.bench.contestants import ROOT
 from tests.bench.report import table
 from tests.nodes import images, scenarios
@@ -165,8 +165,8 @@ def main(commit: str, repeat: int = 7) -> int:
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(old)], cwd=ROOT, check=True)
         programs = {"then": Path(name) / "then.py", "now": Path(name) / "now.py"}
-        programs["then"].write_text(text.stdout + TOLD)
-        programs["now"].write_text(probe_program() + TOLD)
+        programs["then"].write_text(telling(text.stdout))
+        programs["now"].write_text(telling(probe_program()))
         node = lab.boot("trixie")
         scenarios.apply(node, "healthy")
         node.sh(PREPARE)

@@ -290,13 +290,15 @@ def answer(
         listed[pattern] = {"status": "ok", "paths": sorted({*paths, *before})}
         if not re.search(r"[*?[]", directory) and directory not in directories and directory not in lying:
             listed[pattern] = {"status": "absent"}
+        if spec.get("where") and spec["where"] not in lying:
+            listed[pattern] = {"status": "absent"}
         for path in paths:
             if spec["read"]:
                 read[path] = lying[path]
-            elif spec["search"] and "data" in lying[path]:
+            elif spec.get("search") and "data" in lying[path]:
                 data = base64.b64decode(lying[path]["data"])
-                passed = spec["limit"] and len(data) > spec["limit"]
-                passed = passed or not data.startswith(spec["begins"].encode())
+                passed = len(data) > spec.get("limit", len(data))
+                passed = passed or not data.startswith(spec.get("begins", "").encode())
                 passed = passed or spec.get("holds", "").encode() not in data
                 text = "" if passed else data.decode("utf-8", "replace")
                 if hits := matches(spec["search"], text):
@@ -304,7 +306,7 @@ def answer(
                     stats[path] = {**stat(path), "found": {**others, search_key(spec["search"]): hits}}
                 elif path not in before:
                     listed[pattern]["paths"] = [other for other in listed[pattern]["paths"] if other != path]
-                named = matches(spec["follow"], text) if spec["follow"] else []
+                named = matches(spec["follow"], text) if "follow" in spec else []
                 for name in (each for each in sorted(set(named)) if each in lying):
                     data = base64.b64decode(lying[name].get("data", ""))
                     script = data.decode("utf-8", "replace") if data.startswith(b"#!") else ""
@@ -313,17 +315,18 @@ def answer(
                         listed[pattern]["paths"] = sorted({*listed[pattern]["paths"], name})
             else:
                 stats[path] = stat(path)
-            if spec["section"]:
+            if "section" in spec:
                 stats[path]["section"] = lying[path].get(
                     "section", {"status": "absent", "error": "not an ELF file"}
                 )
-            if spec["mentioned"] and "data" in lying[path]:
+            if "mentioned" in spec and "data" in lying[path]:
                 for name in mentioned(base64.b64decode(lying[path]["data"])):
                     stats.setdefault(name, stat(name))
     for path in asked["files"]:
         read[path] = lying[path] if path in lying else a_directory() if path in directories else absent()
     for path in asked["stats"]:
-        stats[path] = stat(path)
+        searched = {"found": stats[path]["found"]} if "found" in stats.get(path, {}) else {}
+        stats[path] = {**stat(path), **searched}
     found: Item = {
         "gpumend": 1,
         "system": {
@@ -544,7 +547,6 @@ def h100() -> Host:
             "ldconfig": (0, capture("h100/ldconfig.txt"), ""),
             "nvidia-smi": (0, capture("h100/smi_L.txt"), ""),
             "nvidia-smi-version": (0, "NVIDIA-SMI version  : 580.159.04\nCUDA Version        : 13.0\n", ""),
-            "ldconfig-head": (0, "#!/b", ""),
             "dpkg": (1, _dpkg(), "dpkg-query: no packages found matching podman*\n"),
         },
     )
@@ -679,7 +681,6 @@ def healthy(
         commands={
             "nvidia-ctk": (0, f"NVIDIA Container Toolkit CLI version {toolkit}\ncommit: d34b3046\n", ""),
             "dockerd": (0, f"Docker version {docker}, build 0a1b2c3\n", ""),
-            "ldconfig-head": (0, "#!/b" if layout == "ubuntu" else "\x7fELF", ""),
             "modinfo": (0, "580.159.04\n", ""),
             "systemd-version": (0, "systemd 257\n", ""),
         },

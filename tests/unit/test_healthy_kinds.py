@@ -196,7 +196,6 @@ def wsl2(**files: Any) -> Host:
             "dockerd": (0, "Docker version 28.5.2, build 0a1b2c3\n", ""),
             "nvidia-smi-wsl": (0, smi("GeForce", "Ada Lovelace", "581.57", "13.0"), ""),
             "ldconfig": (0, f"\tlibcuda.so.1 (libc6,x86-64) => {WSL_LIB}/libcuda.so.1\n", ""),
-            "ldconfig-head": (0, "\x7fELF", ""),
             "systemd-version": (0, "systemd 255\n", ""),
         },
         docker=docker,

@@ -17,7 +17,7 @@ from gpumend.payload.probe.running import Job
 
 LOOKING = 2  # seconds that a look takes, or less: a container that is younger may have a dockerd that was not seen yet
 INNER_SECONDS = 6  # for all answers of a dockerd in a container
-READERS = 2  # of containers side by side: they share the memory that the probe may have
+READERS = 2  # of containers side by side, where there are any: they share the memory that the probe may have
 STARTING = 10  # seconds after its start in which a dockerd that does not answer is waited for
 
 
@@ -166,7 +166,8 @@ def read_side_by_side(jobs: List[Job], end: float, wait: float) -> None:
             else found.get("answer", found)
         )
 
-    read_apart([source(job) for job in jobs], take, end, {}, wait, READERS)
+    others = any(function in (inside, search, compose_project) for _, _, function, _ in jobs)
+    read_apart([source(job) for job in jobs], take, end, {}, wait, READERS if others else 1)
 
 
 def unsure(impostors: Iterable[Json]) -> Optional[str]:

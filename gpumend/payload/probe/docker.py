@@ -3,13 +3,15 @@
 import _socket
 import errno
 import json
+import os
 import re
 import struct
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, digest_of, failure, matches, open_file
+from gpumend.payload.probe.execution import roots_own
+from gpumend.payload.probe.files import MAX_FILE_BYTES, Json, digest_of, failure, matches, opened_in
 from gpumend.payload.probe.http import MAX_ANSWERS, BadAnswer, Budget, UnixConnection
 from gpumend.payload.probe.processes import allowed_env
 
@@ -101,19 +103,31 @@ def image(entry: Json, config: Json) -> Json:
     }
 
 
-def stored_config(root: str, driver: str, ident: str) -> Optional[Json]:
-    """An image's configuration as Docker stores it (moby image/fs.go), which spares dockerd 500 inspections of half a
-    millisecond: {} where it names nothing of NVIDIA's, CUDA's or Compose's, None where it is not there, as in the containerd store."""
-    path = "%s/image/%s/imagedb/content/sha256/%s" % (root, driver, ident.partition(":")[2])
+def stored_configs(root: str, driver: str, idents: Sequence[str]) -> List[Optional[Json]]:
+    """Of each image its configuration as Docker stores it (moby image/fs.go), which spares dockerd 500 inspections of half a
+    millisecond: {} where it names nothing of NVIDIA's, CUDA's or Compose's, None where it is not there, as in the containerd store, and
+    where others than root could have put it there, as with user namespaces (`userns-remap`)."""
+    directory = "%s/image/%s/imagedb/content/sha256" % (root, driver)
+    handle = roots_own(directory)
+    if handle is None:
+        return [None] * len(idents)
     try:
-        with open_file(path) as handle:
-            data = handle.read(MAX_FILE_BYTES)
-    except (OSError, ValueError):
-        return None
-    if "sha256:" + digest_of(data) != ident:
+        return [stored_config(handle, directory, ident) for ident in idents]
+    finally:
+        os.close(handle)
+
+
+def stored_config(handle: int, directory: str, ident: str) -> Optional[Json]:
+    """As `stored_configs`, of one image in the store on whose directory that is a handle."""
+    digest = ident.partition(":")[2]
+    data = opened_in(handle, "%s/%s" % (directory, digest), MAX_FILE_BYTES)[1]
+    if data is None or ident != "sha256:" + digest_of(data):
         return None
     known = (b"NVIDIA_", b"CUDA_VERSION", b"com.docker.compose.project.")
-    return json.loads(data.decode("utf-8")) if any(word in data for word in known) else {}
+    try:
+        return json.loads(data.decode("utf-8")) if any(word in data for word in known) else {}
+    except ValueError:
+        return None
 
 
 def ask_all(
@@ -176,7 +190,8 @@ def images_of(
     its layers from the lowest up for the HISTORIES largest: they are for a prediction only; and by id an image's labels. own: it is the host's Docker,
     whose store can be read. refused: what dockerd could not tell of one, as text."""
     root, driver = info.get("DockerRootDir", ""), info.get("Driver", "")
-    configs = [stored_config(root, driver, entry["Id"]) if own and root else None for entry in listed]
+    idents = [entry["Id"] for entry in listed]
+    configs = stored_configs(root, driver, idents) if own and root else [None] * len(idents)
     asked = [number for number, config in enumerate(configs) if config is None]
     urls = ["/images/%s/json" % listed[number]["Id"] for number in asked]
     answers = ask_all(path, urls, deadline, refused, budget)

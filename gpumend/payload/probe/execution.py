@@ -93,6 +93,16 @@ def resolved(path: str, gone: bool = False) -> Tuple[Optional[str], Optional[str
     return (None, why) if why else (at, None)
 
 
+def roots_own(directory: str) -> Optional[int]:
+    """A handle (O_PATH) on a directory that is root's alone all the way, for many files in it; None for any other, and where we are
+    not root."""
+    try:
+        real = resolved(directory)[0] if os.geteuid() == 0 else None
+        return os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if real else None
+    except OSError:
+        return None
+
+
 def distrust(path: str) -> Optional[str]:
     """Why root does not execute what lies at a path, as text, or None where it does: it is a regular file that nobody else
     can change, put there by nobody else, and so is its interpreter where it begins with `#!` (execve(2); one level)."""

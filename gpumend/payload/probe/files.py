@@ -27,7 +27,7 @@ Named = Tuple[int, str]  # a uid or ANYBODY, and the file of theirs that names a
 MAX_FILE_BYTES = 1 << 20
 MAX_DIRECTORIES = 50000  # looked into for one pattern, and its matches: users can make any number
 NETWORK = re.compile(
-    r"nfs|cifs$|smb|fuse|ceph$|9p$|lustre$|gpfs$|beegfs|afs$|glusterfs|virtiofs$|panfs$|wekafs$"
+    r"nfs|cifs$|smb|fuse(?!ctl$)|ceph$|9p$|lustre$|gpfs$|beegfs|afs$|glusterfs|virtiofs$|panfs$|wekafs$"
 )
 ANYBODY = -1  # no uid: whoever may write to a directory of root's
 LONG_LINE = re.compile(r"(?m)^([^\n]{4096})[^\n]+")
@@ -230,14 +230,24 @@ def taken(
     try:
         with open_file(path, inside, named) as handle:
             data = handle.read(limit + 1)
-            try:
-                label = os.getxattr(handle.fileno(), "security.selinux")
-                item["selinux"] = label.rstrip(b"\0").decode("ascii", "replace")
-            except (OSError, AttributeError):
-                pass
+            label(item, handle.fileno())
     except OSError as error:
         item.update(failure(error))
         return item, None
+    return whole_file(item, data, limit)
+
+
+def label(item: Json, file: int) -> None:
+    """The SELinux label of an open file is put to its metadata, where it has one."""
+    try:
+        found = os.getxattr(file, "security.selinux")
+        item["selinux"] = found.rstrip(b"\0").decode("ascii", "replace")
+    except (OSError, AttributeError):
+        pass
+
+
+def whole_file(item: Json, data: bytes, limit: int) -> Tuple[Json, Optional[bytes]]:
+    """What has been read of a file with that metadata, where that is not more than the limit."""
     if len(data) > limit:
         item.update(status="failed", error="larger than %d bytes" % limit)
         return item, None
@@ -247,25 +257,40 @@ def taken(
 def opened_in(
     directory: Optional[int], path: str, limit: int, largest: int = 0
 ) -> Tuple[Json, Optional[bytes]]:
-    """As `opened`, by a handle on the path's directory, where that is root's alone all the way: a hundred files in it cost a
-    hundred opens and not a thousand. What is a link there, or may be somebody else's, is opened as any other path."""
+    """As `opened`, by a handle on the path's directory, where that is root's alone all the way: a hundred files in it cost a hundred
+    opens and not a thousand. What is a link there, or may be somebody else's, is opened as any other path."""
     if directory is None:
         return opened(path, limit, largest=largest)
-    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    name = os.path.basename(path)
     try:
-        handle = os.open(os.path.basename(path), flags, dir_fd=directory)
-    except OSError as error:
-        return failure(error), None
-    try:
-        found = os.fstat(handle)
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode) or chooser(os.fstat(directory), found) is not None:
             return opened(path, limit, largest=largest)
         item = meta_of(found)
         if item["kind"] != "file" or (largest and item["size"] > largest):
             return item, None
-        return taken(item, path, limit, handle)
+        return taken_in(directory, name, item, limit)
+    except OSError as error:
+        return failure(error), None
+
+
+def taken_in(directory: int, name: str, item: Json, limit: int) -> Tuple[Json, Optional[bytes]]:
+    """As `taken`, of a file of root's in a directory that is root's alone: so it is root who may have put something else in its place
+    since. To open that does not wait, and it is not read. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    file = os.open(name, flags, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError("not read: %s is no regular file any more" % name)
+        data = os.read(file, limit + 1)
+        more = data
+        while more and len(data) <= limit:
+            more = os.read(file, limit + 1 - len(data))
+            data += more
+        label(item, file)
     finally:
-        os.close(handle)
+        os.close(file)
+    return whole_file(item, data, limit)
 
 
 def read_file(path: str, limit: int = MAX_FILE_BYTES, inside: Optional[int] = None) -> Json:
@@ -322,23 +347,32 @@ def matches(pattern: str, text: str) -> List[str]:
 
 
 def search(
-    path: str,
-    pattern: str,
-    limit: int = 0,
-    begins: str = "",
-    holds: str = "",
-    directory: Optional[int] = None,
+    path: str, pattern: str, limit: int = 0, begins: str = "", holds: str = "", directory: Optional[int] = None
 ) -> Json:
-    """Metadata of a file and, under `found`, what the pattern finds in it. The rest of the file stays on the host.
-    A file that is larger than `limit`, does not begin with `begins` or does not hold `holds` has nothing to find.
-    directory: as `opened_in` takes it."""
-    item, data = opened_in(directory, path, limit or MAX_SEARCHED_BYTES, limit)
-    if data is not None and not data.startswith(begins.encode("utf-8")):
-        data = None
-    if data is not None:
-        there = holds.encode("utf-8") in data
-        hits = matches(pattern, data.decode("utf-8", "replace")) if there else []
-        item["found"] = {search_key(pattern): hits} if hits else {}
+    """As `searched`, for one thing."""
+    return searched(
+        path, [{"search": pattern, "limit": limit, "begins": begins, "holds": holds}], directory
+    )
+
+
+def searched(path: str, specs: Sequence[Json], directory: Optional[int] = None) -> Json:
+    """Metadata of a file and, under `found`, what each spec's `search` finds in it, by `search_key`. The rest of the file stays on
+    the host. For a spec a file that is larger than its `limit`, does not begin with `begins` or does not hold `holds` has nothing to
+    find. directory: as `opened_in` takes it."""
+    limits = [spec.get("limit") or 0 for spec in specs]
+    largest = max(limits) if all(limits) else 0  # no spec would look into a larger one
+    item, data = opened_in(directory, path, largest or MAX_SEARCHED_BYTES, largest)
+    if data is None:
+        return item
+    item["found"] = {}
+    for spec, limit in zip(specs, limits):
+        passed = limit and len(data) > limit
+        if passed or not data.startswith(spec.get("begins", "").encode("utf-8")):
+            continue
+        if spec.get("holds", "").encode("utf-8") in data:
+            hits = matches(spec["search"], data.decode("utf-8", "replace"))
+            if hits:
+                item["found"][search_key(spec["search"])] = hits
     return item
 
 
