@@ -34,6 +34,15 @@ REPLAY = "/usr/local/lib/bench-replay"
 OWN_FILES = "/usr/local/lib/bench-own"
 LOG = "/var/log/bench-sshd.log"
 
+# STAND-IN: NVIDIA's nvidia-ctk is a program of Go, which says its version in some milliseconds; the lab's is one of Python, which takes
+# 60. And a daemon.json is older than the daemon that reads it.
+PREPARE = r"""
+said=$(nvidia-ctk --version)
+mv /usr/bin/nvidia-ctk /usr/bin/nvidia-ctk.standin
+printf '#!/bin/sh\n[ "$*" = --version ] && { echo "%s"; exit; }\nexec /usr/bin/nvidia-ctk.standin "$@"\n' "$said" >/usr/bin/nvidia-ctk
+chmod 755 /usr/bin/nvidia-ctk
+while [ "$(date +%s)" -le "$(($(stat -c %Z /etc/docker/daemon.json) + 1))" ]; do sleep 0.1; done
+"""
 # STAND-INS: what an address does besides running the command that it is given.
 REPLAY_TEXT = """#!/bin/sh
 case $SSH_ORIGINAL_COMMAND in
@@ -78,6 +87,12 @@ def address(number: int) -> str:
 def local(host: str) -> str:
     """The address at which the relay stands for a host's."""
     return host.replace("198.19.", "127.19.", 1)
+
+
+def as_in_the_field(node: Node) -> None:
+    """A host of the lab whose programs take the time that they take elsewhere."""
+    node.sh(PREPARE)
+    node.restart("docker")
 
 
 class Farm:
@@ -175,6 +190,7 @@ def running(directory: Path) -> Iterator[Farm]:
     with Lab() as lab:
         node = lab.boot("trixie")
         scenarios.apply(node, "healthy")
+        as_in_the_field(node)
         farm = Farm(lab, node, directory)
         farm.start()
         try:

@@ -3,8 +3,6 @@
 On one booted healthy Docker node, in turns: `python3 -c pass`, that commit's probe, this tree's; then the same with many containers
 and images. Own CPU is the process' with all that it has started; the machine's is the node's whole cgroup: dockerd, PID 1 and dbus
 with it. The two answers are compared: what both have read is the same (`differences`).
-
-STAND-IN: nvidia-ctk's `--version` is a shell script's here; NVIDIA's is a program of Go, the lab's stand-in one of Python.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from gpumend.state.reading import Reading
 from gpumend.state.snapshot import Snapshot
 from tests.bench.alone import CONTAINERS, IMAGES, MANY, telling
 from tests.bench.contestants import ROOT
+from tests.bench.farm import as_in_the_field
 from tests.bench.report import table
 from tests.nodes import images, scenarios
 from tests.nodes.lab import ENVIRONMENT, Lab, Node
@@ -34,14 +33,6 @@ from tests.nodes.slot import ONLY_CGROUP2
 
 PROBE = ["python3", "-I", "-S", "-B", "-"]
 PROGRAM = "import sys; from gpumend.run.programs import probe_program; sys.stdout.write(probe_program())"
-# The lab's nvidia-ctk takes 60 ms to say its version; and a daemon.json is older than the daemon that reads it.
-PREPARE = r"""
-said=$(nvidia-ctk --version)
-mv /usr/bin/nvidia-ctk /usr/bin/nvidia-ctk.standin
-printf '#!/bin/sh\n[ "$*" = --version ] && { echo "%s"; exit; }\nexec /usr/bin/nvidia-ctk.standin "$@"\n' "$said" >/usr/bin/nvidia-ctk
-chmod 755 /usr/bin/nvidia-ctk
-while [ "$(date +%s)" -le "$(($(stat -c %Z /etc/docker/daemon.json) + 1))" ]; do sleep 0.1; done
-"""
 # In a mount namespace with the whole cgroup2 tree: runs a command in the node, in a cgroup of its own below the node's, and prints
 # its CPU milliseconds and the node's.
 RUN = r"""
@@ -169,8 +160,7 @@ def main(commit: str, repeat: int = 7) -> int:
         programs["now"].write_text(telling(probe_program()))
         node = lab.boot("trixie")
         scenarios.apply(node, "healthy")
-        node.sh(PREPARE)
-        node.restart("docker")
+        as_in_the_field(node)
         rows, unlike = compared(node, programs, repeat)
     page = ROOT / "docs" / "bench.md"
     found = json.loads(page.with_suffix(".json").read_text())
