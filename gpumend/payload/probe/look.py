@@ -33,16 +33,17 @@ from gpumend.payload.probe.files import (
 )
 from gpumend.payload.probe.planned import may_be_here, said_by_docker, spared
 from gpumend.payload.probe.processes import inner, processes
-from gpumend.payload.probe.reader import at, hung, name_for, read_apart
+from gpumend.payload.probe.reader import at, name_for, read_apart
 from gpumend.payload.probe.running import (
-    SLEEPERS,
+    NAMED,
     Job,
     at_once,
+    by_name,
     end_children,
+    hung,
     obstacle,
     run,
     run_all,
-    sleepers,
 )
 from gpumend.payload.probe.systemd import ask_systemd, units
 
@@ -93,7 +94,8 @@ def probe(request: Json) -> Json:
     containers come and go just then is looked at again, a few times, as long as there is time."""
     began = time.monotonic()
     end = began + BEYOND + patience(request) + request.get("timeout", 10)
-    SLEEPERS[:] = sleepers()
+    NAMED.clear()
+    NAMED.update(by_name())
     FENCE.raise_up()
     try:
         for pause in AGAIN:
@@ -147,7 +149,7 @@ class Tree:
         self.dead: Dict[str, str] = {}  # mounts that do not answer
         self.users: Dict[str, int] = {}  # bytes of files so far, by whose they are
         self.spoiled: Dict[str, Json] = {}  # why a path is not read (again)
-        self.hung = hung(SLEEPERS)
+        self.hung = hung()
         self.sources: List[Tuple[str, str, Callable[[], Json]]] = list(self.in_turn())
 
     def in_turn(self) -> Iterator[Tuple[str, str, Callable[[], Json]]]:

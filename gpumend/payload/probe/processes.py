@@ -5,7 +5,7 @@ import re
 from typing import Dict, Iterable, List, Optional, Sequence, Union
 
 from gpumend.payload.probe.execution import distrust, other_hand, resolved, which
-from gpumend.payload.probe.files import Json, failure
+from gpumend.payload.probe.files import Json, failure, of_process
 
 Pid = Union[int, str]
 
@@ -145,11 +145,11 @@ def processes(names: Sequence[str]) -> Json:
     for pid in pids:
         base = "/proc/" + pid
         try:
-            with open(base + "/cmdline", "rb") as handle:
-                line = handle.read(MAX_ARGV)
-            argv = without_secrets(line.decode("utf-8", "replace").split("\0")[: len(line) == MAX_ARGV or -1])
-            if not argv or os.path.basename(argv[0]) not in names:
+            line = of_process(pid, "cmdline", MAX_ARGV)
+            called_as = line.partition(b"\0")[0].rpartition(b"/")[2].decode("utf-8", "replace")
+            if called_as not in names or b"\0" not in line:  # a title of its own
                 continue
+            argv = without_secrets(line.decode("utf-8", "replace").split("\0")[: len(line) == MAX_ARGV or -1])
             with open(base + "/stat") as handle:
                 fields = handle.read().rpartition(")")[2].split()
             entry = {
@@ -174,9 +174,8 @@ def processes(names: Sequence[str]) -> Json:
             continue  # it ended while we looked
         except OSError as error:
             entry["error"] = failure(error)["status"]
-        name = os.path.basename(argv[0])
         try:
-            why = impostor(name, entry)
+            why = impostor(called_as, entry)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
         except OSError as error:
@@ -191,7 +190,7 @@ def processes(names: Sequence[str]) -> Json:
             result.append(entry)
         elif len(impostors) < IMPOSTORS:
             keys = ("pid", "uid", "uids", "exe", "nested", "container")
-            impostors.append(dict({key: entry.get(key) for key in keys}, name=name, why=why))
+            impostors.append(dict({key: entry.get(key) for key in keys}, name=called_as, why=why))
     found: Json = {"status": "ok", "processes": result, "impostors": impostors}
     return dict(found, left_out=left_out) if left_out else found
 

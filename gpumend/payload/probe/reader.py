@@ -54,20 +54,6 @@ def name_for(path: str) -> bytes:
     return (READER + digest_of(os.fsencode(path))[: 15 - len(READER)]).encode("ascii")
 
 
-def hung(sleepers: Sequence[int]) -> Dict[bytes, int]:
-    """Readers that could not be ended, by name: what they read is not read while they last."""
-    found = {}
-    for pid in sleepers:
-        try:
-            with open("/proc/%d/comm" % pid, "rb") as handle:
-                name = handle.read().strip()
-            if name.startswith(READER.encode("ascii")) and os.stat("/proc/%d" % pid).st_uid == os.geteuid():
-                found[name] = pid
-        except OSError:
-            continue  # it ended
-    return found
-
-
 def at(path: str) -> None:
     """A reader says what it reads now; anybody else says nothing."""
     if HERE:

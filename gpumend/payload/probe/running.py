@@ -10,57 +10,70 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 
 from gpumend.payload.probe.execution import executable, program, surroundings
 from gpumend.payload.probe.fence import FENCE, MAX_MEMORY
-from gpumend.payload.probe.files import NETWORK, Json, failure, matches, meta, mount_points
+from gpumend.payload.probe.files import NETWORK, Json, failure, matches, meta, mount_points, of_process
+from gpumend.payload.probe.reader import READER
 
 Job = Tuple[Json, str, Callable[..., Any], Tuple[Any, ...]]  # where, key, function, arguments
 
 MAX_OUTPUT_BYTES = 1 << 20
 CHILDREN: Set[Any] = set()  # processes that are waited for
 OLD = 120  # seconds: no command of a look may take as long
-SLEEPERS: List[int] = []  # as of the beginning of this look
+NAMED: Dict[bytes, List[int]] = {}  # processes by name, as of the beginning of this look
 
 
-def asleep(pid: int) -> bool:
-    """Whether a process is in uninterruptible sleep (proc(5), state D)."""
+def by_name() -> Dict[bytes, List[int]]:
+    """All processes, by the name that the kernel has for each: the first 15 bytes of its program's (proc(5), comm). To read that waits
+    for no process, whatever it does."""
+    found: Dict[bytes, List[int]] = {}
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                found.setdefault(of_process(pid, "comm")[:-1], []).append(int(pid))
+            except OSError:
+                continue  # it ended
+    return found
+
+
+def asleep(pid: int, seconds: float = 0) -> bool:
+    """Whether a process is in uninterruptible sleep (proc(5), state D), and was started so many seconds ago."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as handle:
-            return handle.read().rpartition(b")")[2].split()[0] == b"D"
+        fields = of_process(pid, "stat").rpartition(b")")[2].split()
+        if fields[0] != b"D":
+            return False
+        with open("/proc/uptime") as handle:
+            up = float(handle.read().split()[0])
+        return int(fields[19]) <= (up - seconds) * os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError):
         return False  # it has ended
 
 
-def sleepers() -> List[int]:
-    """Processes of root's, and of cuInit's, that are in uninterruptible sleep (proc(5), state D) and older than any of a
-    look that is at work."""
-    found = []
-    with open("/proc/uptime") as handle:
-        latest = (float(handle.read().split()[0]) - OLD) * os.sysconf("SC_CLK_TCK")
-    for pid in os.listdir("/proc"):
-        if not pid.isdigit():
-            continue
-        try:
-            with open("/proc/%s/stat" % pid, "rb") as entry:
-                fields = entry.read().rpartition(b")")[2].split()
-            if fields[0] == b"D" and int(fields[19]) < latest:
-                found.append(int(pid))
-        except (OSError, IndexError):
-            continue  # it ended
-    return found
-
-
 def stuck(path: str, argv: List[str]) -> Optional[int]:
-    """One of the `sleepers` that is what would be started, as a broken GPU leaves nvidia-smi: one more would stay there,
-    too. Or None."""
+    """A process that is what would be started, in uninterruptible sleep and older than any of a look that is at work, as a broken
+    GPU leaves nvidia-smi: one more would stay there, too. Or None."""
     line = b"".join(os.fsencode(word) + b"\0" for word in argv)
-    for pid in SLEEPERS:
+    for pid in NAMED.get(os.fsencode(os.path.basename(path))[:15], ()):
         try:
-            with open("/proc/%d/cmdline" % pid, "rb") as handle:
-                same = handle.read(len(line) + 1) == line
+            if not asleep(pid, OLD):
+                continue
+            same = of_process(pid, "cmdline", len(line) + 1) == line
             if same and os.path.samestat(os.stat("/proc/%d/exe" % pid), os.stat(path)):
                 return pid
         except OSError:
             continue  # it ended, or may not be looked at
     return None
+
+
+def hung() -> Dict[bytes, int]:
+    """Readers of ours that could not be ended, by name: what they read is not read while they last."""
+    found = {}
+    for name, pids in NAMED.items():
+        for pid in pids if name.startswith(READER.encode("ascii")) else ():
+            try:
+                if asleep(pid, OLD) and os.stat("/proc/%d" % pid).st_uid == os.geteuid():
+                    found[name] = pid
+            except OSError:
+                continue  # it ended
+    return found
 
 
 def far_away() -> List[str]:
@@ -173,7 +186,7 @@ def started(
         path, refused = executable(argv[0])
         if refused:
             return refused
-        before = stuck(path, argv) if path and SLEEPERS else None
+        before = stuck(path, argv) if path else None
         if before:
             why = "not started: process %d, which is the same, cannot be ended" % before
             return {"status": "failed", "error": why}
