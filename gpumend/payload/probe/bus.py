@@ -270,8 +270,19 @@ def limited_scope(pid: int, name: str, limits: Dict[str, int]) -> Question:
     return TOP, SERVICE + ".Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", body
 
 
+def text_list(values: Sequence[str]) -> bytes:
+    parts = b""
+    for value in values:
+        parts = aligned(parts, 4) + bus_text(value)
+    return struct.pack("<I", len(parts)) + parts
+
+
 def services_loaded() -> Question:
     """The question for all services that systemd has in memory (systemd 230)."""
-    patterns = bus_text("*.service")
-    body = struct.pack("<II", 0, len(patterns)) + patterns
+    body = text_list([]) + text_list(["*.service"])
     return TOP, SERVICE + ".Manager", "ListUnitsByPatterns", "asas", body
+
+
+def units_named(names: Sequence[str]) -> Question:
+    """The question for some units, in their order, whether they are there or not (systemd 230)."""
+    return TOP, SERVICE + ".Manager", "ListUnitsByNames", "as", text_list(names)

@@ -285,7 +285,7 @@ class Tree:
         stats: Json = {}
         try:
             if not glob.has_magic(directory) and not lost(directory, self.dead):
-                os.listdir(directory)
+                os.stat(directory + "/")
             paths, unread = expand(root + pattern, self.dead)
             listed["paths"] = sorted(path[len(root) :] for path in paths)
             if unread:

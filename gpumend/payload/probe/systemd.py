@@ -5,7 +5,15 @@ import re
 import struct
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
-from gpumend.payload.probe.bus import PRIVATE, TOP, Bus, properties_of, services_loaded, wanted_property
+from gpumend.payload.probe.bus import (
+    PRIVATE,
+    TOP,
+    Bus,
+    properties_of,
+    services_loaded,
+    units_named,
+    wanted_property,
+)
 from gpumend.payload.probe.files import Json
 from gpumend.payload.probe.processes import without_secrets
 from gpumend.payload.probe.running import execute, told
@@ -54,15 +62,20 @@ def owner_of(unit: str, name: str) -> Tuple[str, str]:
 
 def units_told(bus: Bus, names: Sequence[str], properties: Sequence[str]) -> Json:
     """State of systemd units by name, as `units` has it; of one that is not there only that."""
-    found = properties_of(bus, {unit: [owner_of(unit, "LoadState")] for unit in names})
+    (listed,) = bus.ask([units_named(names)])
+    if listed is None or len(listed) != len(names):
+        raise ValueError("systemd does not list the units")
+    found = {}
+    for unit, row in zip(names, listed):
+        listed_of = {"Id": row[0], "LoadState": row[2], "ActiveState": row[3], "SubState": row[4]}
+        found[unit] = {key: listed_of[key] for key in listed_of if key in ("Id", "LoadState") or key in properties}
     there = [unit for unit in names if found[unit]["LoadState"] != "not-found"]
-    asked = ["Id"] + [name for name in properties if name not in ("Id", "LoadState")]
+    asked = [name for name in properties if name not in ("Id", "LoadState", "ActiveState", "SubState")]
     more = properties_of(bus, {unit: [owner_of(unit, name) for name in asked] for unit in there})
-    absent = {"ActiveState": "inactive"}
-    told = {
-        unit: told_properties(dict({"Id": unit}, **found[unit], **more.get(unit, absent))) for unit in names
-    }
-    return {"status": "ok", "units": told}
+    for unit in names:
+        if unit not in more:
+            found[unit] = {"Id": unit, "LoadState": "not-found", "ActiveState": "inactive"}
+    return {"status": "ok", "units": {unit: told_properties(dict(found[unit], **more.get(unit, {}))) for unit in names}}
 
 
 def services_told(bus: Bus, names: Sequence[str], named: Optional[Set[str]]) -> str:
