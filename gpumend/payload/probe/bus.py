@@ -198,9 +198,10 @@ class Bus:
         size, _, fields = struct.unpack(order + "III", head[4:])
         if size > MAX_MESSAGE or fields > MAX_MESSAGE:
             raise ValueError("a message of %d bytes" % (size + fields))
-        rest = self.exactly(fields + -fields % 8)
+        rest, body = self.exactly(fields + -fields % 8), self.exactly(size)
+        if head[1] not in (RETURN, ERROR):  # systemd tells everybody of every unit that comes or goes
+            return head[1], 0, None
         answers, signature = Unmarshalled(head + rest, order, 16).fields(16 + fields)
-        body = self.exactly(size)
         value = Unmarshalled(body, order).value(signature)[0] if signature else None
         return head[1], answers, value
 
