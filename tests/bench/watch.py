@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.contestants import ROOT
+from tests.bench.farm import as_in_the_field
 from tests.nodes import scenarios
 from tests.nodes.drive import inline
 from tests.nodes.gpu import DEFAULT_DRIVER
@@ -98,6 +99,7 @@ def main() -> None:
         subprocess.run(["tar", "-xf", "-", "-C", old], input=archive, check=True)
         node = lab.boot("trixie")
         scenarios.apply(node, "healthy", DEFAULT_TOOLKIT, DEFAULT_DRIVER)
+        as_in_the_field(node)
         config = node.read(CONFIG)
         rows = []
         for seconds in WATCHES:
