@@ -105,7 +105,7 @@ def written(snapshot: Snapshot, transaction: Transaction) -> Snapshot | None:
         new = {} if step.before else {"kind": "file", "mode": 0o644, "uid": 0, "gid": 0}
         data = base64.b64encode(step.data).decode("ascii")
         digest_of = sha256(step.data).hexdigest()
-        files[step.path] = {**item, **new, "status": "ok", "data": data, "sha256": digest_of}
+        files[step.path] = {**item, **new, "status": "ok", "data": data, "base64": True, "sha256": digest_of}
         for pattern, found in globs.items():
             if fnmatchcase(step.path, pattern) and step.path not in found.get("paths", ()):
                 globs[pattern] = {

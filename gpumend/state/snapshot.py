@@ -119,6 +119,12 @@ def _bytes(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
+@shared(256)
+def _ascii(text: str) -> bytes:
+    """A text's bytes, shared likewise."""
+    return text.encode("ascii")
+
+
 STATUSES = {str(status): status for status in Status}
 
 
@@ -242,7 +248,7 @@ class Snapshot:
         if item.get("kind") != "file":
             return Reading(Status.FAILED, None, path, f"a {item.get('kind')}, not a file")
         try:
-            data = _bytes(str(item["data"]))
+            data = (_bytes if item.get("base64") else _ascii)(str(item["data"]))
         except (KeyError, ValueError):  # binascii.Error is one, and so is what is not ASCII
             return Reading(Status.FAILED, None, path, "no content in the probe's answer")
         if len(data) > MAX_FILE_BYTES:

@@ -162,7 +162,7 @@ print(json.dumps({"rc": rc, "seconds": seconds, "peak": peak, "left": left, "out
 
 def told(answer: str) -> str:
     """An answer's text, and what in it is base64."""
-    packed = re.findall(r'"data": ?"([A-Za-z0-9+/=]+)"', answer)
+    packed = re.findall(r'"data": ?"([A-Za-z0-9+/=]+)", ?"base64": ?true', answer)
     return answer + "".join(base64.b64decode(data).decode("utf-8", "replace") for data in packed)
 
 

@@ -50,7 +50,7 @@ def send(found):
     print(json.dumps(found, separators=(",", ":")))
 def spec(text):
     answer["files"]["/etc/cdi/x.yaml"] = {"status": "ok", "kind": "file", "mode": 420, "uid": 0, "gid": 0, "size": 1, "mtime": 1, "ctime": 1,
-                                          "data": base64.b64encode(text.encode()).decode()}
+                                          "base64": True, "data": base64.b64encode(text.encode()).decode()}
     answer["globs"]["/etc/cdi/*"] = {"status": "ok", "paths": ["/etc/cdi/x.yaml"]}
     send(answer)
 """

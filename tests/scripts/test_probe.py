@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import base64
 import contextlib
 import hashlib
 import json
@@ -55,7 +54,9 @@ def a_glob(pattern: str, read: bool = True, mentioned: bool = False) -> dict[str
 
 
 def data(item: dict[str, Any]) -> bytes:
-    return base64.b64decode(item["data"])
+    found = files.content(item)
+    assert found is not None
+    return found
 
 
 @pytest.fixture

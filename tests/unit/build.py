@@ -11,7 +11,6 @@ differs from a healthy host and nothing else:
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 import json
@@ -26,7 +25,8 @@ from typing import Any
 
 from gpumend.payload.probe.compose import asked as asked_by
 from gpumend.payload.probe.compose import masked_compose, variables_of
-from gpumend.payload.probe.files import matches, mentioned, search_key
+from gpumend.payload.probe.files import content as content_of
+from gpumend.payload.probe.files import matches, mentioned, search_key, sent
 from gpumend.payload.probe.planned import spared
 from gpumend.payload.probe.projects import compose_projects, keep_project
 from gpumend.rules.finding import Finding
@@ -75,7 +75,7 @@ def file(content: str | bytes = "", mode: int = 0o644, **more: Any) -> Item:
         mode,
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        data=base64.b64encode(data).decode("ascii"),
+        **sent(data),
         **more,
     )
 
@@ -236,7 +236,7 @@ def _normal(found: str | bytes | Item | None) -> Item | None:
 
 
 def _stat(found: Item) -> Item:
-    return {key: value for key, value in found.items() if key not in ("data", "sha256", "section")}
+    return {key: value for key, value in found.items() if key not in ("data", "base64", "sha256", "section")}
 
 
 @cache  # all hosts here lie in a few thousand paths, and each is asked for every pattern
@@ -296,7 +296,7 @@ def answer(
             if spec["read"]:
                 read[path] = lying[path]
             elif spec.get("search") and "data" in lying[path]:
-                data = base64.b64decode(lying[path]["data"])
+                data = content_of(lying[path]) or b""
                 passed = len(data) > spec.get("limit", len(data))
                 passed = passed or not data.startswith(spec.get("begins", "").encode())
                 passed = passed or spec.get("holds", "").encode() not in data
@@ -308,7 +308,7 @@ def answer(
                     listed[pattern]["paths"] = [other for other in listed[pattern]["paths"] if other != path]
                 named = matches(spec["follow"], text) if "follow" in spec else []
                 for name in (each for each in sorted(set(named)) if each in lying):
-                    data = base64.b64decode(lying[name].get("data", ""))
+                    data = content_of(lying[name]) or b""
                     script = data.decode("utf-8", "replace") if data.startswith(b"#!") else ""
                     if hits := matches(spec["search"], script):
                         stats[name] = {**stat(name), "found": {search_key(spec["search"]): hits}}
@@ -320,7 +320,7 @@ def answer(
                     "section", {"status": "absent", "error": "not an ELF file"}
                 )
             if "mentioned" in spec and "data" in lying[path]:
-                for name in mentioned(base64.b64decode(lying[path]["data"])):
+                for name in mentioned(content_of(lying[path]) or b""):
                     stats.setdefault(name, stat(name))
     for path in asked["files"]:
         read[path] = lying[path] if path in lying else a_directory() if path in directories else absent()
@@ -400,14 +400,14 @@ def _projects(lying: Mapping[str, Item], containers: Iterable[Item]) -> Item:
 
 
 def _text_of(found: Item) -> str:
-    return base64.b64decode(found.get("data", "")).decode("utf-8")
+    return (content_of(found) or b"").decode("utf-8")
 
 
 def _compose(found: Item) -> Item:
     """A compose file as the probe sends it; `others` of the item says who besides root could have chosen it."""
     if "data" not in found:
         return found
-    text = base64.b64decode(found["data"]).decode("utf-8")
+    text = (content_of(found) or b"").decode("utf-8")
     return {
         "others": found.get("others", ""),
         **_stat(found),
@@ -494,7 +494,7 @@ def mended(host: Host, judged: Verdict) -> Host:
         for edit in finding.change.edits if finding.change else ():
             before = files.get(edit.path, host.files.get(edit.path))
             item = _normal(before)
-            data = base64.b64decode(item["data"]) if item else None
+            data = content_of(item) if item else None
             files[edit.path] = apply(edit.path, data, [edit])
     after = host.but(files=files)
     if DAEMON_JSON not in files or host.docker is None:

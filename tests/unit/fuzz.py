@@ -6,7 +6,6 @@ no encoding has; and of the bytes of the files in it, which keep a right hash.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from gpumend.payload.probe.files import content, sent
 from tests.unit import test_containerd, test_grit, test_storage
 from tests.unit.build import Host, Item, container, fixture, h100, healthy
 from tests.unit.test_cuda import driver_host, wsl_host
@@ -169,12 +169,12 @@ def spoilt(draw: st.DrawFn) -> Spoilt:
             continue  # an earlier one took it away
         if isinstance(old, dict) and "data" in old and isinstance(old["data"], str) and draw(st.booleans()):
             try:
-                data = draw(spoilt_bytes(base64.b64decode(old["data"])))
+                data = draw(spoilt_bytes(content(old) or b""))
             except ValueError:
                 continue
             new: Any = {
-                **old,
-                "data": base64.b64encode(data).decode("ascii"),
+                **{key: value for key, value in old.items() if key != "base64"},
+                **sent(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "size": len(data),
             }

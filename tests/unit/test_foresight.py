@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from pyinfra.api.config import Config
 
+from gpumend.payload.probe.files import content
 from gpumend.plan.step import SetMode, WriteFile
 from gpumend.plan.transaction import Plan, Transaction
 from gpumend.rules.finding import Component
@@ -124,7 +124,7 @@ def test_what_a_plan_was_made_of_is_as_the_transaction_before_left_it() -> None:
     files = second["evidence"]["files"]
     item = host.snapshot.answer["files"][GRIT_TOML]
     assert files[GRIT_TOML] == item["sha256"]
-    assert b"nvidia-container-runtime" in base64.b64decode(item["data"])
+    assert b"nvidia-container-runtime" in (content(item) or b"")
     assert files[DAEMON_JSON] and files["/etc/nvidia-container-runtime/config.toml"]
     assert files["/etc/containerd/config-kops.toml"] is None, "it was not there"
     assert second["evidence"]["globs"]["/etc/containerd/conf.d/*.toml"] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from re import _parser as sre_parse  # type: ignore[attr-defined]
 from typing import Any
@@ -101,9 +100,7 @@ def unit(*found: str, status: str = "ok") -> dict[str, Any]:
 
 def mounts(kind: str) -> dict[str, Any]:
     row = f"24 1 8:1 / / rw,relatime - {kind} /dev/sda1 rw\n"
-    return {
-        "files": {"/proc/self/mountinfo": {"status": "ok", "data": base64.b64encode(row.encode()).decode()}}
-    }
+    return {"files": {"/proc/self/mountinfo": {"status": "ok", "data": row}}}
 
 
 @pytest.mark.parametrize(

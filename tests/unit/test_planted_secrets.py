@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import itertools
 import json
@@ -20,6 +19,7 @@ from gpumend.agent.audit import tell
 from gpumend.agent.condition import line
 from gpumend.agent.mend import ended
 from gpumend.deploy.facts_report import as_json
+from gpumend.payload.probe.files import content, sent
 from gpumend.reports import outputs
 from gpumend.reports.document import Exit, envelope
 from gpumend.run.outcome import Outcome
@@ -123,10 +123,10 @@ def files(answer: Any, plant: Planter) -> Any:
         changed = {}
         for path, item in answer.get(section, {}).items():
             if isinstance(item, dict) and isinstance(item.get("data"), str):
-                data = planted(path, base64.b64decode(item["data"]), plant)
+                data = planted(path, content(item) or b"", plant)
                 item = {
-                    **item,
-                    "data": base64.b64encode(data).decode(),
+                    **{key: value for key, value in item.items() if key != "base64"},
+                    **sent(data),
                     "sha256": hashlib.sha256(data).hexdigest(),
                     "size": len(data),
                 }

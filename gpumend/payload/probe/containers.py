@@ -1,6 +1,5 @@
 """What only the answers so far say where to look for: inside containers, and for dockerds that run in them."""
 
-import base64
 import json
 import os
 import time
@@ -8,7 +7,17 @@ from typing import Iterable, List, Optional
 
 from gpumend.payload.probe.compose import compose_project
 from gpumend.payload.probe.docker import ask_all, container, docker, without_leads
-from gpumend.payload.probe.files import Json, failure, listing, meta, open_inside, read_file, search, spaces
+from gpumend.payload.probe.files import (
+    Json,
+    content,
+    failure,
+    listing,
+    meta,
+    open_inside,
+    read_file,
+    search,
+    spaces,
+)
 from gpumend.payload.probe.http import BadAnswer
 from gpumend.payload.probe.processes import age, inner, start_ticks
 from gpumend.payload.probe.projects import compose_projects, keep_project
@@ -125,10 +134,8 @@ def look_further(
                 if name in ("--data-root", "--graph", "-g"):
                     directories.append(value if sign else words[at + 1])
     try:
-        config = answer["files"].get("/etc/docker/daemon.json", {}).get("data")
-        directories.append(
-            json.loads(base64.b64decode(config).decode("utf-8")).get("data-root") if config else None
-        )
+        config = content(answer["files"].get("/etc/docker/daemon.json", {}))
+        directories.append(json.loads(config.decode("utf-8")).get("data-root") if config else None)
     except (ValueError, AttributeError):
         pass  # GM401 tells
     for path in directories:

@@ -308,12 +308,28 @@ def taken_in(directory: int, name: str, item: Json, limit: int) -> Tuple[Json, O
     return whole_file(item, data, limit)
 
 
+def sent(data: bytes) -> Json:
+    """What of a file leaves the host: its text where that is ASCII, which most are and of which the answer's zlib makes half as much;
+    else base64, and `base64` says so."""
+    try:
+        return {"data": data.decode("ascii")}
+    except UnicodeDecodeError:
+        return {"data": base64.b64encode(data).decode("ascii"), "base64": True}
+
+
+def content(item: Json) -> Optional[bytes]:
+    """The bytes of a file that was read; None of any other."""
+    if "data" not in item:
+        return None
+    return base64.b64decode(item["data"]) if item.get("base64") else item["data"].encode("ascii")
+
+
 def read_file(path: str, limit: int = MAX_FILE_BYTES, inside: Optional[int] = None) -> Json:
     """Metadata, bytes, their hash and the SELinux label of a regular file."""
     item, data = opened(path, limit, inside)
     if data is not None:
         item["sha256"] = digest_of(data)
-        item["data"] = base64.b64encode(data).decode("ascii")
+        item.update(sent(data))
     return item
 
 
@@ -362,12 +378,15 @@ def matches(pattern: str, text: str) -> List[str]:
 
 
 def search(
-    path: str, pattern: str, limit: int = 0, begins: str = "", holds: str = "", directory: Optional[int] = None
+    path: str,
+    pattern: str,
+    limit: int = 0,
+    begins: str = "",
+    holds: str = "",
+    directory: Optional[int] = None,
 ) -> Json:
     """As `searched`, for one thing."""
-    return searched(
-        path, [{"search": pattern, "limit": limit, "begins": begins, "holds": holds}], directory
-    )
+    return searched(path, [{"search": pattern, "limit": limit, "begins": begins, "holds": holds}], directory)
 
 
 def searched(path: str, specs: Sequence[Json], directory: Optional[int] = None) -> Json:

@@ -19,6 +19,7 @@ from gpumend.payload.probe.execution import program, resolved, roots_own
 from gpumend.payload.probe.fence import FENCE, FENCED
 from gpumend.payload.probe.files import (
     Json,
+    content,
     dead_mounts,
     elf_section,
     expand,
@@ -342,7 +343,7 @@ class Tree:
 
     def named_in(self, item: Json, known: Json) -> Json:
         """Metadata of the paths that a file's text names."""
-        names = mentioned(base64.b64decode(item["data"])) if "data" in item else ()
+        names = mentioned(content(item) or b"")
         unknown = [name for name in names if name not in self.answer["stats"] and name not in known]
         return {name: self.looked(meta, name) for name in unknown}
 
@@ -478,4 +479,5 @@ def main(request: Json) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
     end_children()
-    os._exit(0)  # a thread may be left behind in a read that never ends; and to take all apart costs 6 ms of CPU time
+    # A thread may be left behind in a read that never ends; and to take all apart costs 6 ms of CPU time.
+    os._exit(0)

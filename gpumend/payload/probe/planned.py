@@ -1,12 +1,11 @@
 """Which commands have something to say on this host, by what its files, mounts and processes have said before."""
 
-import base64
 import os
 import re
 from typing import Iterable, List, Optional
 
 from gpumend.payload.probe.execution import PATH
-from gpumend.payload.probe.files import Json, mount_points
+from gpumend.payload.probe.files import Json, content, mount_points
 from gpumend.payload.probe.processes import inner
 
 
@@ -58,8 +57,8 @@ def may_tell(told_by: Json, answer: Json) -> bool:
 
 def may_be_mounted(types: Iterable[str], answer: Json) -> bool:
     """Whether a file system of one of these types is mounted, as far as is known."""
-    data = answer["files"].get("/proc/self/mountinfo", {}).get("data")
-    text = base64.b64decode(data or "").decode("utf-8", "replace")
+    data = content(answer["files"].get("/proc/self/mountinfo", {}))
+    text = (data or b"").decode("utf-8", "replace")
     return not data or any(kind in types for _, kind in mount_points(text))
 
 

@@ -68,14 +68,19 @@ def units_told(bus: Bus, names: Sequence[str], properties: Sequence[str]) -> Jso
     found = {}
     for unit, row in zip(names, listed):
         listed_of = {"Id": row[0], "LoadState": row[2], "ActiveState": row[3], "SubState": row[4]}
-        found[unit] = {key: listed_of[key] for key in listed_of if key in ("Id", "LoadState") or key in properties}
+        found[unit] = {
+            key: listed_of[key] for key in listed_of if key in ("Id", "LoadState") or key in properties
+        }
     there = [unit for unit in names if found[unit]["LoadState"] != "not-found"]
     asked = [name for name in properties if name not in ("Id", "LoadState", "ActiveState", "SubState")]
     more = properties_of(bus, {unit: [owner_of(unit, name) for name in asked] for unit in there})
     for unit in names:
         if unit not in more:
             found[unit] = {"Id": unit, "LoadState": "not-found", "ActiveState": "inactive"}
-    return {"status": "ok", "units": {unit: told_properties(dict(found[unit], **more.get(unit, {}))) for unit in names}}
+    return {
+        "status": "ok",
+        "units": {unit: told_properties(dict(found[unit], **more.get(unit, {}))) for unit in names},
+    }
 
 
 def services_told(bus: Bus, names: Sequence[str], named: Optional[Set[str]]) -> str:
