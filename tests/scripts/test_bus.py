@@ -83,6 +83,62 @@ def test_what_systemd_257_was_asked_and_said(tmp_path: Path, at_a_time: int) -> 
     ]
 
 
+def test_the_units_that_systemd_257_told_of(tmp_path: Path) -> None:
+    """Of one that is not there nothing more is asked."""
+    capture = json.loads(
+        (Path(__file__).parents[1] / "fixtures" / "systemd" / "private-257-units.json").read_text("utf-8")
+    )
+    sent, received = (base64.b64decode(capture[key]) for key in ("sent", "received"))
+    uid = str(os.geteuid()).encode().hex().encode()
+    names = ["docker.service", "nvidia-persistenced.service", "docker.socket"]
+    properties = ("LoadState", "ActiveState", "UnitFileState", "Result", "FragmentPath", "SubState", "After")
+    with saying(tmp_path, received, 99, sent.replace(b"EXTERNAL 30", b"EXTERNAL " + uid)) as path:
+        asked = Bus(10, path)
+        told = systemd.units_told(asked, names, properties)
+        asked.close()
+    assert told["status"] == "ok" and list(told["units"]) == names
+    assert told["units"]["nvidia-persistenced.service"] == {
+        "Id": "nvidia-persistenced.service",
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
+    }
+    docker = told["units"]["docker.service"]
+    assert docker.pop("After").split()[:2] == ["basic.target", "containerd.service"]
+    assert docker == {
+        "Id": "docker.service",
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "SubState": "running",
+        "UnitFileState": "enabled",
+        "Result": "success",
+        "FragmentPath": "/usr/lib/systemd/system/docker.service",
+    }
+
+
+def test_units_that_systemd_does_not_list_are_asked_of_its_programs(tmp_path: Path) -> None:
+    """As before systemd 230, which knows no such question."""
+    error = b"l\3\1\1" + struct.pack("<III", 0, 1, 8) + b"\5\1u\0" + struct.pack("<I", 1)
+    hello = b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n"
+    question = bus.message(1, bus.units_named(["docker.service"]))
+    with saying(tmp_path, HELLO + error, expects=hello + question) as path:
+        asked = Bus(10, path)
+        with pytest.raises(ValueError, match="does not list"):
+            systemd.units_told(asked, ["docker.service"], ())
+        asked.close()
+
+
+def test_what_systemd_tells_everybody_is_passed_over(tmp_path: Path) -> None:
+    """A signal (type 4) for each unit that comes or goes: its body is not taken apart, so that it may be anything."""
+    signal = b"l\4\1\1" + struct.pack("<III", 5, 7, 8) + b"\xff" * 8 + b"\xff" * 5
+    uid = str(os.geteuid()).encode().hex().encode()
+    sent = SENT.replace(b"EXTERNAL 30", b"EXTERNAL " + uid)
+    with saying(tmp_path, HELLO + signal + RECEIVED[len(HELLO) :] + signal, expects=sent) as path:
+        asked = Bus(10, path)
+        found = asked.ask(QUESTIONS)
+        asked.close()
+    assert found[0] == "257.13-1~deb13u1" and len(found) == len(QUESTIONS)
+
+
 def broken(*changed: tuple[int, bytes]) -> bytes:
     data = bytearray(RECEIVED)
     for at, value in changed:

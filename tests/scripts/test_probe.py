@@ -24,6 +24,7 @@ from gpumend.payload.probe import containers, docker, execution, files, http, lo
 from gpumend.payload.source import probe_source, probe_text
 from gpumend.run.programs import probe_program
 from gpumend.state.host_state import request
+from gpumend.state.request import with_twins
 from gpumend.state.snapshot import unpacked
 
 ARGV = [sys.executable, "-I", "-S", "-B", "-"]  # facts.remote.PYTHON, with the interpreter of these tests
@@ -368,6 +369,70 @@ def test_globs(root: Path) -> None:
     assert answer["stats"]["/etc/none"]["status"] == "absent"
     assert "/etc/linked" not in answer["stats"]  # what a hook makes in the container; no path of the host's
     assert "/etc/real" not in answer["files"]
+
+
+def test_all_that_is_asked_of_one_pattern_is_read_at_once(root: Path) -> None:
+    """What one search finds is there beside what another finds; none is lost."""
+    (root / "etc/cdi").mkdir()
+    for name, text in (("a", "one\ntwo\n"), ("b", "two\n"), ("c", "nil\n"), ("d", "nil /etc/hit.sh\n")):
+        (root / "etc/cdi" / name).write_text(text)
+    (root / "etc/hit.sh").write_text("#!/bin/sh\ntwo\n")
+    first = {**a_glob("/etc/cdi/*", read=False), "search": "one"}
+    second = {**a_glob("/etc/cdi/*", read=False), "search": "two", "limit": 99, "follow": r"(/etc/[\w.]+)"}
+    large = {**a_glob("/etc/cdi/*", read=False), "search": "nil", "limit": 5}
+    answer = run(root=str(root), globs=[first, second, large])
+    assert answer["globs"]["/etc/cdi/*"]["paths"] == ["/etc/cdi/a", "/etc/cdi/b", "/etc/cdi/c", "/etc/hit.sh"]
+    one, two, nil = (files.search_key(word) for word in ("one", "two", "nil"))
+    assert answer["stats"]["/etc/cdi/a"]["found"] == {one: ["one"], two: ["two"]}
+    assert answer["stats"]["/etc/cdi/b"]["found"] == {two: ["two"]}
+    assert answer["stats"]["/etc/cdi/c"]["found"] == {nil: ["nil"]}
+    assert answer["stats"]["/etc/hit.sh"]["found"] == {two: ["two"]}
+    both = run(root=str(root), globs=[a_glob("/etc/cdi/*"), first, a_glob("/etc/cdi/*", read=False)])
+    assert len(both["files"]) == 4 and set(both["stats"]) == set(both["files"])
+    assert (
+        both["stats"]["/etc/cdi/a"]["found"] == {one: ["one"]} and "found" not in both["stats"]["/etc/cdi/b"]
+    )
+
+
+def test_what_is_read_again_is_read_after_what_stands_before_it(root: Path) -> None:
+    spec = {**a_glob("/etc/*", read=False), "search": "x"}
+    (root / "etc/a").write_text("x")
+    tree = look.Tree({"globs": [spec, a_glob("/etc/b"), {**spec, "search": "y", "again": True}]}, str(root))
+    reads = [source for section, _, source in tree.sources if section == "globs"]
+    tree.keep(reads[0]())
+    (root / "etc/a").write_text("y")
+    for read in reads[1:]:
+        tree.keep(read())
+    assert len(reads) == 3
+    assert sorted(tree.answer["stats"]["/etc/a"]["found"].values()) == [["x"], ["y"]]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_only_read_where_something_else_is_there(root: Path, there: bool) -> None:
+    (root / "etc/costly").write_text("x")
+    if there:
+        (root / "etc/lock").write_text("")
+    answer = run(root=str(root), globs=[a_glob("/etc/lock"), {**a_glob("/etc/costly"), "where": "/etc/lock"}])
+    assert ("/etc/costly" in answer["files"]) == there
+    assert answer["globs"]["/etc/costly"] == (
+        {"status": "ok", "paths": ["/etc/costly"]} if there else {"status": "absent"}
+    )
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_directory_under_two_names_is_looked_into_once(root: Path, merged: bool) -> None:
+    (root / "usr/lib/units/a.d").mkdir(parents=True)
+    (root / "usr/lib/units/a.d/x.conf").write_text("x")
+    if merged:
+        (root / "lib").symlink_to("usr/lib")
+    else:
+        (root / "lib/units/a.d").mkdir(parents=True)
+        (root / "lib/units/a.d/y.conf").write_text("x")
+    patterns = ["/usr/lib/units/*.d/*.conf", "/lib/units/*.d/*.conf"]
+    answer = run(root=str(root), globs=with_twins([a_glob(pattern) for pattern in patterns]))
+    assert answer["globs"][patterns[0]]["paths"] == ["/usr/lib/units/a.d/x.conf"]
+    assert answer["globs"][patterns[1]].get("paths") == (None if merged else ["/lib/units/a.d/y.conf"])
+    assert len(answer["files"]) == 2 - merged
 
 
 def test_a_search_follows_the_scripts_that_a_file_names(root: Path) -> None:

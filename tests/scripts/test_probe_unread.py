@@ -267,6 +267,28 @@ def test_an_image_does_not_say_where_root_looks(root: Path, own: bool) -> None:
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose store it is")
+def test_dockers_store_is_read_where_it_is_roots_alone(programs: Path) -> None:
+    """As dockerd has it: of an image whose file is not what its name says, or not there, dockerd is asked."""
+    texts = [
+        b'{"config": {"Env": ["CUDA_VERSION=12.4.1"]}}',
+        b'{"config": {"Env": ["A=1"]}}',
+        b'CUDA_VERSION "',
+    ]
+    idents = [f"sha256:{hashlib.sha256(text).hexdigest()}" for text in texts]
+    stored = programs / "image/overlay2/imagedb/content/sha256"
+    stored.mkdir(parents=True)
+    for ident, text in zip(idents, texts, strict=True):
+        (stored / ident.partition(":")[2]).write_bytes(text)
+    (stored / ("0" * 64)).write_bytes(texts[0])
+    asked = [*idents, f"sha256:{'0' * 64}", f"sha256:{'1' * 64}"]
+    found = docker.stored_configs(str(programs), "overlay2", asked)
+    assert found == [json.loads(texts[0]), {}, None, None, None]
+    os.chown(programs / "image", 1234, 1234)  # a root of user namespaces (userns-remap)
+    assert docker.stored_configs(str(programs), "overlay2", asked) == [None] * 5
+    assert docker.stored_configs(str(programs), "btrfs", asked) == [None] * 5
+
+
 def test_a_container_that_began_and_of_which_dockerd_no_longer_tells(root: Path) -> None:
     """The list without it is not whole: a container that is looked for in it is not known to be missing."""
     daemon = {"nested": True, "container": "0123456789ab", "uid": 0, "pid": 1, "argv": ["dockerd"]}

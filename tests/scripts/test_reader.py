@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gpumend.payload.change import inner
-from gpumend.payload.probe import allocations, fence, files, reader
+from gpumend.payload.probe import allocations, fence, files, reader, running
 from gpumend.payload.source import probe_source
 from tests.scripts.test_bounded import AS_ROOT, body, serving, trickle
 from tests.scripts.test_probe import a_glob, alive, output
@@ -215,6 +215,33 @@ def test_what_is_left_of_an_earlier_look_is_not_started_again(sleeper: Path) -> 
 
 
 @AS_ROOT
+def test_what_a_reader_hangs_at_is_not_read_again(sleeper: Path, programs: Path) -> None:
+    """It has its name from what it reads."""
+    (programs / "hangs").write_text("x")
+    (programs / "other").write_text("x")
+    path = str(programs / "hangs")
+    named = programs / reader.name_for(path).decode()
+    sleeper.rename(named)
+    program = (
+        probe_source().replace("OLD = 120", "OLD = -1")
+        + f"\nmain(json.loads({json.dumps({'files': [path, str(programs / 'other')]})!r}))\n"
+    )
+    child = subprocess.Popen([str(named)], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 10
+        while state(child.pid) != "D":
+            assert time.monotonic() < deadline
+        found = json.loads(output(program=program))["files"]
+    finally:
+        os.killpg(child.pid, 9)
+        child.wait()
+    why = f"not read: process {child.pid}, which did, cannot be ended"
+    assert found[path] == {"status": "failed", "error": why}
+    assert found[str(programs / "other")]["status"] == "ok"
+    assert json.loads(output(program=program))["files"][path]["status"] == "ok", "it has ended"
+
+
+@AS_ROOT
 def test_what_cannot_be_ended_is_named(sleeper: Path) -> None:
     """SIGKILL is what the kernel keeps from it."""
     request = {"commands": {"x": {"argv": [str(sleeper)], "timeout": 0.5}}}
@@ -293,3 +320,33 @@ def test_processes_that_take_long_to_read_end_one_look_at_the_books(
     monkeypatch.setattr(allocations, name, lambda _: spin())
     look = allocations.ledger(BOOKS, NO_DOCKER, 1)
     assert look == {"status": "timeout", "error": "no answer within 0.5 s"}
+
+
+def test_a_process_is_found_by_its_name() -> None:
+    """The kernel's, which its program's first 15 bytes are; reading it waits for nobody."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        deadline = time.monotonic() + 10
+        while child.pid not in running.by_name().get(b"sleep", ()):
+            assert time.monotonic() < deadline
+        assert running.asleep(child.pid) is False
+    finally:
+        child.kill()
+        child.wait()
+    assert child.pid not in running.by_name().get(b"sleep", ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("fusectl", False),
+        ("fuse", True),
+        ("fuseblk", True),
+        ("fuse.sshfs", True),
+        ("nfs4", True),
+        ("ext4", False),
+    ],
+)
+def test_what_may_never_answer(kind: str, expected: bool) -> None:
+    """fusectl is the kernel's own, and on every host that has FUSE."""
+    assert bool(files.NETWORK.match(kind)) is expected

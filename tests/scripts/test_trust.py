@@ -470,6 +470,8 @@ def test_a_file_is_opened_by_its_directory_as_by_its_path(tmp_path: Path) -> Non
             for limit, largest in ((50, 0), (200, 50), (200, 0)):
                 expected = files.opened(path, limit, largest=largest)
                 assert files.opened_in(handle, path, limit, largest) == expected, path
+        with pytest.raises(OSError, match="no regular file any more"):  # what root put there meanwhile
+            files.taken_in(handle, "fifo", {}, 50)
     finally:
         os.close(handle)
     assert files.opened_in(None, str(place / "plain"), 50)[1] == b"words"

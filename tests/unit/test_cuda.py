@@ -561,6 +561,18 @@ UNIT = "/etc/systemd/system/jobs.service"
             id="vendor-unit",
         ),
         pytest.param(
+            {
+                "/usr/local/lib/systemd/system/jobs.service": f"[Service]\nEnvironment=LD_LIBRARY_PATH={COMPAT}\n"
+            },
+            [("service", "jobs.service")],
+            id="unit-of-what-is-local",
+        ),
+        pytest.param(
+            {"/lib/systemd/system/jobs.service": f"[Service]\nEnvironment=LD_LIBRARY_PATH={COMPAT}\n"},
+            [("service", "jobs.service")],
+            id="vendor-unit-where-lib-is-no-link",
+        ),
+        pytest.param(
             {"/etc/profile.d/cuda.sh": f"export LD_LIBRARY_PATH={COMPAT}:$LD_LIBRARY_PATH\n"},
             [("login", "")],
             id="login",

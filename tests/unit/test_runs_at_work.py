@@ -47,6 +47,8 @@ def happens(root: Path, event: str) -> None:
         write(JOURNAL, json.dumps(found, indent=1, sort_keys=True))
 
     if event == "locks":
+        if not (root / runs.LOCK.lstrip("/")).exists():
+            write(runs.LOCK, "")
         write(runs.LOCKS, LOCKED % PID)
     elif event == "names itself":
         write(runs.LOCK, f"ops@desk, run {RUN}, pid {PID}\n")
@@ -69,10 +71,11 @@ def happens(root: Path, event: str) -> None:
         write(runs.LOCKS, LOCKED % (PID + 1))
 
 
-def interrupted(root: Path, events: Sequence[str], before: Sequence[int]) -> bool:
-    """What is told where events[i] happens before read number before[i], and after all of them where that is READS."""
+def interrupted(root: Path, events: Sequence[str], before: Sequence[int], fresh: bool = False) -> bool:
+    """What is told where events[i] happens before read number before[i], and after all of them where that is READS. fresh: no run
+    has been there since the boot."""
     said = "ops@desk, run before, pid 4\n"
-    for path, text in ((runs.LOCKS, ""), (runs.LOCK, said), (runs.WATCH, said)):
+    for path, text in ((runs.LOCKS, ""), *(() if fresh else ((runs.LOCK, said), (runs.WATCH, said)))):
         (root / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         (root / path.lstrip("/")).write_text(text)
     tree = Tree(merge([runs.REQUEST]), str(root))
@@ -92,6 +95,19 @@ def interrupted(root: Path, events: Sequence[str], before: Sequence[int]) -> boo
 )
 def test_a_run_that_ends_well_is_never_told_as_interrupted(tmp_path: Path, before: tuple[int, ...]) -> None:
     assert not interrupted(tmp_path, LIFE, before)
+
+
+@pytest.mark.parametrize("life", [LIFE, WATCHED], ids=["not-watched", "watched"])
+def test_the_first_run_since_the_boot_is_never_told_as_interrupted(
+    tmp_path: Path, life: tuple[str, ...]
+) -> None:
+    """Who has the lock is not looked at where its file is not there."""
+    for number, before in enumerate(combinations_with_replacement(range(READS + 1), len(life))):
+        assert not interrupted(tmp_path / str(number), life, before, fresh=True), before
+
+
+def test_who_has_the_lock_is_looked_at_where_its_file_is_there(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, KILLED, [0] * len(KILLED), fresh=True)
 
 
 def test_a_run_that_was_killed_before_the_first_read_is_told(tmp_path: Path) -> None:

@@ -39,6 +39,28 @@ def test_a_file_that_the_probe_would_not_send_is_not_read() -> None:
     assert (found.status, found.detail) == ("failed", f"larger than {MAX_FILE_BYTES} bytes")
 
 
+@pytest.mark.parametrize("data", [b"", b"mode = 1\n", b"a\0b", "caf\u00e9".encode(), b"\xff\x00"])
+def test_a_files_bytes_come_as_they_are(data: bytes) -> None:
+    found = Snapshot({"files": {"/x": file(data)}}).file("/x").value
+    assert found is not None and found.data == data
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"data": "caf\u00e9"},
+        {"data": "\ud800"},
+        {"data": "====", "base64": True},
+        {"data": "caf\u00e9", "base64": True},
+        {"base64": True},
+        {},
+    ],
+)
+def test_what_the_probe_would_not_send_of_a_file_is_no_content(item: dict[str, object]) -> None:
+    found = Snapshot({"files": {"/x": {"status": "ok", "kind": "file", **item}}}).file("/x")
+    assert (found.status, found.detail) == ("failed", "no content in the probe's answer")
+
+
 @pytest.mark.parametrize(
     ("path", "wrong"),
     [

@@ -99,6 +99,21 @@ def test_gm201_the_h100s_wrapper_script_is_no_fault() -> None:
     assert outcome(host, "GM201") == "ok"
 
 
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (file("#!/bin/sh\n", 0o755), True),
+        (file(b"\x7fELF#!", 0o755), False),
+        (None, None),
+        ({"status": "denied", "error": "Permission denied"}, None),
+    ],
+    ids=["script", "program", "absent", "denied"],
+)
+def test_what_ldconfig_is(item: dict[str, Any] | None, expected: bool | None) -> None:
+    host = configured(config("cdi", REAL)).but(files={"/sbin/ldconfig": item})
+    assert host.state().toolkit.ldconfig_wrapper.value is expected
+
+
 def test_gm201_evidence_names_the_line() -> None:
     found = the(configured(config("cdi", PLAIN)), "GM201")
     number = config("cdi", PLAIN).splitlines().index(f'ldconfig = "{PLAIN}"') + 1
