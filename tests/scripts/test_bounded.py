@@ -490,7 +490,7 @@ def test_users_files_do_not_fill_the_answer(home: Path) -> None:
         "others' are read"
     )
     statuses = [answer["files"][path]["status"] for path in answer["globs"][pattern]["paths"]]
-    assert statuses == ["ok"] * 3 + ["failed"] * 9
+    assert statuses == ["ok"] * 4 + ["failed"] * 8
     assert answer["files"][str(home.parent.parent / "roots")]["status"] == "ok"
 
 

@@ -119,7 +119,7 @@ def test_units_that_systemd_does_not_list_are_asked_of_its_programs(tmp_path: Pa
     """As before systemd 230, which knows no such question."""
     error = b"l\3\1\1" + struct.pack("<III", 0, 1, 8) + b"\5\1u\0" + struct.pack("<I", 1)
     hello = b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n"
-    question = bus.message(1, bus.units_named(["docker.service"]))
+    question = bus.message(1, bus.units_wanted(["docker.service"]))
     with saying(tmp_path, HELLO + error, expects=hello + question) as path:
         asked = Bus(10, path)
         with pytest.raises(ValueError, match="does not list"):

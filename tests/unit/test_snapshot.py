@@ -39,7 +39,7 @@ def test_a_file_that_the_probe_would_not_send_is_not_read() -> None:
     assert (found.status, found.detail) == ("failed", f"larger than {MAX_FILE_BYTES} bytes")
 
 
-@pytest.mark.parametrize("data", [b"", b"mode = 1\n", b"a\0b", "caf\u00e9".encode(), b"\xff\x00"])
+@pytest.mark.parametrize("data", [b"", b"mode = 1\n", b"a\0b", b"\x7f", "caf\u00e9".encode(), b"\xff\x00"])
 def test_a_files_bytes_come_as_they_are(data: bytes) -> None:
     found = Snapshot({"files": {"/x": file(data)}}).file("/x").value
     assert found is not None and found.data == data

@@ -284,6 +284,6 @@ def services_loaded() -> Question:
     return TOP, SERVICE + ".Manager", "ListUnitsByPatterns", "asas", body
 
 
-def units_named(names: Sequence[str]) -> Question:
+def units_wanted(names: Sequence[str]) -> Question:
     """The question for some units, in their order, whether they are there or not (systemd 230)."""
     return TOP, SERVICE + ".Manager", "ListUnitsByNames", "as", text_list(names)

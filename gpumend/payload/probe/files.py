@@ -31,6 +31,7 @@ NETWORK = re.compile(
 )
 ANYBODY = -1  # no uid: whoever may write to a directory of root's
 LONG_LINE = re.compile(r"(?m)^([^\n]{4096})[^\n]+")
+PLAIN_TEXT = bytes(range(32, 127)) + b"\t\n\r"
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 
 
@@ -309,12 +310,11 @@ def taken_in(directory: int, name: str, item: Json, limit: int) -> Tuple[Json, O
 
 
 def sent(data: bytes) -> Json:
-    """What of a file leaves the host: its text where that is ASCII, which most are and of which the answer's zlib makes half as much;
-    else base64, and `base64` says so."""
-    try:
-        return {"data": data.decode("ascii")}
-    except UnicodeDecodeError:
+    """What of a file leaves the host: its text where that is printable ASCII, as of most, of which the answer's zlib makes half as
+    much; else base64, and `base64` says so. JSON writes any other character with six."""
+    if data.translate(None, PLAIN_TEXT):
         return {"data": base64.b64encode(data).decode("ascii"), "base64": True}
+    return {"data": data.decode("ascii")}
 
 
 def content(item: Json) -> Optional[bytes]:

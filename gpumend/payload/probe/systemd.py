@@ -11,7 +11,7 @@ from gpumend.payload.probe.bus import (
     Bus,
     properties_of,
     services_loaded,
-    units_named,
+    units_wanted,
     wanted_property,
 )
 from gpumend.payload.probe.files import Json
@@ -62,7 +62,7 @@ def owner_of(unit: str, name: str) -> Tuple[str, str]:
 
 def units_told(bus: Bus, names: Sequence[str], properties: Sequence[str]) -> Json:
     """State of systemd units by name, as `units` has it; of one that is not there only that."""
-    (listed,) = bus.ask([units_named(names)])
+    (listed,) = bus.ask([units_wanted(names)])
     if listed is None or len(listed) != len(names):
         raise ValueError("systemd does not list the units")
     found = {}
