@@ -471,7 +471,10 @@ def test_a_file_is_opened_by_its_directory_as_by_its_path(tmp_path: Path) -> Non
                 expected = files.opened(path, limit, largest=largest)
                 assert files.opened_in(handle, path, limit, largest) == expected, path
         with pytest.raises(OSError, match="no regular file any more"):  # what root put there meanwhile
-            files.taken_in(handle, "fifo", {}, 50)
+            files.taken_in(handle, "fifo", {"size": 5}, 50)
+        (place / "grew").write_text("x" * 20000)  # since its size was asked for
+        assert files.taken_in(handle, "grew", {"size": 5}, 30000)[1] == b"x" * 20000
+        assert files.taken_in(handle, "grew", {"size": 5}, 9000)[0]["error"] == "larger than 9000 bytes"
     finally:
         os.close(handle)
     assert files.opened_in(None, str(place / "plain"), 50)[1] == b"words"

@@ -298,10 +298,10 @@ def taken_in(directory: int, name: str, item: Json, limit: int) -> Tuple[Json, O
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError("not read: %s is no regular file any more" % name)
-        data = os.read(file, limit + 1)
-        more = data
+        size = max(4096, min(limit, item["size"])) + 1  # as much memory as is read is reserved
+        data = more = os.read(file, min(size, limit + 1))
         while more and len(data) <= limit:
-            more = os.read(file, limit + 1 - len(data))
+            more = os.read(file, min(size, limit + 1 - len(data)))
             data += more
         label(item, file)
     finally:
