@@ -25,7 +25,7 @@ from gpumend.payload.source import probe_source, probe_text
 from gpumend.run.programs import probe_program
 from gpumend.state.host_state import request
 from gpumend.state.request import with_twins
-from gpumend.state.snapshot import unpacked
+from gpumend.state.snapshot import Snapshot, unpacked
 
 ARGV = [sys.executable, "-I", "-S", "-B", "-"]  # facts.remote.PYTHON, with the interpreter of these tests
 NOBODY = 65534
@@ -392,6 +392,46 @@ def test_all_that_is_asked_of_one_pattern_is_read_at_once(root: Path) -> None:
     assert (
         both["stats"]["/etc/cdi/a"]["found"] == {one: ["one"]} and "found" not in both["stats"]["/etc/cdi/b"]
     )
+
+
+def test_a_script_that_is_also_searched_loses_nothing(root: Path) -> None:
+    """One that a file of the same pattern names, or that names itself."""
+    (root / "etc/a").write_text("#!/bin/sh\none\ntwo /etc/a\n")
+    (root / "etc/b").write_text("/etc/a\n")
+    follows = {**a_glob("/etc/?", read=False), "search": "two", "follow": r"(/etc/\w)"}
+    answer = run(root=str(root), globs=[{**a_glob("/etc/?", read=False), "search": "one"}, follows])
+    assert sorted(answer["stats"]["/etc/a"]["found"].values()) == [["one"], ["two"]]
+    assert answer["globs"]["/etc/?"]["paths"] == ["/etc/a"]
+
+
+def test_a_search_that_failed_is_not_made_good_by_a_look_at_the_file(root: Path) -> None:
+    (root / "etc/large").write_bytes(b"x" * (files.MAX_SEARCHED_BYTES + 1))
+    spec = {**a_glob("/etc/large", read=False), "search": "one"}
+    answer = run(root=str(root), globs=[spec], stats=["/etc/large"])
+    item = answer["stats"]["/etc/large"]
+    assert item["status"] == "failed" and item["kind"] == "file" and item["found"] == {}
+    snapshot = Snapshot(answer)
+    assert snapshot.stat("/etc/large").ok and snapshot.found("/etc/large", "one").value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "packed"),
+    [
+        (b'mode = "cdi"\n', False),
+        (b'"' * 99, True),
+        (b"\\\n" * 99, True),
+        (b"a\n" * 99, True),
+        (b"abc\n" * 99, False),
+        (b"\0", True),
+        (b"\x1b[0m", True),
+        ("caf\u00e9".encode(), True),
+        (b"", False),
+    ],
+)
+def test_a_file_is_sent_as_what_is_shorter(text: bytes, packed: bool) -> None:
+    item = files.sent(text)
+    assert item.get("base64", False) is packed and files.content(item) == text
+    assert len(json.dumps(item["data"])) <= 2 + 4 * (len(text) + 2) // 3
 
 
 def test_what_is_read_again_is_read_after_what_stands_before_it(root: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpumend.payload.probe.look import by_pattern
 from gpumend.payload.probe.planned import said_by_docker, spared
 from gpumend.rules.judge import judge
 from gpumend.rules.wanted import parse as parse_wanted
@@ -211,6 +212,12 @@ def always(parsed: Any, word: str) -> bool:
         if inner and all(always(each, word) for each in inner):
             return True
     return False
+
+
+def test_one_search_of_a_pattern_follows_to_scripts() -> None:
+    groups = by_pattern(request()["globs"])
+    assert [sum("follow" in spec for spec in specs) for specs in groups if "follow" in str(specs)]
+    assert all(sum("follow" in spec for spec in specs) < 2 for specs in groups)
 
 
 def test_a_file_that_is_not_searched_has_nothing_to_find() -> None:

@@ -31,7 +31,7 @@ NETWORK = re.compile(
 )
 ANYBODY = -1  # no uid: whoever may write to a directory of root's
 LONG_LINE = re.compile(r"(?m)^([^\n]{4096})[^\n]+")
-PLAIN_TEXT = bytes(range(32, 127)) + b"\t\n\r"
+PLAIN_TEXT, DOUBLED = bytes(range(32, 127)) + b"\t\n\r", b'"\\\t\n\r'
 MAX_SEARCHED_BYTES = 8 << 20  # of a file of which only what a pattern matches leaves the host
 
 
@@ -285,34 +285,39 @@ def opened_in(
         item = meta_of(found)
         if item["kind"] != "file" or (largest and item["size"] > largest):
             return item, None
-        return taken_in(directory, name, item, limit)
     except OSError as error:
         return failure(error), None
+    return taken_in(directory, name, item, limit)
 
 
 def taken_in(directory: int, name: str, item: Json, limit: int) -> Tuple[Json, Optional[bytes]]:
     """As `taken`, of a file of root's in a directory that is root's alone: so it is root who may have put something else in its place
-    since. To open that does not wait, and it is not read. Raises OSError."""
+    since. To open that does not wait, and it is not read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    file = os.open(name, flags, dir_fd=directory)
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError("not read: %s is no regular file any more" % name)
-        size = max(4096, min(limit, item["size"])) + 1  # as much memory as is read is reserved
-        data = more = os.read(file, min(size, limit + 1))
-        while more and len(data) <= limit:
-            more = os.read(file, min(size, limit + 1 - len(data)))
-            data += more
-        label(item, file)
-    finally:
-        os.close(file)
+        file = os.open(name, flags, dir_fd=directory)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError("not read: %s is no regular file any more" % name)
+            size = max(4096, min(limit, item["size"])) + 1  # as much memory as is read is reserved
+            data = more = os.read(file, min(size, limit + 1))
+            while more and len(data) <= limit:
+                more = os.read(file, min(size, limit + 1 - len(data)))
+                data += more
+            label(item, file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        item.update(failure(error))
+        return item, None
     return whole_file(item, data, limit)
 
 
 def sent(data: bytes) -> Json:
     """What of a file leaves the host: its text where that is printable ASCII, as of most, of which the answer's zlib makes half as
-    much; else base64, and `base64` says so. JSON writes any other character with six."""
-    if data.translate(None, PLAIN_TEXT):
+    much; else base64, and `base64` says so: also where it is shorter, as JSON writes some characters with two."""
+    doubled = len(data) - len(data.translate(None, DOUBLED))
+    if data.translate(None, PLAIN_TEXT) or doubled > len(data) // 3:
         return {"data": base64.b64encode(data).decode("ascii"), "base64": True}
     return {"data": data.decode("ascii")}
 

@@ -221,11 +221,7 @@ class Tree:
             if section in ("dead", "users"):
                 setattr(self, section, items)
             elif section == "stats":
-                for path, item in items.items():
-                    known = self.answer["stats"].get(path, {}).get("found", {})
-                    if "found" in item or known:
-                        item["found"] = dict(known, **item.get("found", {}))
-                    self.answer["stats"][path] = item
+                add_all(self.answer["stats"], items)
             elif section == "processes":
                 self.answer["processes"] = items
             else:
@@ -278,7 +274,7 @@ class Tree:
     def matched(self, specs: List[Json]) -> Json:
         """What a pattern matches, and what its specs ask for of each."""
         root, pattern = self.root, specs[0]["pattern"]
-        if self.useless(specs[0]):
+        if all(self.useless(spec) for spec in specs):
             return {"globs": {pattern: {"status": "absent"}}}
         directory = root + os.path.dirname(pattern)
         listed: Json = {"status": "ok", "paths": []}
@@ -301,7 +297,7 @@ class Tree:
             if whole and path not in self.answer["files"]:
                 files[path] = self.looked(read_file, path)
             if sought:
-                stats.update(self.sought_in(path, sought, handle))
+                add_all(stats, self.sought_in(path, sought, handle))
                 if path not in stats and len(sought) == len(specs):
                     listed["paths"].remove(path)
             if len(sought) + len(whole) < len(specs) and path not in stats:
@@ -329,7 +325,7 @@ class Tree:
         named = [hits.pop(search_key(each["search"]), []) for each in names]
         found: Json = {path: item} if item["status"] != "ok" or hits else {}
         for spec, scripts in zip(leading, named):
-            found.update(self.followed(spec, scripts, item.get("uid")))
+            add_all(found, self.followed(spec, scripts, item.get("uid")))
         return found
 
     def followed(self, spec: Json, names: List[str], owner: Optional[int]) -> Json:
@@ -346,6 +342,18 @@ class Tree:
         names = mentioned(content(item) or b"")
         unknown = [name for name in names if name not in self.answer["stats"] and name not in known]
         return {name: self.looked(meta, name) for name in unknown}
+
+
+def add_all(stats: Json, more: Json) -> None:
+    """What is told of some paths, besides what is: all that searches found in each; and that one of them failed, where one did."""
+    for path, item in more.items():
+        both = [each for each in (stats.get(path, {}), item) if "found" in each]
+        if both:
+            item = dict(item, found={key: hits for each in both for key, hits in each["found"].items()})
+        for each in both:
+            if each["status"] not in ("ok", "absent"):
+                item.update(status=each["status"], error=each["error"])
+        stats[path] = item
 
 
 def fixed(pattern: str) -> str:
