@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
+
+from gevent.lock import BoundedSemaphore
 
 from gpumend.run import audit_program
 from gpumend.run.budget import JUDGING, OverBudget, within
@@ -23,7 +27,23 @@ from gpumend.state.snapshot import AnswerError, Snapshot
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
+AT_ONCE = 64  # hosts that are asked at a time: more answers than are worked off as they come would only lie in memory
+TURN = 1  # seconds for which a host waits for its turn at most: others may not answer at all
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bounds a dead connection
+
+
+_turns = BoundedSemaphore(AT_ONCE)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """A host's turn to be asked and worked off."""
+    mine = _turns.acquire(timeout=TURN)
+    try:
+        yield
+    finally:
+        if mine:
+            _turns.release()
 
 
 def answer_of(host: Host) -> Snapshot:
@@ -62,9 +82,10 @@ def host_answer(host: Host) -> tuple[HostState, Snapshot | None]:
     known, snapshot = _read.setdefault(host.inventory, {}), None
     if host.name not in known:
         try:
-            snapshot = answer_of(host)
-            with within(JUDGING):
-                state = parse(snapshot)
+            with in_turn():
+                snapshot = answer_of(host)
+                with within(JUDGING):
+                    state = parse(snapshot)
             known[host.name] = complete(host, state)
         except AnswerError as error:
             raise RemoteError(str(error)) from None
