@@ -382,16 +382,9 @@ def matches(pattern: str, text: str) -> List[str]:
     return [found.group(found.lastindex or 0) for found in re.finditer(pattern, text)]
 
 
-def search(
-    path: str,
-    pattern: str,
-    limit: int = 0,
-    begins: str = "",
-    holds: str = "",
-    directory: Optional[int] = None,
-) -> Json:
+def search(path: str, pattern: str, limit: int = 0, begins: str = "") -> Json:
     """As `searched`, for one thing."""
-    return searched(path, [{"search": pattern, "limit": limit, "begins": begins, "holds": holds}], directory)
+    return searched(path, [{"search": pattern, "limit": limit, "begins": begins}])
 
 
 def searched(path: str, specs: Sequence[Json], directory: Optional[int] = None) -> Json:
