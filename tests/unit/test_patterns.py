@@ -25,7 +25,7 @@ from gpumend.text.pattern import Pattern
 
 ROOT = Path(gpumend.__file__).parent
 SIZE = 30_000  # characters: a square of that is a second, a line of that a millisecond
-SECONDS = 0.25  # of CPU time; four times that on a slow machine
+SECONDS = 0.1  # of CPU time, of which what grows with its input takes a twentieth; four times that on a slow machine
 METHODS = {"compile", "match", "search", "findall", "finditer", "sub", "subn", "split", "fullmatch"}
 SAMPLES = "aA0 \t\n\"'#=:/-_.,*%[({\\<|;é"
 Case = tuple[str, str | bytes, int, str]  # where, pattern, flags, how
