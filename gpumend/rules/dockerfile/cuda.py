@@ -162,6 +162,9 @@ FIRST = (
 )
 
 
+LINKER = "ld.so.conf"
+
+
 def _compat_paths(stage: Stage) -> Iterator[tuple[int, str, str]]:
     """(line, directory, words) of everything that puts a compat directory on the library path."""
     value = stage.env.get("LD_LIBRARY_PATH")
@@ -169,9 +172,12 @@ def _compat_paths(stage: Stage) -> Iterator[tuple[int, str, str]]:
         if re.fullmatch(r"/usr/local/cuda[^/]*/compat/?", part):
             yield stage.env_lines.get("LD_LIBRARY_PATH", stage.line), part, f"ENV LD_LIBRARY_PATH={value}"
     for ran in stage.runs():
-        found = re.search(r"(/usr/local/cuda[^/\s\"']*/compat)\b[^;&|\n]*ld\.so\.conf", ran.text)
-        if found:
-            yield ran.line, found[1], " ".join(found[0].split())
+        for command in re.split(r"[;&|\n]", ran.text):
+            found = re.search(r"/usr/local/cuda[^/\s\"']*/compat\b", command)
+            end = command.rfind(LINKER, found.end()) if found else -1
+            if found and end > 0:
+                yield ran.line, found[0], " ".join(command[found.start() : end + len(LINKER)].split())
+                break
 
 
 def _compat_release(stage: Stage, directory: str) -> Version | None:
