@@ -209,7 +209,7 @@ def _by_log(context: Context, log: tuple[str, ...]) -> tuple[str, str] | None:
             f"This driver does not have the GPU any more: {legacy.group(1)} is the last branch with it.",
             f"Install a driver of branch {legacy.group(1)}, and reboot.",
         )
-    xids = [xid for xid in re.findall(r"Xid \(PCI:[^)]*\): (\d+)", text) if xid in LOST_XIDS]
+    xids = [xid for xid in re.findall(r"Xid \(PCI:[^()]*\): (\d+)", text) if xid in LOST_XIDS]
     if xids:
         return (
             f"Xid {xids[-1]}: {LOST_XIDS[xids[-1]]}.",
