@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from gpumend.text.record import Record
@@ -39,7 +39,7 @@ class Glob(Record):
         return {"pattern": self.pattern, "read": self.read, **more}
 
 
-def with_twins(globs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_twins(globs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each pattern below /lib is told which one below /usr/lib asks for all the same: where the two are one directory, as
     distributions have it since 2012 (systemd.io, The Case for the /usr Merge), it is not looked at twice."""
     asked: dict[str, list[dict[str, Any]]] = {}
@@ -50,7 +50,7 @@ def with_twins(globs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         twin = f"/usr{spec['pattern']}"
         same = spec["pattern"].startswith("/lib/") and twin in asked
         same = same and all(each in asked[twin] for each in asked[spec["pattern"]])
-        found.append({**spec, "twin": twin} if same else {**spec})
+        found.append({**spec, "twin": twin} if same else spec)
     return found
 
 

@@ -22,7 +22,7 @@ def test_a_host_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = [Event() for _ in range(4)]
 
     def ask(number: int) -> None:
-        with asking.in_turn():
+        with asking.a_turn():
             begun.append(number)
             ends[number].wait()
 
@@ -43,8 +43,8 @@ def test_a_host_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_at_once")
 def test_hosts_that_do_not_answer_hold_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "TURN", 0.01)
-    with asking.in_turn(), asking.in_turn():
-        with asking.in_turn():
+    with asking.a_turn(), asking.a_turn():
+        with asking.a_turn():
             assert asking._turns.counter == 0
         assert asking._turns.counter == 0, "it gives back no turn that it had not"
     assert asking._turns.counter == 2
@@ -52,6 +52,6 @@ def test_hosts_that_do_not_answer_hold_up_nobody_for_long(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("two_at_once")
 def test_what_goes_wrong_gives_the_turn_back() -> None:
-    with pytest.raises(ValueError, match="no answer"), asking.in_turn():
+    with pytest.raises(ValueError, match="no answer"), asking.a_turn():
         raise ValueError("no answer")
     assert asking._turns.counter == 2

@@ -26,6 +26,7 @@ from gpumend.payload.probe.files import (
     digest_of,
     failure,
     listing,
+    of_process,
     open_file,
     opened,
     read_beside,
@@ -322,8 +323,7 @@ def running_now(among: Optional[Set[str]] = None) -> Json:
                 ident = container_of(pid, ours)
                 if ident:
                     found.add(ident)
-                with open("/proc/%s/cmdline" % pid, "rb") as handle:
-                    words = handle.read(4096).decode("utf-8", "replace").split("\0")
+                words = of_process(pid, "cmdline").decode("utf-8", "replace").split("\0")
                 if (
                     os.path.basename(words[0]) in SHIMS
                     and "moby" in words
@@ -367,8 +367,7 @@ def names_at_work(names: Iterable[str]) -> Dict[str, int]:
             continue
         goes_on()
         try:
-            with open("/proc/%s/cmdline" % pid, "rb") as handle:
-                text = handle.read(MAX_ARGV).decode("utf-8", "replace")
+            text = of_process(pid, "cmdline", MAX_ARGV).decode("utf-8", "replace")
         except OSError:
             continue
         words = re.split(r"[\0\s=,/'\"]+", text)

@@ -309,7 +309,7 @@ class Tree:
                     stats.update(self.named_in(files.get(path) or self.looked(read_file, path), stats))
         if handle is not None:
             os.close(handle)
-        scripts = [path for path in stats if any(spec.get("follow") for spec in sought)]
+        scripts = stats if any(spec.get("follow") for spec in sought) else ()
         listed["paths"] = sorted(set(listed["paths"]).union(before, scripts))
         if listed["status"] == "absent" and not listed["paths"]:  # of most patterns: it says all
             listed = {"status": "absent"}
@@ -318,14 +318,14 @@ class Tree:
     def sought_in(self, path: str, sought: List[Json], handle: Optional[int]) -> Json:
         """What some searches find in a file, which is not there where they find nothing. One of them may follow to the scripts that
         it names."""
-        leading = [spec for spec in sought if spec.get("follow")][:1]
-        names = [{"search": spec["follow"], "limit": spec.get("limit", 0)} for spec in leading]
-        item = self.looked(searched, path, sought + names, handle)
+        leads = next((spec for spec in sought if spec.get("follow")), None)
+        more = [{"search": leads["follow"], "limit": leads.get("limit", 0)}] if leads else []
+        item = self.looked(searched, path, sought + more, handle)
         hits = item.setdefault("found", {})
-        named = [hits.pop(search_key(each["search"]), []) for each in names]
+        scripts = hits.pop(search_key(leads["follow"]), []) if leads else []
         found: Json = {path: item} if item["status"] != "ok" or hits else {}
-        for spec, scripts in zip(leading, named):
-            add_all(found, self.followed(spec, scripts, item.get("uid")))
+        if leads:
+            add_all(found, self.followed(leads, scripts, item.get("uid")))
         return found
 
     def followed(self, spec: Json, names: List[str], owner: Optional[int]) -> Json:

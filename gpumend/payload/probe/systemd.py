@@ -31,6 +31,8 @@ OF_EACH_UNIT = (
     "ActiveEnterTimestampMonotonic", "After", "Before", "RequiredBy", "WantedBy", "BoundBy", "ConsistsOf",
     "StartLimitAction", "FailureAction",
 )  # fmt: skip
+# What a row of systemd's list of units has in which column (org.freedesktop.systemd1(5), ListUnits).
+LISTED = {"Id": 0, "LoadState": 2, "ActiveState": 3, "SubState": 4}
 NAMES_OF_UNITS = ("After", "Before", "BoundBy", "ConsistsOf", "RequiredBy", "WantedBy")
 
 
@@ -65,22 +67,14 @@ def units_told(bus: Bus, names: Sequence[str], properties: Sequence[str]) -> Jso
     (listed,) = bus.ask([units_wanted(names)])
     if listed is None or len(listed) != len(names):
         raise ValueError("systemd does not list the units")
-    found = {}
-    for unit, row in zip(names, listed):
-        listed_of = {"Id": row[0], "LoadState": row[2], "ActiveState": row[3], "SubState": row[4]}
-        found[unit] = {
-            key: listed_of[key] for key in listed_of if key in ("Id", "LoadState") or key in properties
-        }
-    there = [unit for unit in names if found[unit]["LoadState"] != "not-found"]
-    asked = [name for name in properties if name not in ("Id", "LoadState", "ActiveState", "SubState")]
-    more = properties_of(bus, {unit: [owner_of(unit, name) for name in asked] for unit in there})
-    for unit in names:
-        if unit not in more:
-            found[unit] = {"Id": unit, "LoadState": "not-found", "ActiveState": "inactive"}
-    return {
-        "status": "ok",
-        "units": {unit: told_properties(dict(found[unit], **more.get(unit, {}))) for unit in names},
-    }
+    known = [name for name in LISTED if name in ("Id", "LoadState") or name in properties]
+    there = {unit: row for unit, row in zip(names, listed) if row[LISTED["LoadState"]] != "not-found"}
+    asked = [name for name in properties if name not in LISTED]
+    found = properties_of(bus, {unit: [owner_of(unit, name) for name in asked] for unit in there})
+    told = {unit: {"Id": unit, "LoadState": "not-found", "ActiveState": "inactive"} for unit in names}
+    for unit, row in there.items():
+        told[unit] = told_properties(dict({name: row[LISTED[name]] for name in known}, **found[unit]))
+    return {"status": "ok", "units": told}
 
 
 def services_told(bus: Bus, names: Sequence[str], named: Optional[Set[str]]) -> str:

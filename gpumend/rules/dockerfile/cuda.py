@@ -160,8 +160,6 @@ FIRST = (
     "library that is not newer than the driver fails with 803; the toolkit's own hook (1.17.8 and newer) looks at that first, and "
     "puts it on the path only where it helps."
 )
-
-
 LINKER = "ld.so.conf"
 
 
@@ -174,8 +172,7 @@ def _compat_paths(stage: Stage) -> Iterator[tuple[int, str, str]]:
     for ran in stage.runs():
         for command in re.split(r"[;&|\n]", ran.text):
             found = re.search(r"/usr/local/cuda[^/\s\"']*/compat\b", command)
-            end = command.rfind(LINKER, found.end()) if found else -1
-            if found and end > 0:
+            if found and (end := command.rfind(LINKER, found.end())) > 0:
                 yield ran.line, found[0], " ".join(command[found.start() : end + len(LINKER)].split())
                 break
 

@@ -16,7 +16,7 @@ from gpumend.text.pattern import Pattern
 from gpumend.text.record import Record
 
 DEAD = Pattern(
-    r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver .{1,200} not available"
+    r"error initializing graphdriver|driver not supported|several valid graphdrivers|configured driver (?:(?!configured driver ).)* not available"
 )
 REFUSED_MOUNT = Pattern(
     r"failed to mount (?:(?!failed to mount ).)*(?:invalid argument|operation not permitted|not supported)|not supported as upperdir"

@@ -31,12 +31,11 @@ AT_ONCE = 64  # hosts that are asked at a time: more answers than are worked off
 TURN = 1  # seconds for which a host waits for its turn at most: others may not answer at all
 PROBE_TIMEOUT = 180  # seconds; the probe bounds each of its own waits, this bounds a dead connection
 
-
 _turns = BoundedSemaphore(AT_ONCE)
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def a_turn() -> Iterator[None]:
     """A host's turn to be asked and worked off."""
     mine = _turns.acquire(timeout=TURN)
     try:
@@ -82,7 +81,7 @@ def host_answer(host: Host) -> tuple[HostState, Snapshot | None]:
     known, snapshot = _read.setdefault(host.inventory, {}), None
     if host.name not in known:
         try:
-            with in_turn():
+            with a_turn():
                 snapshot = answer_of(host)
                 with within(JUDGING):
                     state = parse(snapshot)
