@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import paramiko
 from pyinfra.connectors.sshuserclient.client import get_ssh_config
+
+from gpumend.run.remote.ssh import KnownHosts
 
 if TYPE_CHECKING:
     from pyinfra.api.state import State
@@ -20,7 +21,7 @@ STRICT = ("yes", True)
 def problems(state: State) -> list[str]:
     """What would keep hosts from being logged in to, a line each; hosts of one fault share it."""
     found: dict[str, list[str]] = {}
-    hosts: dict[str, paramiko.HostKeys | str] = {}
+    hosts: dict[str, KnownHosts | str] = {}
     for host in state.inventory:
         if not state.is_host_in_limit(host) or host.connector.__class__.__name__ != "SSHConnector":
             continue
@@ -46,7 +47,7 @@ def _login(key: Any) -> Iterator[str]:
         yield f"the key {path}: it is no private key (it does not begin with -----BEGIN ... PRIVATE KEY-----)"
 
 
-def _known(host: Any, read: dict[str, paramiko.HostKeys | str]) -> Iterator[str]:
+def _known(host: Any, read: dict[str, KnownHosts | str]) -> Iterator[str]:
     """Where host keys are checked strictly: whether this host's is known."""
     if host.data.get("ssh_strict_host_key_checking") not in STRICT:
         return
@@ -57,9 +58,9 @@ def _known(host: Any, read: dict[str, paramiko.HostKeys | str]) -> Iterator[str]
     file = str(host.data.get("ssh_known_hosts_file") or "~/.ssh/known_hosts")
     if file not in read:
         try:
-            read[file] = paramiko.HostKeys(str(Path(file).expanduser()))
-        except (OSError, paramiko.SSHException) as error:
-            read[file] = getattr(error, "strerror", None) or str(error)
+            read[file] = KnownHosts(str(Path(file).expanduser()))
+        except OSError as error:
+            read[file] = error.strerror or str(error)
     keys = read[file]
     if isinstance(keys, str):
         yield f'{file}: {keys}; the hosts\' keys are not known (ssh-keyscan, or strict_host_keys = "accept-new")'

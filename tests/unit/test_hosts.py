@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ hosts = ["gpu1", "gpu2"]
 gpumend = { runtime = { mode = "auto" } }
 """
 INVENTORY = """\
+from collections.abc import Sequence
 from pathlib import Path
 from gpumend.deploy.hosts import parse
 _found = parse(Path(__file__).with_name("hosts.toml"))
@@ -220,31 +222,102 @@ def test_line_of_finds_the_nearest_line() -> None:
     assert line_of(text, ["nowhere"]) == 1
 
 
+Found = list[dict[str, str] | None]
+
+
+def found_in(known: paramiko.HostKeys, names: Sequence[str]) -> Found:
+    """The keys of each name, by type; None where it has none."""
+    rows = [known.lookup(name) for name in names]
+    return [{kind: key.get_base64() for kind, key in row.items()} if row else None for row in rows]
+
+
 def test_known_hosts_are_found_as_paramiko_finds_them(tmp_path: Path) -> None:
     """Plain, with a port, several names of one key, several keys of one name, hashed; also after one was added or gone."""
     keys = [paramiko.ECDSAKey.generate() for _ in range(3)]
+    other = paramiko.RSAKey.generate(1024)
+    hashed = paramiko.HostKeys.hash_host("c.example")
     lines = [
+        "# those of the racks",
+        "",
         f"a.example,192.0.2.1 {keys[0].get_name()} {keys[0].get_base64()}",
-        f"[b.example]:2222 {keys[1].get_name()} {keys[1].get_base64()}",
-        f"{paramiko.HostKeys.hash_host('c.example')} {keys[2].get_name()} {keys[2].get_base64()}",
+        f"[b.example]:2222 {keys[1].get_name()} {keys[1].get_base64()} root@b",
+        f"{hashed} {keys[2].get_name()} {keys[2].get_base64()}",
         f"a.example {keys[0].get_name()} {keys[0].get_base64()}",
+        f"a.example\t{other.get_name()}\t{other.get_base64()}",
+        f"f.example ssh-unknown {keys[0].get_base64()}",
+        "g.example",
     ]
     path = tmp_path / "known_hosts"
     path.write_text("\n".join(lines) + "\n")
     ours, theirs = KnownHosts(str(path)), paramiko.HostKeys(str(path))
-    names = ("a.example", "192.0.2.1", "[b.example]:2222", "b.example", "c.example", "d.example")
+    names = [
+        "a.example",
+        "192.0.2.1",
+        "[b.example]:2222",
+        "b.example",
+        "c.example",
+        *(f"{c}.example" for c in "defg"),
+    ]
 
-    def found(known: paramiko.HostKeys) -> list[dict[str, str] | None]:
-        rows = [known.lookup(name) for name in names]
-        return [{kind: key.get_base64() for kind, key in row.items()} if row else None for row in rows]
-
-    assert found(ours) == found(theirs)
-    assert [row is None for row in found(ours)] == [False, False, False, True, False, True]
+    assert found_in(ours, names) == found_in(theirs, names)
+    assert [row is None for row in found_in(ours, names)] == [False] * 3 + [True, False] + [True] * 4
+    assert len(found_in(ours, ["a.example"])[0] or {}) == 2
+    assert set(ours.keys()) == set(theirs.keys()) == {"a.example", "192.0.2.1", "[b.example]:2222", hashed}
     for known in (ours, theirs):
         known.add("d.example", keys[1].get_name(), keys[1])
-        del known["a.example"]
-    assert found(ours) == found(theirs)
+        known.add("c.example", keys[0].get_name(), keys[0])
+        known.load(str(path))
+    assert found_in(ours, ["d.example"]) == found_in(theirs, ["d.example"]) != [None]
     assert ours.check("d.example", keys[1]) and not ours.check("d.example", keys[0])
+    assert ours.check("c.example", keys[0]), "what was added counts more than the file"
+    for name in ("a.example", "c.example", "d.example"):
+        del ours[name]
+    assert found_in(ours, names) == [
+        None,
+        found_in(theirs, names)[1],
+        found_in(theirs, names)[2],
+        *[None] * 6,
+    ]
+    with pytest.raises(KeyError):
+        del ours["a.example"]
+    ours.clear()
+    assert list(ours) == []
+
+
+def test_a_key_that_is_revoked_is_not_known(tmp_path: Path) -> None:
+    """sshd(8), SSH_KNOWN_HOSTS FILE FORMAT: the key "is revoked and must not ever be accepted"; paramiko takes the marker for a name."""
+    keys = [paramiko.ECDSAKey.generate() for _ in range(2)]
+    first, second = (f"{key.get_name()} {key.get_base64()}" for key in keys)
+    path = tmp_path / "known_hosts"
+    path.write_text(
+        f"a.example {first}\nb.example {second}\n@revoked * {first}\na.example,c.example {first}\n"
+    )
+    known = KnownHosts(str(path))
+    assert found_in(known, ["a.example", "c.example"]) == [None, None]
+    assert known.check("b.example", keys[1])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"b.example ssh-ed25519 AAA=A",
+        b"b.example ssh-ed25519 AAAA",
+        b"|1|x|y ssh-ed25519 AAAA",
+        b"|1|eA==| ssh-ed25519 AAAA",
+        b"@cert-authority *.example ssh-ed25519 AAAA",
+        b"b.\xff\xfe ssh-ed25519 AAAA",
+        b"b.example ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAAABBA==",
+    ],
+)
+def test_a_line_that_is_no_key_leaves_the_others(tmp_path: Path, bad: bytes) -> None:
+    """paramiko gives up the rest of the file at some of them, and all of it at one that is no UTF-8 (paramiko pull request 1990)."""
+    key = paramiko.ECDSAKey.generate()
+    path = tmp_path / "known_hosts"
+    path.write_bytes(bad + f"\na.example {key.get_name()} {key.get_base64()}\n".encode())
+    known = KnownHosts(str(path))
+    assert known.check("a.example", key)
+    assert found_in(known, ["b.example"]) == [None]
+    assert list(known) == ["a.example"]
 
 
 @pytest.fixture

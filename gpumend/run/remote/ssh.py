@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import socket
+from contextlib import suppress
+from hmac import digest
 from typing import Any
 
 import paramiko
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 from pyinfra.connectors.sshuserclient import client
 
 # Seconds of silence after which a host is gone (tcp(7)); without them a run waits for a dead one until its own timeout,
 # 20 minutes for a transaction. A host that only computes answers the kernel's probes.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
+HASHED, REVOKED = (
+    "|1|",
+    "@revoked",
+)  # how a name in the hashed form begins, and a line with a key to refuse (sshd(8))
 
 
 def nodelay_transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
@@ -30,31 +39,68 @@ def nodelay_transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
 
 
 class KnownHosts(paramiko.HostKeys):
-    """paramiko's known hosts, found by name: its own lookup goes through every entry, three times a host, which for a
-    thousand hosts takes longer than connecting to them. What a name finds is the same; hashed entries are all tried."""
+    """paramiko's known hosts, for a fleet. What a name finds is the same.
+
+    A line becomes a key when a name of its is looked up: made before the first connection, the keys of eight thousand lines take
+    a quarter of a second. A name is found by a table, a hashed one by its hash alone: paramiko goes through every entry, three
+    times a host. A line that cannot be read is no key, as for OpenSSH (sshd(8)), and the rest of the file counts; nor is a key that
+    a line marks as revoked, of whichever host."""
 
     def __init__(self, filename: str | None = None) -> None:
         self._forget()
         super().__init__(filename)
 
     def _forget(self) -> None:
-        self._names: dict[str, list[Any]] = {}
-        self._hashed: list[Any] = []
-        self._counted = 0
+        self._lines: dict[str, list[str]] = {}  # by each name of theirs, as it is written
+        self._hashed: list[tuple[bytes, bytes, str]] = []  # salt, hash, name
+        self._revoked: set[str] = set()
+
+    def load(self, filename: str | int | bytes | os.PathLike[Any]) -> None:
+        """What the file says is known, too. Raises OSError."""
+        with open(filename, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123  # whatever paramiko takes
+            for line in map(str.strip, opened):
+                if line.startswith(REVOKED):
+                    self._revoked.update(line.split()[3:4])
+                elif line and not line.startswith("#"):
+                    for name in line.replace("\t", " ").partition(" ")[0].split(","):
+                        self._know(name, line)
+
+    def _know(self, name: str, line: str) -> None:
+        if name not in self._lines and name.startswith(HASHED):
+            with suppress(ValueError):
+                salt, hashed = map(base64.b64decode, name[len(HASHED) :].split("|"))
+                self._hashed.append((salt, hashed, name))
+        self._lines.setdefault(name, []).append(line)
+
+    def _names(self, hostname: str) -> list[str]:
+        """The names by which the file knows a host."""
+        host = hostname.encode()
+        return [hostname] + [
+            name for salt, hashed, name in self._hashed if digest(salt, host, "sha1") == hashed
+        ]
 
     def lookup(self, hostname: str) -> Any:
-        entries: list[Any] = self._entries  # type: ignore[attr-defined]  # private, and in every version
-        for entry in entries[self._counted :]:
-            for name in entry.hostnames:
-                (self._hashed if name.startswith("|1|") else self._names.setdefault(name, [])).append(entry)
-        self._counted = len(entries)
-        few = paramiko.HostKeys()
-        few._entries = [*self._names.get(hostname, ()), *self._hashed]  # type: ignore[attr-defined]
-        return few.lookup(hostname)
+        found = paramiko.HostKeys()
+        entries = found._entries = list(self._entries)  # type: ignore[attr-defined]
+        for name in self._names(hostname):
+            for line in self._lines.get(name, ()):
+                with suppress(paramiko.SSHException, InvalidHostKey, ValueError):
+                    entry = HostKeyEntry.from_line(line)
+                    if entry and entry.key.get_base64() not in self._revoked:
+                        entry.hostnames = [hostname]
+                        entries.append(entry)
+        return found.lookup(hostname)
+
+    def keys(self) -> list[str]:  # type: ignore[override]  # paramiko's is a list, too
+        return [name for name in {**self._lines, **dict.fromkeys(super().keys())} if self.lookup(name)]
 
     def __delitem__(self, hostname: str) -> None:
-        self._forget()
-        super().__delitem__(hostname)
+        if not self.lookup(hostname):
+            raise KeyError(hostname)
+        for name in self._names(hostname):
+            self._lines.pop(name, None)
+        added: list[Any] = self._entries  # type: ignore[attr-defined]  # private, and in every version
+        added[:] = [each for each in added if hostname not in each.hostnames]
 
     def clear(self) -> None:
         self._forget()
