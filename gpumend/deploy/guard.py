@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from pyinfra.api import connectors
 from pyinfra.api import inventory as pyinfra_inventory
 from pyinfra.api.arguments import all_argument_meta
-from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.state import BaseStateCallback, StateStage
 from pyinfra.context import config as context_config
@@ -59,6 +59,8 @@ from gpumend.rules.wanted import HOSTS_KEY
 from gpumend.run import record as run
 from gpumend.run.audit_program import SUDO
 from gpumend.run.remote import reboot, ssh
+from gpumend.run.remote.asking import ask_ahead
+from gpumend.run.remote.connection import RemoteError
 from gpumend.run.remote.layers import KEY
 from gpumend.run.remote.refusal import why
 from gpumend.schemas.wanted import WantedError, check, meant, not_json
@@ -83,6 +85,7 @@ ROOM, NAMED = (
     40,
     20,
 )  # columns for names of hosts in a line of progress; hosts of which the names say anything
+NEW_OBJECTS = 20_000  # after which Python searches them for garbage; its own 700 are for a heap that is small
 OURSELVES = "is the machine that gpumend runs on, which would end before it could say how"
 # `--data KEY`: what our own deploys read
 DATA = (
@@ -135,6 +138,7 @@ def install(state: Any) -> None:
 
     def staged(stage: StateStage) -> None:
         if stage is StateStage.Connect:
+            little_garbage()
             run.current(state.inventory).watches = True
             checked(state)
             if call().get("check"):
@@ -179,8 +183,16 @@ def _real(state: Any) -> Any:
 def connectors_once() -> None:
     """pyinfra looks its connectors up once a run. For each host whose name begins with @ it would go through what every installed
     package says of itself, 5 ms and more (pyinfra 3.10 api/inventory.py make_hosts_and_groups); there is no public place for it."""
-    if pyinfra_inventory.get_all_connectors is get_all_connectors:  # type: ignore[attr-defined]
-        pyinfra_inventory.get_all_connectors = cache(get_all_connectors)  # type: ignore[attr-defined]
+    if not hasattr(connectors.get_all_connectors, "cache_info"):
+        connectors.get_all_connectors = cache(connectors.get_all_connectors)
+        pyinfra_inventory.get_all_connectors = connectors.get_all_connectors  # type: ignore[attr-defined]
+
+
+def little_garbage() -> None:
+    """What is loaded by now stays to the end, and is searched for garbage no more: with what a host's state makes, Python would go
+    through all of it again and again, an eighth of an audit's CPU time. What comes after is searched less often."""
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 def without_debug_log() -> None:
@@ -204,6 +216,20 @@ class Connections(BaseStateCallback):
         run.current(state.inventory).record(host.name).error = f"could not be reached: {why(host, error)}"
 
 
+class Ahead(BaseStateCallback):
+    """Each host is asked as soon as it is connected to, and waits for no other: one that is down takes its ten seconds to be given up."""
+
+    def host_connect(self, state: State, host: Host) -> None:  # type: ignore[override]
+        ask_ahead(host, interrupt.waits(host.name, RemoteError))
+
+
+def audits() -> bool:
+    """Whether all that is run begins with reading each host, and changes none."""
+    words = [word for word in sys.argv[2:] if word.endswith(".py")]
+    ours = deploys(words)
+    return "--dry" in sys.argv and bool(ours) and len(ours) == len(words) and finish_of() is session.finish
+
+
 def checked(state: State) -> None:
     """Ends the run with exit status 2 and a report where it could not be right whatever the hosts say; else each host's
     connection is kept apart from the others'."""
@@ -220,6 +246,8 @@ def checked(state: State) -> None:
     if problem:
         refuse(state, problem)
     state.add_callback_handler(Connections())
+    if audits():
+        state.add_callback_handler(Ahead())
     for host in state.inventory:
         _contained(host)
 
@@ -329,7 +357,7 @@ def wrong_keys(override: Mapping[str, Any], layers: Iterable[Mapping[str, Any]])
     """What to say of `--data` whose key nobody reads and that is nearly one that somebody does."""
     theirs: set[str] = {key for layer in layers for key in layer}
     theirs.update(all_argument_meta)
-    for connector in get_all_connectors().values():
+    for connector in connectors.get_all_connectors().values():
         theirs.update(getattr(connector, "data_meta", {}))
     for key in override:
         if key in theirs or key in DATA:

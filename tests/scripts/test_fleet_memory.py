@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpumend.run.remote.asking import AT_ONCE
 from tests.unit.build import DAEMON_JSON, Host, daemon_json, healthy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,14 +29,23 @@ def heard(event, arguments):
     scans += event == "open" and str(arguments[0]).endswith("entry_points.txt")
 sys.addaudithook(heard)
 from pyinfra_cli.main import main
+import collections, gc, gevent, json
+from pyinfra_cli import cli
+connect_all, states = cli.connect_all, 0
+def connected(state):
+    global states
+    connect_all(state)
+    from gpumend.run.remote.asking import _ahead
+    gevent.joinall([each for begun in _ahead.values() for each in begun.values()])
+    states = sum(type(each).__name__ == "HostState" for each in gc.get_objects())
+cli.connect_all = connected
 try:
     main()
 except SystemExit as end:
     status = end.code
-import collections, gc, json
 gc.collect()
 found = collections.Counter(type(each).__name__ for each in gc.get_objects() if str(type(each).__module__).startswith("gpumend."))
-json.dump({"status": status or 0, "scans": scans, "all": sum(found.values()), **found}, open(sys.argv[0] + ".json", "w"))
+json.dump({"status": status or 0, "scans": scans, "at once": states, "all": sum(found.values()), **found}, open(sys.argv[0] + ".json", "w"))
 """
 
 
@@ -75,6 +85,12 @@ def test_no_state_of_a_host_is_kept_once_it_was_judged(
     assert found["status"] == status
     assert found["Record"] == 3
     assert found.get("HostState", 0) == 0
+
+
+def test_no_more_hosts_wait_to_be_judged_than_are_asked_at_a_time(tmp_path: Path) -> None:
+    found = ran(tmp_path, healthy(), AT_ONCE + 3, "--dry")
+    assert (found["status"], found["Record"], found.get("HostState", 0)) == (0, AT_ONCE + 3, 0)
+    assert found["at once"] == AT_ONCE
 
 
 def test_facts_are_of_the_state_that_was_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import pytest
 
 from gpumend.deploy import screen
 from gpumend.reports.terminal import WIDTH
+from tests.nodes.slot import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 GPUMEND = (sys.executable, "-m", "gpumend.cli.main")
@@ -95,10 +96,36 @@ class Run:
         return self.child.wait(timeout=30)
 
 
-def test_ctrl_c_keeps_the_answers_that_are_there_and_names_the_hosts_that_are_missing(here: Path) -> None:
+def until_read(run: Run, here: Path) -> None:
+    """@local has answered, while the others have not said a word."""
+    run.until("connecting: 1 of 3 hosts; waiting for mute[1-2]")
+    children = Path(f"/proc/{run.child.pid}/task/{run.child.pid}/children")
+    wait_for("@local's answer", lambda: (here / "read").exists() and not children.read_text(), SECONDS / 2)
+
+
+@pytest.fixture
+def reads(here: Path) -> str:
+    """A PATH whose python3 writes a line to `read` in the directory each time that the probe has answered."""
+    (here / "python3").write_text(f'#!/bin/sh\n{sys.executable} "$@" && echo >>{here}/read\n')
+    (here / "python3").chmod(0o755)
+    return f"{here}:{os.environ['PATH']}"
+
+
+def test_a_host_is_read_while_others_are_connected_to(here: Path, reads: str) -> None:
+    """One that is down holds up nobody: its connection alone takes until it is given up."""
+    run = Run(here, "audit", columns=100, PATH=reads)
+    until_read(run, here)
+    os.kill(run.child.pid, signal.SIGINT)
+    assert run.ended() == 1
+    assert (here / "read").read_text() == "\n", "it is asked once"
+
+
+def test_ctrl_c_keeps_the_answers_that_are_there_and_names_the_hosts_that_are_missing(
+    here: Path, reads: str
+) -> None:
     report = here / "report.json"
-    run = Run(here, "audit", "--report", str(report), columns=100)
-    run.until("waiting for mute[1-2]")
+    run = Run(here, "audit", "--report", str(report), columns=100, PATH=reads)
+    until_read(run, here)
     os.killpg(run.child.pid, signal.SIGINT)  # as a terminal does: everybody in the foreground gets it
     status = run.ended()
     assert status == 1, run.text
@@ -121,6 +148,24 @@ def test_ctrl_c_while_a_host_is_read(here: Path) -> None:
     try:
         run.until("1 no answer")
         assert "interrupted: it had not answered" in run.text
+    finally:
+        os.killpg(run.child.pid, signal.SIGKILL)
+        run.ended()
+
+
+def test_ctrl_c_while_a_host_is_read_and_others_are_connected_to(here: Path) -> None:
+    report = here / "report.json"
+    (here / "python3").write_text(f"#!/bin/sh\n: >{here}/begun\nexec sleep 300\n")
+    (here / "python3").chmod(0o755)
+    run = Run(here, "audit", "--report", str(report), columns=100, PATH=f"{here}:{os.environ['PATH']}")
+    wait_for("@local's probe", (here / "begun").exists, SECONDS)
+    os.kill(run.child.pid, signal.SIGINT)
+    try:
+        run.until("3 no answer")
+        assert "gpumend: interrupted: no answer yet from @local, mute1, mute2" in run.text
+        wait_for("the report", report.exists)
+        found = json.loads(report.read_text())
+        assert found["hosts"]["@local"]["error"] == "interrupted: it had not answered"
     finally:
         os.killpg(run.child.pid, signal.SIGKILL)
         run.ended()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import gevent
 from gevent.lock import BoundedSemaphore
 
 from gpumend.run import audit_program
@@ -69,6 +70,23 @@ def complete(host: Host, state: HostState) -> HostState:
 
 # By inventory and host name: `host` may be pyinfra's context proxy, whose identity says nothing.
 _read: WeakKeyDictionary[Any, dict[str, HostState]] = WeakKeyDictionary()
+_ahead: WeakKeyDictionary[Any, dict[str, gevent.Greenlet[..., HostState | Exception]]] = WeakKeyDictionary()
+
+
+def ask_ahead(host: Host, waits: AbstractContextManager[None]) -> None:
+    """The host is asked while others are still connected to: its state, or what went wrong, is there for who wants it later. No more
+    than AT_ONCE are, as whole states wait to be judged. waits: entered while it is."""
+    begun = _ahead.setdefault(host.inventory, {})
+    if len(begun) < AT_ONCE:
+        begun[host.name] = gevent.spawn(_state_or_error, host, waits)
+
+
+def _state_or_error(host: Host, waits: AbstractContextManager[None]) -> HostState | Exception:
+    try:
+        with waits:
+            return _asked(host)[0]
+    except Exception as error:  # gevent would print what nobody catches here
+        return error
 
 
 def host_state(host: Host) -> HostState:
@@ -80,17 +98,29 @@ def host_answer(host: Host) -> tuple[HostState, Snapshot | None]:
     """The same, and the answer of which it was made; None where it was asked for before."""
     known, snapshot = _read.setdefault(host.inventory, {}), None
     if host.name not in known:
-        try:
-            with a_turn():
-                snapshot = answer_of(host)
-                with within(JUDGING):
-                    state = parse(snapshot)
-            known[host.name] = complete(host, state)
-        except AnswerError as error:
-            raise RemoteError(str(error)) from None
-        except OverBudget as over:
-            raise RemoteError(f"taking this host's answer apart {over}") from None
+        begun = _ahead.get(host.inventory, {}).pop(host.name, None)
+        if begun is not None:  # one that has ended is false
+            found = begun.get()
+            if isinstance(found, Exception):
+                raise found
+            known[host.name] = found
+        else:
+            known[host.name], snapshot = _asked(host)
     return known[host.name], snapshot
+
+
+def _asked(host: Host) -> tuple[HostState, Snapshot]:
+    """Ask the host now. Raises RemoteError, with the host's own words, where it gave no answer."""
+    try:
+        with a_turn():
+            snapshot = answer_of(host)
+            with within(JUDGING):
+                state = parse(snapshot)
+        return complete(host, state), snapshot
+    except AnswerError as error:
+        raise RemoteError(str(error)) from None
+    except OverBudget as over:
+        raise RemoteError(f"taking this host's answer apart {over}") from None
 
 
 def forget(host: Host) -> None:
