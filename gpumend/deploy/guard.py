@@ -36,6 +36,7 @@ from gpumend import schemas
 from gpumend.deploy import (
     agent_report,
     bundle_report,
+    early,
     facts_report,
     interrupt,
     keep_bytecode,
@@ -85,7 +86,6 @@ ROOM, NAMED = (
     40,
     20,
 )  # columns for names of hosts in a line of progress; hosts of which the names say anything
-NEW_OBJECTS = 20_000  # after which Python searches them for garbage; its own 700 are for a heap that is small
 OURSELVES = "is the machine that gpumend runs on, which would end before it could say how"
 # `--data KEY`: what our own deploys read
 DATA = (
@@ -129,6 +129,7 @@ def install(state: Any) -> None:
         return
     state = _real(state)
     keep_bytecode()  # `gpumend` loads this package before pyinfra's main
+    early.little_garbage()
     connectors_once()
     without_debug_log()
     # What is left at the end is searched for garbage to no use: a tenth of a second.
@@ -138,7 +139,7 @@ def install(state: Any) -> None:
 
     def staged(stage: StateStage) -> None:
         if stage is StateStage.Connect:
-            little_garbage()
+            gc.freeze()  # what is loaded by now stays to the end
             run.current(state.inventory).watches = True
             checked(state)
             if call().get("check"):
@@ -186,13 +187,6 @@ def connectors_once() -> None:
     if not hasattr(connectors.get_all_connectors, "cache_info"):
         connectors.get_all_connectors = cache(connectors.get_all_connectors)
         pyinfra_inventory.get_all_connectors = connectors.get_all_connectors  # type: ignore[attr-defined]
-
-
-def little_garbage() -> None:
-    """What is loaded by now stays to the end, and is searched for garbage no more: with what a host's state makes, Python would go
-    through all of it again and again, an eighth of an audit's CPU time. What comes after is searched less often."""
-    gc.freeze()
-    gc.set_threshold(NEW_OBJECTS)
 
 
 def without_debug_log() -> None:

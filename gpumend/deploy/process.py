@@ -4,6 +4,7 @@ from gpumend.deploy import early  # isort: skip
 
 if __name__ == "__main__":
     early.listen()
+    early.little_garbage()
 
 # First: it puts gevent in the place of threads and sockets.
 from gpumend.deploy.pyinfra_main import main  # isort: skip

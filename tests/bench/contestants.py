@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumend.state.host_state import request
+from tests.bench.client import python
 from tests.bench.farm import DELAYED, DRIFTED, OWN, PLAIN, REPLAYED, Farm, address, local
 from tests.nodes import toolkit
 
@@ -133,7 +133,7 @@ def _ours(task: Task, port: int, *arguments: str, good: tuple[int, ...] = (0,)) 
         f'known_hosts = "{task.farm.known_hosts}"\nport = {task.port(port)}\n'
     ]
     path.write_text("".join(rows + [f'[hosts."{host}"]\n' for host in task.addresses]))
-    argv = [sys.executable, "-m", "pyinfra", "inventory.py", *arguments, "--data", f"report={report}"]
+    argv = [python(), "-m", "pyinfra", "inventory.py", *arguments, "--data", f"report={report}"]
     done = measured(task, [argv], {"GPUMEND_HOSTS": str(path), "PYINFRA_PROGRESS": "off"}, good)
     if report.exists():
         hosts = json.loads(report.read_text())["hosts"]
@@ -167,7 +167,7 @@ def bare_paramiko(task: Task) -> Measured:
         f"jobs = [gevent.spawn(one, host) for host in {task.addresses!r}]\n"
         "gevent.joinall(jobs, raise_error=True)\n"
     )
-    return measured(task, [[sys.executable, str(program)]])
+    return measured(task, [[python(), str(program)]])
 
 
 def bare(task: Task) -> Measured:
@@ -214,7 +214,7 @@ def _stock(task: Task, port: int, body: str, flag: str) -> Measured:
         f"for command in {facts!r}:\n    host.get_fact(Command, command=command)\n{body}"
     )
     inventory, deploy = str(task.directory / "stock_inventory.py"), str(task.directory / "stock.py")
-    argv = [sys.executable, "-m", "pyinfra", inventory, deploy, flag]
+    argv = [python(), "-m", "pyinfra", inventory, deploy, flag]
     return measured(task, [argv], {"PYINFRA_PROGRESS": "off"})
 
 

@@ -58,19 +58,21 @@ class KnownHosts(paramiko.HostKeys):
     def load(self, filename: str | int | bytes | os.PathLike[Any]) -> None:
         """What the file says is known, too. Raises OSError."""
         with open(filename, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123  # whatever paramiko takes
-            for line in map(str.strip, opened):
-                if line.startswith(REVOKED):
+            for line in opened:
+                words = line.split(None, 1)
+                if not words or words[0].startswith("#"):
+                    continue
+                if words[0] == REVOKED:
                     self._revoked.update(line.split()[3:4])
-                elif line and not line.startswith("#"):
-                    for name in line.replace("\t", " ").partition(" ")[0].split(","):
-                        self._know(name, line)
+                for name in words[0].split(","):
+                    if name.startswith(HASHED) and name not in self._lines:
+                        self._hash(name)
+                    self._lines.setdefault(name, []).append(line)
 
-    def _know(self, name: str, line: str) -> None:
-        if name not in self._lines and name.startswith(HASHED):
-            with suppress(ValueError):
-                salt, hashed = map(base64.b64decode, name[len(HASHED) :].split("|"))
-                self._hashed.append((salt, hashed, name))
-        self._lines.setdefault(name, []).append(line)
+    def _hash(self, name: str) -> None:
+        with suppress(ValueError):
+            salt, hashed = map(base64.b64decode, name[len(HASHED) :].split("|"))
+            self._hashed.append((salt, hashed, name))
 
     def _names(self, hostname: str) -> list[str]:
         """The names by which the file knows a host."""
@@ -85,7 +87,7 @@ class KnownHosts(paramiko.HostKeys):
         for name in self._names(hostname):
             for line in self._lines.get(name, ()):
                 with suppress(paramiko.SSHException, InvalidHostKey, ValueError):
-                    entry = HostKeyEntry.from_line(line)
+                    entry = HostKeyEntry.from_line(line.strip())
                     if entry and entry.key.get_base64() not in self._revoked:
                         entry.hostnames = [hostname]
                         entries.append(entry)
