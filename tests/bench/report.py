@@ -137,7 +137,7 @@ def table(found: Mapping[str, Any]) -> str:
         "",
         f"`{found['command']}` on {found['machine']}. Controller, relay and every host share these cores. Rows of one run are in turns,",
         "medians; each says of which run it is, and a ratio is of two rows of one run. A host is an address of one booted node with a",
-        "real sshd, systemd and Docker (tests/bench/farm.py). The client of run F and later is installed as pipx does it (tests/bench/client.py).",
+        "real sshd, systemd and Docker (tests/bench/farm.py). The newest run's client is installed as pipx does it (tests/bench/client.py).",
         f"*Replayed*: our probe's real answer comes after the {found['probe_seconds']:.2f} s that the probe takes alone, so that hosts do not",
         "compute on the controller's cores; everything else, SSH included, is as it is. Stock pyinfra and Ansible read what our audit",
         f"asks of every host by its name: {found['read']}. Our audit reads besides what it finds by pattern, processes, containers and",
