@@ -42,10 +42,13 @@ def audit_identity(ask_cuda: bool = True, besides: str = "") -> str:
 
 def change_program(wanted: dict[str, Any], ask_cuda: bool = True, besides: str = "") -> str:
     """The program that goes over stdin: it runs the transaction, probes again and prints both."""
-    return (
-        f"{change_source()}\n"
-        f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({json.dumps(request(ask_cuda, besides))!r})))\n"
-    )
+    return f"{change_source()}\n{change_call(wanted, ask_cuda, besides)}"
+
+
+def change_call(wanted: dict[str, Any], ask_cuda: bool = True, besides: str = "") -> str:
+    """What of it is a host's own: `change_source` comes before it."""
+    look = json.dumps(request(ask_cuda, besides))
+    return f"main_transaction(json.loads({json.dumps(wanted)!r}), lambda: probe(json.loads({look!r})))\n"
 
 
 def who() -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -42,6 +45,34 @@ def test_each_who_waits_hears_his_own_program(host: Any) -> None:
     assert [each.value for each in asked] == ["done", "done"]
     assert told == {"one": ["waits for one", ""], "other": ["waits for other", ""]}
     assert run_program(host, SAYS.format("nobody"), 60) == "done"
+
+
+WAITS = """
+import os, time
+open({ready!r}, "w").close()
+while not os.path.exists({go!r}):
+    time.sleep(0.02)
+print(len(data))
+"""
+
+
+def test_what_all_hosts_are_sent_is_in_memory_once(host: Any, tmp_path: Path) -> None:
+    """While their transactions are at work, of 50 hosts it was 50 programs as they are written and packed, a megabyte each."""
+    begins = f"data = {random.Random(1).randbytes(500_000).hex()!r}\n"
+    assert run_program(host, "print(len(data))", 60, begins) == "1000000"
+    tracemalloc.start()
+    ready = [tmp_path / str(number) for number in range(4)]
+    texts = [WAITS.format(ready=str(each), go=str(tmp_path / "go")) for each in ready]
+    asked = [gevent.spawn(run_program, host, text, 60, begins) for text in texts]
+    with gevent.Timeout(60):
+        while not all(each.exists() for each in ready):
+            gevent.sleep(0.02)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (tmp_path / "go").touch()
+    gevent.joinall(asked, raise_error=True)
+    assert [each.value for each in asked] == ["1000000"] * 4
+    assert held < 300_000
 
 
 def test_no_more_is_told_than_fits(host: Any) -> None:

@@ -54,12 +54,12 @@ packed = lru_cache(maxsize=4)(packed_now)
 
 
 def run_program(host: Host, program: str, timeout: int, begins: str = "") -> str:
-    """The program's standard output. It goes over stdin: no argument limit, and nothing of it in sudo's log. begins: how others begin,
-    too, which is packed once for all of them.
+    """The program's standard output. It goes over stdin: no argument limit, and nothing of it in sudo's log. begins: source that comes
+    before it on all hosts, which is packed, and in memory, once for all of them.
 
     Runs with the host's own pyinfra arguments (`_sudo` and the like), as a fact does. Raises RemoteError.
     """
-    text = packed(begins) + packed_now(program.removeprefix(begins)) if begins else packed(program)
+    text = [packed(begins), packed_now(program)] if begins else packed(program)
     return _run(host, COMMAND, timeout, _stdin=text)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpumend.payload.source import change_source
 from gpumend.run.outcome import Outcome, parse_answer
-from gpumend.run.programs import change_program
+from gpumend.run.programs import change_call
 from gpumend.run.remote.connection import must_be_whole, run_program
 from gpumend.run.remote.layers import asked
 from gpumend.state.snapshot import Snapshot
@@ -21,6 +21,6 @@ def send(host: Host, wanted: dict[str, Any]) -> tuple[Outcome, Snapshot]:
     """Run the program on a host in one exec. Raises RemoteError or AnswerError where it did not answer, AuditOnly where
     it may not be sent."""
     must_be_whole(host)
-    program = change_program(wanted, *asked(host))
-    said = run_program(host, program, timeout=TIMEOUT, begins=change_source())
+    call = change_call(wanted, *asked(host))
+    said = run_program(host, call, timeout=TIMEOUT, begins=change_source())
     return parse_answer(said, wanted.get("look", True))
