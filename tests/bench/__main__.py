@@ -119,12 +119,12 @@ def over_ssh(
 
 
 def label(rows: list[dict[str, Any]]) -> str:
-    """A run's name: a letter, the day and the commit."""
-    names = {row.get("run", "") for row in rows}
+    """A run's name: the letter after the last one's, the day and the commit."""
+    letter = chr(ord(max((row.get("run", "A") for row in rows), default="@")[0]) + 1)
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return f"{chr(ord('A') + len(names))}: {datetime.date.today()}, commit {said.stdout.strip()}"
+    return f"{letter}: {datetime.date.today()}, commit {said.stdout.strip()}"
 
 
 def kept(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

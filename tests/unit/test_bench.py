@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.__main__ import kept
+from tests.bench.__main__ import kept, label
 from tests.bench.report import ratios, table, targets, together, worse
 
 COMMITTED = json.loads((Path(__file__).parents[2] / "docs" / "bench.json").read_text())
@@ -78,3 +78,8 @@ def test_a_hosts_share_of_a_fleet_of_5000_is_told() -> None:
         1.1
     )
     assert told["memory that one of them takes"] == pytest.approx(78 / 4000 * 1024)
+
+
+def test_a_run_has_a_letter_of_its_own() -> None:
+    older = [{}, {"run": "E: a day"}, {"run": "C: a day"}]
+    assert [label(rows)[:3] for rows in ([], older[:1], older)] == ["A: ", "B: ", "F: "]
