@@ -260,14 +260,19 @@ def done_with(state: State, told: Reporter) -> bool:
     """Whether nobody asks what a host is once it was judged and nothing is to be changed there: not the report, nor a reboot, a
     rollback (`--data run=`) or what is handed over, nor a deploy that is not ours, which may ask for facts."""
     given = state.inventory.get_override_data()
-    deploys = [Path(word).resolve() for word in sys.argv[2:] if word.endswith(".py")]
     return (
         told.finish is FINISH
-        and all(path.parent == PROJECT / "deploys" for path in deploys)
+        and only_ours()
         and not run.current(state.inventory).hands_over
         and not (given.get(HANDOVER_KEY) or given.get("run"))
         and not call().get("rollout", {}).get("reboot")
     )
+
+
+def only_ours() -> bool:
+    """Whether what is run are deploys, and each is one of ours."""
+    deploys = [Path(word).resolve() for word in sys.argv[2:] if word.endswith(".py")]
+    return bool(deploys) and all(path.parent == PROJECT / "deploys" for path in deploys)
 
 
 def real(host: Any) -> Host:
