@@ -72,7 +72,6 @@ hosts = ["gpu1", "gpu2"]
 gpumend = { runtime = { mode = "auto" } }
 """
 INVENTORY = """\
-from collections.abc import Sequence
 from pathlib import Path
 from gpumend.deploy.hosts import parse
 _found = parse(Path(__file__).with_name("hosts.toml"))

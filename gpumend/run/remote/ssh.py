@@ -64,6 +64,7 @@ class KnownHosts(paramiko.HostKeys):
                     continue
                 if words[0] == REVOKED:
                     self._revoked.update(line.split()[3:4])
+                    continue
                 for name in words[0].split(","):
                     if name.startswith(HASHED) and name not in self._lines:
                         self._hash(name)
