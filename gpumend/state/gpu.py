@@ -44,6 +44,16 @@ MODEL = re.compile(r"(?m)^Model:(.*)$")
 INFORMATION = re.compile(r"(?m)^([\w ]+):(.*)$")
 MINOR = re.compile(r"[0-9]{1,4}")
 
+# nvidia-smi has named each GPU that the module knows and each NVIDIA display controller on the bus, and has said nothing else.
+EVERY_GPU = (
+    "nvidia-smi",
+    r"GPU \d+: .* \(UUID: GPU-[^)\s]{1,80}\)\n(?:\s+MIG .*\n)*",
+    (
+        ("/proc/driver/nvidia/gpus/*/information", ""),
+        ("/sys/bus/pci/devices/*/uevent", r"PCI_CLASS=3\w{4}\n"),
+    ),
+)
+
 # nvidia-smi creates missing device nodes and loads modules through the setuid nvidia-modprobe: asked only where
 # there is nothing left for it to create (an audit writes nothing).
 REQUEST = Request(

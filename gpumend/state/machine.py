@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gpumend.state.gpu import EVERY_GPU
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
 from gpumend.state.snapshot import Output, Snapshot
@@ -12,6 +13,8 @@ from gpumend.text.record import Record
 
 CONTAINER = "/run/systemd/container"  # written by systemd as pid 1 of a container (systemd docs/CONTAINER_INTERFACE.md)
 NEEDS = ("/proc/driver/nvidia/version",)
+# A module that the kernel refuses for its signature is not loaded, and without EFI none is refused (GM120).
+LOADED_OR_REFUSED = (*NEEDS, "/sys/firmware/efi")
 
 # The driver's own lines: Xid errors, adapters that do not initialise, and why (open-gpu-kernel-modules nv-pci.c, osinit.c). A
 # message of several lines comes as several; its later ones begin with spaces in dmesg, and with a time of their own elsewhere.
@@ -29,7 +32,10 @@ BOOT = "/proc/sys/kernel/random/boot_id"  # random(4): another one each boot, an
 REQUEST = Request(
     files=(CONTAINER, BOOT),
     commands={
-        "kernel-log": Command(("dmesg",), timeout=5, needs=NEEDS, keep=LOG_LINES),
+        # A full log takes as long to read as a tenth of all the rest, and where every GPU answers no rule asks for it.
+        "kernel-log": Command(
+            ("dmesg",), timeout=5, needs_one=LOADED_OR_REFUSED, keep=LOG_LINES, listed_by=EVERY_GPU
+        ),
         "vm": Command(("systemd-detect-virt", "--vm"), timeout=5, needs=NEEDS, by_systemd=True),
     },
 )

@@ -67,6 +67,9 @@ class Command(Record):
     mounted: types of file systems of which one has to be mounted.
     taken_by: a daemon, and the file with which it has not started as it is.
     said_by: another command, and the regular expression that has to find nothing in what that printed.
+    listed_by: another command, the regular expression of one thing that it lists, and what it has to list: patterns of the
+    request, whose directories each stand for one, and what a search has to have found in a file that counts ("": all count).
+    It is run but where that has ended well, said nothing else, and listed as many.
     by_docker: run only where dockerd has not told of the same program.
     by_systemd: run only where systemd has not said the same by itself (gpumend/payload/probe/systemd.py); units_of: the
     pattern of the files of those units of which it is asked what is done where one fails."""
@@ -84,6 +87,7 @@ class Command(Record):
     mounted: tuple[str, ...] = ()
     taken_by: tuple[str, str] | None = None
     said_by: tuple[str, str] | None = None
+    listed_by: tuple[str, str, tuple[tuple[str, str], ...]] | None = None
     by_docker: bool = False
     by_systemd: bool = False
     units_of: str = ""
@@ -100,7 +104,7 @@ class Command(Record):
             "without_docker": self.without_docker,
             "asks_cuda": self.asks_cuda,
         }
-        for key in ("where_one", "mounted", "taken_by", "said_by"):
+        for key in ("where_one", "mounted", "taken_by", "said_by", "listed_by"):
             if getattr(self, key):
                 found[key] = list(getattr(self, key))
         for key in ("by_docker", "by_systemd", "units_of"):

@@ -221,7 +221,7 @@ def _probe(told: Mapping[str, Any]) -> list[str]:
         "process' with all that it starts, the machine's has dockerd's and PID 1's share with it; memory is of its largest process.",
         f"What both answers have read differs in {len(told['unlike'])} places.",
         "At most 9 x is wanted on a healthy host. Of it four tenths are Python's start, its modules and the program's compiling, a fifth the",
-        "child that reads what others may have written, a tenth dmesg, dpkg-query, modinfo and NVIDIA's tools.",
+        "child that reads what others may have written.",
         "",
         "| host | program | own CPU ms | x `python3 -c pass` | the machine's CPU ms | wall ms | memory MB |",
         "| --- | --- | --: | --: | --: | --: | --: |",

@@ -23,7 +23,10 @@ from gpumend.payload import source as programs_source
 from gpumend.payload.probe import containers, docker, execution, files, http, look, processes, running
 from gpumend.payload.source import probe_source, probe_text
 from gpumend.run.programs import probe_program
+from gpumend.state.gpu import EVERY_GPU
+from gpumend.state.gpu import REQUEST as GPUS
 from gpumend.state.host_state import request
+from gpumend.state.machine import REQUEST as KERNEL
 from gpumend.state.request import with_twins
 from gpumend.state.snapshot import Snapshot, unpacked
 
@@ -635,6 +638,43 @@ def test_a_command_is_spared_where_one_of_its_paths_is_there(root: Path) -> None
         },
     )
     assert answer["commands"]["no"]["status"] == "absent" and answer["commands"]["yes"]["out"] == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        pytest.param("echo 'GPU 0: NVIDIA L4 (UUID: GPU-5c)'; echo 'GPU 1: NVIDIA L4 (UUID: GPU-5d)'", False, id="all"),
+        pytest.param("echo 'GPU 0: NVIDIA L4 (UUID: GPU-5c)'", True, id="one-is-away"),
+        pytest.param("echo 'No devices were found'; exit 6", True, id="none"),
+        pytest.param("sleep 60", True, id="it-hangs"),
+    ],
+)  # fmt: skip
+def test_the_kernels_log_is_read_where_a_gpu_does_not_answer(root: Path, said: str, read: bool) -> None:
+    """After nvidia-smi, and also where that hangs. On the bus are two GPUs and one's sound; the module knows one."""
+    for number, kind in enumerate(("30200", "30200", "40300")):
+        device = root / f"sys/bus/pci/devices/0000:0{number}:00.0"
+        device.mkdir(parents=True)
+        (device / "uevent").write_text(f"DRIVER=nvidia\nPCI_CLASS={kind}\nPCI_ID=10DE:27B8\n")
+    known = root / "proc/driver/nvidia/gpus/0000:00:00.0"
+    known.mkdir(parents=True)
+    (known / "information").write_text("Model: \t\t NVIDIA L4\n")
+    globs = [glob.entry() for glob in GPUS.globs if glob.pattern in dict(EVERY_GPU[2])]
+    asked = KERNEL.commands["kernel-log"].entry()
+    answer = run(
+        root=str(root),
+        globs=globs,
+        commands={
+            "nvidia-smi": {"argv": ["sh", "-c", said], "timeout": 1},
+            "kernel-log": {
+                **asked,
+                "needs_one": [],
+                "argv": ["sh", "-c", "echo 'NVRM: Xid (PCI:0000:01:00): 79'"],
+            },
+        },
+    )
+    found = answer["commands"]["kernel-log"]
+    assert found["status"] == ("ok" if read else "absent")
+    assert found.get("out", "") == ("NVRM: Xid (PCI:0000:01:00): 79\n" if read else "")
 
 
 @pytest.mark.parametrize(("docker", "expected"), [("ok", "absent"), ("absent", "ok"), ("timeout", "ok")])

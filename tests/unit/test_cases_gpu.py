@@ -28,6 +28,7 @@ from tests.unit.build import (
     Host,
     Item,
     a_directory,
+    absent,
     file,
     findings,
     healthy,
@@ -808,6 +809,37 @@ SECURE = {"mokutil": (0, "SecureBoot enabled\n", "")}
         ),
         pytest.param(
             NOT_LOADED,
+            {
+                **SECURE,
+                "modinfo-signer": (0, "gpu1 Secure Boot Module Signature key\n", ""),
+                **log("[    9.1] Loading of module with unavailable key is rejected"),
+            },
+            "warn",
+            id="the-kernel-does-not-say-whose-key",
+        ),
+        pytest.param(
+            {},
+            {
+                **SECURE,
+                "modinfo-signer": (0, "gpu1 Secure Boot Module Signature key\n", ""),
+                "modinfo": (0, "580.200.01\n", ""),
+                **log("[    9.1] Loading of module with unavailable key is rejected"),
+            },
+            "ok",
+            id="it-was-another-module",
+        ),
+        pytest.param(
+            NOT_LOADED,
+            {
+                **SECURE,
+                "modinfo-signer": (0, "gpu1 Secure Boot Module Signature key\n", ""),
+                "kernel-log": unread("denied"),
+            },
+            "unknown",
+            id="the-log-may-not-be-read",
+        ),
+        pytest.param(
+            NOT_LOADED,
             {**SECURE, "modinfo-signer": (0, "Canonical Ltd. Kernel Module Signing\n", "")},
             "ok",
             id="signed",
@@ -834,6 +866,8 @@ SECURE = {"mokutil": (0, "SecureBoot enabled\n", "")}
     ],
 )
 def test_secure_boot(files: dict[str, Any], commands: dict[str, Any], expected: str) -> None:
+    if files:  # without a module nvidia-smi is not asked
+        commands = {"nvidia-smi": absent(), **commands}
     assert outcome(healthy().but(files=files, commands=commands), "GM120") == expected
 
 

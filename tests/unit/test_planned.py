@@ -12,7 +12,7 @@ from gpumend.payload.probe.look import by_pattern
 from gpumend.payload.probe.planned import said_by_docker, spared
 from gpumend.rules.judge import judge
 from gpumend.rules.wanted import parse as parse_wanted
-from gpumend.state.gpu import CUDA_LINE
+from gpumend.state.gpu import CUDA_LINE, EVERY_GPU
 from gpumend.state.host_state import besides_of, request
 from tests.unit.build import NOW, TODAY, Host, absent, healthy, state, unread
 from tests.unit.test_healthy_kinds import KINDS
@@ -44,7 +44,7 @@ def test_hosts_are_spared_commands() -> None:
         for name, item in HOSTS["healthy"].answer()["commands"].items()
         if "not asked" in item.get("error", "")
     }
-    assert {"containerd-config", "unit-log"} <= named
+    assert {"containerd-config", "unit-log", "kernel-log"} <= named
     assert "containerd-config" not in {
         name
         for name, item in HOSTS["kubeadm"].answer()["commands"].items()
@@ -89,6 +89,9 @@ XFS = {"mounted": ["xfs"]}
 TAKEN = {"taken_by": ["dockerd", "/etc/d"]}
 SAID = {"said_by": ["other", CUDA_LINE]}
 FILE = {"status": "ok", "kind": "file", "ctime": NOW - 5, "mtime": NOW - 5}
+LISTED = {"listed_by": EVERY_GPU}
+ROW, MIG = "GPU 0: NVIDIA L4 (UUID: GPU-5c6d)\n", "  MIG 1g.5gb Device 0: (UUID: MIG-9)\n"
+INFORMATION, UEVENT = (pattern for pattern, _ in EVERY_GPU[2])
 ITS = {"files": {"/etc/d": FILE}, "processes": processes(process("dockerd"))}
 
 
@@ -96,6 +99,28 @@ def unit(*found: str, status: str = "ok") -> dict[str, Any]:
     return {
         "globs": {"/u/*.service": {"status": "ok", "paths": ["/u/a.service"]}},
         "stats": {"/u/a.service": {"status": status, "found": {"0": list(found)} if found else {}}},
+    }
+
+
+def gpus(
+    out: str, known: int = 1, bus: tuple[str, ...] = ("30200",), rc: int = 0, err: str = ""
+) -> dict[str, Any]:
+    """What nvidia-smi -L prints, how many GPUs the module knows, and the PCI classes of NVIDIA's devices on the bus."""
+    events = {
+        f"/sys/bus/pci/devices/0000:0{number}:00.0/uevent": {
+            "status": "ok",
+            "found": {"0": [f"DRIVER=nvidia\nPCI_CLASS={kind}\nPCI_ID=10DE:27B8"]},
+        }
+        for number, kind in enumerate(bus)
+    }
+    paths = [f"/proc/driver/nvidia/gpus/0000:0{number}:00.0/information" for number in range(known)]
+    return {
+        "commands": {"nvidia-smi": {"status": "ok", "rc": rc, "out": out, "err": err}},
+        "globs": {
+            INFORMATION: {"status": "ok", "paths": paths},
+            UEVENT: {"status": "ok", "paths": list(events)},
+        },
+        "stats": events,
     }
 
 
@@ -141,6 +166,26 @@ def mounts(kind: str) -> dict[str, Any]:
         (SAID, {"commands": {"other": {"status": "ok", "rc": 0, "out": "CUDA Version : N/A\n"}}}, False),
         (SAID, {"commands": {"other": unread("timeout")}}, False),
         (SAID, {}, False),
+        (LISTED, gpus(ROW), True),
+        (LISTED, gpus(ROW + MIG), True),
+        (LISTED, gpus(ROW + ROW, known=2, bus=("30200", "30000")), True),
+        (LISTED, gpus(ROW, bus=("30200", "40300", "68000")), True),  # its sound, and an NVSwitch
+        (LISTED, gpus("", known=0, bus=()), True),
+        (LISTED, gpus(ROW, known=2), False),
+        (LISTED, gpus(ROW, bus=("30200", "30200")), False),
+        (LISTED, gpus(ROW, known=0, bus=("30200", "30200")), False),
+        (LISTED, gpus(ROW + MIG, known=2), False),
+        (LISTED, gpus(""), False),
+        (LISTED, gpus("No devices were found\n"), False),
+        (LISTED, gpus(ROW + "Unable to determine the device handle for GPU1: 0000:01:00.0: Unknown Error\n"), False),
+        (LISTED, gpus(ROW, err="WARNING: infoROM is corrupted at gpu 0000:00:00.0\n"), False),
+        (LISTED, gpus(ROW, rc=14), False),
+        (LISTED, {**gpus(ROW), "commands": {"nvidia-smi": unread("timeout")}}, False),
+        (LISTED, {**gpus(ROW), "commands": {"nvidia-smi": absent()}}, False),
+        (LISTED, {**gpus(ROW), "globs": {INFORMATION: {"status": "ok", "paths": []}}}, False),
+        (LISTED, {**gpus(ROW), "globs": {**gpus(ROW)["globs"], UEVENT: {**unread("denied"), "paths": []}}}, False),
+        (LISTED, {**gpus(ROW, bus=("40300", "40300")), "stats": {}}, False),
+        (LISTED, {}, False),
         ({}, {}, False),
     ],
 )  # fmt: skip

@@ -444,10 +444,15 @@ def sorted_out(commands: Json, obstacles: Json, answer: Json, rootful: bool) -> 
         if obstacles[name] or why:
             answers[name] = obstacles[name] or {"status": "absent", "error": "not asked: %s" % why}
         elif not (
-            command.get("without_docker") or command.get("said_by") or (rootful and command.get("by_docker"))
+            command.get("without_docker") or after_others(command) or (rootful and command.get("by_docker"))
         ):
             todo.append(name)
     return answers, todo
+
+
+def after_others(command: Json) -> bool:
+    """Whether another command's answer may spare it."""
+    return bool(command.get("said_by") or command.get("listed_by"))
 
 
 def whole(commands: Json, made: Json, todo: List[str]) -> Json:
@@ -466,7 +471,7 @@ def yet_to_ask(commands: Json, answer: Json) -> List[str]:
         if command.get("without_docker") and answer["docker"]["status"] == "ok":
             answer["commands"][name] = {"status": "absent", "error": "dockerd has answered"}
             continue
-        why = spared(command, answer) if command.get("said_by") else None
+        why = spared(command, answer) if after_others(command) else None
         found = said_by_docker(name, answer) if command.get("by_docker") else None
         if why:
             found = {"status": "absent", "error": "not asked: %s" % why}

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Iterable, List, Optional
+from typing import Any, Iterable, List, Optional, Sequence
 
 from gpumend.payload.probe.execution import PATH
 from gpumend.payload.probe.files import Json, content, mount_points
@@ -20,6 +20,8 @@ def spared(command: Json, answer: Json) -> Optional[str]:
         return "no %s is mounted" % ", ".join(command["mounted"])
     if command.get("said_by") and said(command["said_by"], answer):
         return "%s has said it" % command["said_by"][0]
+    if command.get("listed_by") and listed(command["listed_by"], answer):
+        return "%s has listed all" % command["listed_by"][0]
     if command.get("taken_by") and took(command["taken_by"], answer):
         return "%s has started with this %s" % tuple(command["taken_by"])
     return None
@@ -47,12 +49,16 @@ def may_tell(told_by: Json, answer: Json) -> bool:
         listed = answer["globs"].get(pattern, {"status": "failed"})
         if listed["status"] not in ("ok", "absent"):
             return True
-        for path in listed.get("paths", ()):
-            item = answer["stats"].get(path, {"status": "failed"})
-            hits = [hit for each in item.get("found", {}).values() for hit in each]
-            if item["status"] != "ok" or any(re.search(calls, hit) for hit in hits):
-                return True
+        if any(may_hold(calls, path, answer) for path in listed.get("paths", ())):
+            return True
     return False
+
+
+def may_hold(pattern: str, path: str, answer: Json) -> bool:
+    """Whether a search in that file has found what another pattern matches, or could not look."""
+    item = answer["stats"].get(path, {"status": "failed"})
+    hits = [hit for each in item.get("found", {}).values() for hit in each]
+    return item["status"] != "ok" or any(re.search(pattern, hit) for hit in hits)
 
 
 def may_be_mounted(types: Iterable[str], answer: Json) -> bool:
@@ -67,6 +73,23 @@ def said(said_by: Iterable[str], answer: Json) -> bool:
     name, pattern = said_by
     found = answer.get("commands", {}).get(name, {})
     return found.get("status") == "ok" and found["rc"] == 0 and bool(re.search(pattern, found["out"]))
+
+
+def listed(listed_by: Sequence[Any], answer: Json) -> bool:
+    """Whether another command has listed as many things as are here by some files, and said nothing else."""
+    name, one, there = listed_by
+    found = answer.get("commands", {}).get(name, {})
+    if found.get("status") != "ok" or found["rc"] != 0 or found["err"]:
+        return False
+    things = set()
+    for pattern, counts in there:
+        files = answer["globs"].get(pattern, {"status": "failed"})
+        if files["status"] not in ("ok", "absent"):
+            return False
+        for path in files.get("paths", ()):
+            if not counts or may_hold(counts, path, answer):
+                things.add(os.path.basename(os.path.dirname(path)))
+    return not re.sub(one, "", found["out"]) and len(re.findall(one, found["out"])) >= len(things)
 
 
 def hosts_own(processes: Iterable[Json], name: str) -> List[Json]:

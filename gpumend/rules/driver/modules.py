@@ -12,6 +12,9 @@ from gpumend.rules.rule import Context, rule
 from gpumend.text.pattern import Pattern
 from gpumend.text.version import package_version, show
 
+# The kernel does not say which module it has refused (linux kernel/module/signing.c module_sig_check).
+UNNAMED = "Loading of module with unavailable key"
+
 
 def own_kernel(context: Context) -> bool:
     """As native, and the kernel is this system's own: a container boots none."""
@@ -21,24 +24,30 @@ def own_kernel(context: Context) -> bool:
 @rule(
     "GM120",
     "Secure Boot takes the module",
-    "linux Documentation/admin-guide/module-signing.rst; mokutil(1); modinfo(8)",
+    "linux Documentation/admin-guide/module-signing.rst, kernel/module/signing.c; mokutil(1); modinfo(8)",
     applies=own_kernel,
 )
 def signed(context: Context) -> Iterator[Finding]:
     host, driver, signer = context.state.host, context.state.driver, context.state.modules.signer
     if host.secure_boot.value is not True or driver.module_on_disk.value is None:
         return
-    refused = [line for line in context.state.machine.log.value or () if "Key was rejected" in line]
+    log = context.state.machine.log
     there = driver.loaded.value is not None
     if there and driver.loaded.value == driver.module_on_disk.value:
         return  # the kernel took it
+    named = [line for line in log.value or () if "Key was rejected" in line]
+    refused = named or [line for line in log.value or () if UNNAMED in line and not there]
     if signer.need() and not refused:
+        if not there:
+            log.get()
         return
+    how = "not signed"
+    if signer.value:
+        how = f"signed with a key that the kernel {'does' if named else 'may'} not know"
     yield Finding(
         code="GM120",
-        status=Status.WARN if there else Status.FAIL,
-        summary=f"Secure Boot is on, and the module {show(driver.module_on_disk.value)} on disk is "
-        + ("signed with a key that the kernel does not know" if signer.value else "not signed"),
+        status=Status.WARN if there or (signer.value and not named) else Status.FAIL,
+        summary=f"Secure Boot is on, and the module {show(driver.module_on_disk.value)} on disk is {how}",
         evidence=(
             Evidence("mokutil --sb-state", "SecureBoot enabled"),
             Evidence("modinfo -F signer nvidia", signer.value or "nobody"),
