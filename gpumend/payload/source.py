@@ -58,6 +58,7 @@ CHANGE = (
     "change.cuda_steps",
     "change.driver_choice",
     "change.driver_steps",
+    "change.package_kinds",
     "change.unfinished",
     "change.json_spans",
     "change.allocation_steps",
@@ -71,21 +72,47 @@ CHANGE = (
     "change.transaction",
     "change.program",
 )
-# Compiled where the first of these functions is called: most hosts have no compose project that asks for a GPU.
-LATER = {"probe.builds": (), "probe.compose": ("compose_project",)}
-LATER_HEAD = """NOT_YET = []
+# What most programs on most hosts have no use for is compiled when one of a group's functions is called for the first time, all of
+# the group at once: it is half of what a change compiles. Nothing else of it may be named outside of it (tests/unit/test_house.py).
+LATER: dict[str, dict[str, tuple[str, ...]]] = {
+    "projects": {"probe.builds": (), "probe.compose": ("compose_project",)},
+    "allocations": {
+        "allocations": (),
+        "probe.allocations": ("ledger",),
+        "change.json_spans": (),
+        "change.allocation_steps": ("allocation_kinds",),
+    },
+    "packages": {
+        "driver": (),
+        "change.package_locks": (),
+        "change.apt": (),
+        "change.dnf": (),
+        "change.zypper": (),
+        "change.packaging": (),
+        "change.package_proofs": (),
+        "change.hooks": (),
+        "change.package_steps": (),
+        "change.repository_steps": (),
+        "change.cuda_steps": (),
+        "change.driver_choice": (),
+        "change.driver_steps": (),
+        "change.package_kinds": ("package_kinds",),
+        "change.unfinished": ("finish",),
+        "change.reboot": ("reboot",),
+    },
+}
+LATER_HEAD = """NOT_YET = {}
 
 
-def function_of(name):
-    while NOT_YET:
-        path, text = NOT_YET.pop(0)
+def function_of(group, name):
+    for path, text in NOT_YET.pop(group, ()):
         exec(compile(text, path, 'exec'), globals())
     return globals()[name]
 
 
 """
 LATER_STUB = """def {name}(*arguments):
-    return function_of({name!r})(*arguments)
+    return function_of({group!r}, {name!r})(*arguments)
 
 
 """
@@ -127,12 +154,13 @@ def _program(modules: tuple[str, ...]) -> str:
         if "'''" in text:
             raise ValueError(f"{path} has three quotes, which end it in the program")
         quoted = f"r'''{HINTS.sub('', text)}'''"
-        later = LATER.get(path[:-3].replace("/", "."))
-        if later is None:
+        module = path[:-3].replace("/", ".")
+        group = next((name for name, members in LATER.items() if module in members), None)
+        if group is None:
             parts.append(f"exec(compile({quoted}, {path!r}, 'exec'))\n")
         else:
-            parts.append(f"NOT_YET.append(({path!r}, {quoted}))\n")
-            parts.extend(LATER_STUB.format(name=name) for name in later)
+            parts.append(f"NOT_YET.setdefault({group!r}, []).append(({path!r}, {quoted}))\n")
+            parts.extend(LATER_STUB.format(group=group, name=name) for name in LATER[group][module])
     return HINT % " = ".join(sorted(names)) + LATER_HEAD + "".join(parts)
 
 

@@ -3,6 +3,7 @@ root.
 
 In turns: that commit's mend, this tree's. Of each the seconds of the whole command, and those from the first change on the host to
 the end of the last one, by the host's own journals; both as multiples of `restart_watch`. The audit before is no part of the latter.
+The client is installed as pipx does it (client.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.client import python
 from tests.bench.contestants import ROOT
 from tests.bench.farm import as_in_the_field
 from tests.nodes import scenarios
@@ -59,7 +61,7 @@ def mended(lab: Lab, node: Node, tree: Path, seconds: int) -> Took:
         began = time.monotonic()
         subprocess.run(
             [
-                sys.executable,
+                python(),
                 "-m",
                 "pyinfra",
                 "inventory.py",

@@ -382,9 +382,10 @@ def test_a_kind_of_step_that_is_none_is_refused(laid_out: LayOut) -> None:
 
 
 def test_the_plan_and_the_host_know_the_same_kinds() -> None:
-    from gpumend.payload.change.kinds import KINDS
+    from gpumend.payload.change.kinds import KINDS, step_kind
     from tests.unit.test_plan import STEPS
 
+    assert [step_kind({"do": step.do}).kind for step in STEPS] == [step.do for step in STEPS]
     assert set(KINDS) == {step.do for step in STEPS}
 
 

@@ -9,7 +9,9 @@ from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
-from gpumend.payload.source import CHANGE, PROBE, change_text
+import pytest
+
+from gpumend.payload.source import CHANGE, LATER, PROBE, change_text
 from gpumend.payload.source import change_source as program_source
 
 
@@ -32,6 +34,17 @@ def imports(name: str) -> list[str]:
     modules = [node.module or "" for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     return [
         module.removeprefix("gpumend.payload.") for module in modules if module.startswith("gpumend.payload.")
+    ]
+
+
+def imported_names(part: str) -> list[tuple[str, str]]:
+    """(part, name) of all that a part takes from others."""
+    text = files("gpumend.payload").joinpath(f"{part.replace('.', '/')}.py").read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return [
+        ((node.module or "").removeprefix("gpumend.payload."), alias.name)
+        for node in nodes
+        for alias in node.names
     ]
 
 
@@ -60,8 +73,45 @@ def test_no_part_takes_another_parts_name() -> None:
 def test_every_name_is_there() -> None:
     """Also those that only a function uses when it is called: an import of a part is cut out, its text must be there."""
     argv = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
-    done = subprocess.run(argv, input=program_source(), capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, input=change_text(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_of_what_is_compiled_later_only_its_functions_are_named() -> None:
+    """Any other name would be missing on a host until one of them was called."""
+    parts = (*PROBE, *CHANGE)
+    for group in LATER.values():
+        assert set(group) <= set(parts)
+        for part in set(parts) - set(group):
+            taken = {(module, name) for module, name in imported_names(part) if module in group}
+            assert taken <= {(module, name) for module, names in group.items() for name in names}, part
+
+
+@pytest.mark.parametrize(
+    ("call", "there"),
+    [
+        pytest.param('step_kind({"do": "write"})', "", id="a-file"),
+        pytest.param('step_kind({"do": "package"})', "PackageStep", id="packages"),
+        pytest.param(
+            'step_kind({"do": "allocations"})', "PackageStep ReconcileAllocations", id="allocations"
+        ),
+        pytest.param("finish({})", "PackageStep", id="what-an-earlier-run-left"),
+        pytest.param('ledger({"state": ""}, {}, 1)', "ReconcileAllocations", id="the-ledger"),
+    ],
+)
+def test_what_few_need_is_compiled_where_it_is_called(call: str, there: str) -> None:
+    text = f"""
+try:
+    {call}
+except (Refused, TypeError, KeyError, AttributeError):
+    pass
+print(*(name for name in ("PackageStep", "ReconcileAllocations") if name in globals()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-"],
+        input=program_source() + text, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == (there, "")
 
 
 def test_it_imports_nothing_of_the_project() -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from typing import IO, Any, Dict, Iterable, List, Tuple
+from typing import IO, Any, Dict, Iterable, List, Tuple, Type
 
 from gpumend.payload.allocations import (
     DS01,
@@ -550,3 +550,7 @@ def tell_log(path: str, act: str, entries: Iterable[Dict[str, str]], run_id: str
             os.close(handle)
     except OSError as error:
         raise Failed("%s: %s" % (path, reason_of(error)))
+
+
+def allocation_kinds() -> List[Type[Step]]:
+    return [ReconcileAllocations]

@@ -2,16 +2,7 @@
 
 from typing import Any, Dict, List, Type
 
-from gpumend.payload.change.allocation_steps import ReconcileAllocations
-from gpumend.payload.change.cuda_steps import CudaDefault, CudaToolkitProof, HoldPackages, InstallRunfile
-from gpumend.payload.change.driver_steps import (
-    DriverPackages,
-    DriverProof,
-    EnableUnits,
-    HoldDriver,
-    ModuleStream,
-    RenewInitramfs,
-)
+from gpumend.payload.change.allocation_steps import allocation_kinds
 from gpumend.payload.change.file_steps import (
     EditFile,
     GenerateFile,
@@ -21,12 +12,11 @@ from gpumend.payload.change.file_steps import (
     WriteFile,
 )
 from gpumend.payload.change.files import Refused
-from gpumend.payload.change.package_steps import CudaCheck, NoteCheck, PackageStep, ToolkitProof
-from gpumend.payload.change.repository_steps import IndexDirectory, TryRepository
+from gpumend.payload.change.package_kinds import package_kinds
 from gpumend.payload.change.step import RunCommand, Step
 from gpumend.payload.change.storage_steps import DirectoryTrial, DropIn, FuseReady
 
-ALL_KINDS: List[Type[Step]] = [
+FILE_KINDS: List[Type[Step]] = [
     WriteFile,
     EditFile,
     GenerateFile,
@@ -37,29 +27,16 @@ ALL_KINDS: List[Type[Step]] = [
     DirectoryTrial,
     FuseReady,
     RunCommand,
-    IndexDirectory,
-    TryRepository,
-    PackageStep,
-    ModuleStream,
-    DriverPackages,
-    RenewInitramfs,
-    EnableUnits,
-    HoldDriver,
-    DriverProof,
-    InstallRunfile,
-    HoldPackages,
-    CudaDefault,
-    CudaToolkitProof,
-    ToolkitProof,
-    NoteCheck,
-    CudaCheck,
-    ReconcileAllocations,
 ]
-KINDS: Dict[str, Type[Step]] = {kind.kind: kind for kind in ALL_KINDS}
+KINDS: Dict[str, Type[Step]] = {kind.kind: kind for kind in FILE_KINDS}
 
 
 def step_kind(entry: Dict[str, Any]) -> Type[Step]:
-    """The kind of a transaction's or a journal's step. Raises Refused where it is none."""
+    """The kind of a transaction's or a journal's step. Raises Refused where it is none. Those of packages and of allocations are
+    only then compiled (gpumend/payload/source.py) when it is none of the others."""
+    for more in (package_kinds, allocation_kinds):
+        if entry["do"] not in KINDS:
+            KINDS.update((kind.kind, kind) for kind in more())
     kind = KINDS.get(entry["do"])
     if kind is None:
         raise Refused("no step is called %r here" % entry["do"])

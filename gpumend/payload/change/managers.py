@@ -6,6 +6,19 @@ from typing import List, Optional, Tuple
 
 from gpumend.payload.probe.files import Json
 
+# Packages of container engines, by the unit whose containers end with them. They are never purged: docker.io's script deletes
+# /var/lib/docker then (its postrm, nuke-graph-directory.sh), whoever's images and volumes these were.
+ENGINE_UNITS = {
+    "docker.io": "docker.service",
+    "docker-cli": "docker.service",
+    "docker-ce": "docker.service",
+    "docker-ce-cli": "docker.service",
+    "containerd": "containerd.service",
+    "containerd.io": "containerd.service",
+    "runc": "containerd.service",
+    "podman": "",
+}
+
 PackageChange = Tuple[str, str, Optional[str]]  # what, a package's name, its new version
 
 # What apt says whatever the reason was, which stands elsewhere; and of its own log.

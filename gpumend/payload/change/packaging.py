@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from gpumend.payload.change.apt import HALF, apt, apt_changes, cached, dpkg, half_installed, left_alone
 from gpumend.payload.change.dnf import dnf, dnf_changes, dnf_versions
-from gpumend.payload.change.managers import PackageChange, Unfit, last_line
+from gpumend.payload.change.managers import ENGINE_UNITS, PackageChange, Unfit, last_line
 from gpumend.payload.change.package_locks import wait_for_lock
 from gpumend.payload.change.progress import at_work_on
 from gpumend.payload.change.toolkit_version import TOOLKIT, one_version, safe_version
@@ -37,19 +37,6 @@ DRIVER = re.compile(
     r"nvidia-|libnvidia|cuda-drivers|libcuda1|libnvcuvid1|linux-(?:image|modules|objects|signatures|headers)|kernel"
     r"|kmod-nvidia|akmod-nvidia|dkms|xserver-xorg-video-nvidia|xorg-x11-drv-nvidia|firmware-nvidia"
 )
-
-# Packages of container engines, by the unit whose containers end with them. They are never purged: docker.io's script deletes
-# /var/lib/docker then (its postrm, nuke-graph-directory.sh), whoever's images and volumes these were.
-ENGINE_UNITS = {
-    "docker.io": "docker.service",
-    "docker-cli": "docker.service",
-    "docker-ce": "docker.service",
-    "docker-ce-cli": "docker.service",
-    "containerd": "containerd.service",
-    "containerd.io": "containerd.service",
-    "runc": "containerd.service",
-    "podman": "",
-}
 
 # Written on its own by the unit that toolkit 1.18 and newer bring; without their programs it is of no use.
 LEFT_BEHIND = "/var/run/cdi/nvidia.yaml"

@@ -12,7 +12,7 @@ from gpumend.payload.change.files import Failed, Refused, reason_of, remove_empt
 from gpumend.payload.change.inner import Unmet, runs_again
 from gpumend.payload.change.journal import ROOT, Entry, Journal
 from gpumend.payload.change.kinds import step_kind
-from gpumend.payload.change.packaging import ENGINE_UNITS
+from gpumend.payload.change.managers import ENGINE_UNITS
 from gpumend.payload.change.services import (
     COMMAND_TIMEOUT,
     SERVICE_TIMEOUT,
