@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gpumend.state.drift import MODULES
 from gpumend.state.gpu import EVERY_GPU
 from gpumend.state.reading import Reading
 from gpumend.state.request import Command, Request
@@ -13,8 +14,9 @@ from gpumend.text.record import Record
 
 CONTAINER = "/run/systemd/container"  # written by systemd as pid 1 of a container (systemd docs/CONTAINER_INTERFACE.md)
 NEEDS = ("/proc/driver/nvidia/version",)
-# A module that the kernel refuses for its signature is not loaded, and without EFI none is refused (GM120).
+# A module that the kernel refuses for its signature is on the disk and not loaded, and without EFI none is refused (GM120).
 LOADED_OR_REFUSED = (*NEEDS, "/sys/firmware/efi")
+LOADED_OR_THERE = (*NEEDS, MODULES)
 
 # The driver's own lines: Xid errors, adapters that do not initialise, and why (open-gpu-kernel-modules nv-pci.c, osinit.c). A
 # message of several lines comes as several; its later ones begin with spaces in dmesg, and with a time of their own elsewhere.
@@ -34,7 +36,12 @@ REQUEST = Request(
     commands={
         # A full log takes as long to read as a tenth of all the rest, and where every GPU answers no rule asks for it.
         "kernel-log": Command(
-            ("dmesg",), timeout=5, needs_one=LOADED_OR_REFUSED, keep=LOG_LINES, listed_by=EVERY_GPU
+            ("dmesg",),
+            timeout=5,
+            needs_one=LOADED_OR_REFUSED,
+            keep=LOG_LINES,
+            where_one=LOADED_OR_THERE,
+            listed_by=EVERY_GPU,
         ),
         "vm": Command(("systemd-detect-virt", "--vm"), timeout=5, needs=NEEDS, by_systemd=True),
     },

@@ -866,7 +866,8 @@ SECURE = {"mokutil": (0, "SecureBoot enabled\n", "")}
     ],
 )
 def test_secure_boot(files: dict[str, Any], commands: dict[str, Any], expected: str) -> None:
-    if files:  # without a module nvidia-smi is not asked
+    if files:  # it is on the disk; without a loaded one nvidia-smi is not asked
+        files = {**files, **kernels(runs=True)}
         commands = {"nvidia-smi": absent(), **commands}
     assert outcome(healthy().but(files=files, commands=commands), "GM120") == expected
 

@@ -50,6 +50,11 @@ def test_hosts_are_spared_commands() -> None:
         for name, item in HOSTS["kubeadm"].answer()["commands"].items()
         if "not asked" in item.get("error", "")
     }
+    without = HOSTS["healthy"].but(
+        files={"/proc/driver/nvidia/version": None},
+        commands={"nvidia-smi": absent(), "kernel-log": (0, "", "")},
+    )
+    assert "none of what would need it" in without.answer()["commands"]["kernel-log"]["error"]
     assert "where_one" not in request(besides=besides_of(WANTED[1]))["commands"]["containerd-config"]
 
 
