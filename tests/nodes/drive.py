@@ -195,12 +195,17 @@ def planned(
     return as_data(transaction, run, wants.restarts, who(), watch=dict(wanted or {}).get("restart_watch", 0))
 
 
+# What is put in another's place would itself be replaced where that is compiled later (gpumend/payload/source.py, LATER).
+WHOLE = "for _group in list(NOT_YET): function_of(_group, 'NOT_YET')"
+
+
 def carry_out(
     node: Node, data: Mapping[str, Any], extra: str = "", arguments: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """The product's program on the node, with `extra` between its definitions and its call: what it prints is its
     result alone, without the host's state after it. `arguments` are its sys.argv[1:]."""
     call = f"main_transaction(json.loads({json.dumps(data)!r}), lambda: None)"
+    extra = f"{WHOLE}\n{extra}" if extra else ""
     text = f"{program_source()}\n{extra}\n{call}\n"
     return node.run(["python3", "-I", "-S", "-B", "-", *arguments], input=text, check=False)
 
