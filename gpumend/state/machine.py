@@ -50,9 +50,8 @@ REQUEST = Request(
 
 class Machine(Record):
     """container: what kind of one this is (`lxc`, `systemd-nspawn`); absent where it is none that says so. vm: the
-    hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first; absent where
-    every GPU answers. boot: this
-    boot's id."""
+    hypervisor's name (`kvm`); absent on bare metal. log: the last lines of the kernel's that concern GPUs, oldest first;
+    absent where every GPU answers. boot: this boot's id."""
 
     container: Reading[str]
     vm: Reading[str]

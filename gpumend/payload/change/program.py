@@ -41,6 +41,7 @@ from gpumend.payload.change.undo import acknowledge, rollback
 from gpumend.payload.change.watch import close_watches, ended_watches, failed_watch, outcome_of
 from gpumend.payload.change.watched import is_watched
 from gpumend.payload.probe.files import Json
+from gpumend.payload.probe.running import end_children
 
 LOCK = "/run/gpumend.lock"
 ANSWER_WITHIN = (
@@ -322,3 +323,5 @@ def main_transaction(wanted: Json, probe_again: Callable[[], Json]) -> None:
         sys.stdout.flush()
     except OSError:
         pass  # nobody is there any more; the journal says how it ended
+    end_children()
+    os._exit(0)  # as the probe's main, and for the same reasons
