@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import gevent
+
 from gpumend.plan.transaction import Plan
 from gpumend.rules import wanted as wanted_state
 from gpumend.rules.wanted import Wanted
@@ -14,6 +16,7 @@ from gpumend.run.foresight import Kept, several
 from gpumend.run.record import Assessment, Record, current, judged, judged_answer
 from gpumend.run.remote.asking import complete, forget, host_answer, remember
 from gpumend.run.remote.connection import RemoteError
+from gpumend.run.remote.exchange import make_ready
 from gpumend.run.remote.layers import Wants, layers
 from gpumend.schemas.wanted import check
 from gpumend.state.snapshot import Snapshot
@@ -48,6 +51,8 @@ def assess(host: Host, mends: bool = True) -> Record:
     record = current(host.inventory).record(host.name)
     if record.now is None:
         wanted = wanted_of(host)
+        if mends:
+            gevent.spawn(make_ready)
         state, snapshot = host_answer(host)
         try:
             with within(JUDGING):
