@@ -221,8 +221,11 @@ def test_apts_lock_is_waited_for_and_said(boot: Boot, lab: Lab) -> None:
         running = start(lab, Target(node, wanted=wants()))
 
         def waiting() -> bool:
-            """The program is on the host, and waits: it holds gpumend's own lock."""
-            return "run" in node.run(["cat", "/run/gpumend.lock"], check=False).stdout
+            """Who holds gpumend's own lock sleeps (proc(5), wchan), which it does between two looks at apt's and nowhere before."""
+            where = node.run(
+                ["sh", "-c", "cat /proc/$(sed 's/.*pid //' /run/gpumend.lock)/wchan"], check=False
+            )
+            return "nanosleep" in where.stdout
 
         wait_for("the transaction waits for apt's lock", waiting, 60.0)
         assert not installed(node)
