@@ -17,14 +17,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from pyinfra.api import connectors
-from pyinfra.api import inventory as pyinfra_inventory
 from pyinfra.api.arguments import all_argument_meta
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.state import BaseStateCallback, StateStage
@@ -41,6 +39,7 @@ from gpumend.deploy import (
     interrupt,
     keep_bytecode,
     keys,
+    large_inventory,
     parity_report,
     rollout,
     runs_report,
@@ -130,7 +129,7 @@ def install(state: Any) -> None:
     state = _real(state)
     keep_bytecode()  # `gpumend` loads this package before pyinfra's main
     early.little_garbage()
-    connectors_once()
+    large_inventory.once_for_all()
     without_debug_log()
     # What is left at the end is searched for garbage to no use: a tenth of a second.
     atexit.register(gc.freeze)
@@ -179,14 +178,6 @@ def install(state: Any) -> None:
 def _real(state: Any) -> Any:
     """The state behind pyinfra's context proxy."""
     return state._get_module() if hasattr(state, "_get_module") else state
-
-
-def connectors_once() -> None:
-    """pyinfra looks its connectors up once a run. For each host whose name begins with @ it would go through what every installed
-    package says of itself, 5 ms and more (pyinfra 3.10 api/inventory.py make_hosts_and_groups); there is no public place for it."""
-    if not hasattr(connectors.get_all_connectors, "cache_info"):
-        connectors.get_all_connectors = cache(connectors.get_all_connectors)
-        pyinfra_inventory.get_all_connectors = connectors.get_all_connectors  # type: ignore[attr-defined]
 
 
 def without_debug_log() -> None:

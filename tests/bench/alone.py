@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -70,13 +71,21 @@ def healthy_answer() -> str:
         return node.run(PROBE, input=probe_program()).stdout
 
 
-# Hosts of @fake, each of which answers with times of its own for all its files, made when it is asked.
+# Hosts of @fake, each of which answers with times of its own for all its files, made when it is asked. pyinfra looks at what a host
+# would answer before it connects, too; when each is asked, and the CPU time until then, stands last. pyinfra is prepared as our
+# inventory.py does it.
 FAKE = r"""
-import itertools, re
+import atexit, itertools, json, re, time
+from gpumend.deploy import guard as _guard
+from pyinfra.context import state as _state
+_guard.install(_state)
+_spent = []
+atexit.register(lambda: json.dump(_spent[-{size}:], open({asks!r}, "w")))
 answer = re.sub(r'("[mc]time": \d+)\.\d+', r'\1.@@', open({answer!r}).read())
 number = itertools.count(100000)
 class Answers(dict):
     def items(self):
+        _spent.append(time.process_time())
         return (("python3", answer.replace("@@", str(next(number)))),)
     def __bool__(self):
         return True
@@ -86,28 +95,35 @@ hosts = [
     (f"@fake/host{{n}}", dict(fake_responses=Answers(), fake_delay=0, fake_delay_jitter=0)) for n in range({size})
 ]
 """
+THOUSAND = 1000
 SIZES = (1, 1000, 4000, 5000)
 
 
 def fake_fleet(sizes: tuple[int, ...] = SIZES, repeat: int = 3, answer: str = "") -> list[dict[str, Any]]:
     """An audit of so many hosts of pyinfra's own @fake connector, each of which gives the answer of a healthy host: what
-    is measured is this program and pyinfra, without SSH. Medians, in turns."""
-    runs: dict[int, list[tuple[float, float, float]]] = {size: [] for size in sizes}
+    is measured is this program and pyinfra, without SSH. Medians, in turns. asked: CPU seconds from the first host's ask to the
+    last one's, first and last: for the first and the last THOUSAND of them. These are of one process, whose pace is one."""
+    runs: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory(prefix="gpumend-bench-") as directory:
-        path = Path(directory) / "answer"
+        path, asks = Path(directory) / "answer", Path(directory) / "asks"
         path.write_text(unpacked(answer or healthy_answer()))
         for _ in range(repeat):
             for size, found in runs.items():
                 inventory = Path(directory) / f"fake{size}.py"
-                inventory.write_text(FAKE.format(answer=str(path), size=size))
+                inventory.write_text(FAKE.format(answer=str(path), size=size, asks=str(asks)))
                 argv = [sys.executable, "-m", "pyinfra", str(inventory), "deploys/gpu_host.py", "--dry"]
-                found.append(timed(argv, (0,), PYINFRA_PROGRESS="off"))
+                wall, cpu, memory = timed(argv, (0,), PYINFRA_PROGRESS="off")
+                spent = json.loads(asks.read_text())
+                few = min(THOUSAND, size - 1)
+                found.append({
+                    "wall": wall, "cpu": cpu, "memory": memory,
+                    "asked": spent[-1] - spent[0], "first": spent[few] - spent[0], "last": spent[-1] - spent[-1 - few],
+                })  # fmt: skip
                 sys.stderr.write(f"@fake, {size} hosts: {found[-1]}\n")
-    rows = []
-    for size, found in runs.items():
-        wall, cpu, memory = (statistics.median(column) for column in zip(*found, strict=True))
-        rows.append({"hosts": size, "wall": wall, "cpu": cpu, "memory": memory})
-    return rows
+    return [
+        {"hosts": size, **{key: statistics.median(one[key] for one in found) for key in found[0]}}
+        for size, found in runs.items()
+    ]
 
 
 def commands(repeat: int = 7) -> dict[str, float]:

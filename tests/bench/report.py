@@ -53,8 +53,10 @@ def targets(found: Mapping[str, Any]) -> list[tuple[str, str, float | None, str]
     growth = kept = None
     if len(sizes) > 2:
         one, few, middle, many = sizes[0], sizes[1], sizes[-2], sizes[-1]
-        early = (fake[few]["cpu"] - fake[one]["cpu"]) / (few - one)
-        late = (fake[many]["cpu"] - fake[middle]["cpu"]) / (many - middle)
+        # Of one process while it asks them; what all runs do before and after that is less, and is of several.
+        around = {size: row["cpu"] - row["asked"] for size, row in fake.items()}
+        early = fake[many]["first"] + around[few] - around[one]
+        late = fake[many]["last"] + around[many] - around[middle]
         growth = late / early
         kept = (fake[many]["memory"] - fake[few]["memory"]) / (many - few) * 1024
     ours, own, floor = "gpumend audit, replayed", "gpumend audit", "pyinfra, one exec"

@@ -70,12 +70,17 @@ def test_the_page_says_of_each_row_which_run_it_is_of() -> None:
 def test_a_hosts_share_of_a_fleet_of_5000_is_told() -> None:
     now = copy.deepcopy(COMMITTED)
     now["fake"] = [
-        {"hosts": hosts, "wall": 1.0, "cpu": cpu, "memory": memory}
-        for hosts, cpu, memory in ((1, 1.0, 60), (1000, 10.99, 70), (4000, 43.0, 130), (5000, 54.0, 148))
-    ]
+        {"hosts": hosts, "wall": 1.0, "cpu": cpu, "memory": memory, "asked": asked, "first": 9.0, "last": 9.5}
+        for hosts, cpu, memory, asked in (
+            (1, 1.0, 60, 0.0),
+            (1000, 11.0, 70, 9.0),
+            (4000, 43.0, 130, 38.0),
+            (5000, 54.0, 148, 47.5),
+        )
+    ]  # before and after they are asked: 1, 2, 5 and 6.5 s
     told = {what: value for what, _, value, _ in targets(now)}
     assert told["CPU of a host among the last of 5,000 (@fake) against one among the first"] == pytest.approx(
-        1.1
+        (9.5 + 1.5) / (9.0 + 1.0)
     )
     assert told["memory that one of them takes"] == pytest.approx(78 / 4000 * 1024)
 
