@@ -53,7 +53,7 @@ def targets(found: Mapping[str, Any]) -> list[tuple[str, str, float | None, str]
     growth = kept = None
     if len(sizes) > 2:
         one, few, middle, many = sizes[0], sizes[1], sizes[-2], sizes[-1]
-        # Of one process while it asks them; what all runs do before and after that is less, and is of several.
+        # Each of a thousand hosts: of one process while it asks them, of several what is done before and after that, which is less.
         around = {size: row["cpu"] - row["asked"] for size, row in fake.items()}
         early = fake[many]["first"] + around[few] - around[one]
         late = fake[many]["last"] + around[many] - around[middle]
